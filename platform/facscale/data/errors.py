@@ -1,0 +1,11 @@
+"""What goes wrong with data, in words for the user."""
+
+from __future__ import annotations
+
+
+class DataError(Exception):
+    """A data set cannot be written, reached or read. The message says what, where, and what to do."""
+
+
+class CorruptError(DataError):
+    """Stored bytes are not what was written: this row group is lost, the rest of the data set may be fine."""

@@ -1,0 +1,123 @@
+"""Subject-exclusive folds: nobody is in the training and in the test part of one fold.
+
+BP4D and DISFA have parts that all papers share (the sets agree between JAA-Net, ME-GraphAU, AUNet, FG-Net and AUNCE;
+only their numbering differs, here it is JAA-Net's). Any other data set is split by seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from facscale.data.errors import DataError
+
+PUBLISHED: dict[str, tuple[tuple[str, ...], ...]] = {
+    "BP4D": (
+        tuple("F001 F002 F008 F009 F010 F016 F018 F023 M001 M004 M007 M008 M012 M014".split()),
+        tuple("F003 F005 F011 F013 F020 F022 M002 M005 M010 M011 M013 M016 M017 M018".split()),
+        tuple("F004 F006 F007 F012 F014 F015 F017 F019 F021 M003 M006 M009 M015".split()),
+    ),
+    "DISFA": (
+        tuple(f"SN0{number}" for number in "01 02 09 10 16 26 27 30 32".split()),
+        tuple(f"SN0{number}" for number in "06 11 12 13 18 21 24 28 31".split()),
+        tuple(f"SN0{number}" for number in "03 04 05 07 08 17 23 25 29".split()),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One turn of a cross-validation."""
+
+    index: int
+    name: str
+    train: frozenset[str]
+    test: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Split:
+    """All folds. Every subject is tested exactly once."""
+
+    folds: tuple[Fold, ...]
+    source: str  # where the folds come from, in words for the model card
+
+    def __iter__(self) -> Iterator[Fold]:
+        return iter(self.folds)
+
+    def __len__(self) -> int:
+        return len(self.folds)
+
+    def __getitem__(self, index: int) -> Fold:
+        return self.folds[index]
+
+    @property
+    def hash(self) -> str:
+        """16 hexadecimal digits that name who is tested in which fold."""
+        text = json.dumps([sorted(fold.test) for fold in self.folds])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def folds(
+    subjects: Collection[str], *, k: int = 3, seed: int, positives: Mapping[str, Sequence[float] | np.ndarray] | None = None
+) -> Split:
+    """Split subjects into k folds; neither their order nor repetitions matter.
+
+    BP4D's or DISFA's published parts where every subject is one of theirs, k is 3 and no part is left empty.
+    Otherwise a split by `seed`: folds of equal size (to one subject), with `positives` (for each subject, its positive
+    frames of each AU) spread over the folds as evenly as a greedy choice can. Raises DataError for k < 2 or fewer
+    subjects than folds.
+    """
+    people = sorted(set(subjects))
+    if k < 2 or len(people) < k:
+        raise DataError(f"{len(people)} subjects cannot be split into {k} folds: every fold needs 2 parts and a subject to test")
+    for name, parts in PUBLISHED.items():
+        tests = [frozenset(part) & frozenset(people) for part in parts]
+        if k == len(parts) and all(tests) and sum(map(len, tests)) == len(people):
+            some = "" if len(people) == sum(map(len, parts)) else f", {len(people)} of {sum(map(len, parts))} subjects"
+            return _split(tests, source=f"{name}'s published parts{some}")
+    return _split(_spread(people, k=k, seed=seed, positives=positives or {}), source=f"drawn with seed {seed}")
+
+
+def _split(tests: Sequence[frozenset[str]], *, source: str) -> Split:
+    everyone = frozenset().union(*tests)
+    parts = (Fold(index, f"fold{index}", everyone - test, test) for index, test in enumerate(tests))
+    return Split(tuple(parts), source)
+
+
+def _spread(
+    people: Sequence[str], *, k: int, seed: int, positives: Mapping[str, Sequence[float] | np.ndarray]
+) -> list[frozenset[str]]:
+    """Greedy: whoever holds the largest share of some AU goes first, each to the fold that has least of what they bring."""
+    shares = _shares(people, positives)
+    order = np.random.default_rng(seed).permutation(len(people))
+    order = order[np.argsort(-shares[order].max(axis=1, initial=0), kind="stable")]
+    held = np.zeros((k, shares.shape[1]))
+    tests: list[list[str]] = [[] for _ in range(k)]
+    for number in order:
+        sizes = [len(test) for test in tests]
+        full = _full(sizes, total=len(people))
+        # (what the fold would hold)^2 summed over AUs, as growth over what it holds now; then the smaller fold
+        growth = ((held + shares[number]) ** 2 - held**2).sum(axis=1)
+        best = min((index for index in range(k) if not full[index]), key=lambda index: (round(growth[index], 12), sizes[index]))
+        tests[best].append(people[number])
+        held[best] += shares[number]
+    return [frozenset(test) for test in tests]
+
+
+def _shares(people: Sequence[str], positives: Mapping[str, Sequence[float] | np.ndarray]) -> np.ndarray:
+    """Each subject's share of all positive frames of each AU [subjects, n]: rare AUs count as much as common ones."""
+    width = max((len(row) for row in positives.values()), default=0)
+    counts = np.array([positives.get(person, [0.0] * width) for person in people], float).reshape(len(people), width)
+    return counts / np.maximum(counts.sum(axis=0), 1)
+
+
+def _full(sizes: Sequence[int], *, total: int) -> list[bool]:
+    """Which folds may take nobody more, if sizes are to differ by one at most in the end."""
+    least, larger = divmod(total, len(sizes))
+    room_for_larger = sum(size > least for size in sizes) < larger
+    return [size > least or (size == least and not room_for_larger) for size in sizes]

@@ -1,0 +1,47 @@
+"""Cross-validated F1 of frozen features: one probe a fold, trained and tested on different people."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import torch
+
+from facscale.data.folds import Split
+from facscale.evaluate.f1 import Counts, count
+from facscale.evaluate.probe import Weighting, fit_probe, predict
+from facscale.evaluate.table import Row, Table
+from facscale.spec.models import Probe
+
+
+def cross_validate(
+    features: np.ndarray, *, au: np.ndarray, identity: np.ndarray, aus: Sequence[int], split: Split, name: str,
+    probe: Probe | None = None, threshold: float = 0.5, seed: int = 0, weighting: Weighting = "class",
+    device: torch.device | str = "cpu",
+) -> Table:  # fmt: skip
+    """Train and test a linear probe on every fold.
+
+    features [N, D] float32; au [N, n] in {0, 1, -1}; identity [N], the subject of each frame; aus: the n AU numbers.
+    Returns a table of one row. Raises ValueError where a fold has nothing to train or test on.
+    """
+    counts = []
+    for fold in split:
+        train, test = frames_of(fold.train, identity=identity), frames_of(fold.test, identity=identity)
+        if not len(train) or not len(test):
+            raise ValueError(f"{fold.name} has {len(train)} frames to train on and {len(test)} to test on; it needs both")
+        model = fit_probe(features[train], au=au[train], probe=probe or Probe(), seed=seed + fold.index, weighting=weighting, device=device)
+        counts.append(count(probability=predict(model, features=features[test]), au=au[test], threshold=threshold))
+    return Table((Row.counted(name, aus=aus, counts=Counts.stack(counts), folds=[fold.name for fold in split], source=split.source),))
+
+
+def frames_of(subjects: Collection[str], *, identity: np.ndarray) -> np.ndarray:
+    """The numbers of the frames that show one of `subjects`; identity [N] says whom each frame shows."""
+    return np.flatnonzero(np.isin(identity, sorted(subjects)))
+
+
+def positives(au: np.ndarray, *, identity: np.ndarray) -> dict[str, np.ndarray]:
+    """Positive frames of each AU [n] by subject, which `folds` balances."""
+    names, inverse = np.unique(identity, return_inverse=True)
+    counts = np.zeros((len(names), au.shape[1]), np.int64)
+    np.add.at(counts, inverse, au == 1)
+    return {str(name): line for name, line in zip(names, counts, strict=True)}

@@ -1,0 +1,94 @@
+"""The linear classifier of the field's protocol: BatchNorm1d and a bias-free linear layer on frozen features.
+
+Li & Shan (CLP), section IV.A, after TCAE: binary cross-entropy for each AU, "reweighted ... inversely proportional to
+the AU class frequencies". Neither paper gives the formula, so there are two: "class" weighs the positives and the
+negatives of each AU inversely to how often they occur, "au" weighs whole AUs as JAA-Net, ME-GraphAU and AUNet do. The
+layers of different AUs share nothing but BatchNorm's gain and shift, and Adam is indifferent to the scale of a
+gradient, so "au" hardly changes this probe; "class" is the default because it is the reading that has an effect.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from facscale.data.labels import class_weights, inverse_frequency
+from facscale.spec.models import Probe
+
+Weighting = Literal["class", "au", "none"]
+
+
+class LinearProbe(nn.Sequential):
+    """Features [N, D] -> logits [N, n]."""
+
+    def __init__(self, *, dim: int, aus: int) -> None:
+        super().__init__(nn.BatchNorm1d(dim), nn.Linear(dim, aus, bias=False))
+
+
+def label_weights(au: np.ndarray, *, weighting: Weighting = "class") -> Tensor:
+    """Weights [2, n] of a negative and a positive label of each AU, from training labels [N, n]."""
+    if weighting == "class":
+        return torch.from_numpy(class_weights(au))
+    one = inverse_frequency(au) if weighting == "au" else np.ones(au.shape[1], np.float32)
+    return torch.from_numpy(np.stack([one, one]))
+
+
+def masked_bce(logits: Tensor, *, au: Tensor, weights: Tensor) -> Tensor:
+    """Mean weighted binary cross-entropy over the labelled entries; entries of -1 have neither loss nor gradient.
+
+    logits [..., n]; au [..., n] in {0, 1, -1}; weights [2, n] of negatives and positives. Zero where nothing is labelled.
+    """
+    known = au >= 0
+    weight = torch.where(au == 1, weights[1], weights[0]) * known
+    loss = F.binary_cross_entropy_with_logits(logits, (au == 1).to(logits.dtype), weight=weight.to(logits.dtype), reduction="sum")
+    return loss / known.sum().clamp(min=1)
+
+
+def fit_probe(
+    features: np.ndarray | Tensor, *, au: np.ndarray, probe: Probe, seed: int, weighting: Weighting = "class",
+    device: torch.device | str = "cpu",
+) -> LinearProbe:  # fmt: skip
+    """Train a probe on features [N, D] and labels [N, n] with Adam on shuffled minibatches; the same seed, the same probe.
+
+    Frames without any label are left out. Returns it in evaluation mode. Raises ValueError for fewer than 2 frames.
+    """
+    labelled = torch.from_numpy((au >= 0).any(axis=1))
+    x = torch.as_tensor(features)[labelled].to(device, torch.float32)
+    y = torch.from_numpy(np.ascontiguousarray(au)).to(torch.int8)[labelled].to(device)
+    if len(x) < 2:
+        raise ValueError(f"a probe needs at least 2 labelled frames, here are {len(x)}")
+    random = torch.Generator().manual_seed(seed)
+    model = _initial(LinearProbe(dim=x.shape[1], aus=y.shape[1]), random=random).to(device)
+    weights = label_weights(au, weighting=weighting).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=probe.lr, weight_decay=probe.weight_decay)
+    for _ in range(probe.epochs):
+        for rows in torch.randperm(len(x), generator=random).split(probe.batch_size):
+            if len(rows) == 1:  # BatchNorm has no variance to divide by
+                continue
+            loss = masked_bce(model(x[rows]), au=y[rows], weights=weights)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return model.eval()
+
+
+@torch.no_grad()
+def predict(model: nn.Module, *, features: np.ndarray | Tensor, batch_size: int = 8192) -> np.ndarray:
+    """Probabilities [N, n] float32 in [0, 1] of features [N, D]."""
+    device = next(model.parameters()).device
+    parts = torch.as_tensor(features).split(batch_size)
+    return torch.cat([torch.sigmoid(model(part.to(device, torch.float32))).cpu() for part in parts]).numpy()
+
+
+def _initial(model: LinearProbe, *, random: torch.Generator) -> LinearProbe:
+    """torch's own initialisation of the linear layer, from our generator instead of the process's."""
+    linear = model[1]
+    assert isinstance(linear, nn.Linear)
+    bound = linear.in_features**-0.5
+    with torch.no_grad():
+        linear.weight.uniform_(-bound, bound, generator=random)
+    return model
