@@ -113,7 +113,7 @@ class Runs:
         )
 
 
-def checksum(data: bytes | pa.Buffer) -> str:
+def checksum(data: bytes | memoryview) -> str:
     """xxh3-128 in hexadecimal: it finds damage at memory speed; it is no defence against forgery."""
     return xxhash.xxh3_128(memoryview(data)).hexdigest()
 

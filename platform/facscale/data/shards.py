@@ -74,7 +74,7 @@ class Dataset:
             self.fetch(shard=shard, row_group=row_group), shard=shard, row_group=row_group, columns=columns
         )
 
-    def fetch(self, *, shard: int, row_group: int) -> pa.Buffer:
+    def fetch(self, *, shard: int, row_group: int) -> bytes:
         """The stored bytes of one row group, verified. Raises as `read` does."""
         part = self.manifest.shards[shard]
         place = part.row_groups[row_group]
@@ -86,7 +86,7 @@ class Dataset:
             raise CorruptError(f"corrupt row group {row_group} of {self.url}/{part.file}: its checksum differs")
         return data
 
-    def decode(self, data: pa.Buffer, *, shard: int, row_group: int, columns: Sequence[str] | None = None) -> pa.Table:
+    def decode(self, data: bytes | memoryview, *, shard: int, row_group: int, columns: Sequence[str] | None = None) -> pa.Table:
         """The table in the verified bytes of a row group, each column in one chunk where it fits."""
         place = self.manifest.shards[shard].row_groups[row_group]
         window = pa.PythonFile(_Window(data, place.offset), mode="r")
@@ -115,7 +115,7 @@ class Dataset:
         end = max(group.offset + group.length for group in part.row_groups)
         try:
             tail = self.folder.read_range(part.file, offset=end, length=part.bytes - end)
-            footer = pq.read_metadata(pa.BufferReader(tail))
+            footer = pq.read_metadata(BytesReader(tail))
         except FileNotFoundError:
             raise CorruptError(f"missing shard {self.url}/{part.file}") from None
         except (pa.ArrowException, OSError) as error:
@@ -127,9 +127,9 @@ class Dataset:
 class _Window(io.RawIOBase):
     """A read-only file of which only one stretch is there: the bytes `data` at `offset`, served without a copy."""
 
-    def __init__(self, data: pa.Buffer, offset: int) -> None:
+    def __init__(self, data: bytes | memoryview, offset: int) -> None:
         super().__init__()
-        self._data, self._offset, self._at = data, offset, offset
+        self._data, self._offset, self._at = memoryview(data), offset, offset
 
     def readable(self) -> bool:
         return True
@@ -144,10 +144,10 @@ class _Window(io.RawIOBase):
         self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._offset + len(self._data)}[whence]
         return self._at
 
-    def read(self, size: int = -1) -> pa.Buffer:  # type: ignore[override]  # pyarrow takes any buffer
+    def read(self, size: int = -1) -> memoryview:  # type: ignore[override]  # pyarrow takes any buffer
         start = self._at - self._offset
         if start < 0:
             raise OSError(f"byte {self._at} lies outside the stretch from {self._offset}")
         size = len(self._data) - start if size < 0 else min(size, len(self._data) - start)
         self._at += size
-        return self._data.slice(start, max(size, 0))
+        return self._data[start : start + max(size, 0)]

@@ -81,10 +81,10 @@ class Folder:
 
         return self._retry(whole, name=name, patience=patience)
 
-    def read_range(self, name: str, *, offset: int, length: int) -> pa.Buffer:
+    def read_range(self, name: str, *, offset: int, length: int) -> bytes:
         """`length` bytes from `offset` by one range request; fewer at the file's end. Raises as `read` does."""
 
-        def part() -> pa.Buffer:
+        def part() -> bytes:
             try:
                 return self._file(name).read_at(length, offset)
             except OSError:
