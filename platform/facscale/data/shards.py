@@ -115,7 +115,7 @@ class Dataset:
         end = max(group.offset + group.length for group in part.row_groups)
         try:
             tail = self.folder.read_range(part.file, offset=end, length=part.bytes - end)
-            footer = pq.read_metadata(BytesReader(tail))
+            footer = pq.read_metadata(pa.BufferReader(tail))
         except FileNotFoundError:
             raise CorruptError(f"missing shard {self.url}/{part.file}") from None
         except (pa.ArrowException, OSError) as error:
