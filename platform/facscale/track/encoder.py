@@ -1,0 +1,136 @@
+"""An encoder as an MLflow model that holds no code: weights as safetensors, and a config that says what to build.
+
+    MLmodel                     MLflow's own description: signature, and this module as the loader
+    data/weights.safetensors
+    data/config.json            {"encoder": "facscale.nn.resnet:ResNet", "options": {...}, and whatever else helps}
+
+`mlflow.pyfunc.load_model(uri).predict(images)` maps float32 images [N, 3, S, S] in [0, 1] to features [N, D], wherever
+facscale is installed; `unwrap_python_model` and `load` give the torch module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from torch import nn
+
+    from facscale.track.tracker import Tracker
+
+WEIGHTS, CONFIG = "weights.safetensors", "config.json"
+
+
+class ModelError(Exception):
+    """The files of an encoder do not make one. The message is complete."""
+
+
+def log_encoder(run: Tracker, *, weights: Path, config: Mapping[str, Any], example: np.ndarray, name: str = "encoder") -> None:
+    """Log an encoder as a model of a run.
+
+    weights: safetensors of its state_dict; config: see above; example: images [N, 3, S, S] float32 in [0, 1], on which
+    it is tried before it is logged. Raises ModelError if it cannot be built from config and weights alone.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        run.model(save_encoder(Path(folder) / name, weights=weights, config=config, example=example), name=name)
+
+
+def save_encoder(folder: Path, *, weights: Path, config: Mapping[str, Any], example: np.ndarray) -> Path:
+    """Write an encoder in MLflow's model format, without a tracker. Arguments and errors as in `log_encoder`."""
+    import mlflow.pyfunc
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    with tempfile.TemporaryDirectory() as scratch:
+        data = Path(scratch) / "data"
+        data.mkdir()
+        shutil.copy2(weights, data / WEIGHTS)
+        (data / CONFIG).write_text(json.dumps(dict(config), indent=1, sort_keys=True))
+        features = _load_pyfunc(str(data)).predict(example.astype(np.float32))
+        images = TensorSpec(np.dtype("float32"), (-1, *example.shape[1:]))
+        signature = ModelSignature(Schema([images]), Schema([TensorSpec(np.dtype("float32"), (-1, features.shape[1]))]))
+        mlflow.pyfunc.save_model(
+            folder,
+            loader_module=__name__,
+            data_path=str(data),
+            signature=signature,
+            pip_requirements=[f"{package}=={version(package)}" for package in ("torch", "safetensors", "numpy")],
+            metadata={"encoder": config["encoder"], "weights": _digest(weights)},
+        )
+    return folder
+
+
+def load(folder: Path) -> nn.Module:
+    """The encoder in a folder that holds weights.safetensors and config.json, in evaluation mode. Raises ModelError."""
+    from safetensors.torch import load_file
+    from torch import nn
+
+    config = json.loads((folder / CONFIG).read_text())
+    module, _, attribute = str(config.get("encoder")).partition(":")
+    try:
+        built = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ModelError(f"{folder / CONFIG}: cannot find the encoder {module}:{attribute}: {error}") from None
+    if not (isinstance(built, type) and issubclass(built, nn.Module)):
+        raise ModelError(f"{folder / CONFIG}: {module}:{attribute} is no torch.nn.Module")
+    encoder = built(**config.get("options", {}))
+    try:
+        encoder.load_state_dict(load_file(folder / WEIGHTS))
+    except RuntimeError as error:
+        raise ModelError(f"{folder / WEIGHTS} does not fit {module}:{attribute}: {error}") from None
+    return encoder.eval()
+
+
+class Predictor:
+    """What MLflow calls: images [N, 3, S, S] float32 -> features [N, D] float32."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        self.encoder = encoder
+
+    def predict(self, images: np.ndarray, params: Mapping[str, Any] | None = None) -> np.ndarray:
+        """Features, 256 images at a time."""
+        import torch
+
+        with torch.no_grad():
+            parts = torch.from_numpy(np.ascontiguousarray(images, np.float32)).split(256)
+            return torch.cat([self.encoder(part).float() for part in parts]).numpy()
+
+
+def _load_pyfunc(data_path: str) -> Predictor:
+    """The function that MLflow looks for in a loader module."""
+    return Predictor(load(Path(data_path)))
+
+
+def log_model(client: MlflowClient, *, run: str, experiment: str, folder: Path, name: str) -> None:
+    """Upload a model folder as a logged model of a run; the same weights under the same name are uploaded once."""
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
+    description = Model.load(str(folder / "MLmodel"))
+    weights = str((description.metadata or {}).get("weights", ""))
+    query = f"source_run_id = '{run}' AND name = '{name}' AND tags.`facscale.weights` = '{weights}'"
+    found = list(client.search_logged_models([experiment], query))
+    if any(model.status == "READY" for model in found):
+        return
+    model = found[0] if found else client.create_logged_model(experiment, name, run, tags={"facscale.weights": weights}, model_type="encoder")
+    description.model_id = description.model_uuid = model.model_id
+    description.run_id, description.artifact_path = run, model.artifact_location
+    description.save(str(folder / "MLmodel"))
+    client.log_model_artifacts(model.model_id, str(folder))
+    client.finalize_logged_model(model.model_id, "READY")
+    client.log_outputs(run, [LoggedModelOutput(model.model_id, step=0)])
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

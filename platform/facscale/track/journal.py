@@ -1,0 +1,156 @@
+"""Records on disk, in the order in which they were made, and how far each lane of them has been delivered.
+
+    journal.jsonl   one record a line, only ever appended to
+    sent.json       bytes of the journal that the tracker has acknowledged, for each lane, and the ids of its runs
+    files/          what records of the lane "files" carry; each is deleted once it is delivered
+    lock            held by the one process that sends
+
+Lanes are delivered independently: an artifact store that is down does not hold up metrics. A process that is killed
+leaves at most one unfinished line, which the next one skips.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import shutil
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+LANES = ("records", "files")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A record and the byte of the journal at which the next one begins."""
+
+    record: dict[str, Any]
+    end: int
+
+
+@dataclass
+class Sent:
+    """What the tracker has acknowledged."""
+
+    target: str = ""  # the tracker's address and the experiment
+    offsets: dict[str, int] = field(default_factory=dict)  # by lane
+    runs: dict[str, str] = field(default_factory=dict)  # by key, the tracker's ids
+
+
+class Journal:
+    """The journal of one job. Every thread may append; one process at a time may send."""
+
+    def __init__(self, spool: Path) -> None:
+        self.spool = spool
+        self.files = spool / "files"
+        self.files.mkdir(parents=True, exist_ok=True)
+        self._path = spool / "journal.jsonl"
+        self._mutex = threading.Lock()
+        self._file = os.open(self._path, os.O_CREAT | os.O_APPEND | os.O_RDWR, 0o644)
+        self._steps: dict[tuple[str, str], set[int]] = defaultdict(set)
+        self._lock: BinaryIO | None = None
+        self._finish_last_line()
+        for entry in self.entries(0):
+            self._note(entry.record)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write one record. Metrics that the journal holds already, for the same run, name and step, are dropped.
+
+        A job that resumes from a checkpoint repeats some steps: their first values stay.
+        """
+        with self._mutex:
+            fresh = self._without_known_metrics(record)
+            if fresh is None:
+                return
+            self._note(fresh)
+            os.write(self._file, json.dumps(fresh, default=str).encode() + b"\n")  # one call: whole or not at all
+
+    def entries(self, start: int) -> Iterator[Entry]:
+        """Whole records from byte `start` on; lines that a crash left unfinished are skipped."""
+        with self._path.open("rb") as file:
+            file.seek(start)
+            end = start
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                end += len(line)
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    continue
+                yield Entry(record, end)
+
+    def keep(self, path: Path, *, name: str) -> str:
+        """Copy a file or folder into the spool as `name`; returns the folder under `files` that holds it."""
+        holder = f"{time.time_ns()}-{os.urandom(3).hex()}"
+        (self.files / holder).mkdir()
+        copy = shutil.copytree if path.is_dir() else shutil.copy2
+        copy(path, self.files / holder / name)
+        return holder
+
+    def drop(self, name: str) -> None:
+        """Delete what `keep` copied."""
+        shutil.rmtree(self.files / name, ignore_errors=True)
+
+    def sync(self) -> None:
+        """Wait until everything appended so far is on the disk."""
+        os.fsync(self._file)
+
+    def sent(self) -> Sent:
+        """What is delivered; nothing, where there is no (readable) note of it."""
+        try:
+            return Sent(**json.loads((self.spool / "sent.json").read_text()))
+        except (OSError, ValueError, TypeError):
+            return Sent()
+
+    def acknowledge(self, sent: Sent) -> None:
+        """Note what is delivered, atomically."""
+        part = self.spool / "sent.json.part"
+        part.write_text(json.dumps(vars(sent)))
+        part.replace(self.spool / "sent.json")
+
+    def lock(self) -> bool:
+        """Become the sender; False while another process is. The lock ends with the process, however it ends."""
+        if self._lock is None:
+            file = (self.spool / "lock").open("ab")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                return False
+            self._lock = file
+        return True
+
+    def close(self) -> None:
+        """Give up the lock and the file."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+        os.close(self._file)
+
+    def _without_known_metrics(self, record: Mapping[str, Any]) -> dict[str, Any] | None:
+        if record["do"] != "metrics":
+            return dict(record)
+        values = {
+            name: value if math.isfinite(value) else str(value)  # JSON has no nan
+            for name, value in record["values"].items()
+            if record["step"] not in self._steps[record["run"], name]
+        }
+        return {**record, "values": values} if values else None
+
+    def _note(self, record: Mapping[str, Any]) -> None:
+        if record.get("do") == "metrics":
+            for name in record["values"]:
+                self._steps[record["run"], name].add(record["step"])
+
+    def _finish_last_line(self) -> None:
+        size = os.fstat(self._file).st_size
+        if size and os.pread(self._file, 1, size - 1) != b"\n":
+            os.write(self._file, b"\n")

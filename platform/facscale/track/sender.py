@@ -1,0 +1,159 @@
+"""Brings the journal to MLflow in the background, each record once.
+
+A batch is sent, then its end is noted in `sent.json`. Where the note is missing, because the process died or an answer
+was lost, the batch is sent again without harm: runs are found by their tag, steps that the tracker has are read from
+it and left out, everything else replaces itself.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from facscale.track.client import Client, Gone, Refused
+from facscale.track.journal import LANES, Entry, Journal
+
+COLLECT = 1.0  # seconds in which records gather before they are sent together
+LONGEST_PAUSE = 15.0  # seconds between attempts while the tracker does not answer
+CHUNK = 2000  # records read at once
+MERGED = ("metrics", "params", "tags")  # kinds that one request can carry together
+log = logging.getLogger("facscale.track")
+
+
+class Sender:
+    """One thread that delivers a journal to one experiment."""
+
+    def __init__(self, journal: Journal, *, uri: str, experiment: str) -> None:
+        self._journal = journal
+        self._uri, self._experiment = uri.rstrip("/"), experiment
+        self._sent = journal.sent()
+        target = f"{self._uri} {experiment}"
+        if self._sent.target != target:  # another tracker: it has nothing yet
+            self._sent.target, self._sent.offsets, self._sent.runs = target, {}, {}
+        self._client = Client(self._uri, experiment=experiment, runs=self._sent.runs)
+        self._thread = threading.Thread(target=self._loop, name="facscale-track", daemon=True)
+        self._new, self._stopping, self._delivered = threading.Event(), threading.Event(), False
+        self._warned = False
+
+    @classmethod
+    def resumed(cls, journal: Journal, *, uri: str | None = None) -> Sender:
+        """For the tracker that the journal's newest run names. Raises ValueError for a journal without runs."""
+        runs = [entry.record for entry in journal.entries(0) if entry.record["do"] == "run"]
+        if not runs:
+            raise ValueError(f"{journal.spool} holds no records of a run; is it the spool of a job?")
+        return cls(journal, uri=uri or runs[-1]["uri"], experiment=runs[-1]["experiment"])
+
+    @property
+    def target(self) -> dict[str, str]:
+        """Where the records go; every run's record says it, for those who send them later."""
+        return {"uri": self._uri, "experiment": self._experiment}
+
+    def start(self) -> None:
+        """Begin to deliver."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """There are new records."""
+        self._new.set()
+
+    def stop(self, *, wait: float) -> bool:
+        """Deliver the rest, for at most `wait` seconds and without waiting for a tracker that does not answer."""
+        self._stopping.set()
+        self._new.set()
+        self._thread.join(wait)
+        return self._delivered and not self._thread.is_alive()
+
+    def url(self, key: str) -> str:
+        """Where a run can be seen."""
+        return self._client.url(key)
+
+    def drain(self) -> bool:
+        """Deliver everything that is in the journal now; False when that is not possible (now)."""
+        if not self._journal.lock():
+            log.warning("%s: another process is sending these records", self._journal.spool)
+            return False
+        self._journal.sync()
+        for lane in LANES:
+            try:
+                self._deliver(lane)
+            except Gone as error:
+                log.warning("%s: sending everything again, to a new run", error)
+                self._sent.offsets.clear()
+                self._sent.runs.clear()
+                return self.drain()
+            except Exception as error:  # noqa: BLE001  # whatever ails the tracker, training goes on
+                self._client.doubt()
+                self._warn(error)
+                return False
+        if self._warned:
+            log.warning("MLflow at %s answers again: everything is sent", self._uri)
+        self._warned = False
+        return True
+
+    def _loop(self) -> None:
+        pause = COLLECT
+        while not self._stopping.is_set():
+            self._new.wait()
+            self._new.clear()
+            self._stopping.wait(pause)
+            self._delivered = self.drain()
+            if self._delivered:
+                pause = COLLECT
+            else:
+                pause = min(2 * pause, LONGEST_PAUSE)
+                self._new.set()  # what is left has to be tried again
+        self._delivered = self.drain()
+
+    def _deliver(self, lane: str) -> None:
+        while chunk := list(islice(self._journal.entries(self._sent.offsets.get(lane, 0)), CHUNK)):
+            for batch in _batches([entry for entry in chunk if entry.record["lane"] == lane]):
+                self._send([entry.record for entry in batch])
+                self._acknowledge(lane, batch[-1].end)
+            self._acknowledge(lane, chunk[-1].end)
+
+    def _send(self, records: Sequence[dict[str, Any]]) -> None:
+        try:
+            self._client.send(records, files=self._journal.files)
+        except Refused as error:
+            if len(records) > 1:
+                for record in records:
+                    self._send([record])
+                return
+            with (self._journal.spool / "refused.jsonl").open("a") as file:
+                file.write(json.dumps({**records[0], "error": str(error)}) + os.linesep)
+            log.warning("MLflow refuses a record, which goes to %s: %s", file.name, error)
+        for record in records:
+            if "file" in record:
+                self._journal.drop(record["file"])
+
+    def _acknowledge(self, lane: str, offset: int) -> None:
+        if self._sent.offsets.get(lane) != offset:
+            self._sent.offsets[lane] = offset
+            self._journal.acknowledge(self._sent)
+
+    def _warn(self, error: Exception) -> None:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:300]
+        if not self._warned:
+            message = "MLflow at %s cannot be reached: the run goes on; its records are kept in %s and sent when it answers (%s)"
+            log.warning(message, self._uri, self._journal.spool, reason)
+        self._warned = True
+
+
+def _batches(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
+    """Consecutive records of one run that one request can carry, together; all others alone."""
+    batch: list[Entry] = []
+    for entry in entries:
+        fits = batch and entry.record["do"] in MERGED and batch[-1].record["do"] in MERGED
+        if fits and entry.record["run"] == batch[-1].record["run"]:
+            batch.append(entry)
+            continue
+        if batch:
+            yield batch
+        batch = [entry]
+    if batch:
+        yield batch

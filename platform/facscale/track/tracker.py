@@ -1,0 +1,129 @@
+"""What a job says about itself: one run, with nested runs below it."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from facscale.track.journal import Journal
+from facscale.track.sender import Sender
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+log = logging.getLogger("facscale.track")
+
+
+class Figure(Protocol):
+    """matplotlib's, as far as we use it."""
+
+    def savefig(self, fname: Any, *, dpi: int, bbox_inches: str) -> None: ...
+
+
+class Tracker:
+    """One run, known to the tracker by the tag `facscale.key`: the same key, also in another process, is the same run.
+
+    Every call returns at once and none raises because of the tracker. What could not be delivered stays in `spool`; a
+    new Tracker with the same spool, or `flush`, delivers it, once.
+    """
+
+    def __init__(
+        self, uri: str, experiment: str, *, key: str, name: str, spool: Path, tags: Mapping[str, str] | None = None,
+        parent: str | None = None,
+    ) -> None:  # fmt: skip
+        """`parent` is the key of the run to nest this one in, which another Tracker has made or will make."""
+        self.key = key
+        self._journal = Journal(Path(spool))
+        self._sender = Sender(self._journal, uri=uri, experiment=experiment)
+        self._nested = False
+        self._open(name=name, tags=tags or {}, parent=parent)
+        self._sender.start()
+
+    def child(self, key: str, name: str, tags: Mapping[str, str] | None = None) -> Tracker:
+        """A run nested in this one, in the same spool. Closing this one delivers its records too."""
+        part = Tracker.__new__(Tracker)
+        part.key, part._journal, part._sender, part._nested = key, self._journal, self._sender, True
+        part._open(name=name, tags=tags or {}, parent=self.key)
+        return part
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """What the run was given, flat or nested ({"train": {"lr": 0.1}} is `train.lr`)."""
+        self._write("params", values={name: str(value) for name, value in flatten(values).items()})
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Searchable facts about the run; a later value replaces an earlier one."""
+        self._write("tags", values={name: str(value) for name, value in values.items()})
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Numbers at a step. A name and step that this run has already said keeps its first value."""
+        self._write("metrics", values={name: float(value) for name, value in values.items()}, step=int(step))
+
+    def dataset(self, name: str, *, url: str, fingerprint: str, context: str = "training") -> None:
+        """A data set that the run reads, as an MLflow input."""
+        self._write("dataset", name=name, url=url, fingerprint=fingerprint, context=context)
+
+    def artifact(self, path: Path, name: str = "") -> None:
+        """A file or folder to keep with the run, as `name` (a path; "" takes its own). Copied now: it may change or go."""
+        kept = self._journal.keep(Path(path), name=Path(name or Path(path).name).name)
+        self._write("artifact", lane="files", file=kept, folder=Path(name).parent.as_posix().removeprefix("."))
+
+    def text(self, text: str, name: str) -> None:
+        """A text to keep as the artifact `name`."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "text"
+            path.write_text(text, encoding="utf-8")
+            self.artifact(path, name)
+
+    def figure(self, figure: Figure, name: str) -> None:
+        """A matplotlib figure, as the artifact figures/`name`.png; a later one of that name replaces it."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "figure.png"
+            figure.savefig(path, dpi=150, bbox_inches="tight")
+            self.artifact(path, f"figures/{name}.png")
+
+    def model(self, folder: Path, *, name: str = "encoder") -> None:
+        """A folder in MLflow's model format (`track.model.save_encoder` writes one), as a logged model of the run."""
+        self._write("model", lane="files", file=self._journal.keep(Path(folder), name="model"), name=name)
+
+    def close(self, status: Status = "FINISHED", *, wait: float = 60.0) -> bool:
+        """End the run. True if the tracker has everything; False after `wait` seconds or when it does not answer.
+
+        A nested run's records are delivered with the others, at the latest when the outer run is closed.
+        """
+        self._write("close", status=status)
+        return True if self._nested else self._sender.stop(wait=wait)
+
+    @property
+    def url(self) -> str:
+        """Where to see the run; the tracker's own address until it has answered."""
+        return self._sender.url(self.key)
+
+    def _open(self, *, name: str, tags: Mapping[str, str], parent: str | None) -> None:
+        self._write("run", **self._sender.target, name=name, parent=parent, tags={**tags, "facscale.key": self.key})
+
+    def _write(self, do: str, *, lane: str = "records", **fields: Any) -> None:
+        self._journal.append({"do": do, "lane": lane, "run": self.key, "time": int(time.time() * 1000), **fields})
+        self._sender.wake()
+
+
+def flush(spool: Path, *, uri: str | None = None) -> bool:
+    """Deliver what an earlier process left in `spool`, to the tracker it was meant for or to `uri`.
+
+    True if nothing is left. False when the tracker does not answer, or another process is sending.
+    """
+    journal = Journal(Path(spool))
+    try:
+        return Sender.resumed(journal, uri=uri).drain()
+    finally:
+        journal.close()
+
+
+def flatten(values: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}; lists stay values."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        path = f"{prefix}{name}"
+        flat |= flatten(value, prefix=f"{path}.") if isinstance(value, Mapping) and value else {path: value}
+    return flat
