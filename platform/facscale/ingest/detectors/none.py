@@ -1,0 +1,33 @@
+"""No detector: every frame already is an aligned crop of one face (as in RAF-DB, or crops made elsewhere)."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import PositiveInt
+
+from facscale.ingest.detectors.base import LANDMARKS, Box, Detector, DetectorConfig
+
+
+class NoneConfig(DetectorConfig):
+    """Nothing is searched, so nothing is followed either."""
+
+    detect_every: PositiveInt = 1
+    shortest_track: PositiveInt = 1
+
+
+class WholeFrame(Detector):
+    """The largest centred square of the frame; its landmarks are unknown (NaN)."""
+
+    Config = NoneConfig
+
+    def __init__(self, config: DetectorConfig) -> None:
+        pass
+
+    def detect(self, image: np.ndarray) -> list[Box]:
+        height, width = image.shape[:2]
+        side = min(height, width)
+        left, top = (width - side) / 2, (height - side) / 2
+        return [Box(left, top, left + side, top + side)]
+
+    def landmarks(self, image: np.ndarray, box: Box) -> np.ndarray:
+        return np.full((LANDMARKS, 2), np.nan, np.float32)

@@ -1,0 +1,160 @@
+"""One item from its files to its part: decode, detect and follow, align, crop, JPEG, Parquet."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import simplejpeg
+
+from facscale.data import DataError
+from facscale.ingest import detectors, layouts
+from facscale.ingest.crops import Face, crops
+from facscale.ingest.frames import Frames
+from facscale.ingest.items import Fault, Item, Labels, read_bytes
+from facscale.ingest.parts import Parts, Status
+from facscale.ingest.tracking import Tracker, longer_than
+from facscale.spec import Pipeline, SpecError
+
+BATCH = 256  # faces held in memory before they are written
+ATTEMPTS = 3  # workers that one item may bring down before it is given up
+NETWORK = ("aiobotocore", "aiohttp", "botocore", "gcsfs", "requests", "urllib3")  # their errors are the source's, not the item's
+
+
+class Extractor:
+    """Works through items in one process. `run` names this run of the pipeline: attempts are counted within it."""
+
+    def __init__(self, pipeline: Pipeline, *, run: str) -> None:
+        self.pipeline, self.run = pipeline, run
+        self.options = detectors.options(pipeline)
+        self.detector = detectors.find(pipeline.detector.name)(self.options)
+        self.layout = layouts.find(pipeline.source.layout)
+        self.parts = Parts(pipeline.output)
+
+    def __call__(self, item: Item, key: str) -> Status:
+        """Do one item, unless it is done. Faults of the item end up in its status.
+
+        Raises DataError when the output cannot be written or the source's store does not answer: no item's fault.
+        """
+        done = self.parts.status(key)
+        if done is not None:
+            return done
+        begun = time.monotonic()
+        blank = Status(key, *item.order)
+        with tempfile.TemporaryDirectory(prefix="facscale-") as folder:
+            path = Path(folder) / "faces.parquet"
+            if self.parts.attempt(key, self.run) > ATTEMPTS:
+                status = self._failed(blank, "crash", f"brought its worker process down {ATTEMPTS} times")
+            else:
+                status = self._extract(item, blank, path)
+            status = replace(status, seconds=round(time.monotonic() - begun, 3))
+            self.parts.finish(status, faces=path if status.faces else None)
+        return status
+
+    def _extract(self, item: Item, status: Status, path: Path) -> Status:
+        faults: list[Fault] = []
+        note = lambda stage, reason: faults.append(Fault("/".join(item.order).rstrip("/"), stage, reason))  # noqa: E731
+        stage = "labels"
+        try:
+            labels, remarks = self.layout.labels(item, lambda name: read_bytes(self.pipeline.source.root, name))
+            for remark in remarks:
+                note("labels", remark)
+            stage = "decode"
+            frames = Frames(item, root=self.pipeline.source.root, every=self.pipeline.source.every, note=note)
+            status = self._faces(frames, labels, status, path)
+        except (DataError, SpecError):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with one video must not end the others
+            if _is_network(error):
+                raise DataError(f"{self.pipeline.source.root}: the source does not answer: {error!r}") from error
+            return self._failed(replace(status, faults=tuple(faults)), stage, _sentence(error))
+        if not status.frames and not faults:
+            note("decode", "there are no frames in it")
+        elif not status.faces and status.frames:
+            note("faces", f"no face in its {status.frames} frames" if not status.dropped else "only tracks that are too short")
+        return replace(status, faults=tuple(faults))
+
+    def _faces(self, frames: Frames, labels: Labels, status: Status, path: Path) -> Status:
+        tracker = Tracker(self.detector, config=self.options, step=frames.step)
+        dropped: list[int] = []
+        sightings = longer_than(self.options.shortest_track, tracker.follow(frames), dropped)
+        kept, tracks = 0, set()
+        writer: pq.ParquetWriter | None = None
+        try:
+            for faces in _batched(crops(sightings, self.pipeline.crop)):
+                table = self._table(faces, labels)
+                writer = writer or pq.ParquetWriter(path, table.schema, compression="none", use_dictionary=False)
+                writer.write_table(table)
+                kept += len(faces)
+                tracks |= {face.track for face in faces}
+        finally:
+            if writer is not None:
+                writer.close()
+        return replace(
+            status,
+            frames=frames.seen,
+            faces=kept,
+            faceless=tracker.faceless,
+            dropped=sum(dropped),
+            tracks=len(tracks),
+            fps=frames.fps,
+            step=frames.step,
+            au=labels.au,
+        )
+
+    def _table(self, faces: list[Face], labels: Labels) -> pa.Table:
+        quality = self.pipeline.crop.quality
+        columns: dict[str, Any] = {
+            "track": pa.array([face.track for face in faces], pa.int32()),
+            "frame": pa.array([face.number for face in faces], pa.int32()),
+            "time_s": pa.array([face.time_s for face in faces], pa.float32()),
+            "jpeg": pa.array([simplejpeg.encode_jpeg(face.image, quality=quality) for face in faces], pa.binary()),
+            "landmarks": fixed(np.stack([face.points.ravel() for face in faces])),
+        }
+        if labels.au:
+            found = [labels.at(face.number) for face in faces]
+            columns["au"] = fixed(np.stack([occurrence for occurrence, _ in found]))
+            columns["intensity"] = fixed(np.stack([intensity for _, intensity in found]))
+        return pa.table(columns)
+
+    def _failed(self, status: Status, stage: str, reason: str) -> Status:
+        fault = Fault("/".join(status.order).rstrip("/"), stage, reason)
+        return Status(status.key, *status.order, faults=(*status.faults, fault))
+
+
+def fixed(rows: np.ndarray) -> pa.FixedSizeListArray:
+    """An array [N, K] as a column of N lists of K."""
+    flat = pa.array(np.ascontiguousarray(rows).ravel())
+    return pa.FixedSizeListArray.from_arrays(flat, rows.shape[1])
+
+
+def _batched(faces: Iterator[Face]) -> Iterator[list[Face]]:
+    batch: list[Face] = []
+    for face in faces:
+        batch.append(face)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _is_network(error: Exception) -> bool:
+    if isinstance(error, FileNotFoundError | PermissionError):
+        return False
+    return isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.split(".")[0] in NETWORK
+
+
+def _sentence(error: Exception) -> str:
+    """Errors of libraries on one line, without this machine's folders."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    known = isinstance(error, ValueError | OSError)
+    return (text if known else f"{type(error).__name__}: {text}").replace(os.path.expanduser("~"), "~")[:300]

@@ -1,0 +1,128 @@
+"""The frames of an item, one after the other: a video of any length takes the memory of a few frames."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import av
+import cv2
+import fsspec
+import numpy as np
+import simplejpeg
+from fsspec.implementations.local import LocalFileSystem
+
+from facscale.ingest.items import Item, suffix
+
+Note = Callable[[str, str], None]  # (stage, reason)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One decoded frame."""
+
+    number: int  # as the data set's labels count
+    time_s: float  # from the start of the video
+    image: np.ndarray  # RGB [H, W, 3] uint8
+
+
+class Frames:
+    """Iterates over each `every`-th frame of an item.
+
+    A fault in the middle of a video is noted and ends it there, since the numbers of later frames would be a guess; an
+    image that cannot be decoded is noted and left out. Raises ValueError for a video that cannot be opened.
+    """
+
+    def __init__(self, item: Item, *, root: str, every: int, note: Note) -> None:
+        self.item, self.root, self.every, self.note = item, root, every, note
+        self.fps = item.fps  # of the source; a video file knows its own
+        self.seen = 0  # frames delivered
+
+    @property
+    def step(self) -> int:
+        """Difference of the numbers of neighbouring frames: `every`, unless the images themselves leave out numbers."""
+        gaps = np.diff(self.item.numbers)
+        return self.every * (int(np.median(gaps)) if len(gaps) else 1)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for frame in self._images() if self.item.numbers else self._video():
+            self.seen += 1
+            yield frame
+
+    def _images(self) -> Iterator[Frame]:
+        system, base = _open_root(self.root)
+        chosen = range(0, len(self.item.files), self.every)
+        bad: list[str] = []
+        for position in chosen:
+            name, number = self.item.files[position], self.item.numbers[position]
+            try:
+                image = decode_image(system.cat_file(f"{base}/{name}"), name)
+            except (ValueError, FileNotFoundError, PermissionError) as error:
+                bad.append(f"{name}: {error}")
+                continue
+            yield Frame(number, number / self.item.fps, image)
+        if bad:
+            self.note("decode", f"{len(bad)} of {len(chosen)} images cannot be read; the first: {bad[0]}")
+
+    def _video(self) -> Iterator[Frame]:
+        (name,) = self.item.files
+        system, base = _open_root(self.root)
+        local = isinstance(system, LocalFileSystem)
+        source = f"{base}/{name}" if local else system.open(f"{base}/{name}", "rb")
+        try:
+            with av.open(source, metadata_errors="replace") as container:
+                if not container.streams.video:
+                    raise ValueError("no video stream in it")
+                yield from self._decoded(container)
+        except av.FFmpegError as error:
+            raise ValueError(f"cannot be opened as a video: {error.strerror}") from error
+        finally:
+            if not local:
+                source.close()
+
+    def _decoded(self, container: Any) -> Iterator[Frame]:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1  # the parallelism is over videos
+        rate = float(stream.average_rate or stream.guessed_rate or self.item.fps)
+        self.fps = rate
+        decoded = container.decode(stream)
+        index = 0
+        while True:
+            try:
+                frame = next(decoded, None)
+            except av.FFmpegError as error:
+                if not index:
+                    raise
+                self.note("decode", f"stopped at frame {index + self.item.first}: {error.strerror}; frames before it are kept")
+                return
+            if frame is None:
+                return
+            if index % self.every == 0:
+                time = frame.time if frame.time is not None else index / rate
+                yield Frame(index + self.item.first, float(time), _upright(frame))
+            index += 1
+
+
+def decode_image(content: bytes, name: str) -> np.ndarray:
+    """A JPEG or PNG file as RGB [H, W, 3] uint8. Raises ValueError."""
+    if suffix(name) in (".jpg", ".jpeg") and simplejpeg.is_jpeg(content):
+        image: np.ndarray = simplejpeg.decode_jpeg(content, colorspace="RGB")
+        return image
+    found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
+    if found is None:
+        raise ValueError("no image" if content else "empty file")
+    return cv2.cvtColor(found, cv2.COLOR_BGR2RGB)
+
+
+def _upright(frame: Any) -> np.ndarray:
+    """Phones store a turned picture and the angle to turn it back by."""
+    image: np.ndarray = frame.to_ndarray(format="rgb24")
+    turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+
+
+def _open_root(root: str) -> tuple[Any, str]:
+    system, base = fsspec.core.url_to_fs(os.path.expanduser(root))
+    return system, base.rstrip("/")

@@ -1,0 +1,66 @@
+"""BP4D (Zhang et al., 2014): SUBJECT/TASK/FRAME.jpg and AUCoding/AU_OCC/SUBJECT_TASK.csv, 25 fps.
+
+Zero-padding of the frame numbers differs from sequence to sequence and from the label files, so they are matched as
+numbers. A label file's header holds the AU numbers, its first column (header `0`) the frame; 9 means "not coded" and is
+stored as -1. All AUs of the header are stored; which of them a protocol averages is decided in evaluation.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from facscale.ingest.items import IMAGE_SUFFIXES, Files, Item, Labels, stem, suffix
+
+DEPTH = 3  # F001 / T1 / 2440.jpg
+OCCURRENCE = {"0": 0, "1": 1, "9": -1}
+
+
+def items(files: Files) -> Iterator[Item]:
+    """One item a (subject, task)."""
+    tasks: dict[tuple[str, str], dict[int, str]] = {}
+    for name in files:
+        parts = name.split("/")
+        if len(parts) == DEPTH and parts[0] != "AUCoding" and suffix(name) in IMAGE_SUFFIXES and stem(name).isdecimal():
+            tasks.setdefault((parts[0], parts[1]), {})[int(stem(name))] = name
+    for (subject, task), frames in tasks.items():
+        label_file = f"AUCoding/AU_OCC/{subject}_{task}.csv"
+        yield Item(
+            identity=subject,
+            video=task,
+            part="",
+            files=tuple(frames[number] for number in sorted(frames)),
+            numbers=tuple(sorted(frames)),
+            labels=(label_file,) if label_file in files else (),
+        )
+
+
+def labels(item: Item, read: Callable[[str], bytes]) -> tuple[Labels, list[str]]:
+    """Occurrences; BP4D's intensities lie in other files and are not read."""
+    if not item.labels:
+        return Labels(), ["no label file: its frames are stored as not labelled"]
+    (name,) = item.labels
+    header, *lines = [line for line in csv.reader(read(name).decode("utf-8-sig").splitlines()) if line]
+    au = tuple(_number(word, name, 1) for word in header[1:])
+    rows = {}
+    occurrence = np.empty((len(lines), len(au)), np.int8)
+    for row, line in enumerate(lines):
+        if len(line) != len(header):
+            raise ValueError(f"{name}, line {row + 2}: {len(line)} values under a header of {len(header)}")
+        rows[_number(line[0], name, row + 2)] = row
+        occurrence[row] = [_occurrence(word, name, row + 2) for word in line[1:]]
+    return Labels(au, rows, occurrence, np.full_like(occurrence, -1)), []
+
+
+def _number(word: str, name: str, line: int) -> int:
+    if not word.strip().isdecimal():
+        raise ValueError(f"{name}, line {line}: {word!r} is no number")
+    return int(word)
+
+
+def _occurrence(word: str, name: str, line: int) -> int:
+    if word.strip() not in OCCURRENCE:
+        raise ValueError(f"{name}, line {line}: {word!r} is none of 0, 1, 9")
+    return OCCURRENCE[word.strip()]

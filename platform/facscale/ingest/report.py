@@ -1,0 +1,117 @@
+"""What a pipeline did: counts, and every video or image that was left out, with the reason."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from facscale.data.storage import Folder
+from facscale.ingest.items import Fault
+from facscale.ingest.parts import Status, put_text
+
+REPORT, TEXT, ITEMS = "report.json", "report.txt", "items.parquet"
+SHOWN = 20  # faults in the readable report
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of a pipeline; `report.json`, `report.txt` and `items.parquet` beside the data set hold it too."""
+
+    name: str
+    output: str
+    outcome: Literal["made", "already there", "nothing found"]
+    items: int  # videos in the source
+    reused: int  # of them done by an earlier run
+    identities: int
+    tracks: int
+    frames: int  # decoded
+    faces: int  # kept
+    faceless: int  # frames without a detected face
+    dropped: int  # frames in tracks that were too short
+    work_s: float  # over all workers
+    wall_s: float
+    faults: tuple[Fault, ...]
+
+    @property
+    def detection_rate(self) -> float:
+        """Share of the decoded frames in which a face was detected."""
+        return 1 - self.faceless / self.frames if self.frames else 0.0
+
+    @property
+    def skipped(self) -> tuple[Fault, ...]:
+        """Faults in the order of their items."""
+        return tuple(sorted(self.faults, key=lambda fault: (fault.item, fault.stage)))
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def read(cls, output: str) -> Self | None:
+        """The report beside a data set; None where there is none."""
+        try:
+            fields = json.loads(Folder(output).read(REPORT))
+        except FileNotFoundError:
+            return None
+        return cls(**{**fields, "faults": tuple(Fault(**fault) for fault in fields["faults"])})
+
+    def table(self) -> str:
+        """For people: the counts, then the faults."""
+        rate = f"{self.frames / self.work_s:.0f} frames/s a worker" if self.work_s else ""
+        lines = [
+            f"{self.name} -> {self.output}: {self.outcome}",
+            f"  videos   {self.items:>9}   {self.reused} done before, {len({fault.item for fault in self.faults})} with faults",
+            f"  frames   {self.frames:>9}   {rate}",
+            f"  faces    {self.faces:>9}   a face was detected in {self.detection_rate:.1%} of the frames",
+            f"  left out {self.frames - self.faces:>9}   {self.faceless} frames without a face, {self.dropped} in short tracks",
+            f"  tracks   {self.tracks:>9}   of {self.identities} identities",
+        ]
+        if self.faults:
+            stages = Counter(fault.stage for fault in self.faults)
+            lines.append("  faults   " + ", ".join(f"{count} {stage}" for stage, count in sorted(stages.items())))
+            width = max(len(fault.item) for fault in self.skipped[:SHOWN])
+            lines += [f"    {fault.item:<{width}}  {fault.stage:<7} {fault.reason}" for fault in self.skipped[:SHOWN]]
+            if len(self.faults) > SHOWN:
+                lines.append(f"    ... and {len(self.faults) - SHOWN} more in {REPORT}")
+        return "\n".join(lines)
+
+    def write(self, statuses: Sequence[Status]) -> None:
+        """Put the report beside the data set, with one row an item of what came out of it."""
+        folder = Folder(self.output)
+        rows = [{**asdict(status), "faults": [f"{fault.stage}: {fault.reason}" for fault in status.faults]} for status in statuses]
+        if rows:
+            with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
+                pq.write_table(pa.Table.from_pylist(rows), file.name)
+                folder.put(ITEMS, source=Path(file.name))
+        put_text(folder, TEXT, self.table() + "\n")
+        put_text(folder, REPORT, self.to_json())
+
+
+def summarise(
+    *, name: str, output: str, statuses: Sequence[Status], faults: Sequence[Fault], reused: int, wall_s: float
+) -> Report:
+    """The report of a pipeline whose items ended as `statuses`; `faults` are those of the listing."""
+    faces = sum(status.faces for status in statuses)
+    return Report(
+        name=name,
+        output=output,
+        outcome="made" if faces else "nothing found",
+        items=len(statuses),
+        reused=reused,
+        identities=len({status.identity for status in statuses if status.faces}),
+        tracks=sum(status.tracks for status in statuses),
+        frames=sum(status.frames for status in statuses),
+        faces=faces,
+        faceless=sum(status.faceless for status in statuses),
+        dropped=sum(status.dropped for status in statuses),
+        work_s=round(sum(status.seconds for status in statuses), 1),
+        wall_s=round(wall_s, 1),
+        faults=(*faults, *(fault for status in statuses for fault in status.faults)),
+    )
