@@ -1,0 +1,3 @@
+"""facscale: train, sweep and compare facial action unit representations on a cluster."""
+
+__version__ = "0.1.0"

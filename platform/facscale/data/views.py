@@ -1,0 +1,141 @@
+"""What a method may ask of the stream: which frames of a track make one sample, and how often each is augmented.
+
+A *run* is an unbroken stretch of frames of one face track. A sample is drawn from one run: the stream picks where it
+starts, each view of the method picks its frames from there. Every view arrives as `Faces`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Source = Literal["unlabelled", "labelled"]
+
+
+class View(Protocol):
+    """A rule that picks frames. Implementations are frozen dataclasses with the fields of `_Options` as well."""
+
+    source: Source
+    views: int
+    shared: bool
+    columns: tuple[str, ...]
+
+    @property
+    def extent(self) -> int:
+        """Frames that a run must have from a sample's start on."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """Frames of this view in one sample: F."""
+        ...
+
+    def choose(self, start: int, frames: int, random: np.random.Generator) -> np.ndarray:
+        """Indices [F] into a run of `frames` frames, for a sample that starts at frame `start`."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    source: Source = "unlabelled"
+    views: int = 1  # V: independently augmented copies of every frame
+    shared: bool = False  # one augmentation for all frames of a sample (each copy still has its own)
+    columns: tuple[str, ...] = ()  # stored columns to deliver with the frames: "au", "intensity", "landmarks"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sequence(_Options):
+    """`length` frames, `stride` frames apart, in temporal order."""
+
+    length: int
+    stride: int = 1
+
+    @property
+    def extent(self) -> int:
+        return (self.length - 1) * self.stride + 1
+
+    @property
+    def count(self) -> int:
+        return self.length
+
+    def choose(self, start: int, frames: int, random: np.random.Generator) -> np.ndarray:
+        return start + np.arange(self.length) * self.stride
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frames(_Options):
+    """`count` different frames anywhere in the run, in random order; a single frame is the sample's start itself."""
+
+    count: int = 1
+
+    @property
+    def extent(self) -> int:
+        return self.count
+
+    def choose(self, start: int, frames: int, random: np.random.Generator) -> np.ndarray:
+        if self.count == 1:
+            return np.array([start])
+        return random.permutation(frames)[: self.count]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Triple(_Options):
+    """The frames t - interval, t, t + interval; at the ends of a run the nearest frame stands in."""
+
+    interval: int
+
+    @property
+    def extent(self) -> int:
+        return 1
+
+    @property
+    def count(self) -> int:
+        return 3
+
+    def choose(self, start: int, frames: int, random: np.random.Generator) -> np.ndarray:
+        return np.clip(start + self.interval * np.array([-1, 0, 1]), 0, frames - 1)
+
+
+@dataclass
+class Faces:
+    """One view of a batch."""
+
+    images: Tensor  # [B, F, V, 3, S, S] float in [0, 1], augmented; as decoded: [B, F, H, W, 3] uint8
+    identity: Tensor  # [B] int64, the number of the identity in its data set(s)
+    augmentation: Tensor  # [B, F, V, P] float32, what was or will be done to each image (`augment.PARAMETERS`)
+    columns: dict[str, Tensor] = field(default_factory=dict)  # name -> [B, F, ...], as stored
+
+    def __getattr__(self, name: str) -> Tensor:
+        """`faces.au` is `faces.columns["au"]`."""
+        try:
+            return self.__dict__["columns"][name]
+        except KeyError:
+            raise AttributeError(f"this view has no {name!r}; ask for it with columns=({name!r},)") from None
+
+
+class Batch(dict[str, Faces]):
+    """Views by name: `batch.clip` is `batch["clip"]`."""
+
+    def __getattr__(self, name: str) -> Faces:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"the batch has no view {name!r}; it has {', '.join(self)}") from None
+
+    def to(self, device: torch.device) -> Batch:
+        """Copy every tensor to `device`, without waiting when the memory is pinned."""
+        return Batch(
+            {
+                name: Faces(
+                    images=faces.images.to(device, non_blocking=True),
+                    identity=faces.identity.to(device, non_blocking=True),
+                    augmentation=faces.augmentation.to(device, non_blocking=True),
+                    columns={key: value.to(device, non_blocking=True) for key, value in faces.columns.items()},
+                )
+                for name, faces in self.items()
+            }
+        )

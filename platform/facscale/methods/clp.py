@@ -1,0 +1,184 @@
+"""CLP: contrastive learning of person-independent representations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from facscale.data.views import Batch, Frames, Sequence, View
+from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
+from facscale.nn import Momentum, Queue, ResNet, projection_head
+
+Descent = Literal["inverse-sqrt", "inverse", "exponential", "constant"]
+
+
+class CLP(Method):
+    """Li and Shan, "Contrastive Learning of Person-independent Representations for Facial Action Unit Detection".
+
+    Temporal contrastive learning (TCL), for a clip f_1 ... f_J of one face, in the normalised space of the TCL head::
+
+        L_triplet = sum_{j=2}^{J-1} lambda_j [D(f_1, f_j) - D(f_1, f_{j+1}) + m]_+                  (1)
+        L_tcl     = L_triplet(f_1 ... f_J) + L_triplet(f_J ... f_1)
+
+    Cross-identity reconstruction (CIR), for a single frame q_r in the space of the CIR head, its augmented copy k_r
+    seen by the momentum encoder, and a queue M split at random into neighbours C and negatives N each step::
+
+        a_c   = softmax_{c in C} (sim(q_r, C_c) / T)                                                (2)
+        q^_r  = sum_c a_c C_c                                                                       (3)
+        L_cir = -log exp(sim(q^_r, k_r) / T) / (exp(sim(q^_r, k_r) / T) + sum_{n in N} exp(sim(q^_r, n) / T))  (4)
+        w_k  <- mu w_k + (1 - mu) w_q                                                               (5)
+        L     = L_tcl + beta L_cir                                                                  (6)
+
+    Letters: D Euclidean distance, sim cosine, m `margin`, lambda `triplet_weight`, T `temperature`, mu `momentum`,
+    beta `cir_weight`, |M| `queue_size`, |C| `neighbours`; shapes: B samples, J frames of a clip, L single frames of a
+    video, D dimensions, M keys.
+
+    Differs from the paper: sums over samples are means, so that the loss does not grow with the batch. Unstated there
+    and chosen here: T (0.07, as in cross-video cycle consistency), the hinge (relu), one augmentation for a whole clip,
+    and the start, when the queue is not yet full: only keys that stand in it take part. "I does not exist in C": keys
+    of the query's own identity are never neighbours; `exclude: both` keeps them out of the negatives too.
+    """
+
+    class Config(MethodConfig):
+        """Hyper-parameters, with the paper's values."""
+
+        depth: Literal[18, 34, 50] = 34  # of the ResNet
+        width: PositiveInt = 64  # channels of its first stage
+        length: Annotated[int, Field(ge=3)] = 9  # J, frames of a clip
+        stride: PositiveInt = 2  # s, frames between two frames of a clip
+        clip_augmentation: Literal["shared", "each"] = "shared"
+        margin: NonNegativeFloat = 0.03  # m, Eq. 1
+        triplet_weight: Descent = "inverse-sqrt"  # lambda_j: 1/sqrt(j), 1/j, exp(-j) or 1 (Table IV)
+        tcl_weight: NonNegativeFloat = 1.0  # 0: CIR only (Table IV)
+        cir_weight: NonNegativeFloat = 0.1  # beta, Eq. 6; 0: TCL only (Table IV)
+        frames: PositiveInt = 2  # L, discontinuous frames of a video for CIR
+        queue_size: Annotated[int, Field(ge=2)] = 65536  # |M|
+        neighbours: PositiveInt | None = None  # |C|; None: half of the queue
+        exclude: Literal["neighbours", "both"] = "neighbours"  # where keys of the query's identity may not stand
+        temperature: PositiveFloat = 0.07  # T, Eqs. 2 and 4
+        momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999  # mu, Eq. 5
+        hidden: PositiveInt = 256  # of both projection heads
+        embedding: PositiveInt = 128  # D, of both projection heads
+
+        @model_validator(mode="after")
+        def _something_is_trained(self) -> CLP.Config:
+            if not (self.tcl_weight or self.cir_weight):
+                raise ValueError("tcl_weight and cir_weight are both 0: nothing would be trained")
+            if self.neighbours is not None and self.neighbours >= self.queue_size:
+                raise ValueError(f"neighbours must be fewer than queue_size ({self.queue_size}); the rest are the negatives")
+            return self
+
+    config: Config
+
+    def __init__(self, config: Config, facts: DataFacts) -> None:
+        super().__init__(config, facts)
+        self.encoder = ResNet(config.depth, width=config.width)
+        self.tcl_head = projection_head(self.encoder.dim, config.hidden, config.embedding)
+        self.cir_head = projection_head(self.encoder.dim, config.hidden, config.embedding)
+        self.key_encoder = Momentum(self.encoder, momentum=config.momentum)
+        self.key_head = Momentum(self.cir_head, momentum=config.momentum)
+        self.queue = Queue(config.queue_size, config.embedding)
+
+    @staticmethod
+    def sample(config: Config) -> Mapping[str, View]:
+        """One clip, and L frames of the same video in two augmentations: the queries and the keys."""
+        shared = config.clip_augmentation == "shared"
+        clip = Sequence(length=config.length, stride=config.stride, shared=shared)
+        return {"clip": clip, "faces": Frames(count=config.frames, views=2)}
+
+    @trains("encoder", "tcl_head", "cir_head")
+    def pretext(self, batch: Batch) -> Losses:
+        """Eq. 6. The clips and the single frames pass the encoder together."""
+        clips_BJ = batch.clip.images[:, :, 0]
+        queries_BL, keys_BL = batch.faces.images.unbind(2)
+        split = clips_BJ.shape[0] * clips_BJ.shape[1]
+        features = self.encoder(torch.cat([clips_BJ.flatten(0, 1), queries_BL.flatten(0, 1)]))
+        losses: Losses = {}
+        if self.config.tcl_weight:
+            clips_BJD = normalize(self.tcl_head(features[:split]).unflatten(0, clips_BJ.shape[:2]), dim=-1)
+            losses["tcl"] = Loss(temporal_loss(clips_BJD, config=self.config), self.config.tcl_weight)
+        if self.config.cir_weight:
+            queries_BD = normalize(self.cir_head(features[split:]), dim=-1)
+            keys_BD = normalize(self.key_head(self.key_encoder(keys_BL.flatten(0, 1))), dim=-1)
+            identities_B = batch.faces.identity.repeat_interleave(self.config.frames)
+            losses["cir"] = Loss(self._reconstruction(queries_BD, keys_BD, identities_B), self.config.cir_weight)
+            self.queue.enqueue(keys_BD, identities_B)
+        return losses
+
+    def after_step(self) -> None:
+        """Eq. 5."""
+        self.key_encoder.follow(self.encoder)
+        self.key_head.follow(self.cir_head)
+
+    def _reconstruction(self, queries_BD: Tensor, keys_BD: Tensor, identities_B: Tensor) -> Tensor:
+        """Split the queue at random into C and the negatives, then Eqs. 2-4."""
+        filled = int(self.queue.filled)
+        share = (self.config.neighbours or self.config.queue_size // 2) / self.config.queue_size
+        chosen = torch.randperm(filled, device=queries_BD.device)
+        neighbours, negatives = chosen[: round(filled * share)], chosen[round(filled * share) :]
+        strangers_BM = self.queue.identities[:filled] != identities_B[:, None]
+        allowed_BN = strangers_BM[:, negatives] | (self.config.exclude == "neighbours")
+        return reconstruction_loss(
+            queries_BD,
+            keys_BD,
+            neighbours_MD=self.queue.keys[neighbours],
+            may_neighbour_BM=strangers_BM[:, neighbours],
+            negatives_MD=self.queue.keys[negatives],
+            may_repel_BM=allowed_BN,
+            temperature=self.config.temperature,
+        )
+
+
+def triplet_weights(count: int, *, descent: Descent) -> Tensor:
+    """lambda_j for j = 2 ... count + 1, as Eq. 1 counts: [count]."""
+    j = torch.arange(2, count + 2, dtype=torch.float64)
+    weights = {"inverse-sqrt": j**-0.5, "inverse": 1 / j, "exponential": torch.exp(-j), "constant": torch.ones_like(j)}
+    return weights[descent]
+
+
+def temporal_loss(clips_BJD: Tensor, *, config: CLP.Config) -> Tensor:
+    """L_tcl of normalised clip embeddings [B, J, D]: Eq. 1 forwards and backwards in time, mean over the clips."""
+    weights = triplet_weights(clips_BJD.shape[1] - 2, descent=config.triplet_weight).to(clips_BJD)
+    loss = clips_BJD.new_zeros(())
+    for ordered_BJD in (clips_BJD, clips_BJD.flip(1)):
+        distances = distance(ordered_BJD[:, :1], ordered_BJD[:, 1:])  # of f_1 to f_2 ... f_J
+        hinges = (distances[:, :-1] - distances[:, 1:] + config.margin).relu()
+        loss = loss + (hinges * weights).sum(1).mean()
+    return loss
+
+
+def distance(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean distance over the last dimension; its gradient is 0, not infinite, where a and b are equal."""
+    squared = (a - b).square().sum(-1)
+    apart = squared > 0
+    return torch.where(apart, squared, 1.0).sqrt() * apart
+
+
+def reconstruction_loss(
+    queries_BD: Tensor,
+    keys_BD: Tensor,
+    *,
+    neighbours_MD: Tensor,
+    may_neighbour_BM: Tensor,
+    negatives_MD: Tensor,
+    may_repel_BM: Tensor,
+    temperature: float,
+) -> Tensor:
+    """L_cir, Eqs. 2-4, of normalised queries, keys and queue; the masks say which keys a query may use.
+
+    The mean is over the queries that have a neighbour and a negative at all; 0 while there is none.
+    """
+    usable_B = may_neighbour_BM.any(1) & may_repel_BM.any(1)
+    if not usable_B.any():
+        return queries_BD.sum() * 0.0
+    queries_BD, keys_BD = queries_BD[usable_B], keys_BD[usable_B]
+    scores_BM = (queries_BD @ neighbours_MD.T / temperature).masked_fill(~may_neighbour_BM[usable_B], -torch.inf)
+    rebuilt_BD = normalize(scores_BM.softmax(1) @ neighbours_MD, dim=-1)
+    positive_B1 = (rebuilt_BD * keys_BD).sum(1, keepdim=True) / temperature
+    negative_BM = (rebuilt_BD @ negatives_MD.T / temperature).masked_fill(~may_repel_BM[usable_B], -torch.inf)
+    return (torch.cat([positive_B1, negative_BM], 1).logsumexp(1) - positive_B1[:, 0]).mean()

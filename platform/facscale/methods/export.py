@@ -1,0 +1,56 @@
+"""A trained method as one safetensors file that rebuilds itself: weights, and name, hyper-parameters and facts as text.
+
+Nothing in it is code, so a file from elsewhere can do no harm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from pydantic import TypeAdapter
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from facscale.methods import DataFacts, Method, find
+from facscale.spec import SpecError
+
+
+def save(method: Method, path: Path, *, name: str) -> None:
+    """Write `method` to `path`; `name` is what a spec calls it."""
+    about = {
+        "facscale": "1",
+        "method": name,
+        "config": method.config.model_dump_json(),
+        "facts": json.dumps(asdict(method.facts)),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights = {key: value.detach().cpu().contiguous().clone() for key, value in method.state_dict().items()}
+    save_file(weights, path, metadata=about)
+
+
+def load(path: Path, **inputs: Method) -> Method:
+    """The method that `save` wrote, in eval mode. Raises SpecError for a file that is not such an export."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError) as error:
+        raise SpecError(f"{path}: not an exported method (a safetensors file is expected): {error}") from None
+    if about.get("facscale") != "1":
+        raise SpecError(f"{path}: a safetensors file, but none that facscale exported: it does not say which method it holds")
+    kind = find(about["method"])
+    facts = TypeAdapter(DataFacts).validate_json(about["facts"])
+    method = kind(kind.Config.model_validate_json(about["config"]), facts, **inputs)
+    method.load_state_dict(weights)
+    return method.eval()
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+

@@ -1,0 +1,58 @@
+"""A ResNet trained on labels: the reference row of every table, and the probe that lets BatchNorm adapt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from facscale.data.views import Batch, Frames, View
+from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
+from facscale.nn import LinearProbe, ResNet, masked_bce
+
+
+class Supervised(Method):
+    """Encoder, BatchNorm and a bias-free linear layer (the classifier of CLP's section IV.A), trained together.
+
+    The loss is binary cross-entropy, positives and negatives of each AU weighted inversely to their frequency among the
+    training frames; missing labels (-1) take no part. `trainable: batchnorm` is the paper's other protocol, "the parameters in the
+    encoder were frozen except that in the batch-norm layers"; it wants the input `pretrained`, whose encoder is taken.
+    """
+
+    class Config(MethodConfig):
+        """Hyper-parameters."""
+
+        depth: Literal[18, 34, 50] = 34  # of the ResNet, when no `pretrained` is given
+        width: PositiveInt = 64
+        trainable: Literal["all", "batchnorm"] = "all"  # of the encoder
+
+    config: Config
+    label_weights: Tensor
+
+    def __init__(self, config: Config, facts: DataFacts, *, pretrained: Method | None = None) -> None:
+        super().__init__(config, facts)
+        self.encoder = pretrained.encoder if pretrained else ResNet(config.depth, width=config.width)
+        self.classifier = LinearProbe(dim=self.encoder.dim, aus=len(facts.aus))
+        self.register_buffer("label_weights", torch.tensor(facts.label_weights))
+        if config.trainable == "batchnorm":
+            for module in self.encoder.modules():
+                for parameter in module.parameters(recurse=False):
+                    parameter.requires_grad_(isinstance(module, nn.BatchNorm2d))
+
+    @staticmethod
+    def sample(config: Config) -> Mapping[str, View]:
+        """One labelled frame."""
+        return {"face": Frames(source="labelled", columns=("au",))}
+
+    @trains("encoder", "classifier")
+    def classify(self, batch: Batch) -> Losses:
+        """Weighted binary cross-entropy over the labels that are there."""
+        logits = self.predict(batch.face.images[:, 0, 0])
+        return {"bce": Loss(masked_bce(logits, au=batch.face.au[:, 0], weights=self.label_weights))}
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Images [N, 3, S, S] in [0, 1] -> AU logits [N, A]."""
+        return self.classifier(self.encoder(images))

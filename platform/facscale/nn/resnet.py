@@ -1,0 +1,103 @@
+"""ResNets (He et al., "Deep Residual Learning for Image Recognition", arXiv 1512.03385), as feature extractors.
+
+Parameter names are torchvision's (`conv1`, `layer3.0.bn2`, `layer2.0.downsample.1`), so that the well-known
+checkpoints load.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+BLOCKS: dict[int, tuple[int, int, int, int]] = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+}
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and the shortcut around them."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, planes: int, *, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, planes, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.downsample = _shortcut(inputs, planes, stride=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, inputs, H, W] -> [N, planes, H / stride, W / stride]."""
+        y = self.bn1(self.conv1(x)).relu()
+        return (self.bn2(self.conv2(y)) + self.downsample(x)).relu()
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (which carries the stride, as in torchvision) and 1x1 convolutions, four times as wide at the end."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, planes: int, *, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, planes, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = nn.Conv2d(planes, 4 * planes, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * planes)
+        self.downsample = _shortcut(inputs, 4 * planes, stride=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, inputs, H, W] -> [N, 4 * planes, H / stride, W / stride]."""
+        y = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu())).relu()
+        return (self.bn3(self.conv3(y)) + self.downsample(x)).relu()
+
+
+class ResNet(nn.Module):
+    """Images [N, 3, S, S] in [0, 1] -> features [N, dim]; normalises its input by ImageNet's mean and deviation.
+
+    `width` is the first stage's channels (64 in the paper); `dim` is 8 * width, or 32 * width for depth 50.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, depth: Literal[18, 34, 50] = 34, *, width: int = 64) -> None:
+        super().__init__()
+        block = Bottleneck if depth == 50 else BasicBlock
+        self.dim = 8 * width * block.expansion
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        self.conv1 = nn.Conv2d(3, width, 7, 2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.maxpool = nn.MaxPool2d(3, 2, padding=1)
+        inputs = width
+        for number, count in enumerate(BLOCKS[depth]):
+            planes = width * 2**number
+            blocks = []
+            for index in range(count):
+                blocks.append(block(inputs, planes, stride=2 if number and not index else 1))
+                inputs = planes * block.expansion
+            setattr(self, f"layer{number + 1}", nn.Sequential(*blocks))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, 3, S, S] in [0, 1] -> [N, dim]."""
+        x = self.maxpool(self.bn1(self.conv1((images - self.mean) / self.std)).relu())
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return x.mean((2, 3))
+
+
+def _shortcut(inputs: int, outputs: int, *, stride: int) -> nn.Module:
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))

@@ -1,0 +1,6 @@
+"""Job and pipeline files: strict, with inheritance and overrides, and errors that name file, line and nearest key."""
+
+from facscale.spec.document import Document, SpecError, merge, nearest, parse, read
+from facscale.spec.models import Block, Job, Pipeline
+
+__all__ = ["Block", "Document", "Job", "Pipeline", "SpecError", "merge", "nearest", "parse", "read"]

@@ -1,0 +1,236 @@
+"""A YAML file as plain data that remembers where each value was written.
+
+`read` resolves `extends:`, `${ENVIRONMENT}` variables and dotted overrides into one `Document`; `parse` turns (a part
+of) a document into a closed pydantic model. Whatever is wrong comes out as one `SpecError` that names file, line and
+key, and the nearest key that exists.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+from pydantic import BaseModel
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+Path_ = tuple[str | int, ...]
+Model = TypeVar("Model", bound=BaseModel)
+
+MAX_NODES = 100_000  # an alias bomb unfolds past this long before it hurts
+VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+
+
+class SpecError(Exception):
+    """The user's file cannot be used. The message is complete: it is printed alone, without a traceback."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a value was written."""
+
+    file: str
+    line: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}" if self.line else self.file
+
+
+@dataclass(frozen=True)
+class Document:
+    """Plain data, and the origin of each of its values by path."""
+
+    data: dict[str, Any]
+    origins: dict[Path_, Origin] = field(repr=False)
+
+    def origin(self, path: Path_) -> Origin:
+        """The origin of the value at `path`, or of its nearest written parent."""
+        while path and path not in self.origins:
+            path = path[:-1]
+        return self.origins[path]
+
+    def at(self, path: Path_) -> Any:
+        """The value at `path`; None where there is none."""
+        value: Any = self.data
+        for key in path:
+            try:
+                value = value[key]
+            except (KeyError, IndexError, TypeError):
+                return None
+        return value
+
+    def patched(self, path: Path_) -> Document:
+        """This document with the mapping at `path` laid over it (a baseline or a stage is such a patch)."""
+        origins = {key[len(path) :]: origin for key, origin in self.origins.items() if key[: len(path)] == path}
+        return merge(self, Document(self.at(path) or {}, origins))
+
+
+def read(path: str | Path, overrides: Sequence[str] = ()) -> Document:
+    """Read a spec file with everything it extends, then lay `overrides` ("train.epochs=3") over it.
+
+    Raises SpecError for a file that is missing or no YAML, an unset variable, a circle of `extends:`, a bad override.
+    """
+    document = _read_file(Path(path), trail=())
+    for word in overrides:
+        document = merge(document, _read_override(word))
+    return document
+
+
+def merge(below: Document, above: Document) -> Document:
+    """Lay one document over another: mappings merge key by key, everything else is replaced.
+
+    A method's options belong to that method: naming another one drops them.
+    """
+    data, origins = dict(below.data), dict(below.origins)
+    for key, value in above.data.items():
+        old = data.get(key)
+        lower, upper = _child(below, key), _child(above, key)
+        keeps = isinstance(old, Mapping) and isinstance(value, Mapping)
+        if keeps and key == "method" and value.get("name", old.get("name")) != old.get("name"):
+            keeps = False
+        child = merge(lower, upper) if keeps else upper
+        data[key] = child.data if isinstance(value, Mapping) else value
+        origins = {path: origin for path, origin in origins.items() if path[:1] != (key,)}
+        origins |= {(key, *path): origin for path, origin in child.origins.items()}
+    return Document(data, {**origins, (): above.origins.get((), below.origins.get((), Origin("?")))})
+
+
+def parse(document: Document, model: type[Model], at: Path_ = ()) -> Model:
+    """Validate the mapping at `at` as `model`. Raises SpecError that lists every fault with its line."""
+    try:
+        return model.model_validate_json(json.dumps(document.at(at) or {}), strict=True)
+    except pydantic.ValidationError as error:
+        faults = [_explain(document, model, at, fault) for fault in error.errors()]
+        raise SpecError("\n".join(dict.fromkeys(faults))) from None
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """' (did you mean "margin"?)', or the known words where none is near."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if close:
+        return f' (did you mean "{close[0]}"?)'
+    return f" (known: {', '.join(sorted(known))})" if known else ""
+
+
+def _explain(document: Document, model: type[BaseModel], at: Path_, fault: Any) -> str:
+    path = tuple(part for part in fault["loc"] if not _is_union_tag(part))
+    name = ".".join(str(part) for part in (*at, *path)) or "the file"
+    where = document.origin((*at, *path))
+    if fault["type"] == "extra_forbidden":
+        known = list(_model_at(model, path[:-1]).model_fields)
+        return f'{where}: unknown key "{name}"{nearest(str(path[-1]), known)}'
+    if fault["type"] == "missing":
+        return f'{where}: "{name}" is missing'
+    message = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    given = document.at((*at, *path))
+    shown = "" if isinstance(given, Mapping | list) or given is None else f", not {given!r}"
+    return f'{where}: "{name}": {message[:1].lower()}{message[1:]}{shown}'
+
+
+def _is_union_tag(part: str | int) -> bool:
+    """pydantic names the tried member of a union inside the path, as in ('workers', 'constrained-int')."""
+    return isinstance(part, str) and bool(re.search(r"[\[\](),]|^(int|str|float|bool|constrained-\w+|list|tuple)$", part))
+
+
+def _model_at(model: type[BaseModel], path: Path_) -> type[BaseModel]:
+    for part in path:
+        found = model.model_fields.get(str(part))
+        members = [found.annotation, *getattr(found.annotation, "__args__", ())] if found else []
+        inner = [m for m in members if isinstance(m, type) and issubclass(m, BaseModel)]
+        model = inner[0] if inner else model
+    return model
+
+
+def _child(document: Document, key: str) -> Document:
+    value = document.data.get(key)
+    origins = {path[1:]: origin for path, origin in document.origins.items() if path[:1] == (key,)}
+    return Document(value if isinstance(value, dict) else {}, origins)
+
+
+def _read_file(path: Path, trail: tuple[Path, ...]) -> Document:
+    if path.resolve() in trail:
+        circle = " -> ".join(file.name for file in (*trail, path))
+        raise SpecError(f'{path}: "extends" runs in a circle: {circle}')
+    try:
+        node = YAML(typ="safe", pure=True).compose(path.open(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SpecError(f"{path}: there is no such file (you are in {Path.cwd()})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read: {error}") from None
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        raise SpecError(f"{Origin(str(path), line)}: not valid YAML: {error.problem}") from None
+    if not isinstance(node, MappingNode):
+        raise SpecError(f"{path}: a spec is a mapping of keys to values; this file is not")
+    document = _plain(node, str(path))
+    parent = document.data.pop("extends", None)
+    if parent is None:
+        return document
+    if not isinstance(parent, str):
+        raise SpecError(f'{document.origin(("extends",))}: "extends" is the name of one file')
+    return merge(_read_file(path.parent / parent, (*trail, path.resolve())), document)
+
+
+def _read_override(word: str) -> Document:
+    name, equals, text = word.partition("=")
+    if not equals or not all(name.split(".")):
+        raise SpecError(f'command line: "{word}" is no override; write key=value, as in train.epochs=3')
+    origin = Origin(f"command line ({word})")
+    try:
+        value: Any = YAML(typ="safe", pure=True).load(text)
+    except MarkedYAMLError as error:
+        raise SpecError(f"{origin}: not valid YAML: {error.problem}") from None
+    for key in reversed(name.split(".")):
+        value = {key: value}
+    return Document(value, {(): origin, (name.split(".")[0],): origin})
+
+
+def _plain(root: Node, file: str) -> Document:
+    """Turn a YAML node tree into plain data, with the line of every key; no tags, no duplicates, no bombs."""
+    origins: dict[Path_, Origin] = {}
+    resolver = YAML(typ="safe", pure=True)
+
+    def walk(node: Node, path: Path_) -> Any:
+        if len(origins) > MAX_NODES:
+            raise SpecError(f"{file}: unfolds to more than {MAX_NODES} values: are aliases nested in aliases?")
+        origins.setdefault(path, Origin(file, node.start_mark.line + 1))
+        if isinstance(node, SequenceNode):
+            return [walk(item, (*path, number)) for number, item in enumerate(node.value)]
+        if isinstance(node, MappingNode):
+            result: dict[str, Any] = {}
+            for key_node, value_node in node.value:
+                key = str(key_node.value)
+                origin = Origin(file, key_node.start_mark.line + 1)
+                if key in result:
+                    raise SpecError(f'{origin}: "{key}" is written twice')
+                origins[(*path, key)] = origin
+                result[key] = walk(value_node, (*path, key))
+            return result
+        return scalar(node)
+
+    def scalar(node: ScalarNode) -> Any:
+        origin = Origin(file, node.start_mark.line + 1)
+        if not str(node.tag).startswith("tag:yaml.org,2002:"):
+            raise SpecError(f"{origin}: the tag {node.tag} is not allowed; a spec holds plain values only")
+        text = VARIABLE.sub(lambda match: _variable(match, origin), node.value)
+        if text != node.value and node.style is None:
+            return resolver.load(text) if text else ""
+        return text if node.style is not None else resolver.constructor.construct_object(node)
+
+    return Document(walk(root, ()), origins)
+
+
+def _variable(match: re.Match[str], origin: Origin) -> str:
+    name, default = match.groups()
+    value = os.environ.get(name, default)
+    if value is None:
+        raise SpecError(f"{origin}: the environment variable {name} is not set; export {name}=… or write ${{{name}:-default}}")
+    return value

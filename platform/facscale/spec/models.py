@@ -1,0 +1,245 @@
+"""What a job file and a pipeline file may say: closed, frozen, typed, with units and ranges.
+
+The `method:` block is the one part that this room does not know: a method owns its hyper-parameters
+(`methods/base.py`), so here it is a name and whatever else stands in the block.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Range = Annotated[tuple[float, float], Field(min_length=2, max_length=2)]
+Url = str  # any fsspec URL: s3://bucket/folder, file:///folder, or a plain path
+OWNED_BY_THE_LOOP = {
+    "train_batch_size": "train.batch_size",
+    "train_micro_batch_size_per_gpu": "train.batch_size and cluster.workers",
+    "gradient_accumulation_steps": "train.accumulate",
+    "gradient_clipping": "train.clip",
+    "optimizer": "train.optimizer",
+    "scheduler": "train.schedule",
+}
+
+
+class Block(BaseModel):
+    """A part of a spec: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+
+class Method(Block):
+    """Names a method; its other keys are that method's own (see `facscale methods`)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+
+class Augment(Block):
+    """Random changes to every training image, drawn and applied on the accelerator."""
+
+    rotation: NonNegativeFloat = 10.0  # degrees, uniform in [-rotation, +rotation]
+    flip: Fraction = 0.5  # probability of a left-right mirror image
+    brightness: NonNegativeFloat = 0.4  # factor uniform in [1 - x, 1 + x]
+    contrast: NonNegativeFloat = 0.4
+    saturation: NonNegativeFloat = 0.4
+    hue: Fraction = 0.0  # turns of the colour circle, uniform in [-x, +x]
+    crop: Range = (0.8, 1.0)  # side of the random crop as a share of the image's side
+
+    @model_validator(mode="after")
+    def _crop_is_a_range(self) -> Augment:
+        if not 0 < self.crop[0] <= self.crop[1] <= 1:
+            raise ValueError("crop must be [smallest, largest] within (0, 1]")
+        return self
+
+
+class Data(Block):
+    """Which shards are read, and how."""
+
+    unlabelled: tuple[Url, ...] | Url = ()
+    labelled: tuple[Url, ...] | Url = ()
+    image_size: PositiveInt = 224  # pixels, side of the network's square input
+    per_track: PositiveInt | Literal["all"] = 1  # samples an epoch takes from each track; "all": as many as fit side by side
+    canonical_streams: PositiveInt = 64  # the order of samples depends on this, never on the number of workers
+    shuffle_block: PositiveInt = 4  # row groups of a canonical stream that are shuffled together
+    threads: PositiveInt = 4  # JPEG decoding threads of each worker
+    prefetch: PositiveInt = 4  # batches prepared ahead
+    cache: Url = "~/.cache/facscale/shards"  # local folder for row groups of remote data sets
+    cache_gb: PositiveFloat = 100.0
+    max_bad: Fraction = 0.001  # share of unreadable frames or row groups at which the run stops
+    augment: Augment = Augment()
+
+
+class Optimizer(Block):
+    """`name` is torch.optim's, in any case; keys that it lacks are errors of the spec."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: PositiveFloat = 0.001
+    momentum: Fraction = 0.9  # sgd
+    betas: Range = (0.9, 0.999)  # adam, adamw
+    weight_decay: NonNegativeFloat = 0.0
+
+
+class Schedule(Block):
+    """Learning rate over the run, as a factor of `optimizer.lr`."""
+
+    name: Literal["constant", "cosine", "step"] = "constant"
+    warmup_epochs: NonNegativeFloat = 0.0
+    milestones: tuple[PositiveFloat, ...] = ()  # step: epochs at which the rate is multiplied by gamma
+    gamma: PositiveFloat = 0.1
+
+
+class Train(Block):
+    """The training loop. A batch is the global one, over all workers, in samples (a CLP sample is one clip)."""
+
+    batch_size: PositiveInt = 64
+    accumulate: PositiveInt = 1  # micro-batches per optimizer step
+    epochs: NonNegativeFloat = 200.0  # 0: the encoder stays as it was initialised
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    clip: NonNegativeFloat = 0.0  # largest gradient norm; 0: never clip
+    precision: Literal["float32", "bf16"] = "float32"  # bf16: autocast; weights and momentum stay float32
+    channels_last: bool = True
+    compile: bool = False  # torch.compile
+    log_every: PositiveInt = 10  # steps
+    checkpoint_every: PositiveInt = 500  # steps
+    keep_checkpoints: PositiveInt = 2
+    probe_every: NonNegativeInt = 1000  # steps between online probes and collapse diagnostics; 0: never
+    probe_frames: PositiveInt = 512  # labelled frames of the online probe
+
+
+class Cluster(Block):
+    """What the job asks Ray for, and where it keeps its state."""
+
+    workers: PositiveInt | Annotated[tuple[PositiveInt, PositiveInt], Field(min_length=2, max_length=2)] = 1
+    gpus_per_worker: NonNegativeFloat = 1.0
+    cpus_per_worker: PositiveFloat = 4.0
+    max_failures: int = Field(default=8, ge=-1)  # restarts after lost workers; -1: without end
+    storage: Url = "~/facscale/runs"  # checkpoints; shared by all nodes when there are several
+    name: str = ""  # tag in MLflow; "" takes the host's name
+
+
+class Probe(Block):
+    """BatchNorm and a bias-free linear layer on frozen embeddings."""
+
+    epochs: PositiveInt = 30
+    batch_size: PositiveInt = 256
+    lr: PositiveFloat = 0.01
+    weight_decay: NonNegativeFloat = 0.0
+
+
+class Evaluate(Block):
+    """Subject-exclusive cross-validated F1."""
+
+    protocol: Literal["linear-probe", "adapted-batchnorm"] = "linear-probe"
+    folds: int = Field(default=3, ge=2)
+    threshold: Fraction = 0.5
+    seed: NonNegativeInt = 0  # of the split, where a data set has no published folds
+    probe: Probe = Probe()
+    baselines: dict[str, dict[str, Any]] = {}  # further rows of the table: each a patch over this very spec
+
+
+class Track(Block):
+    """MLflow. Without a `uri`, MLFLOW_TRACKING_URI; without that, a SQLite file beside the runs."""
+
+    uri: str = ""
+    experiment: str = ""  # "" takes the first labelled data set's name
+    tags: dict[str, str] = {}
+
+
+class Input(Block):
+    """A trained method that another one builds on: an earlier stage of the same job, or an exported file."""
+
+    stage: str = ""
+    url: Url = ""
+    sha256: str = ""  # of the file at `url`
+
+    @model_validator(mode="after")
+    def _from_one_place(self) -> Input:
+        if bool(self.stage) == bool(self.url) or bool(self.url) != bool(self.sha256):
+            raise ValueError("write either {stage: NAME} or {url: FILE, sha256: CHECKSUM}")
+        return self
+
+
+class Job(Block):
+    """One file under jobs/: pre-train (or train per fold), evaluate, compare."""
+
+    name: str = ""  # "" takes the file's name
+    seed: NonNegativeInt = 0
+    method: Method
+    stages: dict[str, dict[str, Any]] = {}  # trained first, in this order: each a patch over this very spec
+    inputs: dict[str, Input] = {}  # what the method's constructor takes beyond its hyper-parameters
+    data: Data = Data()
+    train: Train = Train()
+    cluster: Cluster = Cluster()
+    deepspeed: dict[str, Any] = {}  # passed on verbatim
+    evaluate: Evaluate = Evaluate()
+    track: Track = Track()
+
+    @model_validator(mode="after")
+    def _one_way_to_say_each_thing(self) -> Job:
+        for key in self.deepspeed.keys() & OWNED_BY_THE_LOOP.keys():
+            raise ValueError(f"deepspeed.{key} is set from {OWNED_BY_THE_LOOP[key]}; write it there")
+        for name, source in self.inputs.items():
+            if source.stage and source.stage not in self.stages:
+                raise ValueError(f'inputs.{name} names the stage "{source.stage}", which is not under stages')
+        return self
+
+
+class Source(Block):
+    """Raw videos or images as a data set's authors lay them out."""
+
+    layout: Literal["voxceleb2", "bp4d", "disfa", "videos"]
+    root: Url
+    every: PositiveInt = 1  # keep each n-th frame
+    limit: NonNegativeInt = 0  # videos read at most; 0: all
+
+
+class Detector(Block):
+    """Names a face detector; its other keys are that detector's own."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = "dlib"
+
+
+class Crop(Block):
+    """The aligned face: a similarity transform brings the eyes to fixed places of a square."""
+
+    size: PositiveInt = 256  # pixels
+    eyes_y: Fraction = 0.38  # height of the eye line, from the top, as a share of the side
+    eyes_distance: Fraction = 0.38  # between the eye centres, as a share of the side
+    quality: int = Field(default=92, ge=1, le=100)  # JPEG
+
+
+class Render(Block):
+    """Synthetic talking faces, rendered into `source.root` in the tree of `source.layout` before they are read."""
+
+    identities: PositiveInt = 24
+    videos: PositiveInt = 2  # per identity
+    seconds: PositiveFloat = 3.0
+    fps: PositiveInt = 25
+    size: PositiveInt = 224  # pixels, side of the video
+    first_identity: NonNegativeInt = 0  # data sets that must not share people start at different numbers
+    seed: NonNegativeInt = 0
+
+
+class Ingest(Block):
+    """What the pipeline asks Ray for."""
+
+    workers: PositiveInt = 2
+    cpus_per_worker: PositiveFloat = 1.0
+    row_group_mb: Annotated[float, Field(ge=0.1, le=64)] = 8.0
+    shard_mb: Annotated[float, Field(ge=1, le=4096)] = 256.0
+
+
+class Pipeline(Block):
+    """One file under pipelines/: raw videos to a data set of face shards."""
+
+    name: str = ""
+    source: Source
+    render: Render | None = None
+    detector: Detector = Detector()
+    crop: Crop = Crop()
+    output: Url
+    ingest: Ingest = Ingest()

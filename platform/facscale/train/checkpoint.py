@@ -1,0 +1,39 @@
+"""The whole state of a run as a folder that any number of workers can go on from.
+
+`state.pt` holds the step (from which the stream's cursor, the learning rate and all random numbers follow), every
+tensor of the method (momentum encoder and queue among them) and the whole optimizer state. `method.safetensors` is the
+export that everyone else reads.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+from ray.train import Checkpoint
+
+from facscale.methods import export
+from facscale.train.loop import Run
+
+STATE = "state.pt"
+EXPORT = "method.safetensors"
+
+
+def write(run: Run) -> Checkpoint | None:
+    """A checkpoint of `run`, on rank 0; None elsewhere. All workers must call it: optimizer state is gathered."""
+    optimizers = {engine.root.name: engine.state() for engine in run.engines}
+    if run.rank:
+        return None
+    folder = Path(tempfile.mkdtemp(prefix="facscale-checkpoint-"))
+    state = {"step": run.step, "method": run.method.state_dict(), "optimizers": optimizers}
+    torch.save(state, folder / STATE)
+    export.save(run.method, folder / EXPORT, name=run.job.method.name)
+    return Checkpoint.from_directory(str(folder))
+
+
+def read(checkpoint: Checkpoint) -> dict[str, object]:
+    """What `write` saved, on the CPU. Only tensors and plain values are unpickled."""
+    with checkpoint.as_directory() as folder:
+        state: dict[str, object] = torch.load(Path(folder) / STATE, map_location="cpu", weights_only=True)
+    return state

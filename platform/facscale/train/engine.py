@@ -1,0 +1,152 @@
+"""DeepSpeed: one engine for each root of a method. The only module that imports it.
+
+Methods call plain modules; an engine only sees `backward` and `step`. With the roots of other phases frozen, this
+equals plain PyTorch at every ZeRO stage, which the usual form (calling engines in the forward pass) does not.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from facscale.methods.base import Method, Root
+from facscale.spec import Job, SpecError
+
+State = dict[str, dict[str, Tensor]]  # parameter name -> name of the state -> tensor, whole, whatever the ZeRO stage
+
+
+class Engine:
+    """The optimizer of one root, sharded over the workers as the spec's `deepspeed:` block says."""
+
+    def __init__(self, method: Method, root: Root, *, job: Job, world: int) -> None:
+        deepspeed = _import_deepspeed()
+        self.root = root
+        modules = nn.ModuleDict({name: method.get_submodule(name) for name in root.modules})
+        self.parameters = {name: p for name, p in modules.named_parameters() if p.requires_grad}
+        self._deepspeed, *_ = deepspeed.initialize(
+            model=modules,
+            optimizer=optimizer(job, list(self.parameters.values())),
+            config=settings(job, world=world),
+            dist_init_required=False,
+        )
+
+    def backward(self, loss: Tensor) -> None:
+        """Add this micro-batch's gradient; the last one of a step averages it over the workers."""
+        self._deepspeed.backward(loss)
+
+    def step(self) -> None:
+        """Clip and update, at the last micro-batch of a step; before that, nothing."""
+        self._deepspeed.step()
+
+    def set_rate(self, rate: float) -> None:
+        """The learning rate from here on."""
+        for group in self._deepspeed.optimizer.param_groups:
+            group["lr"] = rate
+
+    @property
+    def gradient_norm(self) -> float | None:
+        """Of the last step, before clipping; None where DeepSpeed does not compute it."""
+        norm = self._deepspeed.get_global_grad_norm()
+        return None if norm is None else float(norm)
+
+    def state(self) -> State:
+        """The whole optimizer state on every worker, so that any number of workers can go on from it. Collective."""
+        zero = self._zero()
+        if zero is None:
+            states = self._deepspeed.optimizer.state
+            return {name: dict(states[parameter]) for name, parameter in self.parameters.items() if parameter in states}
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        flat = next(iter(zero.optimizer.state.values()), {})
+        scalars = {key: value for key, value in flat.items() if torch.is_tensor(value) and value.dim() == 0}
+        sharded = [key for key, value in flat.items() if torch.is_tensor(value) and value.dim() > 0]
+        return {
+            name: scalars | {key: safe_get_full_optimizer_state(parameter, key) for key in sharded}
+            for name, parameter in self.parameters.items()
+        }
+
+    def load_state(self, state: State) -> None:
+        """Go on from what `state` returned, on this or another number of workers. Collective."""
+        zero = self._zero()
+        if not state:
+            return
+        if zero is None:
+            for name, parameter in self.parameters.items():
+                self._deepspeed.optimizer.state[parameter] = {
+                    key: value.to(parameter.device) if value.dim() else value for key, value in state[name].items()
+                }
+            return
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        example = next(iter(state.values()))
+        for group in zero.optimizer.param_groups:
+            for flat in group["params"]:
+                zero.optimizer.state[flat] = {
+                    key: torch.zeros_like(flat) if value.dim() else value.clone() for key, value in example.items()
+                }
+        zero._lazy_init_hp_params_optimizer_state()
+        for name, parameter in self.parameters.items():
+            for key, value in state[name].items():
+                if value.dim():
+                    safe_set_full_optimizer_state(parameter, value.to(parameter.device), key)
+
+    def _zero(self) -> Any:
+        """DeepSpeed's own optimizer around ours at ZeRO stages 1 and 2; None at stage 0."""
+        wrapped = self._deepspeed.optimizer
+        return wrapped if hasattr(wrapped, "_lazy_init_hp_params_optimizer_state") else None
+
+
+@contextmanager
+def training_only(engine: Engine, engines: list[Engine]) -> Iterator[None]:
+    """Freeze every other root: a phase gives gradient to its own root alone."""
+    others = [p for other in engines if other is not engine for p in other.parameters.values()]
+    for parameter in others:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)
+
+
+def optimizer(job: Job, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """torch.optim's, as `train.optimizer` says."""
+    o = job.train.optimizer
+    if o.name == "sgd":
+        return torch.optim.SGD(parameters, lr=o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[o.name]
+    return kind(parameters, lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)
+
+
+def settings(job: Job, *, world: int) -> dict[str, Any]:
+    """DeepSpeed's configuration: the spec's block verbatim, and what the rest of the spec fixes."""
+    if job.train.batch_size % (world * job.train.accumulate):
+        raise SpecError(
+            f"train.batch_size {job.train.batch_size} does not divide among {world} workers"
+            f" in {job.train.accumulate} micro-batches; choose a multiple of {world * job.train.accumulate}"
+        )
+    return {
+        "zero_allow_untested_optimizer": True,  # DeepSpeed's word for torch.optim's SGD
+        **job.deepspeed,
+        "train_batch_size": job.train.batch_size,
+        "train_micro_batch_size_per_gpu": job.train.batch_size // (world * job.train.accumulate),
+        "gradient_accumulation_steps": job.train.accumulate,
+        "gradient_clipping": job.train.clip,  # always said: left out, DeepSpeed clips to norm 1
+    }
+
+
+def _import_deepspeed() -> Any:
+    """Import DeepSpeed quietly; on a machine without an accelerator it has to be told so."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    import deepspeed
+
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    return deepspeed

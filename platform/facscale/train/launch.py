@@ -1,0 +1,89 @@
+"""One training as a Ray Train run: elastic, restarted after failures, resumed when it is submitted again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from facscale.spec import Job
+from facscale.train import checkpoint
+from facscale.train.plan import Plan
+from facscale.train.worker import Task, make_method, open_streams, work
+
+
+class TrainError(Exception):
+    """Training ended for good before its last step; the message says why and how to go on."""
+
+
+def fit(task: Task, *, name: str) -> bytes:
+    """Train `task` and return the exported method (`methods.export`).
+
+    `name` is the run's place under `cluster.storage`: the same name goes on from its latest checkpoint, and returns at
+    once when it is complete. With nothing to train (0 epochs) the freshly initialised method is exported.
+    """
+    if Plan(task.job, samples_per_epoch(task)).steps == 0:
+        return initial(task)
+    cluster = task.job.cluster
+    trainer = TorchTrainer(
+        work,
+        train_loop_config={"task": task},
+        torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=cluster.workers,
+            use_gpu=cluster.gpus_per_worker > 0,
+            resources_per_worker=resources(task.job),
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=storage(task.job),
+            failure_config=FailureConfig(
+                max_failures=cluster.max_failures, max_preemption_failures=-1, relax_collectives_on_preemption=True
+            ),
+            checkpoint_config=CheckpointConfig(num_to_keep=task.job.train.keep_checkpoints),
+            worker_runtime_env={"env_vars": environment(task.job)},
+        ),
+    )
+    result = trainer.fit()
+    if result.checkpoint is None:
+        raise TrainError(f"{name}: training ended without a checkpoint: {result.error}")
+    with result.checkpoint.as_directory() as folder:
+        return (Path(folder) / checkpoint.EXPORT).read_bytes()
+
+
+def initial(task: Task) -> bytes:
+    """The method as `task` initialises it, exported."""
+    from tempfile import TemporaryDirectory
+
+    from facscale.methods import export
+
+    torch.manual_seed(task.job.seed)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / checkpoint.EXPORT
+        export.save(make_method(task), path, name=task.job.method.name)
+        return path.read_bytes()
+
+
+def samples_per_epoch(task: Task) -> int:
+    """Of the stream that sets the epoch."""
+    return next(iter(open_streams(task, rank=0, world=1, pin=False).values())).samples_per_epoch
+
+
+def resources(job: Job) -> dict[str, float]:
+    """Of one worker."""
+    gpus = {"GPU": job.cluster.gpus_per_worker} if job.cluster.gpus_per_worker else {}
+    return {"CPU": job.cluster.cpus_per_worker, **gpus}
+
+
+def environment(job: Job) -> dict[str, str]:
+    """Of the workers: as many threads as each one has cores, so that neighbours do not fight over them."""
+    return {"OMP_NUM_THREADS": str(max(1, int(job.cluster.cpus_per_worker)))}
+
+
+def storage(job: Job) -> str:
+    """`cluster.storage` as Ray wants it: a URL, or an absolute path."""
+    url = job.cluster.storage
+    return url if "://" in url else os.path.abspath(os.path.expanduser(url))

@@ -1,0 +1,165 @@
+"""What runs inside each Ray Train worker: build the run, restore it, train, report."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+from ray.train import CheckpointUploadMode
+
+from facscale.data import Dataset, Stream
+from facscale.data.augment import Augmenter
+from facscale.data.views import Batch
+from facscale.methods import DataFacts, Method, export, find
+from facscale.spec import Job
+from facscale.train import checkpoint
+from facscale.train.engine import Engine
+from facscale.train.loop import Run, train
+from facscale.train.plan import Plan
+from facscale.train.probe import OnlineProbe
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training, complete and picklable: what to train, on what, and whom to tell."""
+
+    job: Job
+    config: Any  # the method's own
+    facts: DataFacts
+    inputs: Mapping[str, bytes] = field(default_factory=dict)  # exported methods, by the name of the argument
+    subjects: Collection[str] | None = None  # labelled identities to train on; None: all
+    mailbox: Any = None  # actor that takes records of training (`mailbox.Mailbox`)
+
+    def tell(self, kind: str, **record: Any) -> None:
+        """Send a record without waiting; training never stops for it."""
+        if self.mailbox is not None:
+            self.mailbox.put.remote(kind, record)
+
+
+def work(settings: Mapping[str, Task]) -> None:
+    """Ray Train's `train_loop_per_worker`."""
+    task = settings["task"]
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device()
+    streams = open_streams(task, rank=context.get_world_rank(), world=context.get_world_size(), pin=device.type == "cuda")
+    run = build(task, streams, rank=context.get_world_rank(), world=context.get_world_size(), device=device)
+    probe = OnlineProbe(task.job, run.device) if run.rank == 0 and task.job.train.probe_every else None
+    started, first = time.monotonic(), run.step
+    task.tell("progress", step=run.step, steps=run.plan.steps, note="resumed" if run.step else "started")
+    for _ in train(run):
+        plan, settings_ = run.plan, task.job.train
+        saving = plan.due(run.step, every=settings_.checkpoint_every)
+        if plan.due(run.step, every=settings_.log_every):
+            speed = (run.step - first) / (time.monotonic() - started)
+            tell_losses(task, run, speed=speed, streams=streams)
+            saving = ray.train.get_preemption_info() is not None or saving  # all workers get the same answer
+        if probe is not None and plan.due(run.step, every=settings_.probe_every):
+            task.tell("metrics", step=run.step, values=probe(run.method.encoder))
+        if saving:
+            ray.train.report(
+                {"step": run.step}, checkpoint.write(run), checkpoint_upload_mode=CheckpointUploadMode.ASYNC
+            )
+    skipped = [str(fault) for stream in streams.values() for fault in stream.skipped]
+    if skipped:
+        task.tell("skipped", rank=run.rank, faults=skipped)
+
+
+def open_streams(task: Task, *, rank: int, world: int, pin: bool) -> dict[str, Stream]:
+    """One stream for each source that the method's views name; the first view's source sets the epoch."""
+    views = find(task.job.method.name).sample(task.config)
+    data, streams = task.job.data, {}
+    for source in dict.fromkeys(view.source for view in views.values()):
+        streams[source] = Stream(
+            [Dataset(url) for url in urls(task.job, source)],
+            {name: view for name, view in views.items() if view.source == source},
+            spec=data,
+            batch_size=task.job.train.batch_size // task.job.train.accumulate,
+            seed=task.job.seed,
+            rank=rank,
+            world=world,
+            subjects=task.subjects if source == "labelled" else None,
+            pin=pin,
+        )
+    return streams
+
+
+def urls(job: Job, source: str) -> tuple[str, ...]:
+    """The data sets of one source, as a tuple whether the spec gives one or several."""
+    given = job.data.unlabelled if source == "unlabelled" else job.data.labelled
+    return (given,) if isinstance(given, str) else given
+
+
+def build(task: Task, streams: dict[str, Stream], *, rank: int, world: int, device: torch.device) -> Run:
+    """A run at its beginning, or where the latest checkpoint left it."""
+    torch.manual_seed(task.job.seed)
+    method = make_method(task).to(device)
+    if task.job.train.channels_last:
+        method = method.to(memory_format=torch.channels_last)
+    latest = ray.train.get_checkpoint()
+    state: dict[str, Any] = checkpoint.read(latest) if latest else {}
+    if state:
+        method.load_state_dict(state["method"])
+    engines = [Engine(method, root, job=task.job, world=world) for root in method.roots()]
+    for engine in engines:
+        engine.load_state(state.get("optimizers", {}).get(engine.root.name, {}))
+    if task.job.train.compile:
+        for name in (name for engine in engines for name in engine.root.modules):
+            method.get_submodule(name).compile()
+    augment = Augmenter(task.job.data)
+    return Run(
+        job=task.job,
+        plan=Plan(task.job, next(iter(streams.values())).samples_per_epoch),
+        method=method,
+        engines=engines,
+        batches=lambda start: zipped(streams, start),
+        prepare=lambda batch: augment(batch.to(device)),
+        device=device,
+        rank=rank,
+        step=int(state.get("step", 0)),
+    )
+
+
+def make_method(task: Task) -> Method:
+    """The method as it is initialised from the current random state, on the inputs that the spec gives it."""
+    with tempfile.TemporaryDirectory() as folder:
+        inputs = {}
+        for name, exported in task.inputs.items():
+            path = Path(folder) / f"{name}.safetensors"
+            path.write_bytes(exported)
+            inputs[name] = export.load(path)
+    return find(task.job.method.name)(task.config, task.facts, **inputs)
+
+
+def zipped(streams: dict[str, Stream], start: int) -> Iterator[Batch]:
+    """Batches with the views of all sources, from sample number `start` on."""
+    iterators = [stream.batches(start=start) for stream in streams.values()]
+    try:
+        for parts in zip(*iterators, strict=True):
+            yield Batch({name: faces for part in parts for name, faces in part.items()})
+    finally:
+        for iterator in iterators:
+            iterator.close()
+
+
+def tell_losses(task: Task, run: Run, *, speed: float, streams: dict[str, Stream]) -> None:
+    """Losses and speed of this worker; rank 0 speaks for all."""
+    if run.rank:
+        return
+    values = {f"loss/{name}": float(loss.value.detach()) for name, loss in run.losses.items()}
+    values["loss/total"] = sum(float(loss.value.detach()) * loss.weight for loss in run.losses.values())
+    norms = {f"gradient_norm/{engine.root.name}": engine.gradient_norm for engine in run.engines}
+    values |= {name: norm for name, norm in norms.items() if norm is not None}
+    values["samples_per_second"] = speed * run.job.train.batch_size
+    values["epoch"] = run.plan.epoch(run.step)
+    values["learning_rate"] = run.plan.rate(run.step - 1)
+    values["skipped"] = float(sum(len(stream.skipped) for stream in streams.values()))
+    task.tell("metrics", step=run.step, values=values)
+    note = "  ".join(f"{name.removeprefix('loss/')} {value:.3f}" for name, value in values.items() if "loss/" in name)
+    task.tell("progress", step=run.step, steps=run.plan.steps, note=note)
