@@ -39,6 +39,7 @@ class Cache:
         self.limit_bytes = limit_bytes
         self._warned = threading.Event()
         self._usable = self._claim()
+        self._writable = True
 
     def get(self, name: str, fetch: Callable[[], bytes]) -> bytes:
         """The bytes whose checksum is `name`: from disk, or else from `fetch` (and kept). Raises what `fetch` raises."""
@@ -46,7 +47,7 @@ class Cache:
         if self._usable and (data := self._read(path, name)) is not None:
             return data
         data = fetch()
-        if self._usable and len(data) <= self.limit_bytes:
+        if self._usable and self._writable and len(data) <= self.limit_bytes:
             self._keep(path, data)
         return data
 
@@ -89,35 +90,40 @@ class Cache:
 
     def _keep(self, path: Path, data: bytes) -> None:
         partial: Path | None = None
-        booked = False
         try:
-            booked = self._book(len(data))
-            handle, text = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".partial", dir=self.folder)
-            partial = Path(text)
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            twice = path.exists()
-            os.replace(partial, path)
-            if twice:
-                self._release(len(data))
+            partial = self._book(path.stem, len(data))
+            if partial is not None:
+                with partial.open("r+b") as file:
+                    file.write(data)
+                twice = path.exists()  # another process was faster
+                os.replace(partial, path)
+                if twice:
+                    self._release(len(data))
         except OSError as error:
+            self._writable = False
+            self._warn("the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error))
             with contextlib.suppress(OSError):
                 if partial is not None:
                     partial.unlink(missing_ok=True)
-                if booked:
                     self._release(len(data))
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            self._warn("the disk is full" if full else str(error))
-            self._usable = not full and self.folder.is_dir() and os.access(self.folder, os.W_OK)
 
-    def _book(self, size: int) -> bool:
-        """Enter `size` more bytes in the shared account, making room first if they do not fit."""
+    def _book(self, stem: str, size: int) -> Path | None:
+        """A partial file of `size` bytes, entered in the shared account; None where not enough can be deleted for it.
+
+        The file has its full length from the start (without blocks on disk), so whoever adds up the files sees it.
+        """
         with self._locked():
             used = self._read_usage()
             if used + size > self.limit_bytes:
                 used = self._make_room(size)
+            if used + size > self.limit_bytes:
+                self._write_usage(used)
+                return None
+            handle, partial = tempfile.mkstemp(prefix=f".{stem}.", suffix=".partial", dir=self.folder)
+            with os.fdopen(handle, "wb") as file:
+                file.truncate(size)
             self._write_usage(used + size)
-        return True
+        return Path(partial)
 
     def _release(self, size: int) -> None:
         with self._locked():
