@@ -6,12 +6,11 @@
 from facscale.evaluate.crossval import cross_validate, frames_of, positives
 from facscale.evaluate.diagnostics import diagnose
 from facscale.evaluate.f1 import Counts, count
-from facscale.evaluate.probe import LinearProbe, fit_probe, label_weights, masked_bce, predict
+from facscale.evaluate.probe import fit_probe, label_weights, predict
 from facscale.evaluate.table import Row, Table
 
 __all__ = [
     "Counts",
-    "LinearProbe",
     "Row",
     "Table",
     "count",
@@ -20,7 +19,6 @@ __all__ = [
     "fit_probe",
     "frames_of",
     "label_weights",
-    "masked_bce",
     "positives",
     "predict",
 ]

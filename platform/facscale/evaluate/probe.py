@@ -14,19 +14,12 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from facscale.data.labels import class_weights, inverse_frequency
+from facscale.nn.classifier import LinearProbe, masked_bce
 from facscale.spec.models import Probe
 
 Weighting = Literal["class", "au", "none"]
-
-
-class LinearProbe(nn.Sequential):
-    """Features [N, D] -> logits [N, n]."""
-
-    def __init__(self, *, dim: int, aus: int) -> None:
-        super().__init__(nn.BatchNorm1d(dim), nn.Linear(dim, aus, bias=False))
 
 
 def label_weights(au: np.ndarray, *, weighting: Weighting = "class") -> Tensor:
@@ -35,17 +28,6 @@ def label_weights(au: np.ndarray, *, weighting: Weighting = "class") -> Tensor:
         return torch.from_numpy(class_weights(au))
     one = inverse_frequency(au) if weighting == "au" else np.ones(au.shape[1], np.float32)
     return torch.from_numpy(np.stack([one, one]))
-
-
-def masked_bce(logits: Tensor, *, au: Tensor, weights: Tensor) -> Tensor:
-    """Mean weighted binary cross-entropy over the labelled entries; entries of -1 have neither loss nor gradient.
-
-    logits [..., n]; au [..., n] in {0, 1, -1}; weights [2, n] of negatives and positives. Zero where nothing is labelled.
-    """
-    known = au >= 0
-    weight = torch.where(au == 1, weights[1], weights[0]) * known
-    loss = F.binary_cross_entropy_with_logits(logits, (au == 1).to(logits.dtype), weight=weight.to(logits.dtype), reduction="sum")
-    return loss / known.sum().clamp(min=1)
 
 
 def fit_probe(

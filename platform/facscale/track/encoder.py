@@ -1,8 +1,8 @@
 """An encoder as an MLflow model that holds no code: weights as safetensors, and a config that says what to build.
 
-    MLmodel                     MLflow's own description: signature, and this module as the loader
-    data/weights.safetensors
-    data/config.json            {"encoder": "facscale.nn.resnet:ResNet", "options": {...}, and whatever else helps}
+    MLmodel                             MLflow's own description: signature, and this module as the loader
+    data/encoder/weights.safetensors
+    data/encoder/config.json            {"encoder": "facscale.nn.resnet:ResNet", "options": {...}, and whatever else helps}
 
 `mlflow.pyfunc.load_model(uri).predict(images)` maps float32 images [N, 3, S, S] in [0, 1] to features [N, D], wherever
 facscale is installed; `unwrap_python_model` and `load` give the torch module.
@@ -15,6 +15,7 @@ import importlib
 import json
 import shutil
 import tempfile
+import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -52,21 +53,23 @@ def save_encoder(folder: Path, *, weights: Path, config: Mapping[str, Any], exam
     from mlflow.types import Schema, TensorSpec
 
     with tempfile.TemporaryDirectory() as scratch:
-        data = Path(scratch) / "data"
+        data = Path(scratch) / "encoder"
         data.mkdir()
         shutil.copy2(weights, data / WEIGHTS)
         (data / CONFIG).write_text(json.dumps(dict(config), indent=1, sort_keys=True))
         features = _load_pyfunc(str(data)).predict(example.astype(np.float32))
         images = TensorSpec(np.dtype("float32"), (-1, *example.shape[1:]))
         signature = ModelSignature(Schema([images]), Schema([TensorSpec(np.dtype("float32"), (-1, features.shape[1]))]))
-        mlflow.pyfunc.save_model(
-            folder,
-            loader_module=__name__,
-            data_path=str(data),
-            signature=signature,
-            pip_requirements=[f"{package}=={version(package)}" for package in ("torch", "safetensors", "numpy")],
-            metadata={"encoder": config["encoder"], "weights": _digest(weights)},
-        )
+        with warnings.catch_warnings():  # it misses an example of the input; one of images would be megabytes of JSON
+            warnings.simplefilter("ignore", UserWarning)
+            mlflow.pyfunc.save_model(
+                folder,
+                loader_module=__name__,
+                data_path=str(data),
+                signature=signature,
+                pip_requirements=[f"{package}=={version(package)}" for package in ("torch", "safetensors", "numpy")],
+                metadata={"encoder": config["encoder"], "weights": _digest(weights)},
+            )
     return folder
 
 

@@ -128,12 +128,11 @@ class Journal:
             self._lock = file
         return True
 
-    def close(self) -> None:
-        """Give up the lock and the file."""
+    def unlock(self) -> None:
+        """Let another process send."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
-        os.close(self._file)
 
     def _without_known_metrics(self, record: Mapping[str, Any]) -> dict[str, Any] | None:
         if record["do"] != "metrics":

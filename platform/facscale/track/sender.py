@@ -75,7 +75,6 @@ class Sender:
     def drain(self) -> bool:
         """Deliver everything that is in the journal now; False when that is not possible (now)."""
         if not self._journal.lock():
-            log.warning("%s: another process is sending these records", self._journal.spool)
             return False
         self._journal.sync()
         for lane in LANES:
@@ -108,6 +107,7 @@ class Sender:
                 pause = min(2 * pause, LONGEST_PAUSE)
                 self._new.set()  # what is left has to be tried again
         self._delivered = self.drain()
+        self._journal.unlock()
 
     def _deliver(self, lane: str) -> None:
         while chunk := list(islice(self._journal.entries(self._sent.offsets.get(lane, 0)), CHUNK)):

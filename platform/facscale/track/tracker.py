@@ -117,7 +117,7 @@ def flush(spool: Path, *, uri: str | None = None) -> bool:
     try:
         return Sender.resumed(journal, uri=uri).drain()
     finally:
-        journal.close()
+        journal.unlock()
 
 
 def flatten(values: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
