@@ -1,0 +1,138 @@
+"""One frame: geometry, light and paint into pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from facscale.data.synthetic.anatomy import CELL, Array
+from facscale.data.synthetic.canvas import ATLAS, PATCHES, SKIN, noise, offsets
+from facscale.data.synthetic.identity import Identity
+from facscale.data.synthetic.motion import Script
+from facscale.data.synthetic.parts import paint
+from facscale.data.synthetic.raster import BEHIND_QUADS, SKIN_QUADS, cover, texels
+from facscale.data.synthetic.scene import Body, Figure
+from facscale.data.synthetic.wrinkles import wrinkles
+
+_AT = offsets()
+_WRAP = np.array([0.42, 0.28, 0.24], np.float32)  # skin lets red light through, so its shadows begin later
+
+
+@dataclass(frozen=True)
+class Cover:
+    """Which quad every pixel shows; -1 where none does. `scale` of these pixels make one of the picture."""
+
+    skin: NDArray[np.int32]
+    behind: NDArray[np.int32]
+    scale: int
+
+
+def covers(figure: Figure, *, size: int, scale: int) -> Cover:
+    """Visible quads at `scale` times the picture's resolution."""
+    skin, behind = (np.full((size * scale, size * scale), -1, np.int32) for _ in range(2))
+    points = figure.points * scale + (scale - 1) / 2
+    cover(BEHIND_QUADS, points, depth=None, canvas=behind)
+    cover(SKIN_QUADS, points, depth=figure.space[:, 2], canvas=skin)
+    return Cover(skin, behind, scale)
+
+
+class Painter:
+    """Renders the frames of one clip."""
+
+    def __init__(self, who: Identity, *, size: int, seed: tuple[int, ...]) -> None:
+        self.body, self.size = Body(who), size
+        self.scale = 2 if size <= 320 else 1
+        self.atlas = paint(who)
+        self._random = np.random.default_rng([*seed, 3])
+        self.background = _background(self._random, size=size * self.scale)
+        self.grain = self._random.uniform(0.5, 2.0)
+        self.noise = self._random.normal(0, self.grain, size=(4, size, size, 1)).astype(np.float32)
+
+    def frame(self, script: Script, frame: int) -> tuple[NDArray[np.uint8], Figure]:
+        """RGB [size, size, 3] and its geometry."""
+        figure = self.body.place(script, frame, size=self.size)
+        what = covers(figure, size=self.size, scale=self.scale)
+        light = _light(figure, script, frame)
+        points = figure.points * self.scale + (self.scale - 1) / 2
+        image = self.background * float(0.5 + 0.5 * script.strength[frame].sum())
+        detail = _detail(script.intensities[frame])
+        _compose(image, BEHIND_QUADS, what.behind, points, atlas=self.atlas, light=light, detail=None)
+        _compose(image, SKIN_QUADS, what.skin, points, atlas=self.atlas, light=light, detail=detail)
+        if self.scale > 1:
+            image = cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_AREA)
+        image = image + self.noise[frame % 4]
+        return np.clip(image, 0, 255).astype(np.uint8), figure
+
+
+def _compose(image: Array, which: object, canvas: NDArray[np.int32], points: Array, *, atlas: NDArray[np.uint8], light: Array, detail: Array | None) -> None:
+    """Draw one layer over `image`, in place, inside the smallest box that holds it."""
+    x, y, w, h = cv2.boundingRect((canvas >= 0).view(np.uint8))
+    if not w:
+        return
+    index = canvas[y : y + h, x : x + w]
+    k = texels(which, points)[np.maximum(index, 0)]  # type: ignore[arg-type]
+    px, py = np.arange(x, x + w, dtype=np.float32), np.arange(y, y + h, dtype=np.float32)[:, None]
+    u = k[..., 0] + k[..., 1] * px + k[..., 2] * py
+    v = k[..., 3] + k[..., 4] * px + k[..., 5] * py
+    colour = cv2.remap(atlas, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+    shade = cv2.remap(light, u / CELL, v / CELL, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    if detail is not None:
+        shade *= cv2.remap(detail, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[..., None]
+    alpha = colour[..., 3:] * (index >= 0)[..., None] / 255.0
+    box = image[y : y + h, x : x + w]
+    box += alpha * (colour[..., :3] * shade - box)
+
+
+def _normals(space: Array, rows: int, columns: int) -> Array:
+    grid = space.reshape(rows + 1, columns + 1, 3)
+    across, down = np.empty_like(grid), np.empty_like(grid)
+    across[:, 1:-1], across[:, 0], across[:, -1] = grid[:, 2:] - grid[:, :-2], grid[:, 1] - grid[:, 0], grid[:, -1] - grid[:, -2]
+    down[1:-1], down[0], down[-1] = grid[2:] - grid[:-2], grid[1] - grid[0], grid[-1] - grid[-2]
+    n = np.cross(across, down)
+    return n / np.maximum(np.linalg.norm(n, axis=-1, keepdims=True), 1e-8)
+
+
+def _light(figure: Figure, script: Script, frame: int) -> Array:
+    """Brightness [rows, columns, 3] at every vertex of the atlas."""
+    towards, (around, key) = script.light[frame], script.strength[frame]
+    out = np.ones((ATLAS[0] // CELL, ATLAS[1] // CELL, 3), np.float32)
+    half = towards + np.array([0, 0, 1], np.float32)
+    half /= np.linalg.norm(half)
+    for patch in PATCHES:
+        n = _normals(figure.space[_AT[patch.name]], patch.rows, patch.columns)
+        facing = (n @ towards)[..., None]
+        direct = np.clip((facing + _WRAP) / (1 + _WRAP), 0, None)
+        sky = 0.75 + 0.25 * np.clip(n[..., 2:], 0, 1) - 0.25 * n[..., 1:2]
+        value = around * sky + key * direct * script.tint
+        if patch is SKIN:
+            value += 0.10 * key * np.clip(n @ half, 0, 1)[..., None] ** 18
+        out[patch.top : patch.top + patch.rows + 1, patch.left : patch.left + patch.columns + 1] = value
+    return out
+
+
+def _detail(intensities: Array) -> Array:
+    """Brightness factor of the wrinkles, on the skin's texels."""
+    rows, columns = SKIN.texels
+    out = np.ones((rows.stop, columns.stop), np.float32)
+    for index, wrinkle in wrinkles().items():
+        if intensities[index] > 0.05:
+            out[wrinkle.area] += wrinkle.depth * float(intensities[index] / 5)
+    return np.clip(out, 0.15, 1.6)
+
+
+def _background(random: np.random.Generator, *, size: int) -> Array:
+    """An out-of-focus room: a gradient, blurred blocks, a little texture."""
+    a, b = random.uniform(30, 215, size=(2, 3)) * 0.6 + random.uniform(20, 90)
+    t = np.linspace(0, 1, size, dtype=np.float32)[:, None, None]
+    image = (a * (1 - t) + b * t).astype(np.float32) * np.ones((1, size, 1), np.float32)
+    for _ in range(int(random.integers(2, 9))):
+        x, y = random.uniform(-0.2, 1.0, size=2) * size
+        w, h = random.uniform(0.05, 0.5, size=2) * size
+        colour = [float(c) for c in random.uniform(20, 235, size=3)]
+        cv2.rectangle(image, (int(x), int(y)), (int(x + w), int(y + h)), colour, -1)
+    image = cv2.GaussianBlur(image, (0, 0), size * random.uniform(0.012, 0.05))
+    image += (3.0 * noise((size, size), scale=size / 40, random=random))[..., None]
+    return np.clip(image, 0, 255)
