@@ -66,7 +66,8 @@ def embed(
     if not store.exists(path):
         options = {"url": dataset_url, "image_size": image_size, "spec": spec, "batch_size": batch_size}
         options["device"] = "cuda" if gpus else "cpu"
-        tables = _computed(encoder, dataset, options=options, actors={"concurrency": workers, "num_cpus": cpus, "num_gpus": gpus})
+        actors = {"compute": ray.data.ActorPoolStrategy(size=workers), "num_cpus": cpus, "num_gpus": gpus}
+        tables = _computed(encoder, dataset, options=options, actors=actors)
         table = _checked(tables, dataset=dataset, max_bad=max_bad)
         store.makedirs(folder, exist_ok=True)
         with store.open(f"{path}.part", "wb") as file:
@@ -95,7 +96,7 @@ class _Embedder:
         self.encoder = ray.get(encoder).to(device).eval()
         self.dataset = Dataset(url)
         self.image_size, self.batch_size, self.device = image_size, batch_size, device
-        self.parameters = torch.as_tensor(augment.still(spec), dtype=torch.float32)
+        self.parameters = torch.from_numpy(augment.still(spec))
 
     def __call__(self, group: dict[str, np.ndarray]) -> pa.Table:
         """The readable frames of one row group, which arrays of length 1 name."""
@@ -124,8 +125,8 @@ class _Embedder:
     def _features(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """B times [H, W, 3] uint8 -> [B, D] float32."""
         pixels = torch.from_numpy(np.stack(pictures)).to(self.device)
-        parameters = self.parameters.to(self.device).expand(len(pixels), 1, 1, -1)
-        faces = augment.apply(pixels[:, None], parameters, self.image_size)[:, 0, 0]
+        parameters = self.parameters.to(self.device).expand(len(pixels), -1)
+        faces = augment.apply(pixels, parameters, size=self.image_size)
         features: np.ndarray = self.encoder(faces).float().cpu().numpy()
         return features
 
@@ -146,9 +147,8 @@ def _computed(encoder: nn.Module, dataset: Dataset, *, options: Mapping[str, Any
     places = [{"shard": number, "row_group": group} for number, shard in enumerate(shards) for group in range(len(shard.row_groups))]
     groups = ray.data.from_items(places, override_num_blocks=len(places))
     groups.context.enable_progress_bars = False  # ours counts frames
-    work = groups.map_batches(
-        _Embedder, batch_size=1, fn_constructor_args=(ray.put(encoder.cpu()),), fn_constructor_kwargs=dict(options), **actors
-    )
+    held = ray.put(encoder.cpu())  # alive until the last table: actors that restart ask for it again
+    work = groups.map_batches(_Embedder, batch_size=1, fn_constructor_args=(held,), fn_constructor_kwargs=dict(options), **actors)
     total, often = dataset.manifest.counts["frames"], 0.1 if sys.stderr.isatty() else 10.0
     with tqdm(total=total, desc=f"embedding {dataset.manifest.name}", unit="frame", mininterval=often) as bar:
         for table in work.iter_batches(batch_size=None, batch_format="pyarrow"):

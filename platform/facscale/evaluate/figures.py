@@ -13,7 +13,8 @@ from facscale.evaluate.table import Table
 
 INK, PALE = "#22262b", "#d9dce1"
 # Okabe & Ito's palette, told apart by colour-blind readers too; grey is for references
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8a8f98")
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
+REFERENCE = "#a9aeb6"
 
 
 def f1_bars(table: Table, *, title: str = "F1 by action unit") -> Figure:
@@ -23,6 +24,7 @@ def f1_bars(table: Table, *, title: str = "F1 by action unit") -> Figure:
     axes = _axes(figure, title=title, y="F1 x 100")
     width = 0.84 / len(table.rows)
     for number, row in enumerate(table.rows):
+        colour = REFERENCE if row.folds == ("published",) else _colour(number)
         values = dict(zip(row.aus, row.f1 * 100, strict=True))
         low, high = (dict(zip(row.aus, limit, strict=True)) for limit in _span(row.by_fold * 100))
         line = np.array([*(values.get(au, np.nan) for au in table.aus), row.mean * 100])
@@ -30,7 +32,7 @@ def f1_bars(table: Table, *, title: str = "F1 by action unit") -> Figure:
         ends[:, -1] = np.nanmin(row.fold_means * 100), np.nanmax(row.fold_means * 100)
         places = np.arange(len(line)) + (number - (len(table.rows) - 1) / 2) * width
         places[-1] += 0.35  # the mean stands apart
-        axes.bar(places, line, 0.92 * width, color=_colour(number), label=f"{row.name}  {row.mean * 100:.1f}", zorder=2)
+        axes.bar(places, line, 0.92 * width, color=colour, label=f"{row.name}  {row.mean * 100:.1f}", zorder=2)
         if len(row.folds) > 1:
             axes.errorbar(places, line, np.abs(ends - line), fmt="none", ecolor=INK, elinewidth=0.8, alpha=0.7, zorder=3)
     axes.set_xticks([*range(len(names)), len(names) + 0.35], [*names, "mean"])
@@ -79,7 +81,7 @@ def contact_sheet(images: np.ndarray, *, columns: int = 8, labels: Sequence[str]
     """Images [N, H, W, 3], uint8 or float in [0, 1], in a grid with hardly a gap; `labels` stand below them."""
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    tall = 1.25 if labels else 1.0
+    tall = 1.15 if labels else 1.0
     figure = Figure(figsize=(1.25 * columns, 1.25 * tall * rows + (0.4 if title else 0)), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)  # type: ignore[union-attr, call-arg]
     if title:
