@@ -48,7 +48,7 @@ class Extractor:
         if done is not None:
             return done
         begun = time.monotonic()
-        blank = Status(key, *item.order)
+        blank = Status(key, item.source, *item.order)
         with tempfile.TemporaryDirectory(prefix="facscale-") as folder:
             path = Path(folder) / "faces.parquet"
             if self.parts.attempt(key, self.run) > ATTEMPTS:
@@ -61,7 +61,7 @@ class Extractor:
 
     def _extract(self, item: Item, status: Status, path: Path) -> Status:
         faults: list[Fault] = []
-        note = lambda stage, reason: faults.append(Fault("/".join(item.order).rstrip("/"), stage, reason))  # noqa: E731
+        note = lambda stage, reason: faults.append(Fault(item.source, stage, reason))  # noqa: E731
         stage = "labels"
         try:
             labels, remarks = self.layout.labels(item, lambda name: read_bytes(self.pipeline.source.root, name))
@@ -126,8 +126,8 @@ class Extractor:
         return pa.table(columns)
 
     def _failed(self, status: Status, stage: str, reason: str) -> Status:
-        fault = Fault("/".join(status.order).rstrip("/"), stage, reason)
-        return Status(status.key, *status.order, faults=(*status.faults, fault))
+        fault = Fault(status.source, stage, reason)
+        return replace(status, faults=(*status.faults, fault))
 
 
 def fixed(rows: np.ndarray) -> pa.FixedSizeListArray:

@@ -44,6 +44,11 @@ class Item:
         """The place of the item in the data set."""
         return self.identity, self.video, self.part
 
+    @property
+    def source(self) -> str:
+        """The video file, or the folder of the images."""
+        return str(PurePosixPath(self.files[0]).parent) if self.numbers else self.files[0]
+
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
@@ -63,7 +68,7 @@ class Item:
 class Fault:
     """Something that was left out of the data set, and why."""
 
-    item: str  # identity/video/part, or the path in the source
+    item: str  # path in the source: a video file, or the folder of the images
     stage: str  # list, labels, decode, detect, faces, crash
     reason: str
 

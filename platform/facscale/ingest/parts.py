@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ class Status:
     """What came out of one item."""
 
     key: str
+    source: str  # the video file, or the folder of the images
     identity: str
     video: str
     part: str
@@ -128,8 +131,15 @@ class Parts:
 
 def put_text(folder: Folder, name: str, text: str) -> None:
     """Write a small file whole."""
-    folder.make()
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        folder.put(name, source=Path(file.name))
+    with put_file(folder, name) as path:
+        path.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def put_file(folder: Folder, name: str) -> Iterator[Path]:
+    """A local path to write to; what lies there in the end is put in place whole."""
+    with tempfile.TemporaryDirectory(prefix="facscale-") as spool:
+        path = Path(spool) / name
+        yield path
+        folder.make()
+        folder.put(name, source=path)

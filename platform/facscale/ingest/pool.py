@@ -1,10 +1,11 @@
-"""The items on a Ray cluster: Ray Data over a pool of actors, each with its own detector."""
+"""The items on a Ray cluster: Ray Data one task an item, in worker processes that keep their detector."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import ray
@@ -15,24 +16,34 @@ from facscale.ingest.items import Item
 from facscale.ingest.parts import Status
 from facscale.spec import Pipeline, SpecError
 
+SPEC = "spec: "  # marks an error of the spec among those that workers send
 LARGEST_PLAN = 10_000  # blocks; with more items than that, several share one
-OURS = (DataError, SpecError)
 
 
-class Worker:
-    """One actor of the pool. Rows travel as JSON: Arrow would guess types from empty lists."""
+@lru_cache(maxsize=1)
+def _extractor(pipeline: str, run: str) -> Extractor:
+    """One a worker process, which Ray keeps for all tasks: weights are loaded once."""
+    return Extractor(Pipeline.model_validate_json(pipeline), run=run)
 
-    def __init__(self, pipeline: str, run: str) -> None:
-        self.extractor = Extractor(Pipeline.model_validate_json(pipeline), run=run)
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"status": self.extractor(Item.from_json(row["item"]), row["key"]).to_json()}
+def _one(row: dict[str, Any], *, pipeline: str, run: str) -> dict[str, Any]:
+    """A row with the status, or with an error that ends the pipeline: Ray would bury its words in its own.
+
+    Rows travel as JSON: Arrow would guess types from empty lists.
+    """
+    try:
+        return {"status": _extractor(pipeline, run)(Item.from_json(row["item"]), row["key"]).to_json(), "error": ""}
+    except DataError as error:
+        return {"status": "", "error": str(error)}
+    except SpecError as error:
+        return {"status": "", "error": f"{SPEC}{error}"}
 
 
 def work(items: Sequence[tuple[str, Item]], *, pipeline: Pipeline, run: str) -> Iterator[Status]:
     """The statuses of (key, item) pairs as they get done, in any order. Raises DataError, SpecError.
 
     Uses the Ray that the caller is connected to; else a running one (RAY_ADDRESS, or this machine's), else starts one.
+    Ray Data repeats a task whose process died for ever; the Extractor counts, and gives an item up.
     """
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
@@ -42,18 +53,15 @@ def work(items: Sequence[tuple[str, Item]], *, pipeline: Pipeline, run: str) -> 
     rows = [{"key": key, "item": item.to_json()} for key, item in items]
     with _quiet():
         data = ray.data.from_items(rows, override_num_blocks=min(len(rows), LARGEST_PLAN)).map(
-            Worker,
-            fn_constructor_kwargs={"pipeline": pipeline.model_dump_json(), "run": run},
+            _one,
+            fn_kwargs={"pipeline": pipeline.model_dump_json(), "run": run},
             num_cpus=cpus,
-            compute=ray.data.ActorPoolStrategy(
-                min_size=1, max_size=min(len(rows), pipeline.ingest.workers), max_tasks_in_flight_per_actor=2
-            ),
+            compute=ray.data.TaskPoolStrategy(size=pipeline.ingest.workers),
         )
-        try:
-            for row in data.iter_rows():
-                yield Status.from_json(row["status"])
-        except Exception as error:
-            raise _plain(error) from error
+        for row in data.iter_rows():
+            if row["error"]:
+                raise _fatal(row["error"])
+            yield Status.from_json(row["status"])
 
 
 @contextmanager
@@ -72,12 +80,5 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _plain(error: BaseException) -> BaseException:
-    """The error that our code raised in the worker, without what Ray wrapped around it."""
-    inner: BaseException | None = error
-    while inner is not None:
-        cause = getattr(inner, "cause", None)
-        if isinstance(inner, OURS):
-            return type(inner).__mro__[-3](*inner.args) if type(inner) not in OURS else inner
-        inner = cause if isinstance(cause, BaseException) else inner.__cause__
-    return error
+def _fatal(text: str) -> DataError | SpecError:
+    return SpecError(text.removeprefix(SPEC)) if text.startswith(SPEC) else DataError(text)

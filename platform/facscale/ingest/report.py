@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal, Self
 
 import pyarrow as pa
@@ -15,7 +13,7 @@ import pyarrow.parquet as pq
 
 from facscale.data.storage import Folder
 from facscale.ingest.items import Fault
-from facscale.ingest.parts import Status, put_text
+from facscale.ingest.parts import Status, put_file, put_text
 
 REPORT, TEXT, ITEMS = "report.json", "report.txt", "items.parquet"
 SHOWN = 20  # faults in the readable report
@@ -87,9 +85,8 @@ class Report:
         folder = Folder(self.output)
         rows = [{**asdict(status), "faults": [f"{fault.stage}: {fault.reason}" for fault in status.faults]} for status in statuses]
         if rows:
-            with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
-                pq.write_table(pa.Table.from_pylist(rows), file.name)
-                folder.put(ITEMS, source=Path(file.name))
+            with put_file(folder, ITEMS) as path:
+                pq.write_table(pa.Table.from_pylist(rows), path)
         put_text(folder, TEXT, self.table() + "\n")
         put_text(folder, REPORT, self.to_json())
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 import cv2
 import numpy as np
 import simplejpeg
 
 from facscale.data import Dataset
 from facscale.data.storage import Folder
+from facscale.ingest.parts import put_file
 
 PICTURE = "contact_sheet.png"
 GAP = 2  # pixels between crops
@@ -35,9 +33,8 @@ def write_sheet(output: str) -> None:
     if folder.exists(PICTURE):
         return
     picture = contact_sheet(output, landmarks=True)
-    with tempfile.NamedTemporaryFile(suffix=".png") as file:
-        cv2.imwrite(file.name, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-        folder.put(PICTURE, source=Path(file.name))
+    with put_file(folder, PICTURE) as path:
+        cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
 
 
 def _row(data: Dataset, person: int, *, crops: int, size: int, landmarks: bool) -> np.ndarray:
