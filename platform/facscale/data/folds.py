@@ -17,14 +17,44 @@ from facscale.data.errors import DataError
 
 PUBLISHED: dict[str, tuple[tuple[str, ...], ...]] = {
     "BP4D": (
-        tuple("F001 F002 F008 F009 F010 F016 F018 F023 M001 M004 M007 M008 M012 M014".split()),
-        tuple("F003 F005 F011 F013 F020 F022 M002 M005 M010 M011 M013 M016 M017 M018".split()),
-        tuple("F004 F006 F007 F012 F014 F015 F017 F019 F021 M003 M006 M009 M015".split()),
+        (
+            "F001",
+            "F002",
+            "F008",
+            "F009",
+            "F010",
+            "F016",
+            "F018",
+            "F023",
+            "M001",
+            "M004",
+            "M007",
+            "M008",
+            "M012",
+            "M014",
+        ),
+        (
+            "F003",
+            "F005",
+            "F011",
+            "F013",
+            "F020",
+            "F022",
+            "M002",
+            "M005",
+            "M010",
+            "M011",
+            "M013",
+            "M016",
+            "M017",
+            "M018",
+        ),
+        ("F004", "F006", "F007", "F012", "F014", "F015", "F017", "F019", "F021", "M003", "M006", "M009", "M015"),
     ),
     "DISFA": (
-        tuple(f"SN0{number}" for number in "01 02 09 10 16 26 27 30 32".split()),
-        tuple(f"SN0{number}" for number in "06 11 12 13 18 21 24 28 31".split()),
-        tuple(f"SN0{number}" for number in "03 04 05 07 08 17 23 25 29".split()),
+        ("SN001", "SN002", "SN009", "SN010", "SN016", "SN026", "SN027", "SN030", "SN032"),
+        ("SN006", "SN011", "SN012", "SN013", "SN018", "SN021", "SN024", "SN028", "SN031"),
+        ("SN003", "SN004", "SN005", "SN007", "SN008", "SN017", "SN023", "SN025", "SN029"),
     ),
 }
 
@@ -63,7 +93,11 @@ class Split:
 
 
 def folds(
-    subjects: Collection[str], *, k: int = 3, seed: int, positives: Mapping[str, Sequence[float] | np.ndarray] | None = None
+    subjects: Collection[str],
+    *,
+    k: int = 3,
+    seed: int,
+    positives: Mapping[str, Sequence[float] | np.ndarray] | None = None,
 ) -> Split:
     """Split subjects into k folds; neither their order nor repetitions matter.
 
@@ -74,7 +108,9 @@ def folds(
     """
     people = sorted(set(subjects))
     if k < 2 or len(people) < k:
-        raise DataError(f"{len(people)} subjects cannot be split into {k} folds: every fold needs 2 parts and a subject to test")
+        raise DataError(
+            f"{len(people)} subjects cannot be split into {k} folds: every fold needs 2 parts and a subject to test"
+        )
     for name, parts in PUBLISHED.items():
         tests = [frozenset(part) & frozenset(people) for part in parts]
         if k == len(parts) and all(tests) and sum(map(len, tests)) == len(people):
@@ -103,7 +139,9 @@ def _spread(
         full = _full(sizes, total=len(people))
         # (what the fold would hold)^2 summed over AUs, as growth over what it holds now; then the smaller fold
         growth = ((held + shares[number]) ** 2 - held**2).sum(axis=1)
-        best = min((index for index in range(k) if not full[index]), key=lambda index: (round(growth[index], 12), sizes[index]))
+        best = min(
+            (index for index in range(k) if not full[index]), key=lambda index: (round(growth[index], 12), sizes[index])
+        )
         tests[best].append(people[number])
         held[best] += shares[number]
     return [frozenset(test) for test in tests]

@@ -43,8 +43,8 @@ def inverse_frequency(au: np.ndarray) -> np.ndarray:
     """
     inverse = 1 / _guarded(au)
     known = ~np.isnan(inverse)
-    total = inverse[known].sum()
-    return np.where(known, inverse / total * known.sum(), 0.0).astype(np.float32) if known.any() else np.zeros(len(known), np.float32)
+    weights = np.where(known, inverse, 0.0)
+    return (weights / max(weights.sum(), 1e-12) * known.sum()).astype(np.float32)
 
 
 def class_weights(au: np.ndarray) -> np.ndarray:

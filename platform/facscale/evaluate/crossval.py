@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -28,10 +29,14 @@ def cross_validate(
     for fold in split:
         train, test = frames_of(fold.train, identity=identity), frames_of(fold.test, identity=identity)
         if not len(train) or not len(test):
-            raise ValueError(f"{fold.name} has {len(train)} frames to train on and {len(test)} to test on; it needs both")
-        model = fit_probe(features[train], au=au[train], probe=probe or Probe(), seed=seed + fold.index, weighting=weighting, device=device)
+            raise ValueError(
+                f"{fold.name} has {len(train)} frames to train on and {len(test)} to test on; it needs both"
+            )
+        fit = partial(fit_probe, probe=probe or Probe(), seed=seed + fold.index, weighting=weighting, device=device)
+        model = fit(features[train], au=au[train])
         counts.append(count(probability=predict(model, features=features[test]), au=au[test], threshold=threshold))
-    return Table((Row.counted(name, aus=aus, counts=Counts.stack(counts), folds=[fold.name for fold in split], source=split.source),))
+    names = [fold.name for fold in split]
+    return Table((Row.counted(name, aus=aus, counts=Counts.stack(counts), folds=names, source=split.source),))
 
 
 def frames_of(subjects: Collection[str], *, identity: np.ndarray) -> np.ndarray:

@@ -8,6 +8,8 @@
     uniformity       log of the mean of exp(-2 squared distance) over all pairs: -8..0, lower is more uniform (ibid.)
     knn/f1           F1 of nearest neighbours, tested on people that are not among the neighbours
     probe/f1         F1 of the linear probe, the same people
+
+The first four need no labels.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn.functional import normalize, pdist
 
 from facscale.evaluate.crossval import frames_of
 from facscale.evaluate.f1 import count, mean
@@ -52,7 +54,7 @@ def diagnose(
 
 def spread(features: Tensor) -> float:
     """Mean over dimensions of std(features / |features|) * sqrt(D), for features [N, D]: in [0, 1]."""
-    return float(F.normalize(features, dim=1).std(dim=0, correction=0).mean() * features.shape[1] ** 0.5)
+    return float(normalize(features, dim=1).std(dim=0, correction=0).mean() * features.shape[1] ** 0.5)
 
 
 def effective_rank(features: Tensor) -> float:
@@ -66,12 +68,12 @@ def effective_rank(features: Tensor) -> float:
 
 def alignment(features: Tensor, *, positives: Tensor) -> float:
     """Mean of |f(x) - f(y)|^2 over positive pairs (x, y), both [N, D], normalised: in [0, 4]."""
-    return float((F.normalize(features, dim=1) - F.normalize(positives, dim=1)).square().sum(dim=1).mean())
+    return float((normalize(features, dim=1) - normalize(positives, dim=1)).square().sum(dim=1).mean())
 
 
 def uniformity(features: Tensor) -> float:
-    """log of the mean of exp(-2 |f(x) - f(y)|^2) over all pairs of different rows of features [N, D], normalised."""
-    return float(F.pdist(F.normalize(features, dim=1)).square().mul(-2).exp().mean().log())
+    """Log of the mean of exp(-2 |f(x) - f(y)|^2) over all pairs of different rows of features [N, D], normalised."""
+    return float(pdist(normalize(features, dim=1)).square().mul(-2).exp().mean().log())
 
 
 def knn(features: Tensor, *, au: np.ndarray, queries: Tensor, k: int = NEIGHBOURS) -> np.ndarray:
@@ -80,7 +82,7 @@ def knn(features: Tensor, *, au: np.ndarray, queries: Tensor, k: int = NEIGHBOUR
     Votes weigh inversely to class frequency, as in the probe: 0.5 is reached where an AU is as frequent among the
     neighbours as in all N frames. Unlabelled neighbours do not vote; with no vote at all the answer is 0.
     """
-    similar = F.normalize(queries, dim=1) @ F.normalize(features, dim=1).T
+    similar = normalize(queries, dim=1) @ normalize(features, dim=1).T
     nearest = similar.topk(min(k, len(features)), dim=1).indices
     votes = torch.from_numpy(np.ascontiguousarray(au))[nearest]  # [Q, k, n]
     positive, negative = (votes == 1).sum(dim=1), (votes == 0).sum(dim=1)

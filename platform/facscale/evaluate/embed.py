@@ -61,7 +61,9 @@ def embed(
     """
     dataset = Dataset(dataset_url)
     store, folder = fsspec.core.url_to_fs(cache_dir)
-    key = cache_key(encoder, fingerprint=dataset.manifest.fingerprint, crop={"crop": spec.crop, "image_size": image_size})
+    key = cache_key(
+        encoder, fingerprint=dataset.manifest.fingerprint, crop={"crop": spec.crop, "image_size": image_size}
+    )
     path = f"{folder}/{key}.parquet"
     if not store.exists(path):
         options = {"url": dataset_url, "image_size": image_size, "spec": spec, "batch_size": batch_size}
@@ -109,7 +111,8 @@ class _Embedder:
             return self._table(place, rows=[], features=np.empty((0, self.encoder.dim), np.float32), rest=None)
         pictures = [self._decoded(jpeg, where=(place, row)) for row, jpeg in enumerate(table["jpeg"].to_pylist())]
         rows = [row for row, picture in enumerate(pictures) if picture is not None]
-        features = [self._features([pictures[row] for row in part]) for part in _split(rows, size=self.batch_size)]
+        good = [picture for picture in pictures if picture is not None]
+        features = [self._features(part) for part in _split(good, size=self.batch_size)]
         empty = np.empty((0, self.encoder.dim), np.float32)
         return self._table(place, rows=rows, features=np.concatenate([empty, *features]), rest=table.take(rows))
 
@@ -130,7 +133,9 @@ class _Embedder:
         features: np.ndarray = self.encoder(faces).float().cpu().numpy()
         return features
 
-    def _table(self, place: Mapping[str, int], *, rows: Sequence[int], features: np.ndarray, rest: pa.Table | None) -> pa.Table:
+    def _table(
+        self, place: Mapping[str, int], *, rows: Sequence[int], features: np.ndarray, rest: pa.Table | None
+    ) -> pa.Table:
         columns: dict[str, Any] = {name: np.full(len(rows), value, np.int32) for name, value in place.items()}
         columns["row"] = np.array(rows, np.int32)
         columns["features"] = pa.FixedSizeListArray.from_arrays(pa.array(features.reshape(-1)), features.shape[1])
@@ -141,14 +146,22 @@ class _Embedder:
         return pa.table(columns)
 
 
-def _computed(encoder: nn.Module, dataset: Dataset, *, options: Mapping[str, Any], actors: Mapping[str, Any]) -> Iterator[pa.Table]:
+def _computed(
+    encoder: nn.Module, dataset: Dataset, *, options: Mapping[str, Any], actors: Mapping[str, Any]
+) -> Iterator[pa.Table]:
     """Tables of rows, in whatever order the actors finish."""
     shards = dataset.manifest.shards
-    places = [{"shard": number, "row_group": group} for number, shard in enumerate(shards) for group in range(len(shard.row_groups))]
+    places = [
+        {"shard": number, "row_group": group}
+        for number, shard in enumerate(shards)
+        for group in range(len(shard.row_groups))
+    ]
     groups = ray.data.from_items(places, override_num_blocks=len(places))
     groups.context.enable_progress_bars = False  # ours counts frames
     held = ray.put(encoder.cpu())  # alive until the last table: actors that restart ask for it again
-    work = groups.map_batches(_Embedder, batch_size=1, fn_constructor_args=(held,), fn_constructor_kwargs=dict(options), **actors)
+    work = groups.map_batches(
+        _Embedder, batch_size=1, fn_constructor_args=(held,), fn_constructor_kwargs=dict(options), **actors
+    )
     total, often = dataset.manifest.counts["frames"], 0.1 if sys.stderr.isatty() else 10.0
     with tqdm(total=total, desc=f"embedding {dataset.manifest.name}", unit="frame", mininterval=often) as bar:
         for table in work.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -181,5 +194,5 @@ def _embeddings(table: pa.Table, *, aus: Sequence[int]) -> Embeddings:
     )
 
 
-def _split(rows: Sequence[int], *, size: int) -> Iterator[Sequence[int]]:
+def _split(rows: Sequence[np.ndarray], *, size: int) -> Iterator[Sequence[np.ndarray]]:
     return (rows[start : start + size] for start in range(0, len(rows), size))

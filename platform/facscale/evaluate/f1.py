@@ -26,7 +26,8 @@ class Counts:
         """2 TP / (2 TP + FP + FN) in [0, 1]; nan where there is no positive frame (TP + FN = 0)."""
         positive = self.tp + self.fn
         total = 2 * self.tp + self.fp + self.fn
-        return np.divide(2.0 * self.tp, total, out=np.full(np.shape(total), np.nan), where=positive > 0)
+        f1: np.ndarray = np.divide(2.0 * self.tp, total, out=np.full(np.shape(total), np.nan), where=positive > 0)
+        return f1
 
     @staticmethod
     def stack(counts: Sequence[Counts]) -> Counts:
@@ -54,4 +55,5 @@ def mean(values: np.ndarray, *, axis: int | None = None) -> np.ndarray:
     """The mean of the defined values; nan, without a warning, where none is defined."""
     defined = ~np.isnan(values)
     total, number = np.where(defined, values, 0.0).sum(axis=axis), defined.sum(axis=axis)
-    return np.divide(total, number, out=np.full(np.shape(total), np.nan), where=number > 0)
+    average: np.ndarray = np.divide(total, number, out=np.full(np.shape(total), np.nan), where=number > 0)
+    return average

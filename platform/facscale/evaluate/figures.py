@@ -20,7 +20,9 @@ REFERENCE = "#a9aeb6"
 def f1_bars(table: Table, *, title: str = "F1 by action unit") -> Figure:
     """Grouped bars of F1 x 100 for each AU and their mean, one colour a row; the whiskers span the folds."""
     names = [f"AU{au}" for au in table.aus]
-    figure = Figure(figsize=(max(6.0, 1.4 + 0.2 * (len(names) + 1) * max(3, len(table.rows))), 3.6), layout="constrained")
+    figure = Figure(
+        figsize=(max(6.0, 1.4 + 0.2 * (len(names) + 1) * max(3, len(table.rows))), 3.6), layout="constrained"
+    )
     axes = _axes(figure, title=title, y="F1 x 100")
     width = 0.84 / len(table.rows)
     for number, row in enumerate(table.rows):
@@ -34,7 +36,9 @@ def f1_bars(table: Table, *, title: str = "F1 by action unit") -> Figure:
         places[-1] += 0.35  # the mean stands apart
         axes.bar(places, line, 0.92 * width, color=colour, label=f"{row.name}  {row.mean * 100:.1f}", zorder=2)
         if len(row.folds) > 1:
-            axes.errorbar(places, line, np.abs(ends - line), fmt="none", ecolor=INK, elinewidth=0.8, alpha=0.7, zorder=3)
+            axes.errorbar(
+                places, line, np.abs(ends - line), fmt="none", ecolor=INK, elinewidth=0.8, alpha=0.7, zorder=3
+            )
     axes.set_xticks([*range(len(names)), len(names) + 0.35], [*names, "mean"])
     axes.get_xticklabels()[-1].set_fontweight("bold")
     axes.set_xlim(-0.6, len(names) + 0.95)
@@ -44,7 +48,9 @@ def f1_bars(table: Table, *, title: str = "F1 by action unit") -> Figure:
     return figure
 
 
-def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, title: str, y: str = "loss", x: str = "step") -> Figure:
+def curves(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, title: str, y: str = "loss", x: str = "step"
+) -> Figure:
     """Lines over steps, {name: (steps, values)}; noisy ones are drawn faintly, with their running mean on top."""
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     axes = _axes(figure, title=title, y=y)
@@ -91,7 +97,9 @@ def contact_sheet(images: np.ndarray, *, columns: int = 8, labels: Sequence[str]
         axes.imshow(image, interpolation="lanczos")
         axes.set_axis_off()
         if labels:
-            axes.text(0.5, -0.04, labels[number], transform=axes.transAxes, ha="center", va="top", fontsize=7, color=INK)
+            axes.text(
+                0.5, -0.04, labels[number], transform=axes.transAxes, ha="center", va="top", fontsize=7, color=INK
+            )
     return figure
 
 

@@ -48,12 +48,12 @@ def fit_probe(
     weights = label_weights(au, weighting=weighting).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=probe.lr, weight_decay=probe.weight_decay)
     for _ in range(probe.epochs):
-        for rows in torch.randperm(len(x), generator=random).split(probe.batch_size):
+        for rows in torch.split(torch.randperm(len(x), generator=random), probe.batch_size):
             if len(rows) == 1:  # BatchNorm has no variance to divide by
                 continue
             loss = masked_bce(model(x[rows]), au=y[rows], weights=weights)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch
             optimizer.step()
     return model.eval()
 
@@ -62,12 +62,12 @@ def fit_probe(
 def predict(model: nn.Module, *, features: np.ndarray | Tensor, batch_size: int = 8192) -> np.ndarray:
     """Probabilities [N, n] float32 in [0, 1] of features [N, D]."""
     device = next(model.parameters()).device
-    parts = torch.as_tensor(features).split(batch_size)
+    parts = torch.split(torch.as_tensor(features), batch_size)
     return torch.cat([torch.sigmoid(model(part.to(device, torch.float32))).cpu() for part in parts]).numpy()
 
 
 def _initial(model: LinearProbe, *, random: torch.Generator) -> LinearProbe:
-    """torch's own initialisation of the linear layer, from our generator instead of the process's."""
+    """Torch's own initialisation of the linear layer, from our generator instead of the process's."""
     linear = model[1]
     assert isinstance(linear, nn.Linear)
     bound = linear.in_features**-0.5

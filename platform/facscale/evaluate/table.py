@@ -127,8 +127,14 @@ class Table:
 
     def _caption(self) -> str | None:
         papers = [f"{row.name}: {row.source}" for row in self.rows if row.folds == ("published",)]
-        splits = dict.fromkeys(f"folds: {row.source}" for row in self.rows if row.folds != ("published",) and row.source)
-        gaps = [f"{row.name}: no positive frame of {', '.join(row.undefined)}; left out" for row in self.rows if row.undefined]
+        splits = dict.fromkeys(
+            f"folds: {row.source}" for row in self.rows if row.folds != ("published",) and row.source
+        )
+        gaps = [
+            f"{row.name}: no positive frame of {', '.join(row.undefined)}; left out"
+            for row in self.rows
+            if row.undefined
+        ]
         return "\n".join([*splits, *papers, *gaps]) or None
 
 

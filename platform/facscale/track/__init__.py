@@ -10,6 +10,6 @@ import os
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 
-from facscale.track.tracker import Tracker, flush  # noqa: E402  # see above
+from facscale.track.tracker import Run, Tracker, flush
 
-__all__ = ["Tracker", "flush"]
+__all__ = ["Run", "Tracker", "flush"]

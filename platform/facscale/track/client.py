@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,10 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
-from mlflow import MlflowClient  # noqa: E402
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag  # noqa: E402
-from mlflow.exceptions import MlflowException  # noqa: E402
-
-from facscale.track.encoder import log_model  # noqa: E402
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")
 METRICS, PARAMS, TAGS = 1000, 100, 100  # MLflow's limits of one request
@@ -28,11 +27,11 @@ DIGEST = 36  # characters
 Record = dict[str, Any]
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The tracker answers and will never take this record."""
 
 
-class Gone(Exception):
+class GoneError(Exception):
     """The tracker has lost a run that it had."""
 
 
@@ -48,24 +47,37 @@ class Client:
         self._steps: dict[tuple[str, str], set[int]] = {}
 
     def send(self, records: Sequence[Record], *, files: Path) -> None:
-        """Send records of one run. Raises Refused, Gone, or anything else for a tracker that does not answer."""
+        """Send records of one run. Raises RefusedError, GoneError, or anything else for a tracker that does not answer."""
         try:
             self._connect()
-            first = records[0]
-            if first["do"] == "run":
-                self._attach(first)
-                return
-            run = self._run_id(first["run"])
-            if first["do"] in ("metrics", "params", "tags"):
-                self._log_batch(run, records)
-            else:
-                self._kinds[first["do"]](self, run, first, files)
+            self._send(records, files=files)
         except FileNotFoundError as error:
-            raise Refused(f"the spool has lost a file: {error}") from error
+            raise RefusedError(f"the spool has lost a file: {error}") from error
         except MlflowException as error:
             if error.error_code in REFUSALS:
-                raise Refused(str(error)) from error
+                raise RefusedError(str(error)) from error
             raise
+
+    def _send(self, records: Sequence[Record], *, files: Path) -> None:
+        record = records[0]
+        if record["do"] == "run":
+            self._attach(record)
+            return
+        run = self._run_id(record["run"])
+        match record["do"]:
+            case "metrics" | "params" | "tags":
+                self._log_batch(run, records)
+            case "dataset":
+                self._log_dataset(run, record)
+            case "artifact":
+                for path in sorted((files / record["file"]).iterdir()):
+                    self._api.log_artifact(run, str(path), record["folder"] or None)
+            case "model":
+                self._log_model(run, record, folder=files / record["file"] / "model")
+            case "close":
+                self._api.set_terminated(run, record["status"], end_time=record["time"])
+            case unknown:
+                raise RefusedError(f"this facscale knows no records of the kind {unknown!r}")
 
     def doubt(self) -> None:
         """After a failure: it is unknown what of the last batch has arrived, so ask before the next one."""
@@ -117,11 +129,12 @@ class Client:
     def _find(self, key: str) -> bool:
         quoted = key.replace("'", "\\'")
         found = self._api.search_runs([self._experiment_id], f"tags.`facscale.key` = '{quoted}'", max_results=1)
-        self._runs |= {key: run.info.run_id for run in found}
+        if found:
+            self._runs[key] = found[0].info.run_id
         return bool(found)
 
     def _run_id(self, key: str) -> str:
-        """The id of a key's run. Raises Gone if the tracker has no such run (any more)."""
+        """The id of a key's run. Raises GoneError if the tracker has no such run (any more)."""
         if key in self._runs and key not in self._seen:
             try:
                 stage = self._api.get_run(self._runs[key]).info.lifecycle_stage
@@ -130,10 +143,10 @@ class Client:
                     raise
                 stage = "deleted"
             if stage == "deleted":
-                raise Gone(f"{self._uri} has the run {self._runs[key]} ({key}) no more")
+                raise GoneError(f"{self._uri} has the run {self._runs[key]} ({key}) no more")
             self._seen.add(key)
         if key not in self._runs and not self._find(key):
-            raise Refused(f"there is no run {key!r} to send this to")
+            raise RefusedError(f"there is no run {key!r} to send this to")
         self._seen.add(key)
         return self._runs[key]
 
@@ -164,28 +177,34 @@ class Client:
             self._steps[run, name] = {metric.step for metric in self._api.get_metric_history(run, name)}
         return self._steps[run, name]
 
-    def _log_dataset(self, run: str, record: Record, files: Path) -> None:
+    def _log_dataset(self, run: str, record: Record) -> None:
         digest = record["fingerprint"][:DIGEST]
-        known = self._api.get_run(run).inputs.dataset_inputs
-        if any((one.dataset.name, one.dataset.digest) == (record["name"], digest) for one in known):
+        inputs = self._api.get_run(run).inputs
+        known = [(one.dataset.name, one.dataset.digest) for one in inputs.dataset_inputs] if inputs else []
+        if (record["name"], digest) in known:
             return
         source = json.dumps({"url": record["url"]})
         data = Dataset(name=record["name"], digest=digest, source_type="facscale", source=source)
         self._api.log_inputs(run, [DatasetInput(data, [InputTag("mlflow.data.context", record["context"])])])
 
-    def _log_artifact(self, run: str, record: Record, files: Path) -> None:
-        for path in sorted((files / record["file"]).iterdir()):
-            self._api.log_artifact(run, str(path), record["folder"] or None)
-
-    def _log_model(self, run: str, record: Record, files: Path) -> None:
-        log_model(self._api, run=run, experiment=self._experiment_id, folder=files / record["file"] / "model", name=record["name"])
-
-    def _close(self, run: str, record: Record, files: Path) -> None:
-        self._api.set_terminated(run, record["status"], end_time=record["time"])
-
-    _kinds: dict[str, Callable[[Client, str, Record, Path], None]] = {
-        "dataset": _log_dataset, "artifact": _log_artifact, "model": _log_model, "close": _close,
-    }  # fmt: skip
+    def _log_model(self, run: str, record: Record, *, folder: Path) -> None:
+        """Upload a model folder as a logged model of a run; the same weights under the same name go up once."""
+        if not folder.is_dir():
+            raise FileNotFoundError(folder)
+        model = Model.load(str(folder / "MLmodel"))
+        weights = str((model.metadata or {}).get("weights", ""))
+        query = f"source_run_id = '{run}' AND name = '{record['name']}' AND tags.`facscale.weights` = '{weights}'"
+        found = list(self._api.search_logged_models([self._experiment_id], query))
+        if any(known.status == "READY" for known in found):
+            return
+        tags = {"facscale.weights": weights}
+        made = found[0] if found else self._api.create_logged_model(self._experiment_id, record["name"], run, tags=tags)
+        model.model_id = model.model_uuid = made.model_id
+        model.run_id, model.artifact_path = run, made.artifact_location
+        model.save(str(folder / "MLmodel"))
+        self._api.log_model_artifacts(made.model_id, str(folder))
+        self._api.finalize_logged_model(made.model_id, "READY")
+        self._api.log_outputs(run, [LoggedModelOutput(made.model_id, step=0)])
 
 
 def _name(text: str) -> str:

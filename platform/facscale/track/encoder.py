@@ -19,15 +19,17 @@ import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import mlflow.pyfunc
 import numpy as np
+import torch
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+from safetensors.torch import load_file
+from torch import nn
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from torch import nn
-
-    from facscale.track.tracker import Tracker
+from facscale.track.tracker import Run
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
 
@@ -36,7 +38,9 @@ class ModelError(Exception):
     """The files of an encoder do not make one. The message is complete."""
 
 
-def log_encoder(run: Tracker, *, weights: Path, config: Mapping[str, Any], example: np.ndarray, name: str = "encoder") -> None:
+def log_encoder(
+    run: Run, *, weights: Path, config: Mapping[str, Any], example: np.ndarray, name: str = "encoder"
+) -> None:
     """Log an encoder as a model of a run.
 
     weights: safetensors of its state_dict; config: see above; example: images [N, 3, S, S] float32 in [0, 1], on which
@@ -48,10 +52,6 @@ def log_encoder(run: Tracker, *, weights: Path, config: Mapping[str, Any], examp
 
 def save_encoder(folder: Path, *, weights: Path, config: Mapping[str, Any], example: np.ndarray) -> Path:
     """Write an encoder in MLflow's model format, without a tracker. Arguments and errors as in `log_encoder`."""
-    import mlflow.pyfunc
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "encoder"
         data.mkdir()
@@ -75,9 +75,6 @@ def save_encoder(folder: Path, *, weights: Path, config: Mapping[str, Any], exam
 
 def load(folder: Path) -> nn.Module:
     """The encoder in a folder that holds weights.safetensors and config.json, in evaluation mode. Raises ModelError."""
-    from safetensors.torch import load_file
-    from torch import nn
-
     config = json.loads((folder / CONFIG).read_text())
     module, _, attribute = str(config.get("encoder")).partition(":")
     try:
@@ -100,38 +97,16 @@ class Predictor:
     def __init__(self, encoder: nn.Module) -> None:
         self.encoder = encoder
 
-    def predict(self, images: np.ndarray, params: Mapping[str, Any] | None = None) -> np.ndarray:
+    def predict(self, images: np.ndarray) -> np.ndarray:
         """Features, 256 images at a time."""
-        import torch
-
         with torch.no_grad():
-            parts = torch.from_numpy(np.ascontiguousarray(images, np.float32)).split(256)
+            parts = torch.split(torch.from_numpy(np.ascontiguousarray(images, np.float32)), 256)
             return torch.cat([self.encoder(part).float() for part in parts]).numpy()
 
 
 def _load_pyfunc(data_path: str) -> Predictor:
     """The function that MLflow looks for in a loader module."""
     return Predictor(load(Path(data_path)))
-
-
-def log_model(client: MlflowClient, *, run: str, experiment: str, folder: Path, name: str) -> None:
-    """Upload a model folder as a logged model of a run; the same weights under the same name are uploaded once."""
-    from mlflow.entities import LoggedModelOutput
-    from mlflow.models import Model
-
-    description = Model.load(str(folder / "MLmodel"))
-    weights = str((description.metadata or {}).get("weights", ""))
-    query = f"source_run_id = '{run}' AND name = '{name}' AND tags.`facscale.weights` = '{weights}'"
-    found = list(client.search_logged_models([experiment], query))
-    if any(model.status == "READY" for model in found):
-        return
-    model = found[0] if found else client.create_logged_model(experiment, name, run, tags={"facscale.weights": weights}, model_type="encoder")
-    description.model_id = description.model_uuid = model.model_id
-    description.run_id, description.artifact_path = run, model.artifact_location
-    description.save(str(folder / "MLmodel"))
-    client.log_model_artifacts(model.model_id, str(folder))
-    client.finalize_logged_model(model.model_id, "READY")
-    client.log_outputs(run, [LoggedModelOutput(model.model_id, step=0)])
 
 
 def _digest(path: Path) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from facscale.track.client import Client, Gone, Refused
+from facscale.track.client import Client, GoneError, RefusedError
 from facscale.track.journal import LANES, Entry, Journal
 
 COLLECT = 1.0  # seconds in which records gather before they are sent together
@@ -80,7 +80,7 @@ class Sender:
         for lane in LANES:
             try:
                 self._deliver(lane)
-            except Gone as error:
+            except GoneError as error:
                 log.warning("%s: sending everything again, to a new run", error)
                 self._sent.offsets.clear()
                 self._sent.runs.clear()
@@ -119,7 +119,7 @@ class Sender:
     def _send(self, records: Sequence[dict[str, Any]]) -> None:
         try:
             self._client.send(records, files=self._journal.files)
-        except Refused as error:
+        except RefusedError as error:
             if len(records) > 1:
                 for record in records:
                     self._send([record])

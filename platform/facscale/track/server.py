@@ -50,7 +50,7 @@ def ensure_server(folder: Path, port: int = 5000, *, wait: float = 90.0) -> Serv
     port = _free_port(port)
     log = folder / "server.log"
     with log.open("ab") as out:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603  # our own command
             _command(folder, port=port), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
             env={**os.environ, **QUIET}, cwd=folder,
         )  # fmt: skip
@@ -132,5 +132,7 @@ def _free_port(port: int) -> int:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise ServerError(f"port {port} is taken by another program; choose another, or 0 for any ({error})") from None
+            raise ServerError(
+                f"port {port} is taken by another program; choose another, or 0 for any ({error})"
+            ) from None
         return int(probe.getsockname()[1])

@@ -19,34 +19,33 @@ log = logging.getLogger("facscale.track")
 class Figure(Protocol):
     """matplotlib's, as far as we use it."""
 
-    def savefig(self, fname: Any, *, dpi: int, bbox_inches: str) -> None: ...
+    def savefig(self, fname: Any, *, dpi: int, bbox_inches: str) -> None:
+        """Write the figure to a file."""
 
 
-class Tracker:
-    """One run, known to the tracker by the tag `facscale.key`: the same key, also in another process, is the same run.
+class Run:
+    """One run, known to MLflow by the tag `facscale.key`: the same key, also from another process, is the same run.
 
-    Every call returns at once and none raises because of the tracker. What could not be delivered stays in `spool`; a
-    new Tracker with the same spool, or `flush`, delivers it, once.
+    Every call returns at once, and none raises because of the tracker.
     """
 
     def __init__(
-        self, uri: str, experiment: str, *, key: str, name: str, spool: Path, tags: Mapping[str, str] | None = None,
-        parent: str | None = None,
-    ) -> None:  # fmt: skip
-        """`parent` is the key of the run to nest this one in, which another Tracker has made or will make."""
+        self,
+        key: str,
+        *,
+        journal: Journal,
+        sender: Sender,
+        name: str,
+        tags: Mapping[str, str] | None,
+        parent: str | None,
+    ) -> None:
         self.key = key
-        self._journal = Journal(Path(spool))
-        self._sender = Sender(self._journal, uri=uri, experiment=experiment)
-        self._nested = False
-        self._open(name=name, tags=tags or {}, parent=parent)
-        self._sender.start()
+        self._journal, self._sender = journal, sender
+        self._write("run", **sender.target, name=name, parent=parent, tags={**(tags or {}), "facscale.key": key})
 
-    def child(self, key: str, name: str, tags: Mapping[str, str] | None = None) -> Tracker:
-        """A run nested in this one, in the same spool. Closing this one delivers its records too."""
-        part = Tracker.__new__(Tracker)
-        part.key, part._journal, part._sender, part._nested = key, self._journal, self._sender, True
-        part._open(name=name, tags=tags or {}, parent=self.key)
-        return part
+    def child(self, key: str, name: str, tags: Mapping[str, str] | None = None) -> Run:
+        """A run nested in this one. Its records are delivered with this one's."""
+        return Run(key, journal=self._journal, sender=self._sender, name=name, tags=tags, parent=self.key)
 
     def params(self, values: Mapping[str, Any]) -> None:
         """What the run was given, flat or nested ({"train": {"lr": 0.1}} is `train.lr`)."""
@@ -87,25 +86,48 @@ class Tracker:
         """A folder in MLflow's model format (`track.model.save_encoder` writes one), as a logged model of the run."""
         self._write("model", lane="files", file=self._journal.keep(Path(folder), name="model"), name=name)
 
-    def close(self, status: Status = "FINISHED", *, wait: float = 60.0) -> bool:
-        """End the run. True if the tracker has everything; False after `wait` seconds or when it does not answer.
-
-        A nested run's records are delivered with the others, at the latest when the outer run is closed.
-        """
+    def close(self, status: Status = "FINISHED") -> bool:
+        """End the run. True: its records are safe on disk."""
         self._write("close", status=status)
-        return True if self._nested else self._sender.stop(wait=wait)
+        return True
 
     @property
     def url(self) -> str:
         """Where to see the run; the tracker's own address until it has answered."""
         return self._sender.url(self.key)
 
-    def _open(self, *, name: str, tags: Mapping[str, str], parent: str | None) -> None:
-        self._write("run", **self._sender.target, name=name, parent=parent, tags={**tags, "facscale.key": self.key})
-
     def _write(self, do: str, *, lane: str = "records", **fields: Any) -> None:
         self._journal.append({"do": do, "lane": lane, "run": self.key, "time": int(time.time() * 1000), **fields})
         self._sender.wake()
+
+
+class Tracker(Run):
+    """The run of a job, and the delivery of its records and of those of all runs nested in it.
+
+    What could not be delivered stays in `spool`; a new Tracker with the same spool, or `flush`, delivers it, once.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        experiment: str,
+        *,
+        key: str,
+        name: str,
+        spool: Path,
+        tags: Mapping[str, str] | None = None,
+        parent: str | None = None,
+    ) -> None:
+        """`parent`: the key of the run to nest this one in, which another Tracker has made or will make."""
+        journal = Journal(Path(spool))
+        sender = Sender(journal, uri=uri, experiment=experiment)
+        super().__init__(key, journal=journal, sender=sender, name=name, tags=tags, parent=parent)
+        sender.start()
+
+    def close(self, status: Status = "FINISHED", *, wait: float = 60.0) -> bool:
+        """End the run. True if the tracker has everything; False after `wait` seconds or when it does not answer."""
+        super().close(status)
+        return self._sender.stop(wait=wait)
 
 
 def flush(spool: Path, *, uri: str | None = None) -> bool:
