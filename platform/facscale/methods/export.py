@@ -9,13 +9,17 @@ import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import fsspec
 from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from facscale.methods import DataFacts, Method, find
 from facscale.spec import SpecError
+from facscale.spec.models import Input
 
 
 def save(method: Method, path: Path, *, name: str) -> None:
@@ -48,9 +52,34 @@ def load(path: Path, **inputs: Method) -> Method:
     return method.eval()
 
 
-def checksum(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def about(path: Path) -> dict[str, Any]:
+    """The arguments of `Exported` for an exported method."""
+    with safe_open(path, framework="pt") as file:
+        said = file.metadata()
+    return {"method": said["method"], "config": json.loads(said["config"]), "facts": json.loads(said["facts"])}
 
 
+def fetch(source: Input) -> bytes:
+    """The exported method at a URL. Raises SpecError where it cannot be read or is not the one that the spec means."""
+    try:
+        data = bytes(fsspec.open(source.url).open().read())
+    except (OSError, ValueError) as error:
+        raise SpecError(f"{source.url}: cannot be read: {error}") from None
+    found = hashlib.sha256(data).hexdigest()
+    if found != source.sha256:
+        raise SpecError(f"{source.url} has the SHA-256 {found}, not {source.sha256}: another file than the spec means")
+    return data
+
+
+class Exported(nn.Module):
+    """The encoder of an exported method, rebuilt from plain values: what MLflow's model loader calls."""
+
+    def __init__(self, *, method: str, config: dict[str, Any], facts: dict[str, Any]) -> None:
+        super().__init__()
+        kind = find(method)
+        self.encoder = kind(kind.Config.model_validate(config), TypeAdapter(DataFacts).validate_python(facts)).encoder
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [N, 3, S, S] in [0, 1] -> features [N, D]."""
+        features: Tensor = self.encoder(images)
+        return features

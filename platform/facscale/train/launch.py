@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import fsspec
 import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from facscale.spec import Job
+from facscale.data import DataError
+from facscale.methods import export
+from facscale.spec import Job, SpecError
 from facscale.train import checkpoint
 from facscale.train.plan import Plan
 from facscale.train.worker import Task, make_method, open_streams, work
@@ -25,8 +29,18 @@ def fit(task: Task, *, name: str) -> bytes:
     `name` is the run's place under `cluster.storage`: the same name goes on from its latest checkpoint, and returns at
     once when it is complete. With nothing to train (0 epochs) the freshly initialised method is exported.
     """
-    if Plan(task.job, samples_per_epoch(task)).steps == 0:
-        return initial(task)
+    store, folder = fsspec.core.url_to_fs(f"{storage(task.job)}/{name}")
+    finished = f"{folder}/{checkpoint.EXPORT}"
+    if store.exists(finished):
+        return bytes(store.cat_file(finished))
+    exported = trained(task, name=name) if Plan(task.job, samples_per_epoch(task)).steps else initial(task)
+    store.makedirs(folder, exist_ok=True)
+    store.pipe_file(finished, exported)
+    return exported
+
+
+def trained(task: Task, *, name: str) -> bytes:
+    """Let Ray Train do it. Raises TrainError when it gives up, SpecError or DataError when the fault is the user's."""
     cluster = task.job.cluster
     trainer = TorchTrainer(
         work,
@@ -47,19 +61,29 @@ def fit(task: Task, *, name: str) -> bytes:
             worker_runtime_env={"env_vars": environment(task.job)},
         ),
     )
-    result = trainer.fit()
+    try:
+        result = trainer.fit()
+    except TrainingFailedError as error:
+        raise told(error, name=name) from None
     if result.checkpoint is None:
         raise TrainError(f"{name}: training ended without a checkpoint: {result.error}")
     with result.checkpoint.as_directory() as folder:
         return (Path(folder) / checkpoint.EXPORT).read_bytes()
 
 
+def told(error: TrainingFailedError, *, name: str) -> Exception:
+    """The worker's own error, if it was one of ours; else one that says where to look."""
+    failures = getattr(error, "worker_failures", {}) or {}
+    for failure in failures.values():
+        cause = getattr(failure, "cause", failure)
+        if isinstance(cause, SpecError | DataError):
+            return cause
+    first = next(iter(failures.values()), error)
+    return TrainError(f"{name}: training failed, also after restarts: {first}")
+
+
 def initial(task: Task) -> bytes:
     """The method as `task` initialises it, exported."""
-    from tempfile import TemporaryDirectory
-
-    from facscale.methods import export
-
     torch.manual_seed(task.job.seed)
     with TemporaryDirectory() as folder:
         path = Path(folder) / checkpoint.EXPORT

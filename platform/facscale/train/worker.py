@@ -50,7 +50,7 @@ def work(settings: Mapping[str, Task]) -> None:
     device = ray.train.torch.get_device()
     streams = open_streams(task, rank=context.get_world_rank(), world=context.get_world_size(), pin=device.type == "cuda")
     run = build(task, streams, rank=context.get_world_rank(), world=context.get_world_size(), device=device)
-    probe = OnlineProbe(task.job, run.device) if run.rank == 0 and task.job.train.probe_every else None
+    probe = online_probe(task, run)
     started, first = time.monotonic(), run.step
     task.tell("progress", step=run.step, steps=run.plan.steps, note="resumed" if run.step else "started")
     for _ in train(run):
@@ -112,7 +112,7 @@ def build(task: Task, streams: dict[str, Stream], *, rank: int, world: int, devi
     if task.job.train.compile:
         for name in (name for engine in engines for name in engine.root.modules):
             method.get_submodule(name).compile()
-    augment = Augmenter(task.job.data)
+    augment = Augmenter(size=task.job.data.image_size)
     return Run(
         job=task.job,
         plan=Plan(task.job, next(iter(streams.values())).samples_per_epoch),
@@ -135,6 +135,13 @@ def make_method(task: Task) -> Method:
             path.write_bytes(exported)
             inputs[name] = export.load(path)
     return find(task.job.method.name)(task.config, task.facts, **inputs)
+
+
+def online_probe(task: Task, run: Run) -> OnlineProbe | None:
+    """On rank 0, where the spec wants one and there are labels."""
+    labelled = urls(task.job, "labelled")
+    wanted = run.rank == 0 and task.job.train.probe_every and labelled
+    return OnlineProbe(labelled[0], job=task.job, device=run.device) if wanted else None
 
 
 def zipped(streams: dict[str, Stream], start: int) -> Iterator[Batch]:

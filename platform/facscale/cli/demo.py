@@ -1,0 +1,121 @@
+"""`facscale demo`, which `make demo` calls: every part of the platform, small, on one machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from facscale.progress import duration
+
+ROOT = Path(__file__).parents[3]
+BIN = Path(sys.executable).parent
+RAY_PORT, DASHBOARD_PORT, MLFLOW_PORT = 6389, 8275, 5005
+PIPELINES = ("synthetic.yaml", "synthetic_bp4d.yaml")
+
+
+def run_demo(folder: Path) -> int:
+    """Render, ingest, train, evaluate, compare; what stands already is used again. Returns the job's exit status."""
+    from facscale.track.server import ensure_server
+
+    began = time.monotonic()
+    folder = folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    variables = {"FACSCALE_DATA": str(folder / "data"), "FACSCALE_RUNS": str(folder / "runs")}
+    say("1/4", "a Ray cluster on this machine, and an MLflow server")
+    start_ray(folder)
+    server = ensure_server(folder / "mlflow", MLFLOW_PORT)
+    variables |= {"MLFLOW_TRACKING_URI": server.url, "RAY_ADDRESS": f"127.0.0.1:{RAY_PORT}"}
+    for number, pipeline in enumerate(PIPELINES):
+        say(f"{number + 2}/4", f"pipelines/{pipeline}: render talking faces, find and align them, write shards")
+        facscale("run", ROOT / "pipelines" / pipeline, variables=variables)
+    say("4/4", "ray job submit jobs/demo.yaml")
+    status = submit(variables)
+    if status == 0:
+        print(f"\nDone in {duration(time.monotonic() - began)}. Compare the runs: {server.url}   the cluster: http://127.0.0.1:{DASHBOARD_PORT}")
+        print("Both servers keep running for the next time; `make demo-stop` ends them.")
+    return status
+
+
+def stop_demo(folder: Path) -> None:
+    """End the servers that `run_demo` left; the data and the runs stay."""
+    from facscale.track.server import stop
+
+    stop(folder.absolute() / "mlflow")
+    noted = folder / "ray.pid"
+    if noted.exists():
+        stop_ray(noted)
+    print("stopped; a new `make demo` starts from what stands in", folder)
+
+
+def start_ray(folder: Path) -> None:
+    """A head node with a port of its own, beside whatever Ray runs here; nothing where it runs already."""
+    noted = folder / "ray.pid"
+    if noted.exists() and alive(noted):
+        return
+    log = (folder / "ray.log").open("w")
+    command = [BIN / "ray", "start", "--head", "--block", "--port", RAY_PORT, "--dashboard-port", DASHBOARD_PORT]
+    command += ["--dashboard-host", "127.0.0.1", "--node-ip-address", "127.0.0.1", "--disable-usage-stats"]
+    process = subprocess.Popen(
+        [str(word) for word in command], cwd=ROOT, stdout=log, stderr=log, start_new_session=True, env=environment({})
+    )
+    noted.write_text(str(process.pid))
+    address = f"http://127.0.0.1:{DASHBOARD_PORT}"
+    for _ in range(120):
+        if process.poll() is not None:
+            raise SystemExit(f"error: Ray did not start; {folder / 'ray.log'} says why")
+        if subprocess.run([BIN / "ray", "job", "list", "--address", address], capture_output=True, check=False).returncode == 0:
+            return
+        time.sleep(1)
+    raise SystemExit(f"error: Ray does not answer at {address}; see {folder / 'ray.log'}")
+
+
+def stop_ray(noted: Path) -> None:
+    """End the process group that `start_ray` made, and no other."""
+    import signal
+
+    if alive(noted):
+        os.killpg(int(noted.read_text()), signal.SIGTERM)
+        for _ in range(30):
+            if not alive(noted):
+                break
+            time.sleep(1)
+    noted.unlink()
+
+
+def alive(noted: Path) -> bool:
+    """Whether the noted process is still that of `ray start`."""
+    try:
+        command = Path(f"/proc/{int(noted.read_text())}/cmdline").read_bytes()
+    except (OSError, ValueError):
+        return False
+    return b"start" in command and b"--head" in command
+
+
+def submit(variables: dict[str, str]) -> int:
+    """`ray job submit`, as a user types it."""
+    runtime = {"env_vars": {**variables, "PATH": environment({})["PATH"]}}
+    del runtime["env_vars"]["RAY_ADDRESS"]
+    command = [BIN / "ray", "job", "submit", "--address", f"http://127.0.0.1:{DASHBOARD_PORT}", "--log-style", "record"]
+    command += ["--runtime-env-json", json.dumps(runtime), "--", ROOT / "jobs" / "demo.yaml"]
+    return subprocess.run([str(word) for word in command], cwd=ROOT, env=environment({}), check=False).returncode
+
+
+def facscale(*words: object, variables: dict[str, str]) -> None:
+    """One of our own commands; its failure is ours."""
+    done = subprocess.run([str(BIN / "facscale"), *map(str, words)], cwd=ROOT, env=environment(variables), check=False)
+    if done.returncode:
+        raise SystemExit(done.returncode)
+
+
+def environment(variables: dict[str, str]) -> dict[str, str]:
+    """This process's, with our programs first in the path."""
+    return {**os.environ, **variables, "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}", "PYTHONUNBUFFERED": "1"}
+
+
+def say(number: str, what: str) -> None:
+    """A heading."""
+    print(f"\n\033[1m[{number}] {what}\033[0m" if sys.stdout.isatty() else f"\n[{number}] {what}", flush=True)

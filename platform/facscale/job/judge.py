@@ -1,0 +1,102 @@
+"""From a variant to its rows of F1: train it as its kind demands, test it on people it has never seen."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor, nn
+
+from facscale.evaluate import Counts, Row, count, cross_validate, frames_of
+from facscale.evaluate.embed import Embeddings, embed
+from facscale.job.labelled import Labelled
+from facscale.job.variants import Variant
+from facscale.methods import DataFacts, Method, export
+from facscale.spec import Job
+from facscale.train.launch import storage
+from facscale.train.worker import Task
+
+Train = Callable[[Task, str], bytes]  # a task and what to call it -> the exported method
+
+
+class Predictions(nn.Module):
+    """A labelled method as something to embed with: images -> AU logits."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+        self.dim = len(method.facts.aus)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, 3, S, S] -> [N, n]."""
+        return self.method.predict(images)
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """Trains and tests the variants of one job, under one name in the storage."""
+
+    train: Train
+
+    def pretrained(self, variant: Variant, *, facts: DataFacts, inputs: dict[str, bytes]) -> bytes:
+        """The exported method of a variant that learns without labels."""
+        return self.train(Task(variant.job, variant.config, facts, inputs), variant.name)
+
+    def probed(self, variant: Variant, exported: bytes, *, on: Labelled) -> Row:
+        """F1 of a frozen encoder, by the spec's protocol."""
+        if variant.job.evaluate.protocol == "adapted-batchnorm":
+            return self.per_fold(adapting(variant), on=on, inputs={"pretrained": exported}, name=variant.name)
+        evaluate = variant.job.evaluate
+        found = embedded(loaded(exported).encoder, job=variant.job, on=on)
+        table = cross_validate(
+            found.features, au=found.au, identity=found.identity, aus=on.aus, split=on.split, name=variant.name,
+            probe=evaluate.probe, threshold=evaluate.threshold, seed=evaluate.seed,
+        )  # fmt: skip
+        return table.rows[0]
+
+    def per_fold(self, variant: Variant, *, on: Labelled, inputs: dict[str, bytes], name: str) -> Row:
+        """F1 of a method that learns from labels: trained on each fold's people, tested on the others."""
+        counts = []
+        job = variant.job.model_copy(update={"data": variant.job.data.model_copy(update={"labelled": (on.url,)})})
+        for fold in on.split:
+            task = Task(job, variant.config, on.facts(fold), inputs, subjects=fold.train)
+            exported = self.train(task, f"{name} {on.name} {fold.name}")
+            found = embedded(Predictions(loaded(exported, inputs)), job=job, on=on)
+            test = frames_of(fold.test, identity=found.identity)
+            probability = 1 / (1 + np.exp(-found.features[test]))
+            counts.append(count(probability=probability, au=found.au[test], threshold=job.evaluate.threshold))
+        names = [fold.name for fold in on.split]
+        return Row.counted(name, aus=on.aus, counts=Counts.stack(counts), folds=names, source=on.split.source)
+
+
+def adapting(variant: Variant) -> Variant:
+    """The probe in which the encoder's BatchNorm layers learn too, as a method of its own (CLP, section IV.A)."""
+    from facscale.methods.supervised import Supervised
+
+    probe = variant.job.evaluate.probe
+    optimizer = {"name": "adam", "lr": probe.lr, "weight_decay": probe.weight_decay}
+    train = {"batch_size": probe.batch_size, "epochs": probe.epochs, "optimizer": optimizer}
+    data = variant.job.data.model_copy(update={"per_track": "all"})
+    job = variant.job.model_copy(update={"data": data, "train": type(variant.job.train).model_validate(train)})
+    job = job.model_copy(update={"method": type(job.method)(name="supervised")})
+    return dataclasses.replace(variant, job=job, method=Supervised, config=Supervised.Config(trainable="batchnorm"))
+
+
+def embedded(encoder: nn.Module, *, job: Job, on: Labelled) -> Embeddings:
+    """Of all frames of a labelled data set, kept beside the runs."""
+    most = job.cluster.workers if isinstance(job.cluster.workers, int) else job.cluster.workers[1]
+    return embed(
+        encoder, on.url, image_size=job.data.image_size, spec=job.data.augment, cache_dir=f"{storage(job)}/embeddings",
+        workers=most, cpus=job.cluster.cpus_per_worker, gpus=job.cluster.gpus_per_worker, max_bad=job.data.max_bad,
+    )  # fmt: skip
+
+
+def loaded(exported: bytes, inputs: dict[str, bytes] | None = None) -> Method:
+    """A method from the bytes of its export, on the exports that it was built on."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "method.safetensors"
+        path.write_bytes(exported)
+        return export.load(path, **{name: loaded(part) for name, part in (inputs or {}).items()})

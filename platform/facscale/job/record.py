@@ -1,0 +1,53 @@
+"""What a training tells while it runs: to MLflow, to a progress bar, and to the figures at its end."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from facscale.evaluate import figures
+from facscale.progress import Progress
+from facscale.track import Tracker
+
+Series = dict[str, tuple[list[float], list[float]]]
+
+
+class Recorder:
+    """`receive` takes the records of one training (`train.mailbox`); `finish` draws its curves."""
+
+    def __init__(self, tracker: Tracker, *, title: str) -> None:
+        self._tracker, self._title = tracker, title
+        self._bar: Progress | None = None
+        self._series: dict[str, dict[int, float]] = defaultdict(dict)
+        self.faults: list[str] = []
+
+    def receive(self, kind: str, **record: Any) -> None:
+        """One record; each kind has its method."""
+        getattr(self, f"_{kind}")(**record)
+
+    def finish(self) -> None:
+        """Log the figures, and the list of everything that could not be read."""
+        losses = self._curves("loss/")
+        if losses:
+            self._tracker.figure(figures.curves(losses, title=f"{self._title}: losses"), "losses")
+        online = self._curves("online/")
+        if online:
+            self._tracker.figure(figures.panels(online, title=f"{self._title}: online probe"), "online_probe")
+        if self.faults:
+            self._tracker.text("\n".join(self.faults) + "\n", "skipped.txt")
+
+    def _metrics(self, *, step: int, values: dict[str, float]) -> None:
+        self._tracker.metrics(values, step=step)
+        for name, value in values.items():
+            self._series[name][step] = value
+
+    def _progress(self, *, step: int, steps: int, note: str) -> None:
+        self._bar = self._bar or Progress(self._title, total=steps, unit="steps")
+        self._bar.to(step, note=note)
+
+    def _skipped(self, *, rank: int, faults: list[str]) -> None:
+        self.faults += [f"worker {rank}: {fault}" for fault in faults]
+
+    def _curves(self, prefix: str) -> Series:
+        found = {name.removeprefix(prefix): points for name, points in self._series.items() if name.startswith(prefix)}
+        return {name: ([float(step) for step in sorted(points)], [points[step] for step in sorted(points)]) for name, points in found.items()}

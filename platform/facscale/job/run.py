@@ -1,0 +1,180 @@
+"""The story of a job: open the data, join the cluster, train, evaluate, compare, and tell MLflow all the way."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from safetensors.torch import save_file
+
+from facscale.data import Dataset
+from facscale.evaluate import Row, Table, figures
+from facscale.job.cluster import join, refuse_impossible
+from facscale.job.judge import Judge, loaded
+from facscale.job.labelled import Labelled
+from facscale.job.record import Recorder
+from facscale.job.variants import Variant, rows, stages, variant
+from facscale.methods import DataFacts, export
+from facscale.spec import Document, Job, SpecError
+from facscale.track import Tracker
+from facscale.track.encoder import log_encoder
+from facscale.train.launch import TrainError, fit, storage
+from facscale.train.mailbox import Reader
+from facscale.train.probe import labelled_frames
+from facscale.train.worker import Task, urls
+
+SPOOL = Path("~/.cache/facscale/journal").expanduser()
+WIDTH = 150  # of tables in a log
+
+
+def run_job(document: Document, *, name: str) -> int:
+    """Run a job to its end and return the exit status; raises SpecError or DataError before anything costly starts."""
+    main, *baselines = rows(document, name=str(document.data.get("name") or name))
+    sets = [Labelled.open(url, evaluate=main.job.evaluate) for url in urls(main.job, "labelled")]
+    unlabelled = [Dataset(url) for url in urls(main.job, "unlabelled")]
+    join()
+    refuse_impossible(main.job)
+    key = main.key([data.manifest.fingerprint for data in unlabelled] + [data.fingerprint for data in sets])
+    story = Story(main, sets=sets, unlabelled=unlabelled, key=key)
+    try:
+        story.tell(baselines)
+    except BaseException as error:
+        story.tracker.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", wait=10)
+        if isinstance(error, TrainError):
+            raise SpecError(str(error)) from None
+        raise
+    delivered = story.tracker.close()
+    story.say(f"MLflow: {story.tracker.url}" if delivered else f"MLflow could not be reached; later: facscale sync {story.spool}")
+    return 0
+
+
+@dataclass
+class Story:
+    """One job on its way: what is known, and whom to tell."""
+
+    main: Variant
+    sets: list[Labelled]
+    unlabelled: list[Dataset]
+    key: str
+    console: Console = field(default_factory=lambda: Console(width=WIDTH if not os.isatty(1) else None, highlight=False))
+
+    def __post_init__(self) -> None:
+        job = self.main.job
+        self.name = f"{self.main.name}-{self.key}"
+        self.spool = SPOOL / self.name
+        self.tracker = Tracker(
+            job.track.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{default_store(job)}",
+            job.track.experiment or (self.sets[0].name if self.sets else "facscale"),
+            key=self.key,
+            name=self.main.name,
+            spool=self.spool,
+            tags=self.tags(self.main) | job.track.tags,
+        )
+
+    def say(self, text: str) -> None:
+        """A line for whoever watches."""
+        self.console.print(text)
+
+    def tags(self, of: Variant) -> dict[str, str]:
+        """What every run can be searched by."""
+        data = [dataset.manifest.fingerprint[:12] for dataset in self.unlabelled] + [data.fingerprint[:12] for data in self.sets]
+        cluster = of.job.cluster.name or socket.gethostname()
+        return {"method": of.job.method.name, "row": of.name, "cluster": cluster, "data": " ".join(data), "git.commit": commit()}
+
+    def tell(self, baselines: list[Variant]) -> None:
+        """Train and judge every row; print, log and draw the tables."""
+        tables = {data.name: Table(()) for data in self.sets}
+        for row in (self.main, *baselines):
+            tracker = self.tracker if row is self.main else self.tracker.child(f"{self.key}/{row.name}", row.name, self.tags(row))
+            self.describe(row, tracker)
+            for data, found in self.judged(row, tracker):
+                tables[data.name] += Table((found,))
+                prefix = "" if data is self.sets[0] else f"{data.name}/"
+                tracker.metrics({prefix + metric: value for metric, value in found.metrics().items()})
+            if row is not self.main:
+                tracker.close()
+        for name, table in tables.items():
+            self.console.print(table.rich(title=f"F1 x 100 on {name}"))
+            self.tracker.figure(figures.f1_bars(table, title=f"F1 on {name}"), f"f1_{name}")
+            self.tracker.text(table.csv(), f"f1_{name}.csv")
+            self.tracker.text(table.json(), f"f1_{name}.json")
+
+    def describe(self, row: Variant, tracker: Tracker) -> None:
+        """Parameters and data sets of a run."""
+        tracker.params({**row.job.model_dump(mode="json", exclude={"method"}), "method": row.job.method.name})
+        tracker.params({"method": row.config.model_dump(mode="json")})
+        for dataset in self.unlabelled:
+            tracker.dataset(dataset.manifest.name, url=dataset.url, fingerprint=dataset.manifest.fingerprint, context="pre-training")
+        for data in self.sets:
+            tracker.dataset(data.name, url=data.url, fingerprint=data.fingerprint, context="cross-validation")
+
+    def judged(self, row: Variant, tracker: Tracker) -> list[tuple[Labelled, Row]]:
+        """The rows of F1 of one variant, by labelled data set."""
+        judge = Judge(lambda task, title: self.trained(task, title=title, tracker=tracker))
+        inputs = self.inputs(row, judge)
+        if row.learns_from_labels:
+            return [(data, judge.per_fold(row, on=data, inputs=inputs, name=row.name)) for data in self.sets]
+        facts = DataFacts(identities=sum(dataset.manifest.counts["identities"] for dataset in self.unlabelled))
+        exported = judge.pretrained(row, facts=facts, inputs=inputs)
+        if row is self.main:
+            self.log_export(row, exported)
+        return [(data, judge.probed(row, exported, on=data)) for data in self.sets]
+
+    def inputs(self, row: Variant, judge: Judge) -> dict[str, bytes]:
+        """What the row's method is built on: its stages, trained now, and exported files, whose checksums must hold."""
+        trained: dict[str, bytes] = {}
+        for name, stage in stages(row).items():
+            built_on = {key: trained[source.stage] for key, source in stage.job.inputs.items() if source.stage in trained}
+            facts = self.sets[0].facts() if stage.learns_from_labels and self.sets else DataFacts()
+            trained[name] = judge.pretrained(stage, facts=facts, inputs=built_on)
+        return {key: trained[source.stage] if source.stage else export.fetch(source) for key, source in row.job.inputs.items()}
+
+    def trained(self, task: Task, *, title: str, tracker: Tracker) -> bytes:
+        """One training, watched. Its curves go to the row's run, in the main job under plain names."""
+        recorder = Recorder(tracker, title=title)
+        reader = Reader(recorder.receive)
+        try:
+            place = variant_place(self.name, title=title)
+            return fit(Task(task.job, task.config, task.facts, task.inputs, task.subjects, reader.mailbox), name=place)
+        finally:
+            reader.close()
+            recorder.finish()
+
+    def log_export(self, row: Variant, exported: bytes) -> None:
+        """The encoder as safetensors and as a loadable MLflow model, and a contact sheet of what it was judged on."""
+        method, size = loaded(exported), row.job.data.image_size
+        with tempfile.TemporaryDirectory() as folder:
+            whole, weights = Path(folder) / "method.safetensors", Path(folder) / "encoder.safetensors"
+            whole.write_bytes(exported)
+            save_file({f"encoder.{name}": value.contiguous() for name, value in method.encoder.state_dict().items()}, weights)
+            self.tracker.artifact(whole)
+            about = {"encoder": "facscale.methods.export:Exported", "options": export.about(whole)}
+            log_encoder(self.tracker, weights=weights, config=about, example=np.zeros((2, 3, size, size), np.float32))
+        if self.sets:
+            images, _, identities = labelled_frames(Dataset(self.sets[0].url), count=24)
+            sheet = figures.contact_sheet(images[:24], labels=list(identities[:24]), title=self.sets[0].name)
+            self.tracker.figure(sheet, "contact_sheet")
+
+
+def variant_place(run: str, *, title: str) -> str:
+    """The folder of one training under the job's storage: letters, digits and dashes only."""
+    return f"{run}/" + "".join(letter if letter.isalnum() else "-" for letter in title)
+
+
+def default_store(job: Job) -> Path:
+    """Where runs are tracked when nobody names a server: a SQLite file beside the runs, or at home for remote storage."""
+    home = Path("~/facscale").expanduser() if "://" in storage(job) else Path(storage(job))
+    home.mkdir(parents=True, exist_ok=True)
+    return home / "mlflow.db"
+
+
+def commit() -> str:
+    """Of the code that runs, where it is a checkout."""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)  # noqa: S607
+    return done.stdout.strip() or "unknown"
