@@ -18,6 +18,7 @@ reflection, so that there are no black corners. Colours leave [0, 1] only inside
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ PARAMETERS = (
     "rotation", "flip", "brightness", "contrast", "saturation", "hue", "crop side", "crop x", "crop y"
 )  # fmt: skip
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
-YIQ = (GREY, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+YIQ = np.array([GREY, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
 # Bilinear sampling looks at 2 x 2 pixels, so an image that shrinks more than about twofold is averaged first.
 SHRINK_BEFORE = 0.8
 
@@ -127,16 +128,21 @@ def _coloured(pixels: Tensor, parameters: Tensor, *, mean: Tensor) -> Tensor:
     x -> b c H S x + (1 - c) b grey(mean), for S and H leave grey alone.
     """
     brightness, contrast, saturation, hue = (column[:, None, None] for column in parameters[:, 2:6].unbind(-1))
-    grey = pixels.new_tensor(GREY)
-    one = torch.eye(3, device=pixels.device)
-    saturate = saturation * one + (1 - saturation) * grey.expand(3, 3)
-    to_yiq = pixels.new_tensor(YIQ)
-    cos, sin = torch.cos(2 * torch.pi * hue), torch.sin(2 * torch.pi * hue)
-    keep, plane = one.new_zeros(3, 3), one.new_zeros(3, 3)
-    keep[0, 0], plane[1, 1], plane[2, 2] = 1, 1, 1
-    quarter = one.new_zeros(3, 3)
-    quarter[1, 2], quarter[2, 1] = -1, 1
-    turn = torch.linalg.inv(to_yiq) @ (keep + cos * plane + sin * quarter) @ to_yiq
+    grey, luma, chroma, quarter = _colour_constants(pixels.device)
+    saturate = saturation * torch.eye(3, device=pixels.device) + (1 - saturation) * grey
+    turn = luma + torch.cos(2 * torch.pi * hue) * chroma + torch.sin(2 * torch.pi * hue) * quarter
     matrix = brightness * contrast * (turn @ saturate)
-    shift = (1 - contrast) * brightness * (mean @ grey)[:, None, None]
+    shift = (1 - contrast) * brightness * (mean @ grey[0])[:, None, None]
     return torch.baddbmm(shift.expand(-1, 3, 1), matrix, pixels).clamp_(0, 1)
+
+
+@lru_cache
+def _colour_constants(device: torch.device) -> Tensor:
+    """Four matrices [4, 3, 3] on RGB: to grey; keep luma alone; keep chroma alone; chroma turned by a quarter.
+
+    Kept on the device: copying them there for each batch would make the host wait.
+    """
+    back = np.linalg.inv(YIQ)
+    luma, chroma, quarter = np.diag([1, 0, 0]), np.diag([0, 1, 1]), np.array([[0, 0, 0], [0, 0, -1], [0, 1, 0]])
+    turns = [back @ part @ YIQ for part in (luma, chroma, quarter)]
+    return torch.tensor(np.stack([np.tile(GREY, (3, 1)), *turns]), dtype=torch.float32, device=device)

@@ -173,4 +173,6 @@ class Cache:
     def _warn(self, why: str) -> None:
         if not self._warned.is_set():
             self._warned.set()
-            log.warning("the cache %s is not used: %s; row groups are read from their store each time", self.folder, why)
+            log.warning(
+                "the cache %s is not used: %s; row groups are read from their store each time", self.folder, why
+            )

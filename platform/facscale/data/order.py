@@ -125,9 +125,7 @@ def draw(runs: Population, *, per_track: PerTrack, seed: int, epoch: int) -> Epo
     return Epoch(member=member, start=start, key=hashed(bits[member], start, turn))
 
 
-def arrange(
-    runs: Population, *, per_track: PerTrack, seed: int, epoch: int, streams: int, block: int
-) -> Epoch:
+def arrange(runs: Population, *, per_track: PerTrack, seed: int, epoch: int, streams: int, block: int) -> Epoch:
     """The samples of an epoch, in the order in which they are trained on."""
     samples = draw(runs, per_track=per_track, seed=seed, epoch=epoch)
     groups, dense = np.unique(runs.group, return_inverse=True)

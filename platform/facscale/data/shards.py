@@ -64,9 +64,9 @@ class Dataset:
         return Runs.from_table(pq.read_table(io.BytesIO(data)))
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of the stored columns."""
-        return tuple(self._footer(0).schema.to_arrow_schema().names)
+    def arrow_schema(self) -> pa.Schema:
+        """Names and types of the stored columns."""
+        return self._footer(0).schema.to_arrow_schema()
 
     def read(self, *, shard: int, row_group: int, columns: Sequence[str] | None = None) -> pa.Table:
         """One row group. Raises CorruptError when its bytes are not those that were written, DataError if unreachable."""
@@ -74,19 +74,21 @@ class Dataset:
             self.fetch(shard=shard, row_group=row_group), shard=shard, row_group=row_group, columns=columns
         )
 
-    def fetch(self, *, shard: int, row_group: int) -> bytes:
-        """The stored bytes of one row group, verified. Raises as `read` does."""
+    def fetch(self, *, shard: int, row_group: int, stop: threading.Event | None = None) -> bytes:
+        """The stored bytes of one row group, verified; `stop` ends the wait for a store that is away. Raises as `read`."""
         part = self.manifest.shards[shard]
         place = part.row_groups[row_group]
         try:
-            data = self.folder.read_range(part.file, offset=place.offset, length=place.length)
+            data = self.folder.read_range(part.file, offset=place.offset, length=place.length, stop=stop)
         except FileNotFoundError:
             raise CorruptError(f"missing shard {self.url}/{part.file}") from None
         if checksum(data) != place.checksum:
             raise CorruptError(f"corrupt row group {row_group} of {self.url}/{part.file}: its checksum differs")
         return data
 
-    def decode(self, data: bytes | memoryview, *, shard: int, row_group: int, columns: Sequence[str] | None = None) -> pa.Table:
+    def decode(
+        self, data: bytes | memoryview, *, shard: int, row_group: int, columns: Sequence[str] | None = None
+    ) -> pa.Table:
         """The table in the verified bytes of a row group, each column in one chunk where it fits."""
         place = self.manifest.shards[shard].row_groups[row_group]
         window = pa.PythonFile(_Window(data, place.offset), mode="r")

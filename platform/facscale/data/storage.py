@@ -81,8 +81,11 @@ class Folder:
 
         return self._retry(whole, name=name, patience=patience)
 
-    def read_range(self, name: str, *, offset: int, length: int) -> bytes:
-        """`length` bytes from `offset` by one range request; fewer at the file's end. Raises as `read` does."""
+    def read_range(self, name: str, *, offset: int, length: int, stop: threading.Event | None = None) -> bytes:
+        """`length` bytes from `offset` by one range request; fewer at the file's end. Raises as `read` does.
+
+        A store that is away is waited for, until the event `stop` is set.
+        """
 
         def part() -> bytes:
             try:
@@ -91,7 +94,7 @@ class Folder:
                 self._forget(name)
                 raise
 
-        return self._retry(part, name=name, patience=READ_PATIENCE_S)
+        return self._retry(part, name=name, patience=READ_PATIENCE_S, stop=stop)
 
     def open(self, name: str) -> pa.NativeFile:
         """The file `name` for reading at any place; the caller closes it. Raises as `read` does."""
@@ -145,10 +148,13 @@ class Folder:
         with self._lock:
             self._open.pop(name, None)
 
-    def _retry(self, action: Callable[[], Result], *, name: str, patience: float) -> Result:
+    def _retry(
+        self, action: Callable[[], Result], *, name: str, patience: float, stop: threading.Event | None = None
+    ) -> Result:
         """Do `action`, again and again until `patience` seconds are over if its failure may be temporary."""
         end = time.monotonic() + (0.0 if self.local else patience)
         pause = 0.1
+        stop = stop or threading.Event()
         while True:
             try:
                 return action()
@@ -161,7 +167,8 @@ class Folder:
                     raise DataError(self._explain(error)) from None
                 log.warning("%s/%s: %s; trying again", self.url, name, _first_line(error))
             # Not all workers at once, lest they knock a starting store over again.
-            time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
+            if stop.wait(pause * random.uniform(0.5, 1.5)):  # noqa: S311
+                raise DataError(f"{self.url}: reading was stopped")
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
     def _explain(self, error: Exception) -> str:

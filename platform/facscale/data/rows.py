@@ -1,0 +1,151 @@
+"""One row group in memory, the frames of its samples picked out, and the account of what could not be read."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from facscale.data.cache import Cache
+from facscale.data.errors import DataError
+from facscale.data.shards import Dataset
+
+log = logging.getLogger(__name__)
+
+SPARSE = 0.5  # below this share of needed rows only these are kept in memory
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Something stored that could not be read; `row` is None where the whole row group is lost."""
+
+    url: str
+    shard: str
+    row_group: int
+    row: int | None
+    why: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """A row group: number of the data set, of the shard in it, of the row group in that."""
+
+    dataset: int
+    shard: int
+    row_group: int
+
+
+class Rows:
+    """Stored frames, by row number within their row group."""
+
+    def __init__(self, table: pa.Table, *, columns: Sequence[str], kept: np.ndarray | None) -> None:
+        """`kept`: the row numbers that `table` holds, ascending; None: all of them."""
+        jpeg = table["jpeg"].combine_chunks()
+        jpeg = jpeg.chunk(0) if isinstance(jpeg, pa.ChunkedArray) else jpeg
+        self._table = table  # owns the bytes
+        self._bytes = memoryview(jpeg.buffers()[2] or b"").cast("B")
+        width = np.int64 if pa.types.is_large_binary(jpeg.type) else np.int32
+        offsets = np.frombuffer(jpeg.buffers()[1], dtype=width)[jpeg.offset : jpeg.offset + len(jpeg) + 1]
+        self._offsets: list[int] = offsets.tolist()
+        self._kept = kept
+        self.columns = {name: as_numpy(table[name]) for name in columns}
+
+    def indices(self, rows: np.ndarray) -> np.ndarray:
+        """Where the given rows stand in here, same shape."""
+        return rows if self._kept is None else np.searchsorted(self._kept, rows)
+
+    def number(self, index: int) -> int:
+        """The row number of what stands at `index`."""
+        return index if self._kept is None else int(self._kept[index])
+
+    def jpeg(self, index: int) -> memoryview:
+        """The stored bytes of one frame, not copied."""
+        return self._bytes[self._offsets[index] : self._offsets[index + 1]]
+
+
+def as_numpy(column: pa.ChunkedArray) -> np.ndarray:
+    """A column as [rows] or, of fixed-size lists, [rows, n]."""
+    array = pa.concat_arrays(column.chunks) if column.num_chunks != 1 else column.chunk(0)
+    if pa.types.is_fixed_size_list(array.type):
+        return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), array.type.list_size)
+    return array.to_numpy(zero_copy_only=False)
+
+
+class Reader:
+    """Fetches row groups of several data sets: local ones in place, remote ones through the cache."""
+
+    def __init__(self, datasets: Sequence[Dataset], *, columns: Sequence[str], cache: Cache | None) -> None:
+        self._datasets = datasets
+        self._columns = tuple(dict.fromkeys(columns))
+        self._cache = cache
+        self.stop = threading.Event()  # set: give up waiting for a store
+
+    def rows(self, place: Place, *, needed: np.ndarray | None = None) -> Rows:
+        """The rows `needed` (ascending; None: all) of a row group. Raises CorruptError, DataError."""
+        dataset = self._datasets[place.dataset]
+        where = {"shard": place.shard, "row_group": place.row_group}
+        if self._cache is None or dataset.folder.local:
+            data = dataset.fetch(**where, stop=self.stop)
+        else:
+            group = dataset.manifest.shards[place.shard].row_groups[place.row_group]
+            data = self._cache.get(group.checksum, lambda: dataset.fetch(**where, stop=self.stop))
+        table = dataset.decode(data, **where, columns=["jpeg", *self._columns])
+        if needed is not None and len(needed) < SPARSE * len(table):
+            return Rows(table.take(pa.array(needed)), columns=self._columns, kept=needed)
+        return Rows(table, columns=self._columns, kept=None)
+
+
+@dataclass
+class Faults:
+    """What was skipped, each thing once, and the bound on it. Safe for use by several threads."""
+
+    frames_in_all: int
+    bound: float  # share of the frames
+    skipped: list[Skipped] = field(default_factory=list)
+    _frames: int = 0
+    _seen: set[tuple[Place, int | None]] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, datasets: Sequence[Dataset], place: Place, *, row: int | None, why: str) -> None:
+        """Note a bad frame, or with `row=None` a bad row group. Raises DataError when there are too many."""
+        dataset = datasets[place.dataset]
+        shard = dataset.manifest.shards[place.shard]
+        with self._lock:
+            if (place, row) in self._seen:
+                return
+            self._seen.add((place, row))
+            self._frames += 1 if row is not None else shard.row_groups[place.row_group].rows
+            skipped = Skipped(url=dataset.url, shard=shard.file, row_group=place.row_group, row=row, why=why)
+            self.skipped.append(skipped)
+            log.warning("skipped %s", skipped)
+            if self._frames > self.bound * self.frames_in_all:
+                raise DataError(
+                    f"{dataset.url}: {self._frames} of {self.frames_in_all} frames cannot be read, more than data.max_bad "
+                    f"({self.bound:g}) allows; the last: {why}. Make the data set again, or raise data.max_bad"
+                )
+
+
+def column_shapes(datasets: Sequence[Dataset], names: Sequence[str]) -> Mapping[str, tuple[np.dtype, tuple[int, ...]]]:
+    """(dtype, shape of one row) of each named column. Raises DataError where a data set lacks one, or they differ."""
+    found: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
+    for dataset in datasets:
+        schema = dataset.arrow_schema
+        for name in names:
+            if name not in schema.names:
+                hint = "it has no labels" if name in ("au", "intensity") else f"it has {', '.join(schema.names)}"
+                raise DataError(f"{dataset.url} has no column {name!r}: {hint}")
+            kind = schema.field(name).type
+            shape = (kind.list_size,) if pa.types.is_fixed_size_list(kind) else ()
+            try:
+                dtype = np.dtype((kind.value_type if shape else kind).to_pandas_dtype())
+            except NotImplementedError:
+                dtype = np.dtype(object)
+            if dtype == object:
+                raise DataError(f"{dataset.url}: the column {name!r} is {kind}; a view can deliver numbers only")
+            if found.setdefault(name, (dtype, shape)) != (dtype, shape):
+                raise DataError(f"{dataset.url}: the column {name!r} is {kind}, unlike in {datasets[0].url}")
+    return found
