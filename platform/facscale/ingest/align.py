@@ -21,7 +21,7 @@ OVERSAMPLING = 8  # at most, when a large face is reduced
 
 def eyes(points: np.ndarray) -> np.ndarray:
     """Centres [2, 2] (image-left eye, image-right eye) from 68 landmarks [68, 2]."""
-    return np.stack([points[RIGHT_EYE].mean(axis=0), points[LEFT_EYE].mean(axis=0)]).astype(np.float64)
+    return np.array([points[RIGHT_EYE].mean(axis=0), points[LEFT_EYE].mean(axis=0)], np.float64)
 
 
 def similarity(centres: np.ndarray, crop: Crop) -> np.ndarray | None:
@@ -50,7 +50,8 @@ def square(box: Box, crop: Crop) -> np.ndarray:
 
 def moved(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Points [N, 2] under a matrix [2, 3]."""
-    return points @ matrix[:, :2].T + matrix[:, 2]
+    result: np.ndarray = points @ matrix[:, :2].T + matrix[:, 2]
+    return result
 
 
 def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
@@ -62,7 +63,9 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     finer = min(OVERSAMPLING, max(1, round(1 / scale))) if scale > 0 else 1
     fine = matrix * finer
     fine[:, 2] += (finer - 1) / 2
-    drawn = cv2.warpAffine(
+    drawn: np.ndarray = cv2.warpAffine(
         image, fine, (size * finer, size * finer), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
-    return cv2.resize(drawn, (size, size), interpolation=cv2.INTER_AREA) if finer > 1 else drawn
+    if finer > 1:
+        drawn = cv2.resize(drawn, (size, size), interpolation=cv2.INTER_AREA)
+    return drawn

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import errno
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,7 +26,14 @@ from facscale.spec import Pipeline, SpecError
 
 BATCH = 256  # faces held in memory before they are written
 ATTEMPTS = 3  # workers that one item may bring down before it is given up
-NETWORK = ("aiobotocore", "aiohttp", "botocore", "gcsfs", "requests", "urllib3")  # their errors are the source's, not the item's
+NETWORK = (
+    "aiobotocore",
+    "aiohttp",
+    "botocore",
+    "gcsfs",
+    "requests",
+    "urllib3",
+)  # their errors are the source's, not the item's
 
 
 class Extractor:
@@ -61,25 +68,34 @@ class Extractor:
 
     def _extract(self, item: Item, status: Status, path: Path) -> Status:
         faults: list[Fault] = []
-        note = lambda stage, reason: faults.append(Fault(item.source, stage, reason))  # noqa: E731
+
+        def note(stage: str, reason: str) -> None:
+            faults.append(Fault(item.source, stage, reason))
+
         stage = "labels"
         try:
             labels, remarks = self.layout.labels(item, lambda name: read_bytes(self.pipeline.source.root, name))
             for remark in remarks:
                 note("labels", remark)
             stage = "decode"
+            labels = labels.coded()
             frames = Frames(item, root=self.pipeline.source.root, every=self.pipeline.source.every, note=note)
             status = self._faces(frames, labels, status, path)
         except (DataError, SpecError):
             raise
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with one video must not end the others
-            if _is_network(error):
-                raise DataError(f"{self.pipeline.source.root}: the source does not answer: {error!r}") from error
+        except Exception as error:  # whatever is wrong with one video must not end the others
+            if _is_outage(error):
+                raise DataError(
+                    f"{item.source}: stopped by no fault of its own, run it again later: {error!r}"
+                ) from error
             return self._failed(replace(status, faults=tuple(faults)), stage, _sentence(error))
         if not status.frames and not faults:
             note("decode", "there are no frames in it")
         elif not status.faces and status.frames:
-            note("faces", f"no face in its {status.frames} frames" if not status.dropped else "only tracks that are too short")
+            note(
+                "faces",
+                f"no face in its {status.frames} frames" if not status.dropped else "only tracks that are too short",
+            )
         return replace(status, faults=tuple(faults))
 
     def _faces(self, frames: Frames, labels: Labels, status: Status, path: Path) -> Status:
@@ -147,14 +163,15 @@ def _batched(faces: Iterator[Face]) -> Iterator[list[Face]]:
         yield batch
 
 
-def _is_network(error: Exception) -> bool:
+def _is_outage(error: Exception) -> bool:
+    """Whether it will hit the other items just as well: a store that does not answer, a full disk."""
     if isinstance(error, FileNotFoundError | PermissionError):
         return False
-    return isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.split(".")[0] in NETWORK
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE)
+    return full or isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.split(".")[0] in NETWORK
 
 
 def _sentence(error: Exception) -> str:
-    """Errors of libraries on one line, without this machine's folders."""
+    """Errors of libraries on one line."""
     text = " ".join(str(error).split()) or type(error).__name__
-    known = isinstance(error, ValueError | OSError)
-    return (text if known else f"{type(error).__name__}: {text}").replace(os.path.expanduser("~"), "~")[:300]
+    return (text if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {text}")[:300]

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import av
 import cv2
-import fsspec
 import numpy as np
 import simplejpeg
 from fsspec.implementations.local import LocalFileSystem
 
-from facscale.ingest.items import Item, suffix
+from facscale.ingest.items import Item, open_root, suffix
 
 Note = Callable[[str, str], None]  # (stage, reason)
 
@@ -52,7 +50,7 @@ class Frames:
             yield frame
 
     def _images(self) -> Iterator[Frame]:
-        system, base = _open_root(self.root)
+        system, base = open_root(self.root)
         chosen = range(0, len(self.item.files), self.every)
         bad: list[str] = []
         for position in chosen:
@@ -68,9 +66,9 @@ class Frames:
 
     def _video(self) -> Iterator[Frame]:
         (name,) = self.item.files
-        system, base = _open_root(self.root)
+        system, base = open_root(self.root)
         local = isinstance(system, LocalFileSystem)
-        source = f"{base}/{name}" if local else system.open(f"{base}/{name}", "rb")
+        source: Any = f"{base}/{name}" if local else system.open(f"{base}/{name}", "rb")
         try:
             with av.open(source, metadata_errors="replace") as container:
                 if not container.streams.video:
@@ -95,7 +93,9 @@ class Frames:
             except av.FFmpegError as error:
                 if not index:
                     raise
-                self.note("decode", f"stopped at frame {index + self.item.first}: {error.strerror}; frames before it are kept")
+                self.note(
+                    "decode", f"stopped at frame {index + self.item.first}: {error.strerror}; frames before it are kept"
+                )
                 return
             if frame is None:
                 return
@@ -113,7 +113,7 @@ def decode_image(content: bytes, name: str) -> np.ndarray:
     found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
     if found is None:
         raise ValueError("no image" if content else "empty file")
-    return cv2.cvtColor(found, cv2.COLOR_BGR2RGB)
+    return np.asarray(cv2.cvtColor(found, cv2.COLOR_BGR2RGB))
 
 
 def _upright(frame: Any) -> np.ndarray:
@@ -121,8 +121,3 @@ def _upright(frame: Any) -> np.ndarray:
     image: np.ndarray = frame.to_ndarray(format="rgb24")
     turns = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
-
-
-def _open_root(root: str) -> tuple[Any, str]:
-    system, base = fsspec.core.url_to_fs(os.path.expanduser(root))
-    return system, base.rstrip("/")

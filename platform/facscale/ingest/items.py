@@ -8,7 +8,8 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -50,12 +51,15 @@ class Item:
         return str(PurePosixPath(self.files[0]).parent) if self.numbers else self.files[0]
 
     def to_json(self) -> str:
+        """For the way to a worker."""
         return json.dumps(asdict(self))
 
     @staticmethod
     def from_json(text: str) -> Item:
-        fields = json.loads(text)
-        return Item(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+        """What `to_json` wrote."""
+        fields: dict[str, Any] = json.loads(text)
+        fields |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+        return Item(**fields)
 
     def key(self, sizes: Files) -> str:
         """A name for the item's part that changes with its files' sizes."""
@@ -81,6 +85,12 @@ class Labels:
     rows: dict[int, int] = field(default_factory=dict)  # frame number -> row of the arrays
     occurrence: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.int8))  # [rows, au]
     intensity: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.int8))  # [rows, au]
+
+    def coded(self) -> Labels:
+        """Only the AUs that somebody labelled in this video."""
+        kept = np.flatnonzero((self.occurrence >= 0).any(axis=0))
+        au = tuple(self.au[column] for column in kept)
+        return Labels(au, self.rows, self.occurrence[:, kept], self.intensity[:, kept])
 
     def at(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """(occurrence [au], intensity [au]) of a frame; all -1 where nobody labelled it."""
@@ -108,9 +118,13 @@ class Listing:
 def list_files(root: str) -> Listing:
     """All files below `root` (any fsspec URL). Raises DataError where there is nothing or nobody answers."""
     try:
-        system, base = fsspec.core.url_to_fs(os.path.expanduser(root))
+        system, base = open_root(root)
         local = isinstance(system, LocalFileSystem)
-        found = dict(_walk(base)) if local else {name: info["size"] for name, info in system.find(base, detail=True).items()}
+        found = (
+            dict(_walk(base))
+            if local
+            else {name: info["size"] for name, info in system.find(base, detail=True).items()}
+        )
     except Exception as error:  # every file system raises its own kind
         raise DataError(f"{root}: the source cannot be listed: {error or type(error).__name__}") from error
     if not found:
@@ -141,10 +155,16 @@ def suffix(name: str) -> str:
     return PurePosixPath(name).suffix.lower()
 
 
+def open_root(root: str) -> tuple[Any, str]:
+    """The fsspec file system of a URL, and the path in it without a slash at its end."""
+    system, base = fsspec.core.url_to_fs(root)
+    return system, base.rstrip("/")
+
+
 def read_bytes(root: str, name: str) -> bytes:
     """One whole (small) file of a source."""
-    system, base = fsspec.core.url_to_fs(os.path.expanduser(root))
-    content: bytes = system.cat_file(f"{base.rstrip('/')}/{name}")
+    system, base = open_root(root)
+    content: bytes = system.cat_file(f"{base}/{name}")
     return content
 
 
@@ -158,6 +178,6 @@ def _walk(base: str) -> list[tuple[str, int]]:
             folders.clear()
             continue
         seen.add(real)
-        paths = [os.path.join(folder, name) for name in files]
-        found += [(path, os.path.getsize(path)) for path in paths if os.path.exists(path)]
+        paths = [Path(folder) / name for name in files]
+        found += [(str(path), path.stat().st_size) for path in paths if path.exists()]
     return found

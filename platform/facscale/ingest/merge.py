@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ ROWS = 256
 
 
 def merge(
-    statuses: Sequence[Status], *, pipeline: Pipeline, parts: Parts, recipe: dict[str, Any], advance: Callable[[Status], None]
+    statuses: Sequence[Status], *, pipeline: Pipeline, parts: Parts, recipe: dict[str, Any], advance: Callable[[], None]
 ) -> Manifest:
     """Write the data set at `pipeline.output` from `statuses` in sorted order. Raises DataError."""
     full = [status for status in statuses if status.faces]
@@ -44,7 +45,7 @@ def merge(
             for track in _tracks(parts, status):
                 writer.add_track(_finished(track, status, number=number, au=au))
                 number += 1
-            advance(status)
+            advance()
         return writer.close()
 
 
@@ -63,7 +64,7 @@ def _tracks(parts: Parts, status: Status) -> Iterator[pa.Table]:
         for batch in pq.ParquetFile(file).iter_batches(batch_size=ROWS, use_threads=False):
             numbers = batch.column("track").to_numpy()
             edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
-            for start, end in zip(edges[:-1], edges[1:], strict=True):
+            for start, end in pairwise(edges):
                 if held and held[-1].column("track")[0].as_py() != numbers[start]:
                     yield pa.Table.from_batches(held)
                     held = []

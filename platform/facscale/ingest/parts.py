@@ -52,10 +52,12 @@ class Status:
         return self.identity, self.video, self.part
 
     def to_json(self) -> str:
+        """For the file."""
         return json.dumps(asdict(self))
 
     @staticmethod
     def from_json(text: str | bytes) -> Status:
+        """What `to_json` wrote."""
         fields = json.loads(text)
         faults = tuple(Fault(**fault) for fault in fields.pop("faults"))
         return Status(**{**fields, "au": tuple(fields["au"])}, faults=faults)
@@ -77,7 +79,9 @@ class Parts:
             self._put(RECIPE, text)
             return
         if begun != json.loads(text):
-            changed = ", ".join(sorted(key for key in begun.keys() | recipe.keys() if begun.get(key) != recipe.get(key)))
+            changed = ", ".join(
+                sorted(key for key in begun.keys() | recipe.keys() if begun.get(key) != recipe.get(key))
+            )
             raise DataError(
                 f"{self.url} holds a half-finished data set of another recipe (different: {changed}); "
                 "choose another output, or delete that folder to begin anew"

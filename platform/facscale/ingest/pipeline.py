@@ -11,17 +11,19 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+from fsspec.implementations.local import LocalFileSystem
+
 from facscale.data import DataError, Dataset
 from facscale.data.manifest import MANIFEST
 from facscale.data.storage import Folder
 from facscale.ingest import detectors, layouts
-from facscale.ingest.items import Item, Listing, list_files
+from facscale.ingest.items import Item, Listing, list_files, open_root
 from facscale.ingest.merge import merge
 from facscale.ingest.parts import Parts, Status
 from facscale.ingest.progress import Bar
 from facscale.ingest.report import Report, summarise
 from facscale.ingest.sheet import write_sheet
-from facscale.spec import Pipeline
+from facscale.spec import Pipeline, SpecError
 
 RECIPE_VERSION = 1  # rises when the same spec gives other crops
 
@@ -36,13 +38,17 @@ def run(pipeline: Pipeline, *, progress: bool = True) -> Report:
     finished = Dataset(pipeline.output) if Folder(pipeline.output).exists(MANIFEST) else None
     if finished and _recipe_without_listing(finished) != recipe:
         raise _other_recipe(pipeline, finished, recipe)
+    if pipeline.render and finished:
+        return _already_there(pipeline)  # the recipe says all about rendered faces
     if pipeline.render:
-        _render(pipeline)
+        _render(pipeline, progress=progress)
     listing = list_files(pipeline.source.root)
     items = _items(pipeline, listing)
     recipe_and_listing = {**recipe, "listing": listing.fingerprint(items)}
+    if finished and finished.manifest.recipe != recipe_and_listing:
+        raise _other_recipe(pipeline, finished, recipe_and_listing)
     if finished:
-        return _already_there(pipeline, finished, recipe_and_listing)
+        return _already_there(pipeline)
     return _make(pipeline, listing=listing, items=items, recipe=recipe_and_listing, progress=progress)
 
 
@@ -93,7 +99,7 @@ def _make(
     if not report.faces:
         raise DataError(f"{pipeline.source.root}: not one face could be used, no data set was made\n{report.table()}")
     with Bar("shards", total=sum(status.faces > 0 for status in statuses), shown=progress) as bar:
-        merge(statuses, pipeline=pipeline, parts=parts, recipe=recipe, advance=lambda status: bar.advance())
+        merge(statuses, pipeline=pipeline, parts=parts, recipe=recipe, advance=bar.advance)
     _finish(pipeline)
     return report
 
@@ -124,9 +130,7 @@ def _finish(pipeline: Pipeline) -> None:
     Parts(pipeline.output).remove()
 
 
-def _already_there(pipeline: Pipeline, finished: Dataset, recipe: dict[str, Any]) -> Report:
-    if finished.manifest.recipe != recipe:
-        raise _other_recipe(pipeline, finished, recipe)
+def _already_there(pipeline: Pipeline) -> Report:
     _finish(pipeline)
     report = Report.read(pipeline.output)
     if report is None:
@@ -134,11 +138,20 @@ def _already_there(pipeline: Pipeline, finished: Dataset, recipe: dict[str, Any]
     return Report(**{**vars(report), "outcome": "already there"})
 
 
-def _render(pipeline: Pipeline) -> None:
+def _render(pipeline: Pipeline, *, progress: bool) -> None:
     from facscale.data import synthetic  # noqa: PLC0415 - only where faces are rendered
 
     assert pipeline.render is not None
-    synthetic.write_tree(pipeline.render, root=pipeline.source.root, layout=pipeline.source.layout)
+    system, root = open_root(pipeline.source.root)
+    if not isinstance(system, LocalFileSystem):
+        raise SpecError(
+            f"faces are rendered into a local folder only; {pipeline.source.root} is none: change source.root"
+        )
+    if pipeline.source.layout == "videos":
+        raise SpecError('faces are rendered as voxceleb2, bp4d or disfa; the layout "videos" has no tree of its own')
+    synthetic.write_tree(
+        root, layout=pipeline.source.layout, render=pipeline.render, workers=pipeline.ingest.workers, progress=progress
+    )
 
 
 def _recipe_without_listing(finished: Dataset) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The items on a Ray cluster: Ray Data one task an item, in worker processes that keep their detector."""
+"""The items on a Ray cluster: Ray Data, one task an item, in worker processes that keep their detector."""
 
 from __future__ import annotations
 

@@ -20,7 +20,12 @@ class Bar:
         self.title, self.total, self.done, self.text = title, total, 0, ""
         self._lines = shown and not sys.stderr.isatty()
         self._next = time.monotonic() + PAUSE_S
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+        )
         self._bar = Progress(
             *columns,
             TimeElapsedColumn(),

@@ -49,6 +49,7 @@ class Report:
         return tuple(sorted(self.faults, key=lambda fault: (fault.item, fault.stage)))
 
     def to_json(self) -> str:
+        """For `report.json`."""
         return json.dumps(asdict(self), indent=1)
 
     @classmethod
@@ -83,7 +84,10 @@ class Report:
     def write(self, statuses: Sequence[Status]) -> None:
         """Put the report beside the data set, with one row an item of what came out of it."""
         folder = Folder(self.output)
-        rows = [{**asdict(status), "faults": [f"{fault.stage}: {fault.reason}" for fault in status.faults]} for status in statuses]
+        rows = [
+            {**asdict(status), "faults": [f"{fault.stage}: {fault.reason}" for fault in status.faults]}
+            for status in statuses
+        ]
         if rows:
             with put_file(folder, ITEMS) as path:
                 pq.write_table(pa.Table.from_pylist(rows), path)

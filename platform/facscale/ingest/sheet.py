@@ -15,7 +15,9 @@ GAP = 2  # pixels between crops
 GREEN = (80, 255, 80)
 
 
-def contact_sheet(dataset_url: str, *, identities: int = 8, crops: int = 10, size: int = 96, landmarks: bool = False) -> np.ndarray:
+def contact_sheet(
+    dataset_url: str, *, identities: int = 8, crops: int = 10, size: int = 96, landmarks: bool = False
+) -> np.ndarray:
     """An RGB picture [H, W, 3] uint8: a row an identity, `crops` crops spread over its runs, `size` pixels each.
 
     The identities are spread evenly over the data set. Raises DataError for what is no data set.

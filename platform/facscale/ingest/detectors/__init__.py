@@ -40,7 +40,9 @@ def find(name: str) -> type[Detector]:
     (point, *_) = entry_points(group=GROUP, name=name)
     detector = point.load()
     if not _is_detector(detector):
-        raise SpecError(f'the entry point "{name}" of {point.dist and point.dist.name} is no facscale Detector: {detector!r}')
+        raise SpecError(
+            f'the entry point "{name}" of {point.dist and point.dist.name} is no facscale Detector: {detector!r}'
+        )
     return detector  # type: ignore[no-any-return]
 
 
@@ -50,7 +52,7 @@ def configure(document: Document) -> Pipeline:
     try:
         detector = find(pipeline.detector.name)
     except SpecError as error:
-        raise SpecError(f'{document.origin(("detector", "name"))}: {error}') from None
+        raise SpecError(f"{document.origin(('detector', 'name'))}: {error}") from None
     own = {key: value for key, value in (document.at(("detector",)) or {}).items() if key != "name"}
     parse(Document({**document.data, "detector": own}, document.origins), detector.Config, ("detector",))
     return pipeline

@@ -23,12 +23,16 @@ class Box(NamedTuple):
 
     @property
     def area(self) -> float:
+        """In square pixels."""
         return max(0.0, self.right - self.left) * max(0.0, self.bottom - self.top)
 
     def overlap(self, other: Box) -> float:
         """Intersection over union, in [0, 1]."""
         common = Box(
-            max(self.left, other.left), max(self.top, other.top), min(self.right, other.right), min(self.bottom, other.bottom)
+            max(self.left, other.left),
+            max(self.top, other.top),
+            min(self.right, other.right),
+            min(self.bottom, other.bottom),
         )
         shared = common.area if common.right > common.left and common.bottom > common.top else 0.0
         return shared / (self.area + other.area - shared) if shared else 0.0
@@ -37,7 +41,9 @@ class Box(NamedTuple):
 class DetectorConfig(Block):
     """What every detector can be told. A detector's own Config adds to it; an unknown key is an error."""
 
-    detect_every: PositiveInt = 5  # look for faces in each n-th frame and follow the landmarks in between; 1: in every one
+    detect_every: PositiveInt = (
+        5  # look for faces in each n-th frame and follow the landmarks in between; 1: in every one
+    )
     shortest_track: PositiveInt = 5  # frames; what is shorter is mostly something that is no face
 
 

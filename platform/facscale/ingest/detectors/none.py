@@ -24,10 +24,12 @@ class WholeFrame(Detector):
         pass
 
     def detect(self, image: np.ndarray) -> list[Box]:
+        """The square."""
         height, width = image.shape[:2]
         side = min(height, width)
         left, top = (width - side) / 2, (height - side) / 2
         return [Box(left, top, left + side, top + side)]
 
-    def landmarks(self, image: np.ndarray, box: Box) -> np.ndarray:
+    def landmarks(self, image: np.ndarray, box: Box) -> np.ndarray:  # noqa: ARG002
+        """NaN."""
         return np.full((LANDMARKS, 2), np.nan, np.float32)

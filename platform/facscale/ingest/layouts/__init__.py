@@ -39,4 +39,4 @@ def find(name: str) -> Layout:
     """The layout `name`. Raises SpecError for an unknown one."""
     if name not in names():
         raise SpecError(f'there is no layout "{name}"{nearest(name, names())}')
-    return cast(Layout, importlib.import_module(f"{__name__}.{name}"))
+    return cast("Layout", importlib.import_module(f"{__name__}.{name}"))

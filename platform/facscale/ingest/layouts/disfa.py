@@ -59,6 +59,8 @@ def _column(text: bytes, name: str) -> dict[int, int]:
     for line, words in enumerate(text.decode("utf-8-sig").split(), start=1):
         number, comma, value = words.partition(",")
         if not (comma and number.isdecimal() and value.isdecimal() and int(value) <= STRONGEST):
-            raise ValueError(f"{name}, line {line}: {words!r} is no frame,intensity with an intensity of 0 to {STRONGEST}")
+            raise ValueError(
+                f"{name}, line {line}: {words!r} is no frame,intensity with an intensity of 0 to {STRONGEST}"
+            )
         column[int(number)] = int(value)
     return column

@@ -21,6 +21,6 @@ def items(files: Files) -> Iterator[Item]:
             )
 
 
-def labels(item: Item, read: Callable[[str], bytes]) -> tuple[Labels, list[str]]:
+def labels(item: Item, read: Callable[[str], bytes]) -> tuple[Labels, list[str]]:  # noqa: ARG001
     """None."""
     return Labels(), []

@@ -20,6 +20,6 @@ def items(files: Files) -> Iterator[Item]:
             yield Item(identity=parts[2], video=parts[3], part=f"{parts[0]}/{stem(name)}", files=(name,))
 
 
-def labels(item: Item, read: Callable[[str], bytes]) -> tuple[Labels, list[str]]:
+def labels(item: Item, read: Callable[[str], bytes]) -> tuple[Labels, list[str]]:  # noqa: ARG001
     """None."""
     return Labels(), []
