@@ -35,6 +35,8 @@ GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 YIQ = np.array([GREY, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
 # Bilinear sampling looks at 2 x 2 pixels, so an image that shrinks more than about twofold is averaged first.
 SHRINK_BEFORE = 0.8
+# Few enough on the CPU that memory is used again rather than mapped anew; bounded elsewhere to bound the peak.
+IMAGES_AT_ONCE = {"cpu": 16}
 
 
 def draw(spec: models.Augment, *, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
@@ -68,18 +70,26 @@ def apply(images: Tensor, parameters: Tensor, *, size: int) -> Tensor:
 
     Also images [N, H, W, 3] with parameters [N, V, P] or [N, P], to [N, V, 3, size, size] or [N, 3, size, size].
     """
-    many = images.shape[:-3]
-    changes = parameters.reshape(many.numel(), -1, len(PARAMETERS))  # [N, V, P]
-    pixels = _shrunk(images.reshape(-1, *images.shape[-3:]), size=size)
-    views = changes.shape[1]
-    theta = _affine(changes.flatten(0, 1))
-    grid = functional.affine_grid(theta, [len(theta), 3, size, size], align_corners=False)
+    changes = parameters.reshape(images.shape[:-3].numel(), -1, len(PARAMETERS))  # [N, V, P]
+    flat = images.reshape(-1, *images.shape[-3:])
+    result = torch.empty((*changes.shape[:2], 3, size, size), device=images.device)
+    step = IMAGES_AT_ONCE.get(images.device.type, 256)
+    for part in zip(flat.split(step), changes.split(step), result.split(step), strict=True):
+        _apply(*part)
+    return result.view(*parameters.shape[:-1], 3, size, size)
+
+
+def _apply(images: Tensor, changes: Tensor, into: Tensor) -> None:
+    """As `apply`: images [N, H, W, 3], changes [N, V, P], into [N, V, 3, S, S]."""
+    count, views, _, size, _ = into.shape
+    pixels = _shrunk(images, size=size)
+    grid = functional.affine_grid(_affine(changes.flatten(0, 1)), [count * views, 3, size, size], align_corners=False)
     # The copies of one image lie below one another in one tall grid: the image itself is never repeated.
-    tall = grid.view(len(pixels), views * size, size, 2)
+    tall = grid.view(count, views * size, size, 2)
     taken = functional.grid_sample(pixels, tall, padding_mode="reflection", align_corners=False)
-    taken = taken.view(len(pixels), 3, views, size * size).transpose(1, 2).flatten(0, 1)
-    coloured = _coloured(taken, changes.flatten(0, 1), mean=pixels.mean((2, 3)).repeat_interleave(views, 0))
-    return coloured.view(*parameters.shape[:-1], 3, size, size)
+    taken = taken.view(count, 3, views, size * size).transpose(1, 2)
+    matrix, shift = _colour(changes, mean=pixels.mean((2, 3))[:, None])
+    torch.add(matrix @ taken, shift, out=into.view(count, views, 3, -1)).clamp_(0, 1)
 
 
 class Augmenter:
@@ -121,19 +131,18 @@ def _affine(parameters: Tensor) -> Tensor:
     return torch.stack(rows, dim=1)
 
 
-def _coloured(pixels: Tensor, parameters: Tensor, *, mean: Tensor) -> Tensor:
-    """Colours [N, 3, pixels] after brightness, contrast, saturation, hue; `mean` [N, 3] is the stored image's colour.
+def _colour(parameters: Tensor, *, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Brightness, contrast, saturation, hue as matrices [..., 3, 3] and shifts [..., 1, 1], from parameters [..., P].
 
-    All four are affine in the colour, so together they are one matrix and one shift an image:
-    x -> b c H S x + (1 - c) b grey(mean), for S and H leave grey alone.
+    All four are affine in the colour, so together they are x -> b c H S x + (1 - c) b grey(mean), for S and H leave
+    grey alone. `mean` [..., 3] is the stored image's mean colour.
     """
-    brightness, contrast, saturation, hue = (column[:, None, None] for column in parameters[:, 2:6].unbind(-1))
-    grey, luma, chroma, quarter = _colour_constants(pixels.device)
-    saturate = saturation * torch.eye(3, device=pixels.device) + (1 - saturation) * grey
+    brightness, contrast, saturation, hue = (column[..., None, None] for column in parameters[..., 2:6].unbind(-1))
+    grey, luma, chroma, quarter = _colour_constants(parameters.device)
+    saturate = saturation * torch.eye(3, device=parameters.device) + (1 - saturation) * grey
     turn = luma + torch.cos(2 * torch.pi * hue) * chroma + torch.sin(2 * torch.pi * hue) * quarter
-    matrix = brightness * contrast * (turn @ saturate)
-    shift = (1 - contrast) * brightness * (mean @ grey[0])[:, None, None]
-    return torch.baddbmm(shift.expand(-1, 3, 1), matrix, pixels).clamp_(0, 1)
+    shift = (1 - contrast) * brightness * (mean @ grey[0])[..., None, None]
+    return brightness * contrast * (turn @ saturate), shift
 
 
 @lru_cache
