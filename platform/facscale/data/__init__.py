@@ -1,6 +1,22 @@
 """Shards, sampling views, deterministic streaming, augmentation."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from facscale.data.errors import CorruptError, DataError
 from facscale.data.shards import Dataset, ShardWriter
 
-__all__ = ["CorruptError", "DataError", "Dataset", "ShardWriter"]
+if TYPE_CHECKING:
+    from facscale.data.stream import Stream
+
+__all__ = ["CorruptError", "DataError", "Dataset", "ShardWriter", "Stream"]
+
+
+def __getattr__(name: str) -> Any:
+    """`Stream` needs torch; whoever only writes or reads shards does not wait for it."""
+    if name == "Stream":
+        from facscale.data.stream import Stream  # noqa: PLC0415
+
+        return Stream
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
