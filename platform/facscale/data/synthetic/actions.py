@@ -43,8 +43,8 @@ def _upper_face(x: Array, y: Array) -> dict[int, NDArray[np.floating]]:
     side, spare = np.sign(x), 1.0 - 0.75 * step(y, -0.2, -0.04)  # brows move far, lids hardly
     cheek = pair(x, y, at=(0.55, 0.42), size=(0.27, 0.2))
     return {
-        1: _field(x, dy=-0.26 * spare * pair(x, y, at=(0.24, -0.33), size=(0.19, 0.26))),
-        2: _field(x, dy=-0.25 * spare * pair(x, y, at=(0.76, -0.3), size=(0.22, 0.26))),
+        1: _field(x, dy=-0.21 * spare * pair(x, y, at=(0.24, -0.35), size=(0.24, 0.28))),
+        2: _field(x, dy=-0.19 * spare * pair(x, y, at=(0.76, -0.32), size=(0.26, 0.28))),
         4: _field(
             x,
             dx=-0.10 * side * spare * pair(x, y, at=(0.28, -0.28), size=(0.2, 0.14)),
@@ -70,22 +70,22 @@ def _corner(x: Array, y: Array, size: tuple[float, float]) -> NDArray[np.floatin
 
 def _mouth(x: Array, y: Array, below: Array) -> dict[int, NDArray[np.floating]]:
     side, above = np.sign(x), 1.0 - below
-    upper = above * blob(x, y, at=(0, 0.97), size=(0.3, 0.13))
-    lower = below * blob(x, y, at=(0, 1.15), size=(0.32, 0.17))
+    upper = above * blob(x, y, at=(0, 0.97), size=(0.3, 0.17))
+    lower = below * blob(x, y, at=(0, 1.1), size=(0.32, 0.18))
     mouth = blob(x, y, at=(0, 1.05), size=(0.42, 0.16))
-    jaw = below * step(y, 0.95, 1.25) * (1.0 - 0.85 * step(np.abs(x), 0.5, 1.05))
+    jaw = below * (1.0 - 0.85 * step(np.abs(x), 0.5, 1.05)) * (1.0 - 0.6 * np.clip(np.abs(x) / 0.45, 0, 1) ** 3 * np.exp(-(((y - 1.02) / 0.2) ** 2)))
     lips_up, lips_low = above * blob(x, y, at=(0, 0.97), size=(0.4, 0.075)), below * blob(x, y, at=(0, 1.12), size=(0.4, 0.085))
     fold = pair(x, y, at=(0.48, 0.72), size=(0.2, 0.2))
     return {
-        10: _field(x, dy=-0.17 * upper * (1 + 0.3 * pair(x, y, at=(0.16, 0.95), size=(0.1, 0.2))) - 0.05 * fold, dz=0.05 * upper + 0.05 * fold),
+        10: _field(x, dy=-0.13 * upper * (1 + 0.3 * pair(x, y, at=(0.16, 0.95), size=(0.1, 0.2))) - 0.05 * fold, dz=0.05 * upper + 0.05 * fold),
         12: _field(
             x,
-            dx=0.17 * side * _corner(x, y, (0.24, 0.22)),
-            dy=-0.19 * _corner(x, y, (0.24, 0.2)) - 0.04 * fold,
+            dx=0.15 * side * _corner(x, y, (0.26, 0.24)),
+            dy=-0.17 * _corner(x, y, (0.22, 0.24)) - 0.04 * fold,
             dz=-0.06 * _corner(x, y, (0.2, 0.14)) + 0.07 * pair(x, y, at=(0.6, 0.62), size=(0.2, 0.2)) - 0.03 * mouth,
         ),
         14: _field(x, dx=0.08 * side * _corner(x, y, (0.2, 0.14)), dy=-0.015 * _corner(x, y, (0.2, 0.14)), dz=-0.1 * _corner(x, y, (0.13, 0.12))),
-        15: _field(x, dx=0.03 * side * _corner(x, y, (0.2, 0.15)), dy=0.17 * _corner(x, y, (0.19, 0.17)), dz=-0.03 * _corner(x, y, (0.1, 0.1))),
+        15: _field(x, dx=0.03 * side * _corner(x, y, (0.2, 0.15)), dy=0.13 * _corner(x, y, (0.2, 0.19)), dz=-0.03 * _corner(x, y, (0.1, 0.1))),
         17: _field(
             x,
             dy=-0.15 * below * blob(x, y, at=(0, 1.38), size=(0.34, 0.22)) - 0.04 * above * blob(x, y, at=(0, 1.0), size=(0.22, 0.07)),

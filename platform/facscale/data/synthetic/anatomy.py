@@ -26,7 +26,7 @@ SIDE = np.deg2rad(125.0)  # the skin reaches from -SIDE to +SIDE around the vert
 EYE_X, EYE_Y, EYE_HALF = 0.494, 0.012, 0.184  # centre and half width of an eye opening
 UPPER_LID, LOWER_LID = 0.086, 0.034  # height of the resting lids above and below the line between the corners
 LID_ROOM = 1.4  # the chart's eyes are this much wider open than at rest
-MOUTH_Y, MOUTH_HALF = 1.03, 0.415  # line of the closed lips
+MOUTH_Y, MOUTH_HALF = 1.015, 0.415  # line of the closed lips
 MOUTH_GAP = 0.16  # height of the mouth's hole in the chart
 
 _PROFILE_Y = np.array([-1.86, -1.8, -1.55, -1.2, -0.8, -0.4, 0.04, 0.335, 0.633, 0.932, 1.213, 1.451, 1.658, 1.81, 1.87, 1.9])
@@ -67,7 +67,7 @@ def mouth_edges(x: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[
     """Chart heights of the upper and lower inner lip at `x`; outside the mouth they part again, to spread its motion."""
     inside = np.clip(1.0 - (x / MOUTH_HALF) ** 2, 0.0, None)
     beyond = 0.35 * np.clip(np.abs(x) - MOUTH_HALF, 0.0, None)
-    upper = MOUTH_Y - 0.012 * inside + 0.006 * np.exp(-((x / 0.07) ** 2))
+    upper = MOUTH_Y + 0.012 * inside**0.5 + 0.012 * np.exp(-((x / 0.09) ** 2))
     return upper - beyond, upper + MOUTH_GAP * inside**0.7 + beyond + 0.004
 
 
@@ -112,7 +112,7 @@ def to_grid(points: NDArray[np.floating]) -> Array:
 
 def _relief(x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.floating]:
     """Depth of the features over the smooth head."""
-    ridge = np.interp(y, [-0.3, -0.1, 0.0, 0.2, 0.4, 0.53, 0.6, 0.68, 0.76, 0.84], [0, 0.03, 0.07, 0.25, 0.42, 0.54, 0.52, 0.36, 0.12, 0.04])
+    ridge = np.interp(y, [-0.3, -0.1, 0.0, 0.2, 0.4, 0.53, 0.6, 0.68, 0.76, 0.84], [0, 0.03, 0.07, 0.24, 0.40, 0.52, 0.53, 0.40, 0.15, 0.04])
     sharp = np.interp(y, [-0.2, 0.1, 0.45, 0.6, 0.8], [0.14, 0.11, 0.13, 0.15, 0.13])
     z = ridge * np.exp(-0.5 * (x / sharp) ** 2)
     z += 0.2 * pair(x, y, at=(0.19, 0.62), size=(0.075, 0.085))

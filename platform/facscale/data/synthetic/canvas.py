@@ -8,6 +8,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline, PchipInterpolator
 from scipy.ndimage import gaussian_filter
 
 from facscale.data.synthetic.anatomy import CELL, COLUMNS, ROWS, Array, template, to_grid
@@ -90,9 +91,18 @@ def filled(outline: NDArray[np.floating], *, soft: float = 1.0) -> Array:
 def line(points: NDArray[np.floating], *, width: int = 1, soft: float = 1.0) -> Array:
     """Mask 0..1 of an open curve [N, 2] in chart coordinates, highest value 1."""
     mask = np.zeros(texels()[0].shape, np.uint8)
-    cv2.polylines(mask, [_fixed(points)], False, 255, width, cv2.LINE_AA, _FINE)
+    curve = smooth(points) if len(points) < 10 else points
+    cv2.polylines(mask, [_fixed(curve)], False, 255, width, cv2.LINE_AA, _FINE)
     out = gaussian_filter(mask.astype(np.float32), soft)
     return out / max(float(out.max()), 1e-6)
+
+
+def strokes(curves: list[NDArray[np.floating]]) -> Array:
+    """Mask 0..1 of many thin curves [N, 2]."""
+    mask = np.zeros(texels()[0].shape, np.uint8)
+    for curve in curves:
+        cv2.polylines(mask, [_fixed(curve)], False, 255, 1, cv2.LINE_AA, _FINE)
+    return mask.astype(np.float32) / 255
 
 
 def both_sides(points: list[tuple[float, float]]) -> list[NDArray[np.floating]]:
@@ -106,6 +116,31 @@ def noise(shape: tuple[int, ...], *, scale: float, random: np.random.Generator) 
     small = random.normal(size=[max(2, int(n / scale) + 2) for n in shape]).astype(np.float32)
     out = cv2.resize(small, shape[::-1], interpolation=cv2.INTER_CUBIC)
     return (out - out.mean()) / (out.std() + 1e-6)
+
+
+def grain(*, scale: float, random: np.random.Generator) -> Array:
+    """Smooth noise of standard deviation 1 on the skin, its details about `scale` eye distances wide everywhere."""
+    across, down = max(4, int(5.0 / scale)), max(4, int(4.2 / scale))
+    small = random.normal(size=(down, across)).astype(np.float32)
+    gx, gy = (angle_texels() * 1.1 + 2.4) / 5.0 * across, (texels()[1] + 2.0) / 4.2 * down
+    out = cv2.remap(small, gx, gy, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+    return (out - out.mean()) / (out.std() + 1e-6)
+
+
+@lru_cache(maxsize=1)
+def angle_texels() -> Array:
+    """Angle around the vertical axis at every texel of the skin."""
+    angle = template().angle[: COLUMNS + 1]
+    columns = np.interp(np.arange((COLUMNS + 1) * CELL) / CELL, np.arange(COLUMNS + 1), angle)
+    return np.broadcast_to(columns.astype(np.float32), texels()[0].shape).copy()
+
+
+def smooth(points: NDArray[np.floating], count: int = 60, *, closed: bool = False) -> NDArray[np.floating]:
+    """A curve [count, 2] through `points` [N, 2]."""
+    if closed:
+        points = np.concatenate([points, points[:1]])
+        return CubicSpline(np.arange(len(points)), points, bc_type="periodic")(np.linspace(0, len(points) - 1, count))
+    return PchipInterpolator(np.arange(len(points)), points)(np.linspace(0, len(points) - 1, count))
 
 
 def mix(image: Array, colour: NDArray[np.floating], mask: Array) -> None:

@@ -33,6 +33,10 @@ class Identity:
     brow_thickness: float
     brow_density: float
     hairline: float  # how much higher than usual the hair begins
+    parting: float  # where the hair is parted, rad around the vertical axis
+    curl: float  # 0 straight .. 1 curly
+    wave: float  # unevenness of the hairline
+    comb: float  # how far sideways it is combed
     volume: float  # of the hair over the skull
     long_hair: float  # how far the hair falls below the ears, 0: short
     beard: float  # 0 shaved .. 1 full
@@ -108,20 +112,25 @@ def identity(*, number: int, seed: int) -> Identity:
     t = template()
     fields = _shape_fields(t.neutral[:, 0], t.neutral[:, 1])
     shape = sum(std * np.clip(random.normal(), -2.0, 2.0) * field for std, field in fields)
-    bearded = random.random() < 0.3
+    bearded, curl = random.random() < 0.3, random.uniform(0.5, 1.0) if random.random() < 0.3 else 0.0
+    bald = bearded and random.random() < 0.3
     return Identity(
         number=number,
         shape=np.asarray(shape, np.float32),
         **_colours(random),
         brow_thickness=random.uniform(0.75, 1.35),
         brow_density=random.uniform(0.6, 1.0),
-        hairline=float(np.clip(random.normal(0.0, 0.1), -0.18, 0.3)),
-        volume=random.uniform(0.03, 0.2),
+        hairline=0.8 if bald else float(np.clip(random.normal(0.0, 0.14), -0.3, 0.3)),
+        parting=random.normal(0.0, 0.4),
+        comb=random.uniform(0.0, 0.9),
+        curl=curl,
+        wave=random.normal(0.0, 0.06),
+        volume=random.uniform(0.02, 0.18) + curl * random.uniform(0.05, 0.3),
         long_hair=random.uniform(0.4, 1.0) if random.random() < 0.4 and not bearded else 0.0,
         beard=random.uniform(0.3, 0.9) if bearded else random.uniform(0.0, 0.12),
         freckles=max(0.0, random.normal(0.0, 0.5)),
         age=random.beta(1.5, 2.5),
-        lid_rest=random.uniform(-0.06, 0.14),
+        lid_rest=random.uniform(0.0, 0.24),
         habit=random.normal(0.0, [0.07, 0.05, 0.03, 0.3]),
         gain=random.normal(1.0, 0.08, size=15).astype(np.float32).clip(0.8, 1.2),
         paint_seed=int(random.integers(2**31)),

@@ -31,18 +31,18 @@ def eyeball(patch: Patch) -> NDArray[np.floating]:
 
 def _mouth(patch: Patch) -> NDArray[np.floating]:
     a, b = _unit(patch)
-    return np.stack([a * (MOUTH_HALF + 0.06), MOUTH_Y + 0.03 + 0.14 * b, 1.18 + 0 * a], axis=-1)
+    return np.stack([a * (MOUTH_HALF + 0.12), MOUTH_Y + 0.02 + 0.26 * b, 1.18 + 0 * a], axis=-1)
 
 
 def _teeth(patch: Patch, *, upper: bool) -> NDArray[np.floating]:
     a, b = _unit(patch)
-    y = (MOUTH_Y - 0.035 if upper else MOUTH_Y + 0.1) + 0.07 * b
+    y = (MOUTH_Y - 0.04 if upper else MOUTH_Y + 0.155) + 0.08 * b
     return np.stack([a * 0.31, y + 0.015 * (1 - a**2) * (1 if upper else -1), 1.42 - 0.22 * a**2], axis=-1)
 
 
 def _ear(patch: Patch, side: int) -> NDArray[np.floating]:
     a, b = _unit(patch)
-    x = 1.1 + 0.14 * (a + 1) * (1 - 0.35 * step(b, 0.1, 1.0)) * np.sqrt(np.clip(1 - 0.8 * b**2, 0, 1))
+    x = 1.08 + 0.11 * (a + 1) * (1 - 0.35 * step(b, 0.1, 1.0)) * np.sqrt(np.clip(1 - 0.8 * b**2, 0, 1))
     return np.stack([side * x, 0.24 + 0.42 * b - 0.05 * (a + 1), -0.05 - 0.16 * (a + 1)], axis=-1)[:: 1]
 
 
@@ -91,7 +91,7 @@ def _paint_eye(patch: Patch, who: Identity, random: np.random.Generator) -> Arra
     a, b = _texel_grid(patch)
     r = np.hypot(np.sin(a * _CAP), np.sin(b * _CAP))
     image = np.empty((*a.shape, 3), np.float32)
-    image[:] = np.array([0.90, 0.87, 0.85]) * 0.97
+    image[:] = np.array([0.86, 0.82, 0.80]) * 0.95
     mix(image, np.array([0.78, 0.55, 0.50]), 0.5 * step(np.abs(a), 0.72, 1.05))
     image *= 1.0 - 0.35 * step(-b, 0.1, 0.9)[..., None]  # the upper lid's shadow
     angle = np.arctan2(b, a)
@@ -117,8 +117,8 @@ def _paint_teeth(patch: Patch, *, upper: bool) -> Array:
 def _paint_mouth(patch: Patch) -> Array:
     a, b = _texel_grid(patch)
     image = np.empty((*a.shape, 3), np.float32)
-    image[:] = np.array([0.17, 0.06, 0.06])
-    mix(image, np.array([0.55, 0.24, 0.24]), blob(a, b, at=(0, 0.75), size=(0.4, 0.35)).astype(np.float32))
+    image[:] = np.array([0.10, 0.035, 0.035])
+    mix(image, np.array([0.42, 0.17, 0.17]), blob(a, b, at=(0, 0.75), size=(0.35, 0.22)).astype(np.float32))
     return image
 
 
@@ -126,7 +126,8 @@ def _paint_ear(patch: Patch, who: Identity) -> Array:
     a, b = _texel_grid(patch)
     image = np.empty((*a.shape, 3), np.float32)
     image[:] = who.skin * [1.0, 0.88, 0.86]
-    shade = 0.45 * blob(a, b, at=(-0.1, 0.05), size=(0.3, 0.35)) + 0.25 * np.exp(-(((a - 0.45) / 0.14) ** 2)) * (b < 0.5)
+    shade = 0.3 * blob(a, b, at=(-0.1, 0.05), size=(0.3, 0.35)) + 0.18 * np.exp(-(((a - 0.45) / 0.14) ** 2)) * (b < 0.5)
+    shade += 0.25 * (1 - step(a, -1.0, -0.5))
     return image * (1 - np.clip(shade, 0, 0.7))[..., None]
 
 
@@ -134,10 +135,10 @@ def _paint_bust(patch: Patch, who: Identity, random: np.random.Generator) -> Arr
     a, b = _texel_grid(patch)
     y = 1.0 + 3.2 * (b + 1) / 2
     image = np.empty((*a.shape, 3), np.float32)
-    image[:] = who.skin * 0.96
-    image *= (1 - 0.5 * (1 - step(y, 1.6, 2.35)))[..., None]
-    weave = 1 + 0.05 * noise(a.shape, scale=2, random=random) + 0.07 * noise(a.shape, scale=18, random=random)
-    neck = 2.45 + 0.35 * np.clip(1 - (a / 0.45) ** 2, 0, 1) * random.uniform(0.3, 1.6)
+    image[:] = who.skin * 0.9
+    image *= (1 - 0.55 * (1 - step(y, 1.75, 2.5)))[..., None] ** np.array([0.85, 1.05, 1.1], np.float32)
+    weave = 1 + 0.03 * noise(a.shape, scale=1.5, random=random) + 0.04 * noise(a.shape, scale=30, random=random)
+    neck = 2.12 + random.uniform(0.25, 0.75) * np.clip(1 - (a / 0.6) ** 2, 0, 1)
     mix(image, np.clip(who.cloth * weave[..., None], 0, 1), step(y, neck, neck + 0.05))
     return image * (1 - 0.25 * np.exp(-np.abs(y - neck) / 0.03))[..., None]
 
@@ -145,7 +146,9 @@ def _paint_bust(patch: Patch, who: Identity, random: np.random.Generator) -> Arr
 def _paint_mane(patch: Patch, who: Identity, random: np.random.Generator) -> Array:
     a, b = _texel_grid(patch)
     strands = cv2.resize(noise((4, a.shape[1]), scale=1.6, random=random), a.shape[::-1], interpolation=cv2.INTER_CUBIC)
-    return np.clip(who.hair * (0.75 + 0.2 * strands)[..., None] * (1 - 0.3 * np.abs(b))[..., None], 0, 1)
+    image = np.clip((who.hair + 0.02) * (0.72 + 0.2 * strands)[..., None] * (1 - 0.25 * np.abs(b))[..., None], 0, 1)
+    ends = 0.9 - 0.3 * a**2 + 0.02 * strands
+    return np.concatenate([image, 1 - step(b - ends, -0.06, 0.04)[..., None]], axis=-1).astype(np.float32)
 
 
 def paint(who: Identity) -> NDArray[np.uint8]:
@@ -165,5 +168,5 @@ def paint(who: Identity) -> NDArray[np.uint8]:
             image = _paint_bust(patch, who, random)
         else:
             image = _paint_mouth(patch) if patch.name == "mouth" else _paint_mane(patch, who, random)
-        atlas[patch.texels][..., :3] = image
+        atlas[patch.texels][..., : image.shape[-1]] = image
     return np.round(np.clip(atlas, 0, 1) * 255).astype(np.uint8)

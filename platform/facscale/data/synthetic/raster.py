@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from facscale.data.synthetic.anatomy import CELL, Array
+from facscale.data.synthetic.anatomy import CELL, EYE_HALF, EYE_X, MOUTH_HALF, Array, eye_edges, mouth_edges, template
 from facscale.data.synthetic.canvas import BEHIND, SKIN, Patch, offsets
 
 _FRACTION = 4  # bits of sub-pixel precision of cv2's drawing
@@ -33,7 +33,18 @@ def quads(patches: tuple[Patch, ...]) -> Quads:
     return Quads(np.concatenate(corners), np.concatenate(origin).astype(np.float32))
 
 
+def _holes() -> NDArray[np.bool_]:
+    """Which quads of the skin lie wholly inside an eye's or the mouth's opening."""
+    chart = template().chart[SKIN_QUADS.corners]
+    x, y = chart[..., 0], chart[..., 1]
+    eye, mouth = eye_edges(x), mouth_edges(x)
+    open_eye = (np.abs(np.abs(x) - EYE_X) < EYE_HALF + 0.03) & (y >= eye[0] - 0.012) & (y <= eye[1] + 0.012)
+    open_mouth = (np.abs(x) < MOUTH_HALF + 0.02) & (y >= mouth[0] - 0.012) & (y <= mouth[1] + 0.012)
+    return open_eye.all(1) | open_mouth.all(1)
+
+
 SKIN_QUADS, BEHIND_QUADS = quads((SKIN,)), quads(BEHIND)
+_HOLES = _holes()
 
 
 def cover(which: Quads, points: Array, *, depth: Array | None, canvas: NDArray[np.int32]) -> None:
@@ -46,7 +57,8 @@ def cover(which: Quads, points: Array, *, depth: Array | None, canvas: NDArray[n
     order = np.arange(len(corners))
     if depth is not None:
         a, b = corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1]
-        order = np.flatnonzero(a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0] > 0)
+        area = a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
+        order = np.flatnonzero(area > np.where(_HOLES, 0.7 * np.abs(a).max(1), 0.0))  # closed lids and lips have no slit
         order = order[np.argsort(depth[which.corners[order]].sum(1), kind="stable")]
     fixed = np.round(corners[order] * (1 << _FRACTION)).astype(np.int32)
     fill = cv2.fillConvexPoly

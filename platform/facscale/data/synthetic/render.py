@@ -18,6 +18,7 @@ from facscale.data.synthetic.scene import Body, Figure
 from facscale.data.synthetic.wrinkles import wrinkles
 
 _AT = offsets()
+_IN_MOUTH = ("mouth", "lower teeth", "upper teeth")
 _WRAP = np.array([0.42, 0.28, 0.24], np.float32)  # skin lets red light through, so its shadows begin later
 
 
@@ -105,10 +106,12 @@ def _light(figure: Figure, script: Script, frame: int) -> Array:
         n = _normals(figure.space[_AT[patch.name]], patch.rows, patch.columns)
         facing = (n @ towards)[..., None]
         direct = np.clip((facing + _WRAP) / (1 + _WRAP), 0, None)
-        sky = 0.75 + 0.25 * np.clip(n[..., 2:], 0, 1) - 0.25 * n[..., 1:2]
+        sky = 0.75 + 0.25 * np.clip(n[..., 2:], 0, 1) - 0.2 * n[..., 1:2] + 0.25 * np.clip(n[..., 1:2], 0, 1)
         value = around * sky + key * direct * script.tint
         if patch is SKIN:
             value += 0.10 * key * np.clip(n @ half, 0, 1)[..., None] ** 18
+        if patch.name in _IN_MOUTH:
+            value *= figure.mouth_open
         out[patch.top : patch.top + patch.rows + 1, patch.left : patch.left + patch.columns + 1] = value
     return out
 
@@ -123,16 +126,21 @@ def _detail(intensities: Array) -> Array:
     return np.clip(out, 0.15, 1.6)
 
 
+def _muted(random: np.random.Generator) -> NDArray[np.floating]:
+    """A colour that walls, curtains and furniture have."""
+    return np.clip(random.uniform(25, 225) + random.normal(0, 1, 3) * random.exponential(9), 10, 245)
+
+
 def _background(random: np.random.Generator, *, size: int) -> Array:
     """An out-of-focus room: a gradient, blurred blocks, a little texture."""
-    a, b = random.uniform(30, 215, size=(2, 3)) * 0.6 + random.uniform(20, 90)
+    a, b = _muted(random), _muted(random)
     t = np.linspace(0, 1, size, dtype=np.float32)[:, None, None]
     image = (a * (1 - t) + b * t).astype(np.float32) * np.ones((1, size, 1), np.float32)
     for _ in range(int(random.integers(2, 9))):
         x, y = random.uniform(-0.2, 1.0, size=2) * size
         w, h = random.uniform(0.05, 0.5, size=2) * size
-        colour = [float(c) for c in random.uniform(20, 235, size=3)]
+        colour = [float(c) for c in _muted(random)]
         cv2.rectangle(image, (int(x), int(y)), (int(x + w), int(y + h)), colour, -1)
     image = cv2.GaussianBlur(image, (0, 0), size * random.uniform(0.012, 0.05))
-    image += (3.0 * noise((size, size), scale=size / 40, random=random))[..., None]
+    image += (1.5 * noise((size, size), scale=size / 40, random=random))[..., None]
     return np.clip(image, 0, 255)

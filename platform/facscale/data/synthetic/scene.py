@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from facscale.data.synthetic import parts
 from facscale.data.synthetic.actions import AUS, movements
@@ -28,6 +29,7 @@ class Figure:
 
     space: Array
     points: Array
+    mouth_open: float = 1.0  # how much light falls between the lips, 0..1
 
 
 def rotation(*, yaw: float, pitch: float, roll: float) -> Array:
@@ -55,7 +57,7 @@ class Body:
     def __init__(self, who: Identity) -> None:
         t, m = template(), movements()
         self.who = who
-        hair = hair_mask(who)[:: parts.CELL, :: parts.CELL].ravel()
+        hair = gaussian_filter(hair_mask(who), 9.0)[:: parts.CELL, :: parts.CELL].ravel()
         out = t.neutral - np.array([0, -0.3, 0], np.float32)
         out[:, 2] *= 0.6
         out /= np.linalg.norm(out, axis=1, keepdims=True)
@@ -112,17 +114,17 @@ class Body:
         skin = self.skin(intensities=a, pucker=float(script.pucker[frame]), blink=float(script.blink[frame]))
         rest = self.behind.copy()
         jaw = float(a[AUS.index(26)]) / 5
-        for name, drop in (("lower teeth", 0.33 * jaw), ("mouth", 0.0)):
-            rest[self.part[name], 1] += drop
+        rest[self.part["lower teeth"], 1] += 0.33 * jaw
         rest[self.part["mouth"], 1] += np.linspace(0, 0.36 * jaw, 7).repeat(9).astype(np.float32)
         for name in ("mouth", "lower teeth", "upper teeth"):
             rest[self.part[name]] += self.mouth_shift
         turn = rotation(yaw=float(script.gaze[frame, 0]), pitch=float(script.gaze[frame, 1]), roll=0.0)
         for name, centre in zip(("eye left", "eye right"), self.eyes):
             rest[self.part[name]] = rest[self.part[name]] @ turn.T + centre
-        return self._project(np.concatenate([skin, rest]), script.pose[frame], size=size)
+        gap = (self.at(self._lips[2], skin) - self.at(self._lips[1], skin))[:, 1].max()
+        return self._project(np.concatenate([skin, rest]), script.pose[frame], size=size, gap=float(gap))
 
-    def _project(self, vertices: Array, pose: Array, *, size: int) -> Figure:
+    def _project(self, vertices: Array, pose: Array, *, size: int, gap: float) -> Figure:
         yaw, pitch, roll, x, y, scale = (float(p) for p in pose)
         space = (vertices - NECK) @ rotation(yaw=yaw, pitch=pitch, roll=roll).T + NECK
         bust = _AT["bust"]
@@ -131,7 +133,7 @@ class Body:
         factor = ZOOM * size * scale * CAMERA / (CAMERA - space[:, 2:] + 1.3)
         middle = np.array([0.0, 0.55], np.float32)
         points = (space[:, :2] - middle) * factor + np.array(CENTRE, np.float32) * size
-        return Figure(space.astype(np.float32), points.astype(np.float32))
+        return Figure(space.astype(np.float32), points.astype(np.float32), min(1.0, 0.1 + gap / 0.09))
 
     def landmarks(self, figure: Figure) -> Array:
         """[68, 2] pixels; the jaw's points slide to the outline on the side that turns away, as annotators place them."""

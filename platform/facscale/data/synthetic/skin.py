@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
 import cv2
+import numpy as np
+from scipy.interpolate import PchipInterpolator
 
 from facscale.data.synthetic.anatomy import EYE_HALF, EYE_X, MOUTH_GAP, MOUTH_HALF, MOUTH_Y, Array, blob, eye_edges, lip_points, mouth_edges, pair, step
-from facscale.data.synthetic.canvas import both_sides, filled, line, mix, noise, texels
+from facscale.data.synthetic.canvas import angle_texels, both_sides, filled, grain, line, mix, smooth, strokes, texels
 from facscale.data.synthetic.identity import Identity
 
 
@@ -28,18 +28,18 @@ def paint_skin(who: Identity) -> Array:
 def _tone(who: Identity, random: np.random.Generator) -> Array:
     x, y = texels()
     image = np.broadcast_to(who.skin.astype(np.float32), (*x.shape, 3)).copy()
-    blush = 0.5 * pair(x, y, at=(0.62, 0.5), size=(0.25, 0.22)) + 0.6 * blob(x, y, at=(0, 0.6), size=(0.2, 0.18))
+    blush = 0.5 * pair(x, y, at=(0.62, 0.5), size=(0.25, 0.22)) + 0.25 * blob(x, y, at=(0, 0.6), size=(0.2, 0.18))
     image *= 1.0 + (blush * 0.16)[..., None] * np.array([0.6, -0.9, -0.8], np.float32)
     image *= 1.0 - 0.10 * step(np.abs(x), 0.75, 1.15)[..., None]
     rough = 0.5 + who.age
-    for scale, strength in ((90, 0.02), (30, 0.018), (9, 0.014), (3, 0.02), (1.6, 0.018)):
-        image *= 1.0 + strength * rough * noise(x.shape, scale=scale, random=random)[..., None]
-    image *= 1.0 + 0.02 * rough * noise(x.shape, scale=40, random=random)[..., None] * np.array([0.3, -1, -0.8], np.float32)
-    spots = np.clip(noise(x.shape, scale=5, random=random) - 1.5, 0, 1) * (0.4 + 0.6 * np.exp(-(((y - 0.4) / 0.5) ** 2)))
+    for scale, strength in ((0.6, 0.02), (0.2, 0.012), (0.06, 0.012), (0.02, 0.022), (0.012, 0.02)):
+        image *= 1.0 + strength * rough * grain(scale=scale, random=random)[..., None]
+    image *= 1.0 + 0.02 * rough * grain(scale=0.25, random=random)[..., None] * np.array([0.3, -1, -0.8], np.float32)
+    spots = np.clip(grain(scale=0.03, random=random) - 1.5, 0, 1) * (0.4 + 0.6 * np.exp(-(((y - 0.4) / 0.5) ** 2)))
     image *= 1.0 - (min(who.freckles, 1.5) * 0.45 * spots)[..., None] * np.array([0.5, 0.8, 1.0], np.float32)
-    for _ in range(int(random.integers(0, 4))):
+    for _ in range(int(random.integers(0, 3))):
         at, size = (random.uniform(-0.9, 0.9), random.uniform(-0.6, 1.6)), random.uniform(0.012, 0.025)
-        image *= 1.0 - 0.6 * blob(x, y, at=at, size=(size, size))[..., None]
+        image *= 1.0 - 0.45 * blob(x, y, at=at, size=(size, size))[..., None]
     return image
 
 
@@ -48,7 +48,7 @@ def _folds(image: Array, who: Identity) -> None:
     x, y = texels()
     shade = 0.22 * pair(x, y, at=(0.27, 0.0), size=(0.08, 0.10)) + 0.10 * pair(x, y, at=(0.48, 0.16), size=(0.16, 0.05))
     shade += 0.15 * blob(x, y, at=(0, 1.36 + MOUTH_GAP), size=(0.2, 0.05)) + 0.10 * blob(x, y, at=(0, 0.8), size=(0.16, 0.05))
-    shade += 0.35 * step(y, 1.83, 1.9)
+    shade += 0.2 * step(y, 1.86, 1.9)
     lines = np.zeros_like(x)
     for curve in both_sides([(0.27, 0.66), (0.37, 0.78), (0.47, 0.95), (0.5, 1.04)]):
         lines += (0.05 + 0.22 * who.age) * line(curve, width=2, soft=3.0)
@@ -60,19 +60,10 @@ def _folds(image: Array, who: Identity) -> None:
     image *= 1.0 - lines[..., None]
 
 
-def _smooth(points: NDArray[np.floating], count: int = 60, *, closed: bool = False) -> NDArray[np.floating]:
-    from scipy.interpolate import CubicSpline, PchipInterpolator
-
-    if closed:
-        points = np.concatenate([points, points[:1]])
-        return CubicSpline(np.arange(len(points)), points, bc_type="periodic")(np.linspace(0, len(points) - 1, count))
-    return PchipInterpolator(np.arange(len(points)), points)(np.linspace(0, len(points) - 1, count))
-
-
 def _lips(image: Array, who: Identity, random: np.random.Generator) -> None:
     x, y = texels()
     outer = lip_points()[:12]
-    outline = np.concatenate([_smooth(outer[:7]), _smooth(np.concatenate([outer[6:], outer[:1]]))])
+    outline = np.concatenate([smooth(outer[:7]), smooth(np.concatenate([outer[6:], outer[:1]]))])
     mask = filled(outline, soft=1.6)
     colour = np.broadcast_to(who.lips.astype(np.float32), image.shape).copy()
     colour *= 1.0 + 0.05 * cv2.GaussianBlur(random.normal(size=x.shape).astype(np.float32), (1, 9), 2.0)[..., None] * 2
@@ -80,7 +71,7 @@ def _lips(image: Array, who: Identity, random: np.random.Generator) -> None:
     colour *= 1.0 - 0.16 * (y < upper)[..., None]  # the upper lip looks down
     colour *= 1.0 + 0.16 * blob(x, y, at=(0, 1.14 + MOUTH_GAP), size=(0.18, 0.03))[..., None]
     rim = np.exp(-np.abs(y - np.where(y < (upper + lower) / 2, upper, lower)) / 0.02) * (np.abs(x) < MOUTH_HALF + 0.01)
-    colour *= 1.0 - 0.6 * rim[..., None]
+    colour *= 1.0 - 0.4 * rim[..., None]
     mix(image, colour, mask)
     for curve in both_sides([(MOUTH_HALF - 0.03, MOUTH_Y), (MOUTH_HALF + 0.03, MOUTH_Y + 0.005)]):
         image *= 1.0 - 0.4 * line(curve, width=2, soft=1.6)[..., None]
@@ -89,7 +80,7 @@ def _lips(image: Array, who: Identity, random: np.random.Generator) -> None:
 def _nose(image: Array, who: Identity) -> None:
     x, y = texels()
     shade = 0.75 * pair(x - 0.02 * np.sign(x), y, at=(0.105, 0.695), size=(0.05, 0.021))
-    shade += 0.22 * blob(x, y, at=(0.0, 0.735), size=(0.17, 0.028))
+    shade += 0.12 * blob(x, y, at=(0.0, 0.745), size=(0.17, 0.028))
     for curve in both_sides([(0.205, 0.53), (0.255, 0.6), (0.25, 0.68), (0.19, 0.715)]):
         shade += 0.25 * line(curve, width=2, soft=2.2)
     for curve in both_sides([(0.05, 0.8), (0.06, 0.9)]):
@@ -111,60 +102,58 @@ def _lids(image: Array, who: Identity) -> None:
 
 def _brows(image: Array, who: Identity, random: np.random.Generator) -> None:
     """Hairs along the brow; landmarks 17..26 run along its upper part."""
-    along = np.array([(0.17, -0.235), (0.38, -0.285), (0.58, -0.29), (0.78, -0.235), (0.93, -0.105)])
-    thick = np.array([0.062, 0.062, 0.052, 0.036, 0.014]) * who.brow_thickness
-    middle, half = _smooth(along, 80), np.interp(np.linspace(0, 4, 80), np.arange(5), thick)
+    along = np.array([(0.18, -0.245), (0.38, -0.275), (0.58, -0.275), (0.78, -0.215), (0.92, -0.1)])
+    thick = np.array([0.045, 0.055, 0.048, 0.034, 0.012]) * who.brow_thickness
+    middle, half = smooth(along, 80), np.interp(np.linspace(0, 4, 80), np.arange(5), thick)
     for side in (-1, 1):
         top, low = middle - np.stack([0 * half, half], -1), middle + np.stack([0 * half, 0.85 * half], -1)
-        base = filled(np.concatenate([top, low[::-1]]) * [side, 1], soft=2.2)
-        hairs = np.zeros_like(base)
-        for _ in range(150):
+        base = filled(np.concatenate([top, low[::-1]]) * [side, 1], soft=3.0)
+        hairs = []
+        for _ in range(170):
             i = int(random.integers(80))
-            root = middle[i] + [0, random.uniform(-0.8, 0.8) * half[i]]
-            lean = np.array([0.055, -0.05 + 0.06 * i / 80 + random.normal(0, 0.015)]) * random.uniform(0.6, 1.1)
-            cv2.polylines(hairs, [_texel_points(np.stack([root, root + lean]) * [side, 1])], False, 1.0, 1, cv2.LINE_AA, 4)
-        mask = np.clip(0.62 * base + 0.5 * cv2.GaussianBlur(hairs, (3, 3), 0.7), 0, 1) * (0.55 + 0.4 * who.brow_density)
-        mix(image, who.brows, mask)
-
-
-def _texel_points(points: NDArray[np.floating]) -> NDArray[np.int32]:
-    from facscale.data.synthetic.canvas import _fixed
-
-    return _fixed(points)
+            root = middle[i] + [0, random.uniform(-0.9, 0.9) * half[i]]
+            lean = np.array([0.055, -0.05 + 0.06 * i / 80 + random.normal(0, 0.015)]) * random.uniform(0.6, 1.2)
+            hairs.append(np.stack([root, root + lean]) * [side, 1])
+        drawn = cv2.GaussianBlur(strokes(hairs), (3, 3), 0.7)
+        mix(image, who.brows, np.clip(0.5 * base + 0.55 * drawn, 0, 1) * (0.5 + 0.4 * who.brow_density))
 
 
 def _beard(image: Array, who: Identity, random: np.random.Generator) -> None:
     x, y = texels()
     area = step(y, 0.95, 1.3) * step(np.abs(x), 0.15, 0.5) + blob(x, y, at=(0, 0.86), size=(0.3, 0.05)) + step(y, 1.42 + MOUTH_GAP * 0.6, 1.6)
     area += step(np.abs(x), 0.8, 1.0) * step(y, 0.4, 0.8)
-    area = np.clip(area, 0, 1) * (1.0 - filled(_smooth(lip_points()[:12], closed=True), soft=2.5))
-    grain = 0.75 + 0.25 * np.clip(noise(x.shape, scale=1.6, random=random), -1, 1.2)
-    mix(image, 0.35 * who.skin + 0.45 * who.hair, np.clip(0.85 * who.beard * area * grain, 0, 0.9).astype(np.float32))
+    area = np.clip(area, 0, 1) * (1.0 - filled(smooth(lip_points()[:12], closed=True), soft=2.5))
+    stubble = 0.75 + 0.25 * np.clip(grain(scale=0.012, random=random), -1, 1.2)
+    mix(image, 0.35 * who.skin + 0.45 * who.hair, np.clip(0.85 * who.beard * area * stubble, 0, 0.9).astype(np.float32))
 
 
 def _hair(image: Array, who: Identity, random: np.random.Generator) -> None:
-    x, y = texels()
+    """Strands that fan out from the crown, combed to both sides of a parting."""
+    y, phi = texels()[1], angle_texels()
     mask = hair_mask(who)
-    strands = noise((x.shape[0] // 16, x.shape[1]), scale=2.0, random=random)
-    strands = cv2.resize(strands, x.shape[::-1], interpolation=cv2.INTER_CUBIC)
-    tufts = cv2.resize(noise((x.shape[0] // 16, x.shape[1]), scale=9.0, random=random), x.shape[::-1], interpolation=cv2.INTER_CUBIC)
-    colour = who.hair.astype(np.float32) * (1.0 + 0.22 * strands + 0.12 * tufts)[..., None]
-    mix(image, np.clip(colour, 0, 1), np.clip(mask + 0.25 * strands * mask * (1 - mask) * 4, 0, 1))
+    combed = phi + who.comb * np.tanh((phi - who.parting) / 0.15) * (y + 1.9) * 0.5
+    along = (combed + 3.2) / 6.4
+    fine, tufts = (random.normal(size=(1, n)).astype(np.float32) for n in (640, 90))
+    strands, locks = (cv2.remap(a, along * a.shape[1], 0 * y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT) for a in (fine, tufts))
+    curls = grain(scale=0.06, random=random) + grain(scale=0.03, random=random)
+    strands, locks = (1 - who.curl) * strands + who.curl * curls, (1 - 0.7 * who.curl) * locks
+    shine = 0.35 * (1 - who.curl) * np.exp(-(((y + 1.3 + 0.05 * locks) / 0.16) ** 2)) * np.exp(-((phi / 0.9) ** 2))
+    colour = (who.hair.astype(np.float32) + 0.04) * (1.0 + 0.2 * strands + 0.16 * locks + shine)[..., None]
+    edge = np.clip(mask + (0.30 * strands + 0.25 * locks) * mask * (1 - mask) * 4, 0, 1)
+    image *= 1.0 - 0.25 * cv2.GaussianBlur(mask, (0, 0), 7)[..., None] * (1 - mask[..., None])
+    mix(image, np.clip(colour, 0, 1), edge)
 
 
 def hair_mask(who: Identity) -> Array:
     """Where hair covers the skin patch, 0..1."""
-    x, y = texels()
-    angle = np.linspace(-125, 125, 9)
-    del angle
-    front = -1.08 - who.hairline + 0.14 * np.clip(np.abs(x) / 0.7, 0, 1.3) ** 2 * (1 - who.hairline)
-    from facscale.data.synthetic.anatomy import template
-    from facscale.data.synthetic.canvas import CELL, COLUMNS, ROWS
-
-    phi = np.abs(cv2.resize(template().angle.reshape(ROWS + 1, COLUMNS + 1), None, fx=CELL, fy=CELL))
-    side = -1.0 + 1.3 * step(phi, np.deg2rad(60), np.deg2rad(82)) + 0.5 * step(phi, np.deg2rad(92), np.deg2rad(110))
-    edge = np.where(phi > np.deg2rad(58), np.maximum(side, front), front)
-    return (1.0 - step(y - edge, -0.06, 0.05)).astype(np.float32)
+    y, phi = texels()[1], angle_texels()
+    degrees = np.array([0, 22, 42, 56, 66, 76, 84, 92, 102, 112, 126])
+    front = -1.06 - who.hairline
+    heights = np.array([front, front + 0.02, front + 0.1, 0.5 * front - 0.3, -0.5, -0.05, 0.22, 0.1, 0.5, 0.95, 1.1])
+    columns = np.degrees(phi[0])
+    heights[:5] += who.wave * np.cos(degrees[:5] / 9)
+    line_ = PchipInterpolator(degrees, heights)(np.abs(columns - 0.25 * np.degrees(who.parting) * np.exp(-((columns / 40) ** 2))))
+    return (1.0 - step(y - line_[None], -0.07, 0.05)).astype(np.float32)
 
 
 def _alpha() -> Array:

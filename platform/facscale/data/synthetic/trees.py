@@ -73,7 +73,7 @@ class Video:
             return Path(self.person) / f"T{self.clips[0] + 1}"
         if self.layout == "disfa":
             return Path("Videos_LeftCamera") / f"LeftVideo{self.person}_comp.avi"
-        return Path("dev/mp4") / self.person / _video_name(self.recipe) / "00001.mp4"
+        return Path("dev/mp4") / self.person / _video_name(f"{self.render.seed} {self.identity} {self.clips[0]}") / "00001.mp4"
 
     @property
     def truth(self) -> Path:
@@ -87,10 +87,10 @@ class Video:
             return bool(str(stored["recipe"]) == self.recipe)
 
 
-def _video_name(recipe: str) -> str:
+def _video_name(key: str) -> str:
     """Eleven letters and digits, like the ids of the site where VoxCeleb2's videos come from."""
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
-    return "".join(alphabet[b % len(alphabet)] for b in hashlib.sha256(recipe.encode()).digest()[:11])
+    return "".join(alphabet[b % len(alphabet)] for b in hashlib.sha256(key.encode()).digest()[:11])
 
 
 def people(*, layout: Layout, count: int, first: int) -> list[str]:
