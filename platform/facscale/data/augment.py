@@ -74,8 +74,9 @@ def apply(images: Tensor, parameters: Tensor, *, size: int) -> Tensor:
     flat = images.reshape(-1, *images.shape[-3:])
     result = torch.empty((*changes.shape[:2], 3, size, size), device=images.device)
     step = IMAGES_AT_ONCE.get(images.device.type, 256)
-    for part in zip(flat.split(step), changes.split(step), result.split(step), strict=True):
-        _apply(*part)
+    for first in range(0, len(flat), step):
+        part = slice(first, first + step)
+        _apply(flat[part], changes[part], result[part])
     return result.view(*parameters.shape[:-1], 3, size, size)
 
 

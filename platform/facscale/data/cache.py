@@ -59,11 +59,10 @@ class Cache:
         marker = self.folder / MARKER
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not marker.exists() and any(self.folder.iterdir()):
-                # Another process may have claimed it between these two looks.
-                if not marker.exists():
-                    self._warn("it holds files that are not the cache's")
-                    return False
+            # The second look: another process may have claimed it during the first two.
+            if not marker.exists() and any(self.folder.iterdir()) and not marker.exists():
+                self._warn("it holds files that are not the cache's")
+                return False
             marker.touch()
             with self._locked():
                 self._write_usage(self.size_bytes())
@@ -96,7 +95,7 @@ class Cache:
                 with partial.open("r+b") as file:
                     file.write(data)
                 twice = path.exists()  # another process was faster
-                os.replace(partial, path)
+                partial.replace(path)
                 if twice:
                     self._release(len(data))
         except OSError as error:

@@ -56,6 +56,7 @@ class Manifest:
     schema: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
+        """The text of manifest.json."""
         return json.dumps(asdict(self), indent=1)
 
     @classmethod

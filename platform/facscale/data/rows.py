@@ -70,9 +70,9 @@ class Rows:
 def as_numpy(column: pa.ChunkedArray) -> np.ndarray:
     """A column as [rows] or, of fixed-size lists, [rows, n]."""
     array = pa.concat_arrays(column.chunks) if column.num_chunks != 1 else column.chunk(0)
-    if pa.types.is_fixed_size_list(array.type):
-        return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), array.type.list_size)
-    return array.to_numpy(zero_copy_only=False)
+    lists = pa.types.is_fixed_size_list(array.type)
+    flat: np.ndarray = (array.flatten() if lists else array).to_numpy(zero_copy_only=False)
+    return flat.reshape(len(array), array.type.list_size) if lists else flat
 
 
 class Reader:
@@ -144,7 +144,7 @@ def column_shapes(datasets: Sequence[Dataset], names: Sequence[str]) -> Mapping[
                 dtype = np.dtype((kind.value_type if shape else kind).to_pandas_dtype())
             except NotImplementedError:
                 dtype = np.dtype(object)
-            if dtype == object:
+            if dtype.hasobject:
                 raise DataError(f"{dataset.url}: the column {name!r} is {kind}; a view can deliver numbers only")
             if found.setdefault(name, (dtype, shape)) != (dtype, shape):
                 raise DataError(f"{dataset.url}: the column {name!r} is {kind}, unlike in {datasets[0].url}")

@@ -89,10 +89,11 @@ class Folder:
 
         def part() -> bytes:
             try:
-                return self._file(name).read_at(length, offset)
+                data: bytes = self._file(name).read_at(length, offset)
             except OSError:
                 self._forget(name)
                 raise
+            return data
 
         return self._retry(part, name=name, patience=READ_PATIENCE_S, stop=stop)
 
@@ -129,7 +130,7 @@ class Folder:
                 os.link(source, partial)
             else:
                 pafs.copy_files(str(source), str(partial))
-            os.replace(partial, self.path / name)
+            partial.replace(self.path / name)
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise DataError(f"{self.url}/{name} cannot be written: {error.strerror or error}") from None
@@ -167,7 +168,7 @@ class Folder:
                     raise DataError(self._explain(error)) from None
                 log.warning("%s/%s: %s; trying again", self.url, name, _first_line(error))
             # Not all workers at once, lest they knock a starting store over again.
-            if stop.wait(pause * random.uniform(0.5, 1.5)):  # noqa: S311
+            if stop.wait(pause * random.uniform(0.5, 1.5)):
                 raise DataError(f"{self.url}: reading was stopped")
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
@@ -234,6 +235,6 @@ def _region(path: str) -> str | None:
     if region or _endpoint():
         return region or "us-east-1"
     try:
-        return str(pafs.resolve_s3_region(path.split("/")[0]))
+        return str(pafs.resolve_s3_region(path.partition("/")[0]))
     except OSError:
         return None  # the first request will say what is wrong

@@ -97,7 +97,8 @@ class Triple(_Options):
         return 3
 
     def choose(self, start: int, frames: int, random: np.random.Generator) -> np.ndarray:
-        return np.clip(start + self.interval * np.array([-1, 0, 1]), 0, frames - 1)
+        chosen: np.ndarray = np.clip(start + self.interval * np.array([-1, 0, 1]), 0, frames - 1)
+        return chosen
 
 
 @dataclass
@@ -111,8 +112,9 @@ class Faces:
 
     def __getattr__(self, name: str) -> Tensor:
         """`faces.au` is `faces.columns["au"]`."""
+        columns: dict[str, Tensor] = self.__dict__.get("columns", {})  # not there yet while it is unpickled
         try:
-            return self.__dict__["columns"][name]
+            return columns[name]
         except KeyError:
             raise AttributeError(f"this view has no {name!r}; ask for it with columns=({name!r},)") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from facscale.data.manifest import INDEX, MANIFEST, Manifest, RowGroup, Shard, c
 from facscale.data.storage import Folder
 
 MB = 1_000_000
+log = logging.getLogger(__name__)
 LANDMARKS = 68
 INDEX_SCHEMA = pa.schema(
     [
@@ -84,7 +86,7 @@ class ShardWriter:
                 f"{url} already holds a data set, and data sets never change; give the new one another folder"
             )
         self._folder.make()
-        self._describe = {"name": name, "au": tuple(au), "image_size": image_size, "fps": fps, "recipe": dict(recipe)}
+        self._describe: dict[str, Any] = {"name": name, "au": tuple(au), "image_size": image_size, "fps": fps, "recipe": dict(recipe)}
         self._schema = columns(au)
         self._every, self._group_bytes, self._shard_bytes = every, int(row_group_mb * MB), int(shard_mb * MB)
         local = str(self._folder.path) if self._folder.local else None
@@ -121,6 +123,8 @@ class ShardWriter:
         """Write what is left, then the index, then the manifest. Raises DataError if nothing was added."""
         self._flush()
         self._finish_shard()
+        if self._counts["frames"] > self._counts["tracks"] and all(run["frames"] == 1 for run in self._index):
+            log.warning("%s: no two frames are %d apart, so every run is one frame", self._folder.url, self._every)
         if not self._shards:
             self._spool.cleanup()
             raise DataError(f"{self._folder.url}: not one face track was added, so there is no data set to write")
