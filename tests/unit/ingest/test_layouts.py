@@ -1,0 +1,151 @@
+"""Listings of the published data sets, and label files written by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from facscale.data import DataError
+from facscale.ingest import layouts
+from facscale.ingest.items import Item, is_unsafe, list_files
+from facscale.spec import SpecError
+
+
+def items(name, *files):
+    return sorted(layouts.find(name).items(dict.fromkeys(files, 1)), key=lambda item: item.order)
+
+
+def labels(name, item, **contents):
+    files = {key.replace("__", "/"): text.encode() for key, text in contents.items()}
+    return layouts.find(name).labels(item, lambda file: files[file])
+
+
+def test_every_layout_of_the_spec_exists():
+    assert layouts.names() == ("bp4d", "disfa", "videos", "voxceleb2")
+    with pytest.raises(SpecError, match="bp4d"):
+        layouts.find("bp4")
+
+
+def test_voxceleb2_takes_utterances_and_nothing_else():
+    found = items(
+        "voxceleb2",
+        "dev/mp4/id00012/21Uxsk56VDQ/00002.mp4",
+        "dev/mp4/id00012/21Uxsk56VDQ/00001.mp4",
+        "test/mp4/id00017/01dfn2spqyE/00001.mp4",
+        "dev/txt/id00012/21Uxsk56VDQ/00001.txt",
+        "dev/mp4/readme.mp4",
+        "dev/aac/id00012/21Uxsk56VDQ/00001.mp4",
+    )
+    assert [item.order for item in found] == [
+        ("id00012", "21Uxsk56VDQ", "dev/00001"),
+        ("id00012", "21Uxsk56VDQ", "dev/00002"),
+        ("id00017", "01dfn2spqyE", "test/00001"),
+    ]
+
+
+def test_videos_take_the_identity_from_the_first_folder_or_the_name():
+    found = items("videos", "anna/monday/a.mp4", "anna/b.AVI", "carl.mov", "carl.txt", "notes/readme.md", "anna/b.mp4")
+    assert [item.order for item in found] == [
+        ("anna", "b", ".avi"),
+        ("anna", "b", ".mp4"),
+        ("anna", "monday/a", ".mp4"),
+        ("carl", "carl", ".mov"),
+    ]
+
+
+def test_bp4d_orders_frames_as_numbers_whatever_their_padding():
+    (item,) = items("bp4d", "F001/T1/10.jpg", "F001/T1/9.jpg", "F001/T1/0011.jpg", "AUCoding/AU_OCC/F001_T1.csv", "F001/T1/x.jpg")
+    assert item.numbers == (9, 10, 11)
+    assert item.files == ("F001/T1/9.jpg", "F001/T1/10.jpg", "F001/T1/0011.jpg")
+    assert item.labels == ("AUCoding/AU_OCC/F001_T1.csv",)
+    assert item.source == "F001/T1"
+
+
+def test_bp4d_labels_match_numerically_and_9_is_not_labelled():
+    item = Item("F001", "T1", "", ("F001/T1/0732.jpg",), (732,), labels=("occ",))
+    found, notes = labels("bp4d", item, occ="0,1,2,45\n0732,1,0,9\n733,9,1,9\n")
+    assert (found.au, notes) == ((1, 2, 45), [])
+    assert found.at(732)[0].tolist() == [1, 0, -1]
+    assert found.at(733)[0].tolist() == [-1, 1, -1]
+    assert found.at(734)[0].tolist() == [-1, -1, -1]
+    assert found.at(732)[1].tolist() == [-1, -1, -1]
+    coded = found.coded()
+    assert coded.au == (1, 2)
+    assert coded.at(733)[0].tolist() == [-1, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0,1,2\n1,0\n", "occ, line 2: 2 values under a header of 3"),
+        ("0,1\n1,7\n", "occ, line 2: '7' is none of 0, 1, 9"),
+        ("0,1\nx,1\n", "occ, line 2: 'x' is no number"),
+        ("0,AU1\n1,1\n", "occ, line 1: 'AU1' is no number"),
+    ],
+)
+def test_bp4d_says_which_line_is_wrong(text, message):
+    with pytest.raises(ValueError, match=message):
+        labels("bp4d", Item("F001", "T1", "", (), labels=("occ",)), occ=text)
+
+
+def test_bp4d_without_labels_is_noted():
+    found, notes = labels("bp4d", Item("F001", "T1", "", ()))
+    assert found.au == ()
+    assert "no label file" in notes[0]
+
+
+def test_disfa_keeps_intensities_and_counts_from_two_on():
+    names = ("ActionUnit_Labels/SN001/SN001_au1.txt", "ActionUnit_Labels/SN001/SN001_au12.txt")
+    (item,) = items("disfa", "Videos_LeftCamera/LeftVideoSN001_comp.avi", "Video_RightCamera/RightVideoSN001_comp.avi", *names)
+    assert (item.identity, item.first, item.labels) == ("SN001", 1, names)
+    texts = {names[0]: b"1,0\r\n2,1\r\n3,2\r\n4,5\r\n", names[1]: b"1,2\n2,0\n"}
+    found, notes = layouts.find("disfa").labels(item, texts.__getitem__)
+    one, twelve = found.au.index(1), found.au.index(12)
+    assert [found.at(n)[0][one] for n in range(1, 6)] == [0, 0, 1, 1, -1]
+    assert [found.at(n)[1][one] for n in range(1, 6)] == [0, 1, 2, 5, -1]
+    assert [found.at(n)[0][twelve] for n in range(1, 5)] == [1, 0, -1, -1]
+    assert "AU 2, 4, 5, 6, 9, 15, 17, 20, 25, 26" in notes[0]
+    assert found.coded().au == (1, 12)
+    assert np.all(found.at(1)[0][[n for n in range(12) if n not in (one, twelve)]] == -1)
+
+
+@pytest.mark.parametrize("line", ["1,6", "1", "a,1", "1,-1"])
+def test_disfa_says_which_line_is_wrong(line):
+    item = Item("SN001", "left", "", (), labels=("SN001_au1.txt",))
+    with pytest.raises(ValueError, match=r"SN001_au1\.txt, line 2"):
+        layouts.find("disfa").labels(item, lambda name: f"0,0\n{line}\n".encode())
+
+
+@pytest.mark.parametrize("name", ["../a.mp4", "a/../../b.mp4", "/etc/passwd", "a//b.mp4", "a\\b.mp4", "a\n.mp4", "./a"])
+def test_names_that_lead_elsewhere_are_unsafe(name):
+    assert is_unsafe(name)
+
+
+def test_ordinary_names_are_safe():
+    assert not is_unsafe("dev/mp4/id00012/-1Uxsk56VDQ/00001.mp4")
+    assert not is_unsafe("Zoë..final/a b.mp4")
+
+
+def test_listing_follows_links_once_skips_hidden_files_and_refuses_unsafe_ones(tmp_path):
+    (tmp_path / "elsewhere/sub").mkdir(parents=True)
+    (tmp_path / "elsewhere/sub/a.mp4").write_bytes(b"123")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    (root / "circle").symlink_to(root)
+    (root / "._b.mp4").write_bytes(b"x")
+    (root / "new\nline.mp4").write_bytes(b"x")
+    listing = list_files(str(root))
+    assert listing.files == {"linked/sub/a.mp4": 3}
+    assert [(fault.stage, fault.item) for fault in listing.faults] == [("list", "'new\\nline.mp4'")]
+
+
+def test_a_source_without_files_is_one_clear_error(tmp_path):
+    with pytest.raises(DataError, match=r"source\.root"):
+        list_files(str(tmp_path / "nowhere"))
+
+
+def test_keys_change_with_sizes_and_labels():
+    item = Item("a", "b", "c", ("v.mp4",), labels=("l.csv",))
+    keys = {item.key({"v.mp4": size, "l.csv": other}) for size in (1, 2) for other in (3, 4)}
+    assert len(keys) == 4
+    assert Item.from_json(item.to_json()) == item

@@ -1,0 +1,125 @@
+"""Tracks against an oracle that looks at every frame."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+import numpy as np
+import pytest
+from facscale.ingest.detectors import Box, Detector, DetectorConfig
+from facscale.ingest.frames import Frame
+from facscale.ingest.tracking import LONGEST, Sighting, Tracker, longer_than
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+class Oracle(Detector):
+    """A "frame" [1, N, 5] holds its faces: left, top, right, bottom, and whether anyone can see it."""
+
+    looks = 0
+
+    def __init__(self, config):
+        pass
+
+    def detect(self, image):
+        self.looks += 1
+        return [Box(*row[:4]) for row in image[0] if row[4]]
+
+    def landmarks(self, image, box):
+        """Five by fourteen points in the face nearest to the box; where it was, if there is none."""
+        faces = [Box(*row[:4]) for row in image[0] if row[4]]
+        near = max(faces, key=box.overlap, default=box)
+        box = near if near.overlap(box) > 0.1 else box
+        x, y = np.meshgrid(np.linspace(box.left, box.right, 17), np.linspace(box.top, box.bottom, 4))
+        return np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)
+
+
+def frame(number, *faces):
+    rows = np.array([[*face, 1] for face in faces] or [[0, 0, 1, 1, 0]], np.float64)
+    return Frame(number, number / 25, rows[None])
+
+
+def tracks(frames, *, every=5, step=1, detector=None):
+    tracker = Tracker(detector or Oracle(None), config=DetectorConfig(detect_every=every), step=step)
+    found = list(tracker.follow(frames))
+    numbers = [[s.frame.number for s in group] for _, group in groupby(found, key=lambda s: s.track)]
+    return numbers, tracker
+
+
+FACE = (10.0, 10.0, 50.0, 50.0)
+
+
+def test_frames_between_two_detections_are_followed_without_looking():
+    detector = Oracle(None)
+    numbers, _ = tracks([frame(n, FACE) for n in range(21)], every=5, detector=detector)
+    assert numbers == [list(range(21))]
+    assert detector.looks == 5  # 0, 5, 10, 15, 20
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    stretches=st.lists(st.integers(5, 14), min_size=1, max_size=6),
+    seen_first=st.booleans(),
+    every=st.integers(1, 5),
+)
+def test_tracks_are_exactly_the_stretches_in_which_the_face_is_seen(stretches, seen_first, every):
+    present = [
+        (index % 2 == 0) == seen_first for index, length in enumerate(stretches) for _ in range(length)
+    ]  # absent for at least as long as the tracker looks away
+    frames = [frame(n, FACE) if seen else frame(n) for n, seen in enumerate(present)]
+    expected = [[n for n, _ in group] for seen, group in groupby(enumerate(present), key=lambda p: p[1]) if seen]
+    numbers, tracker = tracks(frames, every=every)
+    assert numbers == expected
+    assert tracker.faceless == present.count(False)
+
+
+def test_a_cut_to_another_place_begins_a_track_at_that_frame():
+    other = (200.0, 100.0, 240.0, 140.0)
+    numbers, _ = tracks([frame(n, FACE if n < 7 else other) for n in range(15)])
+    assert numbers == [list(range(7)), list(range(7, 15))]
+
+
+def test_the_followed_face_is_kept_when_a_larger_one_appears():
+    large = (100.0, 10.0, 200.0, 110.0)
+    frames = [frame(n, FACE) if n < 3 else frame(n, large, FACE) for n in range(12)]
+    tracker = Tracker(Oracle(None), config=DetectorConfig())
+    assert {s.box.right < 60 for s in tracker.follow(frames)} == {True}
+    tracker = Tracker(Oracle(None), config=DetectorConfig())
+    assert {s.box.right for s in tracker.follow(frames[3:])} == {200.0}  # from the start: the largest
+
+
+def test_a_gap_in_the_numbers_cuts():
+    frames = [frame(n, FACE) for n in (*range(4), *range(5, 9))]
+    assert tracks(frames)[0] == [[0, 1, 2, 3], [5, 6, 7, 8]]
+    assert tracks([frame(n, FACE) for n in range(0, 40, 4)], step=4)[0] == [list(range(0, 40, 4))]
+
+
+def test_a_moving_face_is_followed():
+    frames = [frame(n, (10.0 + 2 * n, 10.0, 50.0 + 2 * n, 50.0)) for n in range(60)]
+    numbers, tracker = tracks(frames)
+    assert numbers == [list(range(60))]
+    assert tracker.detector.looks < 20
+
+
+def test_tracks_have_a_largest_length():
+    numbers, _ = tracks([frame(n, FACE) for n in range(LONGEST + 3)], every=100)
+    assert [len(part) for part in numbers] == [LONGEST, 3]
+
+
+@given(lengths=st.lists(st.integers(1, 9), max_size=8), shortest=st.integers(1, 6))
+def test_short_tracks_are_left_out_and_counted(lengths, shortest):
+    sightings = [
+        Sighting(frame(n), Box(0, 0, 1, 1), np.zeros((68, 2)), track) for track, length in enumerate(lengths) for n in range(length)
+    ]
+    dropped = []
+    kept = [(s.track, s.frame.number) for s in longer_than(shortest, sightings, dropped)]
+    assert kept == [(s.track, s.frame.number) for s in sightings if lengths[s.track] >= shortest]
+    assert dropped == [length for length in lengths if length < shortest]
+
+
+def test_overlap_by_hand():
+    box = Box(0, 0, 10, 10)
+    assert box.overlap(Box(5, 0, 15, 10)) == pytest.approx(50 / 150)
+    assert box.overlap(Box(10, 0, 20, 10)) == 0
+    assert box.overlap(Box(-5, -5, -1, -1)) == 0
+    assert box.overlap(box) == 1
