@@ -44,7 +44,7 @@ def fit_probe(
     if len(x) < 2:
         raise ValueError(f"a probe needs at least 2 labelled frames, here are {len(x)}")
     random = torch.Generator().manual_seed(seed)
-    model = _initial(LinearProbe(dim=x.shape[1], aus=y.shape[1]), random=random).to(device)
+    model = _initial(dim=x.shape[1], aus=y.shape[1], seed=seed).to(device)
     weights = label_weights(au, weighting=weighting).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=probe.lr, weight_decay=probe.weight_decay)
     for _ in range(probe.epochs):
@@ -66,11 +66,8 @@ def predict(model: nn.Module, *, features: np.ndarray | Tensor, batch_size: int 
     return torch.cat([torch.sigmoid(model(part.to(device, torch.float32))).cpu() for part in parts]).numpy()
 
 
-def _initial(model: LinearProbe, *, random: torch.Generator) -> LinearProbe:
-    """Torch's own initialisation of the linear layer, from our generator instead of the process's."""
-    linear = model[1]
-    assert isinstance(linear, nn.Linear)
-    bound = linear.in_features**-0.5
-    with torch.no_grad():
-        linear.weight.uniform_(-bound, bound, generator=random)
-    return model
+def _initial(*, dim: int, aus: int, seed: int) -> LinearProbe:
+    """An untrained probe. The process's own generator is left alone: a training that looks at itself stays the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LinearProbe(dim=dim, aus=aus)

@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from facscale.data.errors import DataError
+from facscale.data.folds import PUBLISHED, folds
+
+NAMES = st.lists(st.text("abcXYZ019", min_size=1, max_size=6), min_size=3, max_size=40, unique=True)
+
+
+def test_published_parts_have_the_published_sizes_and_share_nobody():
+    sizes = {name: [len(set(part)) for part in parts] for name, parts in PUBLISHED.items()}
+    assert sizes == {"BP4D": [14, 14, 13], "DISFA": [9, 9, 9]}
+    assert len(set().union(*PUBLISHED["BP4D"])) == 41  # 23 women, 18 men
+    assert len(set().union(*PUBLISHED["DISFA"])) == 27
+    assert set().union(*PUBLISHED["BP4D"]) == {f"F{n:03}" for n in range(1, 24)} | {f"M{n:03}" for n in range(1, 19)}
+
+
+@pytest.mark.parametrize("name", ["BP4D", "DISFA"])
+def test_a_known_data_set_gets_its_published_parts_whatever_the_seed(name):
+    everyone = [person for part in PUBLISHED[name] for person in part]
+    one, other = folds(everyone[::-1], seed=1), folds(everyone, seed=2)
+    assert [fold.test for fold in one] == [frozenset(part) for part in PUBLISHED[name]]
+    assert one.hash == other.hash
+    assert name in one.source
+
+
+def test_a_subset_keeps_the_published_parts_and_says_how_many_it_is():
+    split = folds(["F001", "F002", "F003", "F004"], seed=0)
+    assert [sorted(fold.test) for fold in split] == [["F001", "F002"], ["F003"], ["F004"]]
+    assert "4 of 41" in split.source
+
+
+def test_a_subset_that_leaves_a_part_empty_is_drawn_instead():
+    split = folds(["F001", "F002", "F008", "F009", "F010", "F003"], seed=0)
+    assert all(fold.test for fold in split)
+    assert "seed 0" in split.source
+
+
+def test_a_stranger_or_another_k_means_a_drawn_split():
+    bp4d = [person for part in PUBLISHED["BP4D"] for person in part]
+    assert "seed" in folds([*bp4d, "stranger"], seed=0).source
+    assert len(folds(bp4d, k=5, seed=0)) == 5
+
+
+@given(people=NAMES, k=st.integers(2, 5), seed=st.integers(0, 99), data=st.data())
+def test_everybody_is_tested_once_and_never_where_they_train(people, k, seed, data):
+    if len(people) < k:
+        with pytest.raises(DataError, match="cannot be split"):
+            folds(people, k=k, seed=seed)
+        return
+    counts = data.draw(st.lists(st.tuples(*[st.integers(0, 50)] * 3), min_size=len(people), max_size=len(people)))
+    positives = dict(zip(people, counts, strict=True))
+    split = folds(people, k=k, seed=seed, positives=positives)
+    assert sorted(person for fold in split for person in fold.test) == sorted(people)
+    for fold in split:
+        assert not fold.train & fold.test
+        assert fold.train | fold.test == set(people)
+    sizes = [len(fold.test) for fold in split]
+    assert max(sizes) - min(sizes) <= 1
+    shuffled = folds(people[::-1] + people, k=k, seed=seed, positives=positives)
+    assert shuffled == split  # the order and repetitions do not matter
+
+
+def test_seeds_differ_and_the_hash_tells_them_apart():
+    people = [f"id{number}" for number in range(20)]
+    hashes = {folds(people, seed=seed).hash for seed in range(5)}
+    assert len(hashes) == 5
+    assert folds(people, seed=3).hash in hashes
+
+
+def test_rare_actions_are_spread_over_the_folds():
+    people = [f"id{number}" for number in range(12)]
+    rare = {person: [100, 30 if person in ("id2", "id5", "id7") else 0] for person in people}
+    for seed in range(10):
+        split = folds(people, seed=seed, positives=rare)
+        assert [len(fold.test & {"id2", "id5", "id7"}) for fold in split] == [1, 1, 1]
+
+
+def test_a_drawn_split_is_more_even_than_chance():
+    random = np.random.default_rng(0)
+    people = [f"id{number:02}" for number in range(24)]
+    positives = {person: random.gamma(0.5, 100, size=8) for person in people}
+
+    def unevenness(tests):
+        held = np.array([sum(positives[person] for person in test) for test in tests])
+        return float((held / held.sum(axis=0)).std(axis=0).mean())
+
+    balanced = unevenness([fold.test for fold in folds(people, seed=0, positives=positives)])
+    by_chance = [unevenness(np.split(random.permutation(people), 3)) for _ in range(100)]
+    assert balanced < np.quantile(by_chance, 0.05)

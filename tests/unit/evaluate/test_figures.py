@@ -1,0 +1,60 @@
+import io
+
+import numpy as np
+import pytest
+
+from facscale.evaluate import Counts, Row, Table
+from facscale.evaluate.figures import contact_sheet, curves, f1_bars, panels
+
+
+def drawn(figure):
+    """The figure's pixels [H, W, 4]."""
+    file = io.BytesIO()
+    figure.savefig(file, format="rgba", dpi=50)
+    return np.frombuffer(file.getvalue(), np.uint8)
+
+
+@pytest.fixture
+def table():
+    counts = Counts(tp=np.array([[4, 0], [1, 2]]), fp=np.array([[1, 1], [1, 3]]), fn=np.array([[1, 0], [2, 1]]))
+    ours = Row.counted("ours", aus=(1, 12), counts=counts, folds=("fold0", "fold1"))
+    return Table((ours, Row.published("paper", f1={1: 47.7, 17: 60.0}, source="Table I")))
+
+
+def test_bars_stand_at_their_f1_and_the_mean_is_last(table):
+    figure = f1_bars(table)
+    (axes,) = figure.axes
+    heights = [[bar.get_height() for bar in group] for group in axes.containers if hasattr(group, "patches")]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["AU1", "AU12", "AU17", "mean"]
+    ours = table.rows[0]
+    assert heights[0] == pytest.approx([*(ours.f1 * 100), np.nan, ours.mean * 100], nan_ok=True)
+    assert heights[1] == pytest.approx([47.7, np.nan, 60.0, 53.85], nan_ok=True)
+    assert len(drawn(figure))
+
+
+def test_noisy_curves_get_their_running_mean():
+    steps = np.arange(500)
+    noisy = np.random.default_rng(0).normal(size=500) + 3
+    figure = curves({"total": (steps, noisy), "short": ([0, 1, 2], [1.0, 2.0, 3.0])}, title="losses")
+    raw, smooth, short = (line.get_ydata() for line in figure.axes[0].lines)
+    assert np.array_equal(raw, noisy)
+    assert smooth.std() < 0.5 * raw.std()
+    assert smooth.mean() == pytest.approx(3, abs=0.1)
+    assert short.tolist() == [1, 2, 3]
+    assert len(drawn(figure))
+
+
+def test_panels_have_one_plot_a_quantity():
+    figure = panels({name: ([0, 1], [0.1, 0.2]) for name in "abcd"}, title="online")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == list("abcd")
+    assert len(drawn(figure))
+
+
+@pytest.mark.parametrize("labels", [(), [f"id{number}" for number in range(5)]])
+def test_a_contact_sheet_shows_every_image(labels):
+    images = np.random.default_rng(0).integers(0, 255, (5, 16, 16, 3), dtype=np.uint8)
+    figure = contact_sheet(images, columns=3, labels=labels, title="crops")
+    assert [
+        np.array_equal(axes.images[0].get_array(), image) for axes, image in zip(figure.axes, images, strict=True)
+    ] == [True] * 5
+    assert len(drawn(figure))
