@@ -78,11 +78,12 @@ def passing(frames: int, *, hidden: Iterable[int] = ()) -> list[np.ndarray]:
     return [draw() if n in gone else draw((20 + n // 2, 30, 60 + n // 2, 74)) for n in range(frames)]
 
 
-def write_video(path: Path, images: Iterable[np.ndarray], *, fps: int = 25) -> Path:
+def write_video(path: Path, images: Iterable[np.ndarray], *, fps: int = 25, keyframe_every: int = 250) -> Path:
     """An H.264 file of RGB frames."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    options = {"crf": "10", "preset": "ultrafast", "g": str(keyframe_every), "sc_threshold": "0"}
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "10", "preset": "ultrafast"})
+        stream = container.add_stream("libx264", rate=fps, options=options)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         stream.time_base = Fraction(1, fps)
         for image in images:

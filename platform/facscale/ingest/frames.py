@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import av
@@ -15,6 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 from facscale.ingest.items import Item, open_root, suffix
 
 Note = Callable[[str, str], None]  # (stage, reason)
+EARLY = 0.9  # of the announced frames: with fewer something is missing (counts in headers are a little off at times)
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,9 @@ class Frame:
 class Frames:
     """Iterates over each `every`-th frame of an item.
 
-    A fault in the middle of a video is noted and ends it there, since the numbers of later frames would be a guess; an
-    image that cannot be decoded is noted and left out. Raises ValueError for a video that cannot be opened.
+    A packet that cannot be decoded is noted and ends the video there, since the numbers of later frames would be a
+    guess. Frames that the decoder patched up are noted and left out, with those that build on them (up to the next key
+    frame); so are images that cannot be decoded. Raises ValueError for a video that cannot be opened.
     """
 
     def __init__(self, item: Item, *, root: str, every: int, note: Note) -> None:
@@ -85,24 +88,32 @@ class Frames:
         stream.codec_context.thread_count = 1  # the parallelism is over videos
         rate = float(stream.average_rate or stream.guessed_rate or self.item.fps)
         self.fps = rate
+        index, damaged, broken = 0, 0, False
+        for frame in self._until_fault(container, stream):
+            broken = frame.is_corrupt or (broken and not frame.key_frame)
+            damaged += broken
+            if index % self.every == 0 and not broken:
+                time = frame.time if frame.time is not None else index / rate
+                yield Frame(index + self.item.first, float(time), _upright(frame))
+            index += 1
+        if damaged:
+            self.note("decode", f"{damaged} of {index} frames are damaged and left out")
+        if index < EARLY * stream.frames:
+            self.note("decode", f"ends after {index} of the {stream.frames} frames that it announces")
+
+    def _until_fault(self, container: Any, stream: Any) -> Iterator[Any]:
         decoded = container.decode(stream)
-        index = 0
-        while True:
+        for index in count():
             try:
                 frame = next(decoded, None)
             except av.FFmpegError as error:
                 if not index:
                     raise
-                self.note(
-                    "decode", f"stopped at frame {index + self.item.first}: {error.strerror}; frames before it are kept"
-                )
+                self.note("decode", f"stopped after {index} frames: {error.strerror}; those before are kept")
                 return
             if frame is None:
                 return
-            if index % self.every == 0:
-                time = frame.time if frame.time is not None else index / rate
-                yield Frame(index + self.item.first, float(time), _upright(frame))
-            index += 1
+            yield frame
 
 
 def decode_image(content: bytes, name: str) -> np.ndarray:

@@ -1,0 +1,189 @@
+"""One item, from its files to its part; and the parts themselves."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import simplejpeg
+from facscale.data import DataError
+from facscale.ingest import layouts
+from facscale.ingest.extract import ATTEMPTS, Extractor
+from facscale.ingest.items import list_files
+from facscale.ingest.parts import Parts, Status
+from facscale.spec import Pipeline
+from plugins.blob_faces import draw, passing, write_video
+
+pytestmark = pytest.mark.usefixtures("plugins")
+
+
+def pipeline(tmp_path, *, layout="videos", **detector):
+    return Pipeline.model_validate(
+        {
+            "source": {"layout": layout, "root": str(tmp_path / "raw")},
+            "detector": {"name": "blob", **detector},
+            "crop": {"size": 48},
+            "output": str(tmp_path / "out"),
+        }
+    )
+
+
+def extract(spec, *, run="r"):
+    listing = list_files(spec.source.root)
+    extractor = Extractor(spec, run=run)
+    found = sorted(layouts.find(spec.source.layout).items(listing.files), key=lambda item: item.order)
+    return [extractor(item, item.key(listing.files)) for item in found]
+
+
+def faces(spec, status):
+    return pq.read_table(io.BytesIO(Parts(spec.output).folder.read(f"{status.key}.parquet")))
+
+
+def test_a_video_becomes_aligned_crops_with_landmarks(tmp_path):
+    write_video(tmp_path / "raw/anna/a.mp4", passing(30, hidden=range(12, 18)))
+    spec = pipeline(tmp_path)
+    (status,) = extract(spec)
+    assert (status.identity, status.video, status.frames, status.faces) == ("anna", "a", 30, 24)
+    assert (status.faceless, status.dropped, status.tracks, status.faults, status.fps) == (6, 0, 2, (), 25)
+    table = faces(spec, status)
+    assert table["frame"].to_pylist() == [*range(12), *range(18, 30)]
+    assert table["track"].to_pylist() == [0] * 12 + [1] * 12
+    assert table["time_s"].to_pylist() == pytest.approx([n / 25 for n in (*range(12), *range(18, 30))])
+    assert table.schema.field("landmarks").type.list_size == 136
+    points = np.array(table["landmarks"].to_pylist()).reshape(-1, 68, 2)
+    # eyes: 0.38 * 48 down and 0.38 * 48 apart, less half a pixel; the smoothing and the codec leave some noise
+    assert points[:, 36] == pytest.approx(np.tile([14.38, 17.74], (24, 1)), abs=1.5)
+    assert points[:, 42] == pytest.approx(np.tile([32.62, 17.74], (24, 1)), abs=1.5)
+    images = [simplejpeg.decode_jpeg(jpeg, colorspace="RGB") for jpeg in table["jpeg"].to_pylist()]
+    assert {image.shape for image in images} == {(48, 48, 3)}
+    for image in images:  # what lies between and below the eyes is the face
+        assert image[18:30, 18:30].reshape(-1, 3).mean(axis=0) == pytest.approx([220, 20, 20], abs=15)
+
+
+def test_what_cannot_be_used_says_at_which_stage_and_why(tmp_path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "a_empty.mp4").write_bytes(b"")
+    (raw / "b_broken.mp4").write_bytes(b"garbage" * 99)
+    write_video(raw / "c_nobody.mp4", [draw()] * 9)
+    write_video(raw / "d_glimpse.mp4", passing(12, hidden=range(3, 12)))
+    statuses = extract(pipeline(tmp_path))
+    found = [(fault.item, fault.stage, fault.reason) for status in statuses for fault in status.faults]
+    assert [(item, stage) for item, stage, _ in found] == [
+        ("a_empty.mp4", "decode"),
+        ("b_broken.mp4", "decode"),
+        ("c_nobody.mp4", "faces"),
+        ("d_glimpse.mp4", "faces"),
+    ]
+    assert found[2][2] == "no face in its 9 frames"
+    assert "too short" in found[3][2]
+    assert [status.faces for status in statuses] == [0, 0, 0, 0]
+    assert (statuses[3].dropped, statuses[3].faceless) == (3, 9)
+
+
+def bp4d(root, *, frames=8, labels="0,1,12\n" + "".join(f"{n},{n % 2},9\n" for n in range(101, 107))):
+    (root / "F001/T1").mkdir(parents=True)
+    (root / "AUCoding/AU_OCC").mkdir(parents=True)
+    for number, image in enumerate(passing(frames), start=101):
+        (root / f"F001/T1/{number:04d}.jpg").write_bytes(simplejpeg.encode_jpeg(image))
+    (root / "AUCoding/AU_OCC/F001_T1.csv").write_text(labels)
+
+
+def test_labels_go_to_their_frames(tmp_path):
+    bp4d(tmp_path / "raw")
+    spec = pipeline(tmp_path, layout="bp4d")
+    (status,) = extract(spec)
+    assert status.au == (1,)  # nobody coded AU 12
+    table = faces(spec, status)
+    assert table["frame"].to_pylist() == list(range(101, 109))
+    assert table["au"].to_pylist() == [[1], [0], [1], [0], [1], [0], [-1], [-1]]
+    assert table["intensity"].to_pylist() == [[-1]] * 8
+
+
+def test_an_unreadable_label_file_skips_the_video_with_file_and_line(tmp_path):
+    bp4d(tmp_path / "raw", labels="0,1\n101,yes\n")
+    (status,) = extract(pipeline(tmp_path, layout="bp4d"))
+    assert status.faces == 0
+    (fault,) = status.faults
+    assert (fault.item, fault.stage) == ("F001/T1", "labels")
+    assert "F001_T1.csv, line 2" in fault.reason
+
+
+def test_a_detector_that_raises_costs_only_its_video(tmp_path, monkeypatch):
+    from facscale.ingest import detectors
+
+    write_video(tmp_path / "raw/a.mp4", passing(8))
+    write_video(tmp_path / "raw/b.mp4", passing(9))
+    blob = detectors.find("blob")
+    look = blob.detect
+    calls = iter(range(1000))
+    monkeypatch.setattr(blob, "detect", lambda self, image: look(self, image) if next(calls) else 1 / 0)
+    bad, good = extract(pipeline(tmp_path))
+    assert (bad.faults[0].stage, bad.faults[0].reason) == ("decode", "ZeroDivisionError: division by zero")
+    assert (good.faces, good.faults) == (9, ())
+
+
+def test_a_store_that_does_not_answer_is_no_fault_of_the_video(tmp_path, monkeypatch):
+    write_video(tmp_path / "raw/a.mp4", passing(8))
+    spec = pipeline(tmp_path)
+
+    def refuse(*_, **__):
+        raise ConnectionResetError("by peer")
+
+    monkeypatch.setattr("facscale.ingest.frames.open_root", refuse)
+    with pytest.raises(DataError, match="run it again later"):
+        extract(spec)
+    monkeypatch.undo()
+    monkeypatch.syspath_prepend(str(__import__("pathlib").Path(__file__).parents[2] / "plugins"))
+    assert extract(spec)[0].faces == 8
+
+
+def test_a_done_item_is_not_looked_at_again(tmp_path):
+    from facscale.ingest import detectors
+
+    write_video(tmp_path / "raw/a.mp4", passing(8))
+    spec = pipeline(tmp_path)
+    first = extract(spec)
+    looks = detectors.find("blob").looks
+    assert extract(spec, run="another") == first
+    assert detectors.find("blob").looks == looks
+    write_video(tmp_path / "raw/a.mp4", passing(20))  # another file under the same name
+    assert extract(spec, run="another")[0].faces == 20
+
+
+def test_a_video_that_keeps_killing_its_process_is_given_up(tmp_path):
+    write_video(tmp_path / "raw/a.mp4", passing(8))
+    spec = pipeline(tmp_path)
+    listing = list_files(spec.source.root)
+    (item,) = layouts.find("videos").items(listing.files)
+    for _ in range(ATTEMPTS):
+        Parts(spec.output).attempt(item.key(listing.files), "r")
+    (status,) = extract(spec, run="r")
+    assert status.faults[0].stage == "crash"
+
+
+def test_attempts_of_an_earlier_run_do_not_count(tmp_path):
+    parts = Parts(str(tmp_path))
+    assert [parts.attempt("k", run) for run in ("one", "one", "two", "two", "two")] == [1, 2, 1, 2, 3]
+
+
+def test_parts_of_another_recipe_are_refused(tmp_path):
+    parts = Parts(str(tmp_path))
+    parts.claim({"crop": {"size": 96}, "layout": "videos"})
+    parts.claim({"crop": {"size": 96}, "layout": "videos"})
+    with pytest.raises(DataError, match=r"another recipe \(different: crop\)"):
+        parts.claim({"crop": {"size": 64}, "layout": "videos"})
+
+
+def test_a_part_without_its_status_was_never_done(tmp_path):
+    parts = Parts(str(tmp_path))
+    parts.claim({})
+    (tmp_path / "_parts/k1.parquet").write_bytes(b"half a f")
+    done = Status("k2", "a.mp4", "a", "a", "", frames=3)
+    parts.finish(done, faces=None)
+    assert parts.statuses({"k1", "k2", "k3"}) == {"k2": done}
+    parts.remove()
+    assert parts.statuses({"k2"}) == {}
+    assert not (tmp_path / "_parts").exists()
