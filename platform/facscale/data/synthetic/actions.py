@@ -3,13 +3,15 @@
 A movement is a field [V, 3] over the template, in eye distances at intensity 5; lids have two coordinates of their own.
 """
 
+# numpy's stubs return Any for most arithmetic on arrays of any float type.
+# mypy: disable-error-code="no-any-return"
+
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from facscale.data.synthetic.anatomy import Array, blob, pair, step, template
 
@@ -35,11 +37,11 @@ class Movements:
     pucker: Array  # [V, 3] rounded lips of speech: a nuisance, not one of the 15
 
 
-def _field(x: Array, dx: object = 0.0, dy: object = 0.0, dz: object = 0.0) -> NDArray[np.floating]:
+def _field(x: Array, dx: object = 0.0, dy: object = 0.0, dz: object = 0.0) -> Array:
     return np.stack(np.broadcast_arrays(np.asarray(dx), np.asarray(dy), np.asarray(dz), x)[:3], axis=-1)
 
 
-def _upper_face(x: Array, y: Array) -> dict[int, NDArray[np.floating]]:
+def _upper_face(x: Array, y: Array) -> dict[int, Array]:
     side, spare = np.sign(x), 1.0 - 0.75 * step(y, -0.2, -0.04)  # brows move far, lids hardly
     cheek = pair(x, y, at=(0.55, 0.42), size=(0.27, 0.2))
     return {
@@ -48,7 +50,8 @@ def _upper_face(x: Array, y: Array) -> dict[int, NDArray[np.floating]]:
         4: _field(
             x,
             dx=-0.10 * side * spare * pair(x, y, at=(0.28, -0.28), size=(0.2, 0.14)),
-            dy=0.17 * spare * pair(x, y, at=(0.3, -0.3), size=(0.3, 0.2)) + 0.05 * pair(x, y, at=(0.3, -0.05), size=(0.2, 0.12)),
+            dy=0.17 * spare * pair(x, y, at=(0.3, -0.3), size=(0.3, 0.2))
+            + 0.05 * pair(x, y, at=(0.3, -0.05), size=(0.2, 0.12)),
             dz=0.03 * blob(x, y, at=(0, -0.25), size=(0.2, 0.12)),
         ),
         6: _field(x, dx=0.02 * side * cheek, dy=-0.14 * cheek, dz=0.09 * cheek),
@@ -64,35 +67,66 @@ def _upper_face(x: Array, y: Array) -> dict[int, NDArray[np.floating]]:
     }
 
 
-def _corner(x: Array, y: Array, size: tuple[float, float]) -> NDArray[np.floating]:
+def _corner(x: Array, y: Array, size: tuple[float, float]) -> Array:
     return pair(x, y, at=(0.44, 1.03), size=size)
 
 
-def _mouth(x: Array, y: Array, below: Array) -> dict[int, NDArray[np.floating]]:
+def _mouth(x: Array, y: Array, below: Array) -> dict[int, Array]:
     side, above = np.sign(x), 1.0 - below
     upper = above * blob(x, y, at=(0, 0.97), size=(0.3, 0.17))
     lower = below * blob(x, y, at=(0, 1.1), size=(0.32, 0.18))
     mouth = blob(x, y, at=(0, 1.05), size=(0.42, 0.16))
-    jaw = below * (1.0 - 0.85 * step(np.abs(x), 0.5, 1.05)) * (1.0 - 0.6 * np.clip(np.abs(x) / 0.45, 0, 1) ** 3 * np.exp(-(((y - 1.02) / 0.2) ** 2)))
-    lips_up, lips_low = above * blob(x, y, at=(0, 0.97), size=(0.4, 0.075)), below * blob(x, y, at=(0, 1.12), size=(0.4, 0.085))
+    jaw = (
+        below
+        * (1.0 - 0.85 * step(np.abs(x), 0.5, 1.05))
+        * (1.0 - 0.6 * np.clip(np.abs(x) / 0.45, 0, 1) ** 3 * np.exp(-(((y - 1.02) / 0.2) ** 2)))
+    )
+    lips_up, lips_low = (
+        above * blob(x, y, at=(0, 0.97), size=(0.4, 0.075)),
+        below * blob(x, y, at=(0, 1.12), size=(0.4, 0.085)),
+    )
+    rim_up, rim_low = (
+        above * blob(x, y, at=(0, 0.94), size=(0.36, 0.06)),
+        below * blob(x, y, at=(0, 1.22), size=(0.36, 0.08)),
+    )
     fold = pair(x, y, at=(0.48, 0.72), size=(0.2, 0.2))
     return {
-        10: _field(x, dy=-0.13 * upper * (1 + 0.3 * pair(x, y, at=(0.16, 0.95), size=(0.1, 0.2))) - 0.05 * fold, dz=0.05 * upper + 0.05 * fold),
+        10: _field(
+            x,
+            dy=-0.13 * upper * (1 + 0.3 * pair(x, y, at=(0.16, 0.95), size=(0.1, 0.2))) - 0.05 * fold,
+            dz=0.05 * upper + 0.05 * fold,
+        ),
         12: _field(
             x,
             dx=0.15 * side * _corner(x, y, (0.26, 0.24)),
             dy=-0.17 * _corner(x, y, (0.22, 0.24)) - 0.04 * fold,
             dz=-0.06 * _corner(x, y, (0.2, 0.14)) + 0.07 * pair(x, y, at=(0.6, 0.62), size=(0.2, 0.2)) - 0.03 * mouth,
         ),
-        14: _field(x, dx=0.08 * side * _corner(x, y, (0.2, 0.14)), dy=-0.015 * _corner(x, y, (0.2, 0.14)), dz=-0.1 * _corner(x, y, (0.13, 0.12))),
-        15: _field(x, dx=0.03 * side * _corner(x, y, (0.2, 0.15)), dy=0.13 * _corner(x, y, (0.2, 0.19)), dz=-0.03 * _corner(x, y, (0.1, 0.1))),
+        14: _field(
+            x,
+            dx=0.08 * side * _corner(x, y, (0.2, 0.14)),
+            dy=-0.015 * _corner(x, y, (0.2, 0.14)),
+            dz=-0.1 * _corner(x, y, (0.13, 0.12)),
+        ),
+        15: _field(
+            x,
+            dx=0.03 * side * _corner(x, y, (0.2, 0.15)),
+            dy=0.13 * _corner(x, y, (0.2, 0.19)),
+            dz=-0.03 * _corner(x, y, (0.1, 0.1)),
+        ),
         17: _field(
             x,
-            dy=-0.15 * below * blob(x, y, at=(0, 1.38), size=(0.34, 0.22)) - 0.04 * above * blob(x, y, at=(0, 1.0), size=(0.22, 0.07)),
+            dy=-0.15 * below * blob(x, y, at=(0, 1.38), size=(0.34, 0.22))
+            - 0.04 * above * blob(x, y, at=(0, 1.0), size=(0.22, 0.07)),
             dz=0.06 * blob(x, y, at=(0, 1.5), size=(0.24, 0.14)) + 0.05 * lips_low,
         ),
-        23: _field(x, dx=-0.16 * x * mouth, dy=0.055 * lips_up - 0.075 * lips_low, dz=0.02 * (lips_up + lips_low)),
-        24: _field(x, dx=0.03 * side * _corner(x, y, (0.14, 0.1)), dy=0.075 * lips_up - 0.085 * lips_low, dz=-0.09 * (lips_up + lips_low)),
+        23: _field(x, dx=-0.3 * x * mouth, dy=0.03 * rim_up - 0.05 * rim_low, dz=0.05 * (lips_up + lips_low)),
+        24: _field(
+            x,
+            dx=0.03 * side * _corner(x, y, (0.14, 0.1)),
+            dy=0.065 * rim_up - 0.1 * rim_low,
+            dz=-0.09 * (lips_up + lips_low),
+        ),
         25: _field(x, dy=0.13 * lower - 0.035 * upper),
         26: _field(x, dy=0.36 * jaw + 0.1 * _corner(x, y, (0.15, 0.12)) * above, dz=-0.12 * jaw),
     }

@@ -9,15 +9,20 @@ mouth ajar) and a neutral position (eyes and mouth at rest). The eyes and the mo
 texture's alpha; lids and lips open and close by moving the skin around them.
 """
 
+# numpy's stubs return Any for most arithmetic on arrays of any float type.
+# mypy: disable-error-code="no-any-return"
+
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.interpolate import PchipInterpolator
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 
 COLUMNS, ROWS = 64, 72  # cells of the skin
 CELL = 8  # texture pixels a side of one cell
@@ -29,41 +34,43 @@ LID_ROOM = 1.4  # the chart's eyes are this much wider open than at rest
 MOUTH_Y, MOUTH_HALF = 1.015, 0.415  # line of the closed lips
 MOUTH_GAP = 0.16  # height of the mouth's hole in the chart
 
-_PROFILE_Y = np.array([-1.86, -1.8, -1.55, -1.2, -0.8, -0.4, 0.04, 0.335, 0.633, 0.932, 1.213, 1.451, 1.658, 1.81, 1.87, 1.9])
-_PROFILE_WIDTH = np.array([0.0, 0.32, 0.74, 1.0, 1.13, 1.16, 1.14, 1.115, 1.085, 1.04, 0.94, 0.77, 0.56, 0.31, 0.12, 0.0])
+_PROFILE_Y = np.array(
+    [-1.86, -1.8, -1.55, -1.2, -0.8, -0.4, 0.04, 0.335, 0.633, 0.932, 1.213, 1.451, 1.658, 1.81, 1.87, 1.9]
+)
+_PROFILE_WIDTH = np.array(
+    [0.0, 0.32, 0.74, 1.0, 1.13, 1.16, 1.14, 1.115, 1.085, 1.04, 0.94, 0.77, 0.56, 0.31, 0.12, 0.0]
+)
 _PROFILE_CENTRE = np.array([-0.1, -0.05, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.03, 0.12, 0.35, 0.62, 0.9, 1.0, 1.05])
 _PROFILE_FRONT = np.array([0.0, 0.35, 0.82, 1.15, 1.34, 1.4, 1.36, 1.3, 1.28, 1.3, 1.34, 1.38, 1.4, 1.34, 1.2, 1.06])
 
 
-def profile(y: NDArray[np.floating], values: NDArray[np.floating]) -> NDArray[np.floating]:
+def profile(y: Array, values: Array) -> Array:
     """A smooth curve through the head's profile at heights `y`."""
-    from scipy.interpolate import PchipInterpolator
-
     return PchipInterpolator(_PROFILE_Y, values, extrapolate=False)(np.clip(y, _PROFILE_Y[0], _PROFILE_Y[-1]))
 
 
-def width(y: NDArray[np.floating]) -> NDArray[np.floating]:
+def width(y: Array) -> Array:
     """Half width of the head at height `y`."""
     return profile(y, _PROFILE_WIDTH)
 
 
-def blob(x: NDArray[np.floating], y: NDArray[np.floating], *, at: tuple[float, float], size: tuple[float, float]) -> NDArray[np.floating]:
+def blob(x: Array, y: Array, *, at: tuple[float, float], size: tuple[float, float]) -> Array:
     """A Gaussian bump of height 1."""
     return np.exp(-0.5 * (((x - at[0]) / size[0]) ** 2 + ((y - at[1]) / size[1]) ** 2))
 
 
-def pair(x: NDArray[np.floating], y: NDArray[np.floating], *, at: tuple[float, float], size: tuple[float, float]) -> NDArray[np.floating]:
+def pair(x: Array, y: Array, *, at: tuple[float, float], size: tuple[float, float]) -> Array:
     """The same bump on both sides of the face."""
     return blob(np.abs(x), y, at=at, size=size)
 
 
-def step(value: NDArray[np.floating], low: float, high: float) -> NDArray[np.floating]:
+def step(value: Array, low: float, high: float) -> Array:
     """0 below `low`, 1 above `high`, smooth between."""
     t = np.clip((value - low) / (high - low), 0.0, 1.0)
     return t * t * (3.0 - 2.0 * t)
 
 
-def mouth_edges(x: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+def mouth_edges(x: Array) -> tuple[Array, Array]:
     """Chart heights of the upper and lower inner lip at `x`; outside the mouth they part again, to spread its motion."""
     inside = np.clip(1.0 - (x / MOUTH_HALF) ** 2, 0.0, None)
     beyond = 0.35 * np.clip(np.abs(x) - MOUTH_HALF, 0.0, None)
@@ -71,7 +78,7 @@ def mouth_edges(x: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[
     return upper - beyond, upper + MOUTH_GAP * inside**0.7 + beyond + 0.004
 
 
-def eye_edges(x: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+def eye_edges(x: Array) -> tuple[Array, Array]:
     """Chart heights of the upper and lower lid at `x`."""
     s = (np.abs(x) - EYE_X) / EYE_HALF
     inside = np.clip(1.0 - s**2, 0.0, None)
@@ -89,11 +96,10 @@ class Template:
     neutral: Array  # [V, 3]
     below: Array  # [V] 0 on the upper lip's side of the mouth, 1 on the lower's, linear across the hole
     lids: Array  # [V, 2] how a vertex follows the upper and the lower lid, in units of a full blink
-    closing: Array  # [V] how far up a vertex moves when the lips close from the chart's gap
     landmarks: Array  # [68, 2] grid coordinates (column, row)
 
 
-def _grid() -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+def _grid() -> tuple[Array, Array]:
     a = np.linspace(-1.0, 1.0, COLUMNS + 1)
     angle = SIDE * (0.55 * a + 0.45 * a**3)
     knots = np.cumsum([0, 14, 20, 12, 18, 8])
@@ -102,7 +108,7 @@ def _grid() -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     return angle, rows
 
 
-def to_grid(points: NDArray[np.floating]) -> Array:
+def to_grid(points: Array) -> Array:
     """Grid coordinates (column, row) [..., 2] of chart points [..., 2]."""
     angle, rows = _grid()
     row = np.interp(points[..., 1], rows, np.arange(ROWS + 1))
@@ -110,9 +116,13 @@ def to_grid(points: NDArray[np.floating]) -> Array:
     return np.stack([np.interp(np.arcsin(ratio), angle, np.arange(COLUMNS + 1)), row], axis=-1).astype(np.float32)
 
 
-def _relief(x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.floating]:
+def _relief(x: Array, y: Array) -> Array:
     """Depth of the features over the smooth head."""
-    ridge = np.interp(y, [-0.3, -0.1, 0.0, 0.2, 0.4, 0.53, 0.6, 0.68, 0.76, 0.84], [0, 0.03, 0.07, 0.24, 0.40, 0.52, 0.53, 0.40, 0.15, 0.04])
+    ridge = np.interp(
+        y,
+        [-0.3, -0.1, 0.0, 0.2, 0.4, 0.53, 0.6, 0.68, 0.76, 0.84],
+        [0, 0.03, 0.07, 0.24, 0.40, 0.52, 0.53, 0.40, 0.15, 0.04],
+    )
     sharp = np.interp(y, [-0.2, 0.1, 0.45, 0.6, 0.8], [0.14, 0.11, 0.13, 0.15, 0.13])
     z = ridge * np.exp(-0.5 * (x / sharp) ** 2)
     z += 0.2 * pair(x, y, at=(0.19, 0.62), size=(0.075, 0.085))
@@ -124,7 +134,7 @@ def _relief(x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.floa
     return z
 
 
-def _lid_weights(x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.floating]:
+def _lid_weights(x: Array, y: Array) -> Array:
     """[V, 2]: displacement (down) by a full blink of the upper and the lower lid."""
     upper, lower = eye_edges(x)
     gap = lower - upper
@@ -144,7 +154,19 @@ def _landmarks() -> Array:
     )
     jaw = np.concatenate([half[:9], half[7::-1] * [-1, 1]])
     brows = np.concatenate([half[9:], half[:8:-1] * [-1, 1]])
-    nose = np.array([(0, -0.033), (0, 0.157), (0, 0.355), (0, 0.558), (-0.233, 0.668), (-0.126, 0.704), (0, 0.74), (0.126, 0.704), (0.233, 0.668)])
+    nose = np.array(
+        [
+            (0, -0.033),
+            (0, 0.157),
+            (0, 0.355),
+            (0, 0.558),
+            (-0.233, 0.668),
+            (-0.126, 0.704),
+            (0, 0.74),
+            (0.126, 0.704),
+            (0.233, 0.668),
+        ]
+    )
     s = np.array([-EYE_X - EYE_HALF, -0.566, -0.435, -EYE_X + EYE_HALF, -0.438, -0.569])
     upper, lower = eye_edges(s)
     eye = np.stack([s, np.array([upper[0], upper[1], upper[2], upper[3], lower[4], lower[5]])], axis=-1)
@@ -152,7 +174,7 @@ def _landmarks() -> Array:
     return to_grid(np.concatenate([jaw, brows, nose, eye, other, lip_points()]))
 
 
-def lip_points() -> NDArray[np.floating]:
+def lip_points() -> Array:
     """Chart points 48..67: the outer contour of the lips, then the inner one."""
     g = MOUTH_GAP
     outer_top = [(-MOUTH_HALF - 0.01, MOUTH_Y), (-0.27, 0.965), (-0.105, 0.925), (0.0, 0.945)]
@@ -182,5 +204,11 @@ def template() -> Template:
     centre = profile(y, _PROFILE_CENTRE)
     z = centre + (profile(y, _PROFILE_FRONT) - centre) * np.sign(np.cos(phi)) * np.abs(np.cos(phi)) ** 0.9
     z += _relief(x, neutral_y) * (np.cos(phi) > 0)
-    as32 = [a.astype(np.float32) for a in (phi, np.stack([x, y], -1), np.stack([x, neutral_y, z], -1), below, lids, closing)]
-    return Template(*as32, landmarks=_landmarks())
+    return Template(
+        angle=phi.astype(np.float32),
+        chart=np.stack([x, y], -1).astype(np.float32),
+        neutral=np.stack([x, neutral_y, z], -1).astype(np.float32),
+        below=below.astype(np.float32),
+        lids=lids.astype(np.float32),
+        landmarks=_landmarks(),
+    )

@@ -1,5 +1,8 @@
 """Where everything is painted: one atlas of textures, and drawing in chart coordinates on its skin."""
 
+# numpy's stubs return Any for most arithmetic on arrays of any float type.
+# mypy: disable-error-code="no-any-return"
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -9,7 +12,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline, PchipInterpolator
-from scipy.ndimage import gaussian_filter
 
 from facscale.data.synthetic.anatomy import CELL, COLUMNS, ROWS, Array, template, to_grid
 
@@ -26,6 +28,7 @@ class Patch:
 
     @property
     def vertices(self) -> int:
+        """How many it has."""
         return (self.rows + 1) * (self.columns + 1)
 
     @property
@@ -77,27 +80,27 @@ def texels() -> tuple[Array, Array]:
 _FINE = 4  # bits of sub-texel precision of cv2's drawing
 
 
-def _fixed(points: NDArray[np.floating]) -> NDArray[np.int32]:
+def _fixed(points: Array) -> NDArray[np.int32]:
     return np.round(to_grid(np.asarray(points, float)) * CELL * (1 << _FINE)).astype(np.int32)
 
 
-def filled(outline: NDArray[np.floating], *, soft: float = 1.0) -> Array:
+def filled(outline: Array, *, soft: float = 1.0) -> Array:
     """Mask 0..1 of a closed outline [N, 2] in chart coordinates, its edge blurred by `soft` texels."""
     mask = np.zeros(texels()[0].shape, np.uint8)
     cv2.fillPoly(mask, [_fixed(outline)], 255, cv2.LINE_AA, _FINE)
-    return gaussian_filter(mask.astype(np.float32) / 255, soft) if soft else mask.astype(np.float32) / 255
+    return cv2.GaussianBlur(mask.astype(np.float32) / 255, (0, 0), soft) if soft else mask.astype(np.float32) / 255
 
 
-def line(points: NDArray[np.floating], *, width: int = 1, soft: float = 1.0) -> Array:
+def line(points: Array, *, width: int = 1, soft: float = 1.0) -> Array:
     """Mask 0..1 of an open curve [N, 2] in chart coordinates, highest value 1."""
     mask = np.zeros(texels()[0].shape, np.uint8)
     curve = smooth(points) if len(points) < 10 else points
     cv2.polylines(mask, [_fixed(curve)], False, 255, width, cv2.LINE_AA, _FINE)
-    out = gaussian_filter(mask.astype(np.float32), soft)
+    out = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), soft)
     return out / max(float(out.max()), 1e-6)
 
 
-def strokes(curves: list[NDArray[np.floating]]) -> Array:
+def strokes(curves: list[Array]) -> Array:
     """Mask 0..1 of many thin curves [N, 2]."""
     mask = np.zeros(texels()[0].shape, np.uint8)
     for curve in curves:
@@ -105,7 +108,7 @@ def strokes(curves: list[NDArray[np.floating]]) -> Array:
     return mask.astype(np.float32) / 255
 
 
-def both_sides(points: list[tuple[float, float]]) -> list[NDArray[np.floating]]:
+def both_sides(points: list[tuple[float, float]]) -> list[Array]:
     """A curve, and its mirror image."""
     array = np.asarray(points, float)
     return [array, array * [-1, 1]]
@@ -135,7 +138,7 @@ def angle_texels() -> Array:
     return np.broadcast_to(columns.astype(np.float32), texels()[0].shape).copy()
 
 
-def smooth(points: NDArray[np.floating], count: int = 60, *, closed: bool = False) -> NDArray[np.floating]:
+def smooth(points: Array, count: int = 60, *, closed: bool = False) -> Array:
     """A curve [count, 2] through `points` [N, 2]."""
     if closed:
         points = np.concatenate([points, points[:1]])
@@ -143,6 +146,6 @@ def smooth(points: NDArray[np.floating], count: int = 60, *, closed: bool = Fals
     return PchipInterpolator(np.arange(len(points)), points)(np.linspace(0, len(points) - 1, count))
 
 
-def mix(image: Array, colour: NDArray[np.floating], mask: Array) -> None:
+def mix(image: Array, colour: Array, mask: Array) -> None:
     """Paint `colour` [3] or [H, W, 3] over `image` [H, W, 3] with opacity `mask` [H, W], in place."""
     image += (np.asarray(colour, np.float32) - image) * mask[..., None]

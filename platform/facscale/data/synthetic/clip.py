@@ -1,5 +1,8 @@
 """A rendered clip with its truth."""
 
+# numpy's stubs return Any for most arithmetic on arrays of any float type.
+# mypy: disable-error-code="no-any-return"
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
@@ -61,7 +64,9 @@ def _visible(painter: Painter, what: Cover, points: Array) -> tuple[NDArray[np.b
     seen = []
     for which, canvas in ((SKIN_QUADS, what.skin), (BEHIND_QUADS, what.behind)):
         k = texels(which, points)[np.maximum(canvas, 0)]
-        at = np.stack([k[..., 0] + k[..., 1] * columns + k[..., 2] * rows, k[..., 3] + k[..., 4] * columns + k[..., 5] * rows], -1)
+        at = np.stack(
+            [k[..., 0] + k[..., 1] * columns + k[..., 2] * rows, k[..., 3] + k[..., 4] * columns + k[..., 5] * rows], -1
+        )
         low = which.origin[np.maximum(canvas, 0)]
         seen.append(np.clip(at, low, low + CELL))
     x, y = np.round(seen[0]).astype(int).transpose(2, 0, 1)
@@ -83,7 +88,7 @@ def _flow(painter: Painter, first: Figure, second: Figure, *, size: int) -> Flow
     a, b = (covers(f, size=size, scale=1) for f in (first, second))
     skin_a, at_a = _visible(painter, a, first.points)
     skin_b, at_b = _visible(painter, b, second.points)
-    here = np.stack(np.indices((size, size))[::-1], axis=-1).astype(np.float32)
+    here = np.moveaxis(np.indices((size, size))[::-1], 0, -1).astype(np.float32)
     target = np.where(
         skin_a[..., None],
         _moved(SKIN_QUADS, a.skin, at_a, second.points) - _moved(SKIN_QUADS, a.skin, at_a, first.points),
@@ -103,7 +108,11 @@ def render_clip(*, identity: int, clip: int, seconds: float, fps: float = 25, si
     """Render clip number `clip` of person number `identity`; the same arguments give the same pixels."""
     who = draw_identity(number=identity, seed=seed)
     name = (seed, identity, clip)
-    return _render(Painter(who, size=size, seed=name), script(who, frames=max(1, round(seconds * fps)), fps=fps, seed=name), fps=fps)
+    return _render(
+        Painter(who, size=size, seed=name),
+        script(who, frames=max(1, round(seconds * fps)), fps=fps, seed=name),
+        fps=fps,
+    )
 
 
 def _render(painter: Painter, what: Script, *, fps: float) -> Clip:

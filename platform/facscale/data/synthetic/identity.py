@@ -1,21 +1,64 @@
 """Who is rendered: head shape, colours, hair and skin, all drawn from (seed, identity)."""
 
+# numpy's stubs return Any for most arithmetic on arrays of any float type.
+# mypy: disable-error-code="no-any-return"
+
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from facscale.data.synthetic.anatomy import Array, blob, pair, step, template
 
-Colour = NDArray[np.floating]  # [3] RGB, 0..1
+Colour = Array  # [3] RGB, 0..1
 
 # From dark to pale; a person's tone lies between two neighbours.
-_SKIN = np.array([[78, 50, 38], [112, 74, 55], [146, 100, 74], [182, 132, 102], [208, 160, 130], [226, 182, 156], [236, 198, 178]]) / 255
-_HAIR = np.array([[22, 18, 17], [44, 30, 24], [78, 52, 36], [118, 82, 52], [176, 138, 84], [140, 66, 36], [150, 146, 142], [206, 202, 196]]) / 255
+_SKIN = (
+    np.array(
+        [
+            [78, 50, 38],
+            [112, 74, 55],
+            [146, 100, 74],
+            [182, 132, 102],
+            [208, 160, 130],
+            [226, 182, 156],
+            [236, 198, 178],
+        ]
+    )
+    / 255
+)
+_HAIR = (
+    np.array(
+        [
+            [22, 18, 17],
+            [44, 30, 24],
+            [78, 52, 36],
+            [118, 82, 52],
+            [176, 138, 84],
+            [128, 66, 42],
+            [150, 146, 142],
+            [206, 202, 196],
+        ]
+    )
+    / 255
+)
 _IRIS = np.array([[58, 36, 22], [92, 60, 32], [112, 96, 52], [84, 110, 82], [90, 122, 152], [120, 140, 156]]) / 255
-_CLOTH = np.array([[34, 40, 58], [92, 30, 34], [52, 74, 60], [120, 118, 116], [214, 210, 202], [24, 24, 26], [150, 112, 60], [70, 100, 140]]) / 255
+_CLOTH = (
+    np.array(
+        [
+            [34, 40, 58],
+            [92, 30, 34],
+            [52, 74, 60],
+            [120, 118, 116],
+            [214, 210, 202],
+            [24, 24, 26],
+            [150, 112, 60],
+            [70, 100, 140],
+        ]
+    )
+    / 255
+)
 
 
 @dataclass(frozen=True)
@@ -43,15 +86,15 @@ class Identity:
     freckles: float
     age: float  # 0 young .. 1 old: lines, uneven skin
     lid_rest: float  # habitual closing of the eyes
-    habit: NDArray[np.floating]  # [4] person's own pose offsets (rad) and blink rate
+    habit: Array  # [4] person's own pose offsets (rad) and blink rate
     gain: Array  # [15] how far this person's AUs move at a given intensity, about 1
     paint_seed: int
 
 
-def _shape_fields(x: Array, y: Array) -> list[tuple[float, NDArray[np.floating]]]:
+def _shape_fields(x: Array, y: Array) -> list[tuple[float, Array]]:
     """(standard deviation, field [V, 3]) of each way in which heads differ; lengths in eye distances."""
 
-    def move(dx: object = 0.0, dy: object = 0.0, dz: object = 0.0) -> NDArray[np.floating]:
+    def move(dx: object = 0.0, dy: object = 0.0, dz: object = 0.0) -> Array:
         return np.stack(np.broadcast_arrays(np.asarray(dx), np.asarray(dy), np.asarray(dz), x)[:3], axis=-1)
 
     low, side = step(y, 0.5, 1.4), np.sign(x)
@@ -66,8 +109,20 @@ def _shape_fields(x: Array, y: Array) -> list[tuple[float, NDArray[np.floating]]
         (0.07, move(dy=step(y, 0.0, 0.6))),  # long middle face
         (0.10, move(dy=-step(-y, 0.4, 1.5))),  # high skull
         (0.06, move(dz=blob(x, y, at=(0, 1.62), size=(0.35, 0.22)))),  # prominent chin
-        (0.05, move(dz=pair(x, y, at=(0.72, 0.4), size=(0.26, 0.22)), dx=0.5 * side * pair(x, y, at=(0.85, 0.4), size=(0.3, 0.3)))),
-        (0.06, move(dx=side * pair(x, y, at=(0.75, 1.0), size=(0.35, 0.35)), dz=0.5 * pair(x, y, at=(0.65, 0.95), size=(0.25, 0.3)))),
+        (
+            0.05,
+            move(
+                dz=pair(x, y, at=(0.72, 0.4), size=(0.26, 0.22)),
+                dx=0.5 * side * pair(x, y, at=(0.85, 0.4), size=(0.3, 0.3)),
+            ),
+        ),
+        (
+            0.06,
+            move(
+                dx=side * pair(x, y, at=(0.75, 1.0), size=(0.35, 0.35)),
+                dz=0.5 * pair(x, y, at=(0.65, 0.95), size=(0.25, 0.3)),
+            ),
+        ),
         (0.16, move(dx=x * nose)),  # wide nose
         (0.08, move(dz=blob(x, y, at=(0, 0.5), size=(0.16, 0.22)))),  # long nose bridge to tip
         (0.045, move(dz=blob(x, y, at=(0, 0.22), size=(0.12, 0.14)))),  # hump
@@ -87,7 +142,7 @@ def _shape_fields(x: Array, y: Array) -> list[tuple[float, NDArray[np.floating]]
     ]
 
 
-def _between(random: np.random.Generator, palette: NDArray[np.floating]) -> Colour:
+def _between(random: np.random.Generator, palette: Array) -> Colour:
     i = int(random.integers(len(palette) - 1))
     return palette[i] + random.random() * (palette[i + 1] - palette[i])
 
@@ -97,13 +152,20 @@ def _colours(random: np.random.Generator) -> dict[str, Colour]:
     tone = random.random()
     place = tone * (len(_SKIN) - 1.001)
     skin = _SKIN[int(place)] + (place % 1) * (_SKIN[int(place) + 1] - _SKIN[int(place)])
-    skin = np.clip(skin * random.normal(1.0, [0.03, 0.03, 0.04]), 0.05, 0.97)
+    skin = np.clip(skin * random.normal(1.0, [0.02, 0.02, 0.03]), 0.05, 0.97)
     hair = _HAIR[int(random.integers(0, len(_HAIR) if tone > 0.45 else 3))] * random.uniform(0.85, 1.15)
     iris = _IRIS[int(random.integers(0, len(_IRIS) if tone > 0.5 else 2))] * random.uniform(0.9, 1.15)
     red = np.array([random.uniform(0.6, 0.8), 0.22, 0.26]) * (0.5 + 0.5 * skin[0])
     lips = skin * [0.9, 0.68, 0.70] + random.uniform(0.0, 0.35) * (red - skin * [0.9, 0.68, 0.70])
     brows = 0.75 * np.minimum(hair, skin * 0.6) * random.uniform(0.8, 1.05)
-    return {"skin": skin, "lips": lips, "hair": np.clip(hair, 0, 1), "brows": brows, "iris": np.clip(iris, 0, 1), "cloth": _between(random, _CLOTH)}
+    return {
+        "skin": skin,
+        "lips": lips,
+        "hair": np.clip(hair, 0, 1),
+        "brows": brows,
+        "iris": np.clip(iris, 0, 1),
+        "cloth": _between(random, _CLOTH),
+    }
 
 
 def identity(*, number: int, seed: int) -> Identity:

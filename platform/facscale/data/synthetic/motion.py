@@ -1,11 +1,13 @@
 """What happens in a clip: action units over time, speech, blinks, gaze, head pose, light."""
 
+# numpy's stubs return Any for most arithmetic on arrays of any float type.
+# mypy: disable-error-code="no-any-return"
+
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
 from facscale.data.synthetic.actions import AUS, EMOTIONS
@@ -27,7 +29,7 @@ class Script:
     tint: Array  # [3] colour of the light
 
 
-def _drift(random: np.random.Generator, *, frames: int, fps: float, seconds: float) -> NDArray[np.floating]:
+def _drift(random: np.random.Generator, *, frames: int, fps: float, seconds: float) -> Array:
     """Smooth noise [frames] of standard deviation 1 that forgets itself within about `seconds`."""
     sigma = seconds * fps
     extra = int(4 * sigma) + 1
@@ -35,7 +37,7 @@ def _drift(random: np.random.Generator, *, frames: int, fps: float, seconds: flo
     return out * np.sqrt(2 * np.sqrt(np.pi) * sigma)
 
 
-def _event(time: NDArray[np.floating], random: np.random.Generator, *, start: float) -> NDArray[np.floating]:
+def _event(time: Array, random: np.random.Generator, *, start: float) -> Array:
     """Onset, apex, offset as a factor 0..1 [T]."""
     onset, apex, offset = random.uniform(0.2, 0.7), random.uniform(0.4, 1.8), random.uniform(0.3, 0.9)
     knots = start + np.cumsum([0.0, onset, apex, offset])
@@ -47,7 +49,7 @@ def _peak(random: np.random.Generator) -> float:
     return float(np.clip(random.normal(3.4, 1.1), 1.0, 5.0))
 
 
-def _expressions(time: NDArray[np.floating], random: np.random.Generator) -> NDArray[np.floating]:
+def _expressions(time: Array, random: np.random.Generator) -> Array:
     """[T, 15]: EMFACS expressions one after another, and single AUs on top, now and then."""
     out = np.zeros((len(time), len(AUS)))
     end = time[-1] if len(time) > 1 else 1.0
@@ -69,18 +71,23 @@ def _expressions(time: NDArray[np.floating], random: np.random.Generator) -> NDA
     return out
 
 
-def _speech(time: NDArray[np.floating], random: np.random.Generator, *, fps: float) -> tuple[NDArray[np.floating], ...]:
+def _speech(time: Array, random: np.random.Generator, *, fps: float) -> tuple[Array, ...]:
     """Lip parting and jaw drop 0..5 and rounding 0..1, each [T]: syllables at 3 to 5 Hz while the person talks."""
     frames = len(time)
     talk = np.clip(1.5 * _drift(random, frames=frames, fps=fps, seconds=0.8) + random.normal(0.4, 0.8), 0, 1)
-    phase = 2 * np.pi * np.cumsum(random.uniform(2.8, 4.5) * (1 + 0.25 * _drift(random, frames=frames, fps=fps, seconds=0.4))) / fps
+    phase = (
+        2
+        * np.pi
+        * np.cumsum(random.uniform(2.8, 4.5) * (1 + 0.25 * _drift(random, frames=frames, fps=fps, seconds=0.4)))
+        / fps
+    )
     open_ = np.clip(0.5 + 0.6 * np.sin(phase) + 0.3 * _drift(random, frames=frames, fps=fps, seconds=0.15), 0, 1.2)
     part, jaw = talk * 3.4 * open_, talk * 2.6 * np.clip(open_ - 0.25, 0, 1) * random.uniform(0.5, 1.3)
     rounding = talk * np.clip(0.5 * _drift(random, frames=frames, fps=fps, seconds=0.12), 0, 0.8)
     return part, jaw, rounding
 
 
-def _blinks(time: NDArray[np.floating], random: np.random.Generator, *, rate: float) -> NDArray[np.floating]:
+def _blinks(time: Array, random: np.random.Generator, *, rate: float) -> Array:
     out = np.zeros(len(time))
     at = random.exponential(2.5)
     while at < time[-1] + 0.2:
@@ -89,7 +96,7 @@ def _blinks(time: NDArray[np.floating], random: np.random.Generator, *, rate: fl
     return out
 
 
-def _gaze(time: NDArray[np.floating], random: np.random.Generator) -> NDArray[np.floating]:
+def _gaze(time: Array, random: np.random.Generator) -> Array:
     """Fixations with jumps between them, [T, 2]."""
     count = int(time[-1] / 0.4) + 4
     starts = np.cumsum(random.exponential(0.9, size=count)) - 0.9
@@ -97,11 +104,13 @@ def _gaze(time: NDArray[np.floating], random: np.random.Generator) -> NDArray[np
     return targets[np.clip(np.searchsorted(starts, time), 0, count - 1)]
 
 
-def _pose(random: np.random.Generator, who: Identity, *, frames: int, fps: float) -> NDArray[np.floating]:
+def _pose(random: np.random.Generator, who: Identity, *, frames: int, fps: float) -> Array:
     """Slow turns plus small nods of speech; yaw within about 25 degrees, pitch and roll within about 15."""
 
-    def wander(mean: float, slow: float, fast: float, bound: float) -> NDArray[np.floating]:
-        motion = slow * _drift(random, frames=frames, fps=fps, seconds=0.9) + fast * _drift(random, frames=frames, fps=fps, seconds=0.18)
+    def wander(mean: float, slow: float, fast: float, bound: float) -> Array:
+        motion = slow * _drift(random, frames=frames, fps=fps, seconds=0.9) + fast * _drift(
+            random, frames=frames, fps=fps, seconds=0.18
+        )
         return bound * np.tanh((mean + motion) / bound)
 
     yaw = wander(who.habit[0] + random.normal(0, 0.12), 0.11, 0.012, 0.42)
@@ -112,7 +121,7 @@ def _pose(random: np.random.Generator, who: Identity, *, frames: int, fps: float
     return np.stack([yaw, pitch, roll, x, y, scale], axis=-1)
 
 
-def _light(random: np.random.Generator, *, frames: int, fps: float) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+def _light(random: np.random.Generator, *, frames: int, fps: float) -> tuple[Array, Array]:
     turn = random.normal(0, 0.6) + 0.25 * _drift(random, frames=frames, fps=fps, seconds=1.5)
     rise = np.clip(random.normal(0.55, 0.25) + 0.12 * _drift(random, frames=frames, fps=fps, seconds=1.5), -0.1, 1.1)
     turn = np.clip(turn, -1.25, 1.25)
@@ -135,7 +144,10 @@ def script(who: Identity, *, frames: int, fps: float, seed: tuple[int, ...]) -> 
     intensities[:, a25] = np.maximum(intensities[:, a25], 0.8 * intensities[:, a26])  # a dropped jaw parts the lips
     intensities[:, AUS.index(24)] *= 1 - np.clip(intensities[:, a25] / 2.5, 0, 1)
     light, strength = _light(random, frames=frames, fps=fps)
-    as32 = [np.asarray(a, np.float32) for a in (intensities.clip(0, 5), rounding, _blinks(time, random, rate=who.habit[3]), _gaze(time, random))]
+    as32 = [
+        np.asarray(a, np.float32)
+        for a in (intensities.clip(0, 5), rounding, _blinks(time, random, rate=who.habit[3]), _gaze(time, random))
+    ]
     tint = np.array([1.0, 1.0, 1.0]) + random.normal(0, [0.05, 0.015, 0.06])
     rest = [np.asarray(a, np.float32) for a in (_pose(random, who, frames=frames, fps=fps), light, strength, tint)]
     return Script(*as32, *rest)

@@ -1,13 +1,16 @@
 """What lies behind the skin: eyeballs, teeth, mouth, ears, neck, clothes, the mane; their shape and their paint."""
 
+# numpy's stubs return Any for most arithmetic on arrays of any float type.
+# mypy: disable-error-code="no-any-return"
+
 from __future__ import annotations
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from facscale.data.synthetic.anatomy import EYE_X, EYE_Y, MOUTH_HALF, MOUTH_Y, Array, blob, step
-from facscale.data.synthetic.canvas import ATLAS, BEHIND, CELL, SKIN, Patch, mix, noise
+from facscale.data.synthetic.anatomy import CELL, MOUTH_HALF, MOUTH_Y, Array, blob, step
+from facscale.data.synthetic.canvas import ATLAS, BEHIND, SKIN, Patch, mix, noise
 from facscale.data.synthetic.identity import Identity
 from facscale.data.synthetic.skin import paint_skin
 
@@ -15,13 +18,13 @@ EYEBALL = 0.195  # radius
 _CAP = np.deg2rad(62)  # half angle of the eyeball's patch
 
 
-def _unit(patch: Patch) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+def _unit(patch: Patch) -> tuple[Array, Array]:
     """Grid in [-1, 1] x [-1, 1] (columns, rows), flat."""
     a, b = np.meshgrid(np.linspace(-1, 1, patch.columns + 1), np.linspace(-1, 1, patch.rows + 1))
     return a.ravel(), b.ravel()
 
 
-def eyeball(patch: Patch) -> NDArray[np.floating]:
+def eyeball(patch: Patch) -> Array:
     """[n, 3] around its own centre, looking along +z."""
     a, b = _unit(patch)
     sx, sy = np.sin(a * _CAP), np.sin(b * _CAP)
@@ -29,37 +32,42 @@ def eyeball(patch: Patch) -> NDArray[np.floating]:
     return EYEBALL * np.stack([sx, sy, r], axis=-1)
 
 
-def _mouth(patch: Patch) -> NDArray[np.floating]:
+def _mouth(patch: Patch) -> Array:
     a, b = _unit(patch)
     return np.stack([a * (MOUTH_HALF + 0.12), MOUTH_Y + 0.02 + 0.26 * b, 1.18 + 0 * a], axis=-1)
 
 
-def _teeth(patch: Patch, *, upper: bool) -> NDArray[np.floating]:
+def _teeth(patch: Patch, *, upper: bool) -> Array:
     a, b = _unit(patch)
     y = (MOUTH_Y - 0.04 if upper else MOUTH_Y + 0.155) + 0.08 * b
     return np.stack([a * 0.31, y + 0.015 * (1 - a**2) * (1 if upper else -1), 1.42 - 0.22 * a**2], axis=-1)
 
 
-def _ear(patch: Patch, side: int) -> NDArray[np.floating]:
+def _ear(patch: Patch, side: int) -> Array:
     a, b = _unit(patch)
     x = 1.08 + 0.11 * (a + 1) * (1 - 0.35 * step(b, 0.1, 1.0)) * np.sqrt(np.clip(1 - 0.8 * b**2, 0, 1))
-    return np.stack([side * x, 0.24 + 0.42 * b - 0.05 * (a + 1), -0.05 - 0.16 * (a + 1)], axis=-1)[:: 1]
+    return np.stack([side * x, 0.24 + 0.42 * b - 0.05 * (a + 1), -0.05 - 0.16 * (a + 1)], axis=-1)
 
 
-def _bust(patch: Patch) -> NDArray[np.floating]:
+def _bust(patch: Patch) -> Array:
     a, b = _unit(patch)
     y = 1.0 + 3.2 * (b + 1) / 2
     half = 0.74 + 0.12 * step(y, 1.7, 2.3) + 1.75 * step(y, 2.1, 3.2) ** 0.8
     phi = a * np.deg2rad(90)
     depth = 0.55 + 0.35 * step(y, 2.2, 3.4)
-    return np.stack([half * np.sin(phi), y - 0.25 * step(np.abs(a), 0.3, 1.0) * step(y, 2.1, 2.6), -0.15 + depth * np.cos(phi)], axis=-1)
+    return np.stack(
+        [half * np.sin(phi), y - 0.25 * step(np.abs(a), 0.3, 1.0) * step(y, 2.1, 2.6), -0.15 + depth * np.cos(phi)],
+        axis=-1,
+    )
 
 
-def _mane(patch: Patch, who: Identity) -> NDArray[np.floating]:
+def _mane(patch: Patch, who: Identity) -> Array:
     a, b = _unit(patch)
     low = 0.2 + 2.2 * who.long_hair
     y = -1.75 - who.volume + (low + 1.75 + who.volume) * (b + 1) / 2
-    half = (1.1 + who.volume + 0.18 * min(who.long_hair, 0.6)) * np.sqrt(np.clip(1 - np.clip((-0.6 - y) / 1.2, 0, 1) ** 2, 0, 1))
+    half = (1.1 + who.volume + 0.18 * min(who.long_hair, 0.6)) * np.sqrt(
+        np.clip(1 - np.clip((-0.6 - y) / 1.2, 0, 1) ** 2, 0, 1)
+    )
     half *= 1.0 if who.long_hair else 0.9
     return np.stack([a * half, y, -0.5 + 0.3 * np.cos(a * 1.5)], axis=-1)
 
@@ -76,14 +84,18 @@ def shapes(who: Identity) -> Array:
         elif patch.name.endswith("teeth"):
             out.append(_teeth(patch, upper=patch.name.startswith("upper")))
         else:
-            out.append({"mouth": _mouth, "bust": _bust}[patch.name](patch) if patch.name != "mane" else _mane(patch, who))
+            out.append(
+                {"mouth": _mouth, "bust": _bust}[patch.name](patch) if patch.name != "mane" else _mane(patch, who)
+            )
     return np.concatenate(out).astype(np.float32)
 
 
 def _texel_grid(patch: Patch) -> tuple[Array, Array]:
     """[-1, 1] coordinates (columns, rows) of the patch's texels."""
     rows, columns = ((n + 1) * CELL for n in (patch.rows, patch.columns))
-    a, b = np.meshgrid(np.arange(columns) / (patch.columns * CELL) * 2 - 1, np.arange(rows) / (patch.rows * CELL) * 2 - 1)
+    a, b = np.meshgrid(
+        np.arange(columns) / (patch.columns * CELL) * 2 - 1, np.arange(rows) / (patch.rows * CELL) * 2 - 1
+    )
     return a.astype(np.float32), b.astype(np.float32)
 
 

@@ -1,5 +1,8 @@
 """Draws grids of quads: which quad covers each pixel, and where inside its texture."""
 
+# numpy's stubs return Any for most arithmetic on arrays of any float type.
+# mypy: disable-error-code="no-any-return"
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -40,7 +43,7 @@ def _holes() -> NDArray[np.bool_]:
     eye, mouth = eye_edges(x), mouth_edges(x)
     open_eye = (np.abs(np.abs(x) - EYE_X) < EYE_HALF + 0.03) & (y >= eye[0] - 0.012) & (y <= eye[1] + 0.012)
     open_mouth = (np.abs(x) < MOUTH_HALF + 0.02) & (y >= mouth[0] - 0.012) & (y <= mouth[1] + 0.012)
-    return open_eye.all(1) | open_mouth.all(1)
+    return np.asarray(open_eye.all(1) | open_mouth.all(1))
 
 
 SKIN_QUADS, BEHIND_QUADS = quads((SKIN,)), quads(BEHIND)
@@ -58,11 +61,13 @@ def cover(which: Quads, points: Array, *, depth: Array | None, canvas: NDArray[n
     if depth is not None:
         a, b = corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1]
         area = a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
-        order = np.flatnonzero(area > np.where(_HOLES, 0.7 * np.abs(a).max(1), 0.0))  # closed lids and lips have no slit
+        order = np.flatnonzero(
+            area > np.where(_HOLES, 0.7 * np.abs(a).max(1), 0.0)
+        )  # closed lids and lips have no slit
         order = order[np.argsort(depth[which.corners[order]].sum(1), kind="stable")]
     fixed = np.round(corners[order] * (1 << _FRACTION)).astype(np.int32)
     fill = cv2.fillConvexPoly
-    for index, polygon in zip(order.tolist(), fixed):
+    for index, polygon in zip(order.tolist(), fixed, strict=True):
         fill(canvas, polygon, index, 8, _FRACTION)
 
 
@@ -78,13 +83,3 @@ def texels(which: Quads, points: Array) -> Array:
     x0, y0 = which.origin.T + CELL / 2
     a, d = x0 - b * middle[:, 0] - c * middle[:, 1], y0 - e * middle[:, 0] - f * middle[:, 1]
     return np.stack([a, b, c, d, e, f], axis=-1).astype(np.float32)
-
-
-def lookup(which: Quads, points: Array, *, canvas: NDArray[np.int32], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Array:
-    """Atlas coordinates [n, 2] of the n pixels (rows, columns), which must be covered."""
-    index = canvas[rows, columns]
-    k = texels(which, points)[index]
-    x, y = columns.astype(np.float32), rows.astype(np.float32)
-    at = np.stack([k[:, 0] + k[:, 1] * x + k[:, 2] * y, k[:, 3] + k[:, 4] * x + k[:, 5] * y], axis=-1)
-    low = which.origin[index]
-    return np.clip(at, low, low + CELL)

@@ -1,8 +1,12 @@
 """One frame: geometry, light and paint into pixels."""
 
+# numpy's stubs return Any for most arithmetic on arrays of any float type.
+# mypy: disable-error-code="no-any-return"
+
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -13,7 +17,7 @@ from facscale.data.synthetic.canvas import ATLAS, PATCHES, SKIN, noise, offsets
 from facscale.data.synthetic.identity import Identity
 from facscale.data.synthetic.motion import Script
 from facscale.data.synthetic.parts import paint
-from facscale.data.synthetic.raster import BEHIND_QUADS, SKIN_QUADS, cover, texels
+from facscale.data.synthetic.raster import BEHIND_QUADS, SKIN_QUADS, Quads, cover, texels
 from facscale.data.synthetic.scene import Body, Figure
 from facscale.data.synthetic.wrinkles import wrinkles
 
@@ -44,53 +48,78 @@ class Painter:
     """Renders the frames of one clip."""
 
     def __init__(self, who: Identity, *, size: int, seed: tuple[int, ...]) -> None:
-        self.body, self.size = Body(who), size
+        self.body, self.atlas, self.size = Body(who), paint(who), size
         self.scale = 2 if size <= 320 else 1
-        self.atlas = paint(who)
-        self._random = np.random.default_rng([*seed, 3])
-        self.background = _background(self._random, size=size * self.scale)
-        self.grain = self._random.uniform(0.5, 2.0)
-        self.noise = self._random.normal(0, self.grain, size=(4, size, size, 1)).astype(np.float32)
+        random = np.random.default_rng([*seed, 3])
+        self.background = _background(random, size=size * self.scale).reshape(-1, 3)
+        self.noise = random.normal(0, random.uniform(0.5, 2.0), size=(4, size, size, 1)).astype(np.float32)
 
     def frame(self, script: Script, frame: int) -> tuple[NDArray[np.uint8], Figure]:
         """RGB [size, size, 3] and its geometry."""
         figure = self.body.place(script, frame, size=self.size)
         what = covers(figure, size=self.size, scale=self.scale)
-        light = _light(figure, script, frame)
         points = figure.points * self.scale + (self.scale - 1) / 2
-        image = self.background * float(0.5 + 0.5 * script.strength[frame].sum())
-        detail = _detail(script.intensities[frame])
-        _compose(image, BEHIND_QUADS, what.behind, points, atlas=self.atlas, light=light, detail=None)
-        _compose(image, SKIN_QUADS, what.skin, points, atlas=self.atlas, light=light, detail=detail)
+        light, detail = _light(figure, script, frame), _detail(script.intensities[frame])
+        image = self.background * np.float32(0.5 + 0.5 * script.strength[frame].sum())
+        skin, at = _pixels(what.skin, what.skin >= 0)
+        front = _shaded(SKIN_QUADS, skin, at, points, canvas=what.skin, atlas=self.atlas, light=light, detail=detail)
+        hidden = np.zeros(len(image), np.bool_)
+        hidden[skin[front[:, 3] > 0.998]] = True
+        behind, at = _pixels(what.behind, (what.behind.ravel() >= 0) & ~hidden)
+        for where, colour in (
+            (behind, _shaded(BEHIND_QUADS, behind, at, points, canvas=what.behind, atlas=self.atlas, light=light)),
+            (skin, front),
+        ):
+            under = image[where]
+            image[where] = under + colour[:, 3:] * (colour[:, :3] - under)
+        image = image.reshape(*what.skin.shape, 3)
         if self.scale > 1:
             image = cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_AREA)
-        image = image + self.noise[frame % 4]
-        return np.clip(image, 0, 255).astype(np.uint8), figure
+        return np.clip(image + self.noise[frame % 4], 0, 255).astype(np.uint8), figure
 
 
-def _compose(image: Array, which: object, canvas: NDArray[np.int32], points: Array, *, atlas: NDArray[np.uint8], light: Array, detail: Array | None) -> None:
-    """Draw one layer over `image`, in place, inside the smallest box that holds it."""
-    x, y, w, h = cv2.boundingRect((canvas >= 0).view(np.uint8))
-    if not w:
-        return
-    index = canvas[y : y + h, x : x + w]
-    k = texels(which, points)[np.maximum(index, 0)]  # type: ignore[arg-type]
-    px, py = np.arange(x, x + w, dtype=np.float32), np.arange(y, y + h, dtype=np.float32)[:, None]
-    u = k[..., 0] + k[..., 1] * px + k[..., 2] * py
-    v = k[..., 3] + k[..., 4] * px + k[..., 5] * py
-    colour = cv2.remap(atlas, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
-    shade = cv2.remap(light, u / CELL, v / CELL, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+def _pixels(canvas: NDArray[np.int32], wanted: NDArray[np.bool_]) -> tuple[NDArray[np.int64], Array]:
+    """Flat indices [n] of the wanted pixels and their x, y [2, n]; n is a multiple of 256, the last one is repeated."""
+    index = np.flatnonzero(wanted)
+    index = np.concatenate([index, np.repeat(index[-1:], -len(index) % 256)])
+    y, x = np.divmod(index.astype(np.int32), canvas.shape[1])
+    return index, np.stack([x, y]).astype(np.float32)
+
+
+def _shaded(
+    which: Quads,
+    index: NDArray[np.int64],
+    at: Array,
+    points: Array,
+    *,
+    canvas: NDArray[np.int32],
+    atlas: NDArray[np.uint8],
+    light: Array,
+    detail: Array | None = None,
+) -> Array:
+    """Lit colour 0..255 and opacity 0..1 of the pixels `index`: [n, 4]."""
+    k = np.take(texels(which, points), canvas.ravel()[index], axis=0).T
+    u = (k[0] + k[1] * at[0] + k[2] * at[1]).reshape(-1, 256)
+    v = (k[3] + k[4] * at[0] + k[5] * at[1]).reshape(-1, 256)
+    look = partial(cv2.remap, interpolation=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    out = np.empty((len(index), 4), np.float32)
+    colour = look(atlas, u, v).reshape(-1, 4)
+    shade = look(light, u / CELL, v / CELL).reshape(-1, 3)
     if detail is not None:
-        shade *= cv2.remap(detail, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[..., None]
-    alpha = colour[..., 3:] * (index >= 0)[..., None] / 255.0
-    box = image[y : y + h, x : x + w]
-    box += alpha * (colour[..., :3] * shade - box)
+        shade *= look(detail, u, v).reshape(-1, 1)
+    np.multiply(colour[:, :3], shade, out=out[:, :3])
+    np.multiply(colour[:, 3], np.float32(1 / 255), out=out[:, 3])
+    return out
 
 
 def _normals(space: Array, rows: int, columns: int) -> Array:
     grid = space.reshape(rows + 1, columns + 1, 3)
     across, down = np.empty_like(grid), np.empty_like(grid)
-    across[:, 1:-1], across[:, 0], across[:, -1] = grid[:, 2:] - grid[:, :-2], grid[:, 1] - grid[:, 0], grid[:, -1] - grid[:, -2]
+    across[:, 1:-1], across[:, 0], across[:, -1] = (
+        grid[:, 2:] - grid[:, :-2],
+        grid[:, 1] - grid[:, 0],
+        grid[:, -1] - grid[:, -2],
+    )
     down[1:-1], down[0], down[-1] = grid[2:] - grid[:-2], grid[1] - grid[0], grid[-1] - grid[-2]
     n = np.cross(across, down)
     return n / np.maximum(np.linalg.norm(n, axis=-1, keepdims=True), 1e-8)
@@ -126,9 +155,9 @@ def _detail(intensities: Array) -> Array:
     return np.clip(out, 0.15, 1.6)
 
 
-def _muted(random: np.random.Generator) -> NDArray[np.floating]:
+def _muted(random: np.random.Generator) -> Array:
     """A colour that walls, curtains and furniture have."""
-    return np.clip(random.uniform(25, 225) + random.normal(0, 1, 3) * random.exponential(9), 10, 245)
+    return np.clip(random.uniform(25, 225) + random.normal(0, 1, 3) * min(random.exponential(9), 22), 10, 245)
 
 
 def _background(random: np.random.Generator, *, size: int) -> Array:

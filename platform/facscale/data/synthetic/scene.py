@@ -1,7 +1,11 @@
 """Where everything is in a frame: action units, lids, lips, eyes and head pose moved into place and projected."""
 
+# numpy's stubs return Any for most arithmetic on arrays of any float type.
+# mypy: disable-error-code="no-any-return"
+
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +14,19 @@ from scipy.ndimage import gaussian_filter
 
 from facscale.data.synthetic import parts
 from facscale.data.synthetic.actions import AUS, movements
-from facscale.data.synthetic.anatomy import COLUMNS, EYE_X, EYE_Y, LID_ROOM, MOUTH_HALF, ROWS, Array, eye_edges, mouth_edges, template, to_grid
+from facscale.data.synthetic.anatomy import (
+    CELL,
+    COLUMNS,
+    EYE_X,
+    EYE_Y,
+    LID_ROOM,
+    MOUTH_HALF,
+    ROWS,
+    Array,
+    mouth_edges,
+    template,
+    to_grid,
+)
 from facscale.data.synthetic.canvas import BEHIND, SKIN, offsets
 from facscale.data.synthetic.identity import Identity
 from facscale.data.synthetic.motion import Script
@@ -51,13 +67,17 @@ def _weights(grid: Array) -> tuple[NDArray[np.int64], Array]:
     return index, np.stack([(1 - s) * (1 - t), s * (1 - t), s * t, (1 - s) * t], axis=-1).astype(np.float32)
 
 
+Marks = tuple[NDArray[np.int64], Array]  # skin vertices [n, 4] and weights [n, 4]
+Edges = tuple[Array, Marks, Marks]  # x [n], the edge above, the edge below
+
+
 class Body:
     """One person's geometry: everything that stays the same over a clip."""
 
     def __init__(self, who: Identity) -> None:
         t, m = template(), movements()
         self.who = who
-        hair = gaussian_filter(hair_mask(who), 9.0)[:: parts.CELL, :: parts.CELL].ravel()
+        hair = gaussian_filter(hair_mask(who), 9.0)[::CELL, ::CELL].ravel()
         out = t.neutral - np.array([0, -0.3, 0], np.float32)
         out[:, 2] *= 0.6
         out /= np.linalg.norm(out, axis=1, keepdims=True)
@@ -66,24 +86,23 @@ class Body:
         self.behind = parts.shapes(who)
         self.marks = _weights(t.landmarks)
         self._lips = self._edges(mouth_edges, np.linspace(-0.92, 0.92, 13) * MOUTH_HALF)
-        self._lids = [self._edges(eye_edges, side * EYE_X + np.linspace(-0.8, 0.8, 7) * 0.18) for side in (-1, 1)]
         start = {p.name: _AT[p.name].start - SKIN.vertices for p in BEHIND}
         self.part = {p.name: slice(start[p.name], start[p.name] + p.vertices) for p in BEHIND}
         shift = self.at(self.marks, self.rest) - self.at(self.marks, t.neutral)
         self.eyes = [np.array([side * EYE_X, EYE_Y, 0]) + shift[i : i + 6].mean(0) for side, i in ((-1, 36), (1, 42))]
         depth = [self.at(self.marks, self.rest)[i : i + 6, 2].mean() for i in (36, 42)]
-        for eye, z in zip(self.eyes, depth):
+        for eye, z in zip(self.eyes, depth, strict=True):
             eye[2] = z + 0.05 - parts.EYEBALL
         self.mouth_shift = shift[48:].mean(0).astype(np.float32) * [1, 1, 0]
 
     @staticmethod
-    def at(marks: tuple[NDArray[np.int64], Array], vertices: Array) -> Array:
+    def at(marks: Marks, vertices: Array) -> Array:
         """Interpolate `vertices` [V, D] at `marks`: [n, D]."""
         return np.einsum("nk,nkd->nd", marks[1], vertices[marks[0]])
 
     @staticmethod
-    def _edges(edges: object, x: NDArray[np.floating]) -> tuple:
-        upper, lower = edges(x)  # type: ignore[operator]
+    def _edges(edges: Callable[[Array], tuple[Array, Array]], x: Array) -> Edges:
+        upper, lower = edges(x)
         return x, _weights(to_grid(np.stack([x, upper], -1))), _weights(to_grid(np.stack([x, lower], -1)))
 
     def skin(self, *, intensities: Array, pucker: float, blink: float) -> Array:
@@ -119,7 +138,7 @@ class Body:
         for name in ("mouth", "lower teeth", "upper teeth"):
             rest[self.part[name]] += self.mouth_shift
         turn = rotation(yaw=float(script.gaze[frame, 0]), pitch=float(script.gaze[frame, 1]), roll=0.0)
-        for name, centre in zip(("eye left", "eye right"), self.eyes):
+        for name, centre in zip(("eye left", "eye right"), self.eyes, strict=True):
             rest[self.part[name]] = rest[self.part[name]] @ turn.T + centre
         gap = (self.at(self._lips[2], skin) - self.at(self._lips[1], skin))[:, 1].max()
         return self._project(np.concatenate([skin, rest]), script.pose[frame], size=size, gap=float(gap))

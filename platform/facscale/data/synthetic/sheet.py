@@ -1,5 +1,8 @@
 """Contact sheets: people, and action units against intensity."""
 
+# numpy's stubs return Any for most arithmetic on arrays of any float type.
+# mypy: disable-error-code="no-any-return"
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -9,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facscale.data.synthetic.actions import AUS
+from facscale.data.synthetic.anatomy import Array
 from facscale.data.synthetic.clip import _render, render_clip
 from facscale.data.synthetic.identity import identity as draw_identity
 from facscale.data.synthetic.motion import Script, script
@@ -16,17 +20,29 @@ from facscale.data.synthetic.render import Painter
 
 Image = NDArray[np.uint8]
 NAMES = {
-    **{1: "inner brow raiser", 2: "outer brow raiser", 4: "brow lowerer", 6: "cheek raiser", 7: "lid tightener"},
-    **{9: "nose wrinkler", 10: "upper lip raiser", 12: "lip corner puller", 14: "dimpler", 15: "lip corner depressor"},
-    **{17: "chin raiser", 23: "lip tightener", 24: "lip presser", 25: "lips part", 26: "jaw drop"},
+    1: "inner brow raiser",
+    2: "outer brow raiser",
+    4: "brow lowerer",
+    6: "cheek raiser",
+    7: "lid tightener",
+    9: "nose wrinkler",
+    10: "upper lip raiser",
+    12: "lip corner puller",
+    14: "dimpler",
+    15: "lip corner depressor",
+    17: "chin raiser",
+    23: "lip tightener",
+    24: "lip presser",
+    25: "lips part",
+    26: "jaw drop",
 }
 
 
-def posed(who_script: Script, *, intensities: NDArray[np.floating], pose: tuple[float, ...] = (0, 0, 0, 0, 0, 1)) -> Script:
+def posed(who_script: Script, *, intensities: Array, pose: tuple[float, ...] = (0, 0, 0, 0, 0, 1)) -> Script:
     """A script of len(intensities) still frames in the light of the first frame of `who_script`: no speech, no blink."""
     n = len(intensities)
 
-    def repeat(value: object) -> NDArray[np.floating]:
+    def repeat(value: object) -> Array:
         return np.repeat(np.asarray(value, np.float32)[None], n, axis=0)
 
     return replace(
@@ -41,10 +57,16 @@ def posed(who_script: Script, *, intensities: NDArray[np.floating], pose: tuple[
     )
 
 
-def still(*, identity: int, intensities: NDArray[np.floating], size: int, seed: int = 0, pose: tuple[float, ...] = (0, 0, 0, 0, 0, 1)) -> tuple[Image, NDArray[np.floating]]:
+def still(
+    *, identity: int, intensities: Array, size: int, seed: int = 0, pose: tuple[float, ...] = (0, 0, 0, 0, 0, 1)
+) -> tuple[Image, Array]:
     """Frames [n, size, size, 3] and landmarks [n, 68, 2] of a person who holds AU `intensities` [n, 15]."""
     who, name = draw_identity(number=identity, seed=seed), (seed, identity, 0)
-    clip = _render(Painter(who, size=size, seed=name), posed(script(who, frames=1, fps=25, seed=name), intensities=intensities, pose=pose), fps=25)
+    clip = _render(
+        Painter(who, size=size, seed=name),
+        posed(script(who, frames=1, fps=25, seed=name), intensities=intensities, pose=pose),
+        fps=25,
+    )
     return clip.frames, clip.landmarks
 
 
@@ -66,7 +88,9 @@ def labelled(image: Image, text: str) -> Image:
     return out
 
 
-def au_sheet(*, identity: int = 0, size: int = 160, levels: tuple[int, ...] = (0, 1, 2, 3, 4, 5), seed: int = 0) -> Image:
+def au_sheet(
+    *, identity: int = 0, size: int = 160, levels: tuple[int, ...] = (0, 1, 2, 3, 4, 5), seed: int = 0
+) -> Image:
     """Rows: AUs; columns: intensities. Cropped to the face."""
     intensities = np.array([[level * (a == b) for b in AUS] for a in AUS for level in levels], np.float32)
     frames, marks = still(identity=identity, intensities=intensities, size=2 * size, seed=seed)
@@ -74,7 +98,7 @@ def au_sheet(*, identity: int = 0, size: int = 160, levels: tuple[int, ...] = (0
     x, y = np.clip(centre - [size // 2, int(0.58 * size)], 0, size)
     crops = [f[y : y + size, x : x + size] for f in frames]
     rows = [crops[i : i + len(levels)] for i in range(0, len(crops), len(levels))]
-    return tiled([[labelled(row[0], f"AU{au} {NAMES[au]}"), *row[1:]] for au, row in zip(AUS, rows)])
+    return tiled([[labelled(row[0], f"AU{au} {NAMES[au]}"), *row[1:]] for au, row in zip(AUS, rows, strict=True)])
 
 
 def contact_sheet(*, identities: int = 24, columns: int = 8, size: int = 160, first: int = 0, seed: int = 0) -> Image:

@@ -1,12 +1,28 @@
 """Paints the skin of one person: tone, brows, lips, lids, nostrils, beard, hair; eyes and mouth stay transparent."""
 
+# numpy's stubs return Any for most arithmetic on arrays of any float type.
+# mypy: disable-error-code="no-any-return"
+
 from __future__ import annotations
 
 import cv2
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from facscale.data.synthetic.anatomy import EYE_HALF, EYE_X, MOUTH_GAP, MOUTH_HALF, MOUTH_Y, Array, blob, eye_edges, lip_points, mouth_edges, pair, step
+from facscale.data.synthetic.anatomy import (
+    EYE_HALF,
+    EYE_X,
+    MOUTH_GAP,
+    MOUTH_HALF,
+    MOUTH_Y,
+    Array,
+    blob,
+    eye_edges,
+    lip_points,
+    mouth_edges,
+    pair,
+    step,
+)
 from facscale.data.synthetic.canvas import angle_texels, both_sides, filled, grain, line, mix, smooth, strokes, texels
 from facscale.data.synthetic.identity import Identity
 
@@ -17,8 +33,8 @@ def paint_skin(who: Identity) -> Array:
     image = _tone(who, random)
     _folds(image, who)
     _lips(image, who, random)
-    _nose(image, who)
-    _lids(image, who)
+    _nose(image)
+    _lids(image)
     _beard(image, who, random)
     _brows(image, who, random)
     _hair(image, who, random)
@@ -47,7 +63,9 @@ def _folds(image: Array, who: Identity) -> None:
     """Shadows that the coarse light misses, and the lines of age."""
     x, y = texels()
     shade = 0.22 * pair(x, y, at=(0.27, 0.0), size=(0.08, 0.10)) + 0.10 * pair(x, y, at=(0.48, 0.16), size=(0.16, 0.05))
-    shade += 0.15 * blob(x, y, at=(0, 1.36 + MOUTH_GAP), size=(0.2, 0.05)) + 0.10 * blob(x, y, at=(0, 0.8), size=(0.16, 0.05))
+    shade += 0.15 * blob(x, y, at=(0, 1.36 + MOUTH_GAP), size=(0.2, 0.05)) + 0.10 * blob(
+        x, y, at=(0, 0.8), size=(0.16, 0.05)
+    )
     shade += 0.2 * step(y, 1.86, 1.9)
     lines = np.zeros_like(x)
     for curve in both_sides([(0.27, 0.66), (0.37, 0.78), (0.47, 0.95), (0.5, 1.04)]):
@@ -55,7 +73,11 @@ def _folds(image: Array, who: Identity) -> None:
     for curve in both_sides([(0.34, 0.12), (0.45, 0.18), (0.58, 0.16)]):
         lines += (0.03 + 0.16 * who.age) * line(curve, width=2, soft=2.0)
     for height in (-0.62, -0.78):
-        lines += 0.10 * who.age * line(np.array([(-0.6, height + 0.03), (0, height), (0.6, height + 0.03)]), width=2, soft=1.5)
+        lines += (
+            0.10
+            * who.age
+            * line(np.array([(-0.6, height + 0.03), (0, height), (0.6, height + 0.03)]), width=2, soft=1.5)
+        )
     image *= (1.0 - shade)[..., None] ** np.array([0.8, 1.05, 1.1], np.float32)
     image *= 1.0 - lines[..., None]
 
@@ -77,7 +99,7 @@ def _lips(image: Array, who: Identity, random: np.random.Generator) -> None:
         image *= 1.0 - 0.4 * line(curve, width=2, soft=1.6)[..., None]
 
 
-def _nose(image: Array, who: Identity) -> None:
+def _nose(image: Array) -> None:
     x, y = texels()
     shade = 0.75 * pair(x - 0.02 * np.sign(x), y, at=(0.105, 0.695), size=(0.05, 0.021))
     shade += 0.12 * blob(x, y, at=(0.0, 0.745), size=(0.17, 0.028))
@@ -88,7 +110,7 @@ def _nose(image: Array, who: Identity) -> None:
     image *= np.clip(1.0 - shade, 0.05, 1)[..., None] ** np.array([0.9, 1.1, 1.1], np.float32)
 
 
-def _lids(image: Array, who: Identity) -> None:
+def _lids(image: Array) -> None:
     s = np.linspace(-1, 1, 40)
     for side in (-1, 1):
         at = side * (EYE_X + EYE_HALF * s)
@@ -120,7 +142,11 @@ def _brows(image: Array, who: Identity, random: np.random.Generator) -> None:
 
 def _beard(image: Array, who: Identity, random: np.random.Generator) -> None:
     x, y = texels()
-    area = step(y, 0.95, 1.3) * step(np.abs(x), 0.15, 0.5) + blob(x, y, at=(0, 0.86), size=(0.3, 0.05)) + step(y, 1.42 + MOUTH_GAP * 0.6, 1.6)
+    area = (
+        step(y, 0.95, 1.3) * step(np.abs(x), 0.15, 0.5)
+        + blob(x, y, at=(0, 0.86), size=(0.3, 0.05))
+        + step(y, 1.42 + MOUTH_GAP * 0.6, 1.6)
+    )
     area += step(np.abs(x), 0.8, 1.0) * step(y, 0.4, 0.8)
     area = np.clip(area, 0, 1) * (1.0 - filled(smooth(lip_points()[:12], closed=True), soft=2.5))
     stubble = 0.75 + 0.25 * np.clip(grain(scale=0.012, random=random), -1, 1.2)
@@ -134,7 +160,9 @@ def _hair(image: Array, who: Identity, random: np.random.Generator) -> None:
     combed = phi + who.comb * np.tanh((phi - who.parting) / 0.15) * (y + 1.9) * 0.5
     along = (combed + 3.2) / 6.4
     fine, tufts = (random.normal(size=(1, n)).astype(np.float32) for n in (640, 90))
-    strands, locks = (cv2.remap(a, along * a.shape[1], 0 * y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT) for a in (fine, tufts))
+    strands, locks = (
+        cv2.remap(a, along * a.shape[1], 0 * y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT) for a in (fine, tufts)
+    )
     curls = grain(scale=0.06, random=random) + grain(scale=0.03, random=random)
     strands, locks = (1 - who.curl) * strands + who.curl * curls, (1 - 0.7 * who.curl) * locks
     shine = 0.35 * (1 - who.curl) * np.exp(-(((y + 1.3 + 0.05 * locks) / 0.16) ** 2)) * np.exp(-((phi / 0.9) ** 2))
@@ -152,7 +180,9 @@ def hair_mask(who: Identity) -> Array:
     heights = np.array([front, front + 0.02, front + 0.1, 0.5 * front - 0.3, -0.5, -0.05, 0.22, 0.1, 0.5, 0.95, 1.1])
     columns = np.degrees(phi[0])
     heights[:5] += who.wave * np.cos(degrees[:5] / 9)
-    line_ = PchipInterpolator(degrees, heights)(np.abs(columns - 0.25 * np.degrees(who.parting) * np.exp(-((columns / 40) ** 2))))
+    line_ = PchipInterpolator(degrees, heights)(
+        np.abs(columns - 0.25 * np.degrees(who.parting) * np.exp(-((columns / 40) ** 2)))
+    )
     return (1.0 - step(y - line_[None], -0.07, 0.05)).astype(np.float32)
 
 

@@ -11,11 +11,12 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import av
 import cv2
@@ -27,15 +28,16 @@ from facscale.data.synthetic.clip import Clip, render_clip
 from facscale.spec.models import Render
 
 Layout = Literal["voxceleb2", "bp4d", "disfa"]
+_TRUTH = ("intensities", "pose", "landmarks")
 VERSION = 1  # of the faces: another version renders anew
 
 # Published subject ids, dealt from the published folds in turn, so that any few of them fill all three folds.
 _BP4D = (
-    "F001 F002 F008 F009 F010 F016 F018 F023 M001 M004 M007 M008 M012 M014".split(),
-    "F003 F005 F011 F013 F020 F022 M002 M005 M010 M011 M013 M016 M017 M018".split(),
-    "F004 F006 F007 F012 F014 F015 F017 F019 F021 M003 M006 M009 M015".split(),
+    ("F001", "F002", "F008", "F009", "F010", "F016", "F018", "F023", "M001", "M004", "M007", "M008", "M012", "M014"),
+    ("F003", "F005", "F011", "F013", "F020", "F022", "M002", "M005", "M010", "M011", "M013", "M016", "M017", "M018"),
+    ("F004", "F006", "F007", "F012", "F014", "F015", "F017", "F019", "F021", "M003", "M006", "M009", "M015"),
 )
-_DISFA = ("01 02 09 10 16 26 27 30 32".split(), "06 11 12 13 18 21 24 28 31".split(), "03 04 05 07 08 17 23 25 29".split())
+_DISFA = ((1, 2, 9, 10, 16, 26, 27, 30, 32), (6, 11, 12, 13, 18, 21, 24, 28, 31), (3, 4, 5, 7, 8, 17, 23, 25, 29))
 BP4D_AUS = (1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24)  # the labels that methods use; the others are 9, not coded
 DISFA_AUS = (1, 2, 4, 5, 6, 9, 12, 15, 17, 20, 25, 26)
 
@@ -73,10 +75,16 @@ class Video:
             return Path(self.person) / f"T{self.clips[0] + 1}"
         if self.layout == "disfa":
             return Path("Videos_LeftCamera") / f"LeftVideo{self.person}_comp.avi"
-        return Path("dev/mp4") / self.person / _video_name(f"{self.render.seed} {self.identity} {self.clips[0]}") / "00001.mp4"
+        return (
+            Path("dev/mp4")
+            / self.person
+            / _video_name(f"{self.render.seed} {self.identity} {self.clips[0]}")
+            / "00001.mp4"
+        )
 
     @property
     def truth(self) -> Path:
+        """Its npz."""
         return self.root / "truth" / self.path.with_suffix(".npz")
 
     def done(self) -> bool:
@@ -97,7 +105,7 @@ def people(*, layout: Layout, count: int, first: int) -> list[str]:
     """What the data set calls `count` people whose first number is `first`."""
     if layout == "voxceleb2":
         return [f"id{first + i:05d}" for i in range(count)]
-    folds = _BP4D if layout == "bp4d" else [[f"SN0{n}" for n in part] for part in _DISFA]
+    folds = _BP4D if layout == "bp4d" else tuple(tuple(f"SN{n:03d}" for n in part) for part in _DISFA)
     published = [part[i] for i in range(max(map(len, folds))) for part in folds if i < len(part)]
     more = (f"F{n:03d}" for n in range(24, 999)) if layout == "bp4d" else (f"SN{n:03d}" for n in range(33, 999))
     return [published[i] if i < len(published) else next(more) for i in range(count)]
@@ -128,11 +136,13 @@ def write_tree(root: str | Path, *, layout: Layout, render: Render, workers: int
     return Written(videos=len(videos), rendered=len(missing), frames=frames)
 
 
-def _each(videos: list[Video], *, workers: int) -> object:
+def _each(videos: list[Video], *, workers: int) -> Iterator[int]:
     if workers <= 1 or len(videos) <= 1:
-        yield from map(write_video, videos)  # type: ignore[misc]
+        yield from map(write_video, videos)
         return
-    with ProcessPoolExecutor(min(workers, len(videos)), mp_context=get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(
+        min(workers, len(videos)), mp_context=get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
+    ) as pool:
         for future in as_completed([pool.submit(write_video, v) for v in videos]):
             yield future.result()
 
@@ -140,7 +150,10 @@ def _each(videos: list[Video], *, workers: int) -> object:
 def write_video(video: Video) -> int:
     """Render one video, its labels and its truth; the number of its frames."""
     r = video.render
-    clips = [render_clip(identity=video.identity, clip=c, seconds=r.seconds, fps=r.fps, size=r.size, seed=r.seed) for c in video.clips]
+    clips = [
+        render_clip(identity=video.identity, clip=c, seconds=r.seconds, fps=r.fps, size=r.size, seed=r.seed)
+        for c in video.clips
+    ]
     target = video.root / video.path
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.part")
@@ -174,7 +187,7 @@ def _write_video(path: Path, clips: list[Clip], *, fps: int, container: str) -> 
 def _write_frames(folder: Path, clip: Clip, *, numbers: np.ndarray, padding: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for number, image in zip(numbers, clip.frames):
+    for number, image in zip(numbers, clip.frames, strict=True):
         cv2.imwrite(str(folder / f"{number:0{padding}d}.jpg"), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
 
 
@@ -208,8 +221,8 @@ def _write_truth(video: Video, clips: list[Clip], *, numbers: np.ndarray) -> Non
     """npz: recipe, identity, frame numbers, aus [15], intensities [T, 15], pose [T, 6], landmarks [T, 68, 2]."""
     video.truth.parent.mkdir(parents=True, exist_ok=True)
     partial = video.truth.with_name(f".{video.truth.name}.{os.getpid()}.npz")
-    columns = {name: np.concatenate([getattr(c, name) for c in clips]) for name in ("intensities", "pose", "landmarks")}
-    np.savez_compressed(partial, recipe=video.recipe, identity=video.identity, frames=numbers, aus=np.array(AUS), **columns)
+    columns: dict[str, Any] = {name: np.concatenate([getattr(c, name) for c in clips]) for name in _TRUTH}
+    np.savez_compressed(
+        partial, recipe=video.recipe, identity=video.identity, frames=numbers, aus=np.array(AUS), **columns
+    )
     partial.replace(video.truth)
-
-
