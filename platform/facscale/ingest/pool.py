@@ -56,7 +56,7 @@ def work(items: Sequence[tuple[str, Item]], *, pipeline: Pipeline, run: str) -> 
             _one,
             fn_kwargs={"pipeline": pipeline.model_dump_json(), "run": run},
             num_cpus=cpus,
-            compute=ray.data.TaskPoolStrategy(size=pipeline.ingest.workers),
+            compute=ray.data.TaskPoolStrategy(size=min(len(rows), pipeline.ingest.workers)),
         )
         for row in data.iter_rows():
             if row["error"]:

@@ -132,11 +132,10 @@ def test_a_store_that_does_not_answer_is_no_fault_of_the_video(tmp_path, monkeyp
     def refuse(*_, **__):
         raise ConnectionResetError("by peer")
 
-    monkeypatch.setattr("facscale.ingest.frames.open_root", refuse)
-    with pytest.raises(DataError, match="run it again later"):
-        extract(spec)
-    monkeypatch.undo()
-    monkeypatch.syspath_prepend(str(__import__("pathlib").Path(__file__).parents[2] / "plugins"))
+    with monkeypatch.context() as outage:
+        outage.setattr("facscale.ingest.frames.open_root", refuse)
+        with pytest.raises(DataError, match="run it again later"):
+            extract(spec)
     assert extract(spec)[0].faces == 8
 
 
