@@ -81,7 +81,7 @@ def check(spec: Path, overrides: tuple[str, ...]) -> None:
     The resolved spec, views and batch shapes, parameters, operations and accelerator memory of a step, steps and bytes
     of an epoch, and the time that this takes.
     """
-    from facscale.check import check_job
+    from facscale.job.check import check_job
 
     check_job(read(spec, overrides), name=spec.stem)
 

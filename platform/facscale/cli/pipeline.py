@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from facscale import ingest
-from facscale.job.cluster import join
+from facscale.cluster import join
 from facscale.spec import Document
 
 

@@ -13,9 +13,9 @@ import numpy as np
 from rich.console import Console
 from safetensors.torch import save_file
 
+from facscale.cluster import join, refuse_impossible
 from facscale.data import Dataset
 from facscale.evaluate import Row, Table, figures
-from facscale.job.cluster import join, refuse_impossible
 from facscale.job.judge import Judge, loaded
 from facscale.job.labelled import Labelled
 from facscale.job.record import Recorder

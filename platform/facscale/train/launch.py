@@ -11,6 +11,7 @@ import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from facscale.cluster import resources
 from facscale.data import DataError
 from facscale.methods import export
 from facscale.spec import Job, SpecError
@@ -94,12 +95,6 @@ def initial(task: Task) -> bytes:
 def samples_per_epoch(task: Task) -> int:
     """Of the stream that sets the epoch."""
     return next(iter(open_streams(task, rank=0, world=1, pin=False).values())).samples_per_epoch
-
-
-def resources(job: Job) -> dict[str, float]:
-    """Of one worker."""
-    gpus = {"GPU": job.cluster.gpus_per_worker} if job.cluster.gpus_per_worker else {}
-    return {"CPU": job.cluster.cpus_per_worker, **gpus}
 
 
 def environment(job: Job) -> dict[str, str]:

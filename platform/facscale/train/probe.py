@@ -30,7 +30,6 @@ class OnlineProbe:
         self._parameters = torch.from_numpy(np.stack([still, moved], 1))  # [N, 2, P]
         self._size, self._device = job.data.image_size, device
 
-    @torch.no_grad()
     def __call__(self, encoder: nn.Module) -> dict[str, float]:
         """All diagnostics of `encoder`, in eval mode; it is left as it was found."""
         training = encoder.training
@@ -41,6 +40,7 @@ class OnlineProbe:
         found = diagnose(features[:, 0], au=self.au, identity=self.identity, positives=features[:, 1])
         return {f"online/{name}": value for name, value in found.items()}
 
+    @torch.no_grad()
     def _features(self, encoder: nn.Module, images: Tensor, parameters: Tensor) -> Tensor:
         """[n, H, W, 3] and [n, 2, P] -> [n, 2, D]."""
         faces = augment.apply(images.to(self._device), parameters.to(self._device), size=self._size)

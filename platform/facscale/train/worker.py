@@ -14,8 +14,9 @@ import ray.train.torch
 import torch
 from ray.train import CheckpointUploadMode
 
-from facscale.data import Dataset, Stream
+from facscale.data import Dataset
 from facscale.data.augment import Augmenter
+from facscale.data.stream import Stream
 from facscale.data.views import Batch
 from facscale.methods import DataFacts, Method, export, find
 from facscale.spec import Job
@@ -100,8 +101,6 @@ def build(task: Task, streams: dict[str, Stream], *, rank: int, world: int, devi
     """A run at its beginning, or where the latest checkpoint left it."""
     torch.manual_seed(task.job.seed)
     method = make_method(task).to(device)
-    if task.job.train.channels_last:
-        method = method.to(memory_format=torch.channels_last)
     latest = ray.train.get_checkpoint()
     state: dict[str, Any] = checkpoint.read(latest) if latest else {}
     if state:
@@ -119,7 +118,7 @@ def build(task: Task, streams: dict[str, Stream], *, rank: int, world: int, devi
         method=method,
         engines=engines,
         batches=lambda start: zipped(streams, start),
-        prepare=lambda batch: augment(batch.to(device)),
+        prepare=lambda batch: laid_out(augment(batch.to(device)), task.job),
         device=device,
         rank=rank,
         step=int(state.get("step", 0)),
@@ -135,6 +134,18 @@ def make_method(task: Task) -> Method:
             path.write_bytes(exported)
             inputs[name] = export.load(path)
     return find(task.job.method.name)(task.config, task.facts, **inputs)
+
+
+def laid_out(batch: Batch, job: Job) -> Batch:
+    """Images with the channels last in memory, if the spec says so: convolutions follow their input's layout.
+
+    The weights stay as they are, for DeepSpeed cannot send or flatten them otherwise.
+    """
+    if job.train.channels_last:
+        for faces in batch.values():
+            images = faces.images.flatten(0, 2).contiguous(memory_format=torch.channels_last)
+            faces.images = images.unflatten(0, faces.images.shape[:3])
+    return batch
 
 
 def online_probe(task: Task, run: Run) -> OnlineProbe | None:

@@ -8,7 +8,6 @@ import os
 import ray
 
 from facscale.spec import Job, SpecError
-from facscale.train.launch import resources
 
 
 def join() -> None:
@@ -21,6 +20,12 @@ def join() -> None:
     except ConnectionError as error:
         address = os.environ.get("RAY_ADDRESS", "on this machine")
         raise SpecError(f"no Ray cluster answers at {address}: {error}; start one with `ray start --head`") from None
+
+
+def resources(job: Job) -> dict[str, float]:
+    """What one worker needs, in Ray's names."""
+    gpus = {"GPU": job.cluster.gpus_per_worker} if job.cluster.gpus_per_worker else {}
+    return {"CPU": job.cluster.cpus_per_worker, **gpus}
 
 
 def refuse_impossible(job: Job) -> None:

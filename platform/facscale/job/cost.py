@@ -1,0 +1,109 @@
+"""What one step of a method costs, measured on one small real step on the CPU and scaled to the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from facscale.data.augment import PARAMETERS
+from facscale.data.views import Batch, Faces, View
+from facscale.methods import DataFacts, Method
+from facscale.methods.base import total
+from facscale.spec import Job
+
+TRIED = 2  # samples of the small step: BatchNorm wants more than one
+STATES = {"sgd": 1, "adam": 2, "adamw": 2}  # tensors that the optimizer keeps for each parameter
+COLUMNS = {"landmarks": (136,)}  # widths of columns that are not one value an AU
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one method; operations count a multiplication and an addition as two, forward and backward together."""
+
+    trained: int  # parameters that learn
+    parameters: int  # all, momentum copies included
+    flops_per_sample: float
+    activations_per_sample: float  # bytes kept for the backward pass, in float32
+    state_bytes: int  # all parameters and buffers
+    input_bytes_per_sample: int  # the augmented images, float32
+
+    def memory(self, job: Job, *, workers: int) -> dict[str, float]:
+        """Bytes on each accelerator, by what they are for."""
+        micro = job.train.batch_size / job.train.accumulate / workers
+        stage = job.deepspeed.get("zero_optimization", {}).get("stage", 0)
+        width = 0.5 if job.train.precision == "bf16" else 1.0
+        return {
+            "weights, momentum and queue": float(self.state_bytes),
+            "gradients": 4.0 * self.trained / (workers if stage >= 2 else 1),
+            "optimizer": 4.0 * self.trained * STATES[job.train.optimizer.name] / (workers if stage >= 1 else 1),
+            "activations": self.activations_per_sample * micro * width,
+            "images": float(self.input_bytes_per_sample * micro),
+        }
+
+
+def measure(kind: type[Method], config: Any, *, job: Job, facts: DataFacts, inputs: Mapping[str, Method]) -> Cost:
+    """Run every phase once on random images, and count."""
+    method = kind(config, facts, **inputs).train()
+    batch = random_batch(kind.sample(config), size=job.data.image_size, aus=len(facts.aus))
+    weights = {parameter.untyped_storage().data_ptr() for parameter in method.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with FlopCounterMode(display=False) as counter:
+        for phase in kind.phases():
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                loss = total(getattr(method, phase)(batch))
+            loss.backward()
+    roots = [method.get_submodule(name) for root in kind.roots() for name in root.modules]
+    images = sum(faces.images.numel() for faces in batch.values())
+    return Cost(
+        trained=sum(p.numel() for root in roots for p in root.parameters() if p.requires_grad),
+        parameters=sum(p.numel() for p in method.parameters()),
+        flops_per_sample=counter.get_total_flops() / TRIED,
+        activations_per_sample=sum(kept.values()) / TRIED,
+        state_bytes=sum(value.numel() * value.element_size() for value in method.state_dict().values()),
+        input_bytes_per_sample=4 * images // TRIED,
+    )
+
+
+def random_batch(views: Mapping[str, View], *, size: int, aus: int, samples: int = TRIED, seed: int = 0) -> Batch:
+    """A batch as the stream and the augmentation deliver it, of noise; the samples are different people."""
+    random = torch.Generator().manual_seed(seed)
+
+    def column(name: str, view: View) -> Tensor:
+        shape = (samples, view.count, *COLUMNS.get(name, (aus,)))
+        return torch.randint(0, 2, shape, generator=random, dtype=torch.int8)
+
+    return Batch(
+        {
+            name: Faces(
+                images=torch.rand(samples, view.count, view.views, 3, size, size, generator=random),
+                identity=torch.arange(samples),
+                augmentation=torch.zeros(samples, view.count, view.views, len(PARAMETERS)),
+                columns={name: column(name, view) for name in view.columns},
+            )
+            for name, view in views.items()
+        }
+    )
+
+
+def matrix_rate(*, size: int = 1024, rounds: int = 8) -> float:
+    """Operations a second of this machine's float32 matrix multiplication."""
+    import time
+
+    a = torch.rand(size, size)
+    a @ a  # warms up
+    began = time.perf_counter()
+    for _ in range(rounds):
+        a @ a
+    return rounds * 2 * size**3 / (time.perf_counter() - began)
