@@ -53,6 +53,10 @@ class Cache:
 
     def size_bytes(self) -> int:
         """Bytes of all its files, by looking at each."""
+        with self._locked():
+            return self._sum()
+
+    def _sum(self) -> int:
         return sum(size for _, size, _ in self._files())
 
     def _claim(self) -> bool:
@@ -65,7 +69,7 @@ class Cache:
                 return False
             marker.touch()
             with self._locked():
-                self._write_usage(self.size_bytes())
+                self._write_usage(self._sum())
         except OSError as error:
             self._warn(str(error))
             return False
@@ -81,7 +85,7 @@ class Cache:
             return None
         if checksum(data) != name:
             with contextlib.suppress(OSError):
-                path.unlink()
+                self._drop(path, len(data))
             return None
         with contextlib.suppress(OSError):
             os.utime(path)  # its time of modification is its time of last use
@@ -94,17 +98,13 @@ class Cache:
             if partial is not None:
                 with partial.open("r+b") as file:
                     file.write(data)
-                twice = path.exists()  # another process was faster
-                partial.replace(path)
-                if twice:
-                    self._release(len(data))
+                self._publish(partial, path, len(data))
         except OSError as error:
             self._writable = False
             self._warn("the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error))
             with contextlib.suppress(OSError):
                 if partial is not None:
-                    partial.unlink(missing_ok=True)
-                    self._release(len(data))
+                    self._drop(partial, len(data))
 
     def _book(self, stem: str, size: int) -> Path | None:
         """A partial file of `size` bytes, entered in the shared account; None where not enough can be deleted for it.
@@ -124,8 +124,16 @@ class Cache:
             self._write_usage(used + size)
         return Path(partial)
 
-    def _release(self, size: int) -> None:
+    def _publish(self, partial: Path, path: Path, size: int) -> None:
+        # Under the lock, as every change of names, so that whoever adds up the files counts each once.
         with self._locked():
+            if path.exists():  # another process was faster
+                self._write_usage(max(0, self._read_usage() - size))
+            partial.replace(path)
+
+    def _drop(self, path: Path, size: int) -> None:
+        with self._locked():
+            path.unlink(missing_ok=True)
             self._write_usage(max(0, self._read_usage() - size))
 
     def _make_room(self, size: int) -> int:
@@ -164,7 +172,7 @@ class Cache:
         try:
             return int((self.folder / "usage").read_text())
         except (FileNotFoundError, ValueError):
-            return sum(size for _, size, _ in self._files())
+            return self._sum()
 
     def _write_usage(self, size: int) -> None:
         (self.folder / "usage").write_text(str(size))

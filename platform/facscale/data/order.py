@@ -13,22 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
+from facscale.data.manifest import Runs
+
 PerTrack = int | Literal["all"]
 CARDS = -1  # stands where a data set's number stands in other draws, so that no draw repeats another
-
-
-class StoredRuns(Protocol):
-    """The arrays [R] of a data set's runs that the order needs (`manifest.Runs`)."""
-
-    shard: np.ndarray
-    row_group: np.ndarray
-    frames: np.ndarray
-    identity: np.ndarray
-    identities: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -74,7 +66,7 @@ def uniform(bits: np.ndarray) -> np.ndarray:
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def population(runs: Sequence[StoredRuns], *, extent: int, subjects: Collection[str] | None = None) -> Population:
+def population(runs: Sequence[Runs], *, extent: int, subjects: Collection[str] | None = None) -> Population:
     """The runs of at least `extent` frames, of the identities in `subjects` (None: of all)."""
     dataset, run, frames, group = [], [], [], []
     groups_before = 0

@@ -70,16 +70,18 @@ class Folder:
         """Whether the file `name` is there. Raises DataError when the store refuses or stays away."""
         look = lambda: self._filesystem.get_file_info(self._join(name))  # noqa: E731
         info: pafs.FileInfo = self._retry(look, name=name, patience=OPEN_PATIENCE_S)
+        if info.type != pafs.FileType.File:
+            self._check_bucket()
         return bool(info.type == pafs.FileType.File)
 
-    def read(self, name: str, *, patience: float = OPEN_PATIENCE_S) -> bytes:
+    def read(self, name: str) -> bytes:
         """All bytes of a small file. Raises FileNotFoundError, DataError."""
 
         def whole() -> bytes:
             with self._filesystem.open_input_file(self._join(name)) as file:
                 return bytes(file.read())
 
-        return self._retry(whole, name=name, patience=patience)
+        return self._retry(whole, name=name, patience=OPEN_PATIENCE_S)
 
     def read_range(self, name: str, *, offset: int, length: int, stop: threading.Event | None = None) -> bytes:
         """`length` bytes from `offset` by one range request; fewer at the file's end. Raises as `read` does.
@@ -159,9 +161,8 @@ class Folder:
         while True:
             try:
                 return action()
-            except FileNotFoundError as error:
-                if any(word in str(error) for word in NO_BUCKET):
-                    raise DataError(self._explain(error)) from None
+            except FileNotFoundError:
+                self._check_bucket()
                 raise
             except (OSError, pa.ArrowException) as error:
                 if time.monotonic() >= end or _is_lasting(error):
@@ -171,6 +172,17 @@ class Folder:
             if stop.wait(pause * random.uniform(0.5, 1.5)):
                 raise DataError(f"{self.url}: reading was stopped")
             pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    def _check_bucket(self) -> None:
+        """Tell a missing bucket from a missing file in it: a store's answer is the same for both."""
+        if not isinstance(self._filesystem, pafs.S3FileSystem):
+            return
+        try:
+            found = self._filesystem.get_file_info(self._path.partition("/")[0]).type
+        except OSError:
+            return  # this key may not ask
+        if found == pafs.FileType.NotFound:
+            raise DataError(self._explain(FileNotFoundError(NO_BUCKET[0])))
 
     def _explain(self, error: Exception) -> str:
         text = _first_line(error)

@@ -112,7 +112,8 @@ class Stream:
     def first_rows(self, members: np.ndarray) -> np.ndarray:
         """First row, within its row group, of each of the given runs."""
         population = self.population
-        return self._row_of_run[self._first_run[population.dataset[members]] + population.run[members]]
+        rows: np.ndarray = self._row_of_run[self._first_run[population.dataset[members]] + population.run[members]]
+        return rows
 
     def identities(self, members: np.ndarray) -> np.ndarray:
         """int64 number of the person in each of the given runs, counted on over the data sets."""

@@ -167,7 +167,7 @@ class ShardWriter:
             self._schema = pa.schema([*self._schema, *extra])
         try:
             table = rows.select(self._schema.names).cast(self._schema)
-        except (pa.ArrowInvalid, KeyError, ValueError) as error:
+        except (pa.ArrowException, KeyError, ValueError) as error:
             raise DataError(f"{self._folder.url}: a track's columns do not fit: {error}") from None
         first, last = (tuple(table[name][row].as_py() for name in ("identity", "video", "track")) for row in (0, -1))
         single = all(len(table[name].unique()) == 1 for name in ("identity", "video", "track"))

@@ -1,0 +1,56 @@
+"""Fixtures that several rooms share."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from s3 import S3Server
+
+_numbers = itertools.count()
+ROOT = Path(__file__).parents[1]
+PLUGINS = ROOT / "tests" / "plugins"  # third-party packages as pip would install them
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A running S3 server that all tests of a session share: do not stop it."""
+    with S3Server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a fresh bucket, with the environment set so that it can be read and written."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_server.make_bucket(f"test-{next(_numbers)}")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[str]:
+    """The address of a local Ray with two CPUs, to which this process is connected; the tests of a session share it.
+
+    Its workers know our source and the packages of `tests/plugins`.
+    """
+    import ray
+
+    paths = [str(PLUGINS), str(ROOT / "platform"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    context = ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
+    )
+    yield context.address_info["address"]
+    ray.shutdown()
+
+
+@pytest.fixture
+def plugins(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The packages of `tests/plugins` are installed in this process."""
+    monkeypatch.syspath_prepend(str(PLUGINS))
+    return PLUGINS

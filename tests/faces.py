@@ -1,0 +1,67 @@
+"""Small data sets for tests: smooth random pictures, a different one for each frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import simplejpeg
+
+from facscale.data import Dataset, ShardWriter
+
+
+def picture(*key: int, size: int) -> np.ndarray:
+    """A smooth uint8 RGB picture [size, size, 3] that depends on `key` alone."""
+    coarse = np.random.default_rng(key).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
+
+
+def track(
+    identity: int,
+    video: int = 0,
+    number: int = 0,
+    *,
+    frames: Iterable[int],
+    size: int = 32,
+    au: int = 0,
+    quality: int = 95,
+) -> pa.Table:
+    """The rows of one track with the given frame numbers; `au` label columns."""
+    frames = list(frames)
+    random = np.random.default_rng([identity, video, number])
+    pictures = (picture(identity, video, number, frame, size=size) for frame in frames)
+    points = random.random((len(frames), 136), dtype=np.float32) * size
+    columns: dict[str, Any] = {
+        "identity": [f"id{identity:05d}"] * len(frames),
+        "video": [f"v{video}"] * len(frames),
+        "track": pa.array([number] * len(frames), pa.int32()),
+        "frame": pa.array(frames, pa.int32()),
+        "time_s": pa.array(np.array(frames) / 25, pa.float32()),
+        "jpeg": [simplejpeg.encode_jpeg(image, quality=quality) for image in pictures],
+        "landmarks": pa.FixedSizeListArray.from_arrays(pa.array(points.ravel()), 136),
+    }
+    if au:
+        labels = random.integers(-1, 2, (len(frames), au), dtype=np.int8)
+        columns["au"] = pa.FixedSizeListArray.from_arrays(pa.array(labels.ravel()), au)
+        columns["intensity"] = pa.FixedSizeListArray.from_arrays(pa.array((labels * 3).clip(-1).ravel()), au)
+    return pa.table(columns)
+
+
+def data_set(url: str, tracks: Iterable[pa.Table], *, au: tuple[int, ...] = (), size: int = 32, **options: Any) -> Dataset:
+    """Write `tracks` as a data set and open it."""
+    settings = {"name": "test", "fps": 25.0, "recipe": {}, **options}
+    with ShardWriter(url, au=au, image_size=size, **settings) as writer:
+        for rows in tracks:
+            writer.add_track(rows)
+    return Dataset(url)
+
+
+def lengths_data_set(url: str, lengths: list[int], **options: Any) -> Dataset:
+    """One track an identity, of the given lengths, in row groups of a few kilobytes."""
+    options = {"row_group_mb": 0.02, "shard_mb": 0.1, **options}
+    size, au = options.get("size", 32), len(options.get("au", ()))
+    tracks = (track(person, frames=range(length), size=size, au=au) for person, length in enumerate(lengths))
+    return data_set(url, tracks, **options)

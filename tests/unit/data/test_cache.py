@@ -1,0 +1,199 @@
+"""The cache: bounded, shared by processes, harmless to everything that is not its own."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+from faces import lengths_data_set
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from facscale.data import CorruptError
+from facscale.data.cache import MARKER, Cache
+from facscale.data.manifest import checksum
+
+KB = 1000
+
+
+def block(number: int, size: int = 10 * KB) -> bytes:
+    return number.to_bytes(4, "little") * (size // 4)
+
+
+class Store:
+    """Counts how often each block is fetched."""
+
+    def __init__(self, size: int = 10 * KB) -> None:
+        self.fetched: list[int] = []
+        self.size = size
+
+    def read(self, cache: Cache, number: int) -> bytes:
+        data = block(number, self.size)
+
+        def fetch() -> bytes:
+            self.fetched.append(number)
+            return data
+
+        assert cache.get(checksum(data), fetch) == data
+        return data
+
+
+def files(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.rows"))
+
+
+def test_a_second_look_is_served_from_disk_also_by_another_process(tmp_path):
+    store = Store()
+    for cache in (Cache(tmp_path, limit_bytes=100 * KB), Cache(tmp_path, limit_bytes=100 * KB)):
+        for _ in range(2):
+            store.read(cache, 1)
+    assert store.fetched == [1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 15), max_size=60), st.integers(9, 70))
+def test_the_bound_holds_after_every_read(tmp_path_factory, reads, limit_kb):
+    folder = tmp_path_factory.mktemp("cache")
+    cache, store = Cache(folder, limit_bytes=limit_kb * KB), Store()
+    for number in reads:
+        store.read(cache, number)
+        assert files(folder) <= limit_kb * KB
+        assert cache.size_bytes() == files(folder)
+
+
+def test_what_was_used_longest_ago_goes_first(tmp_path):
+    cache, store = Cache(tmp_path, limit_bytes=40 * KB), Store()
+    for when, number in enumerate([1, 2, 3, 4]):
+        store.read(cache, number)
+        os.utime(tmp_path / f"{checksum(block(number))}.rows", (when, when))
+    store.read(cache, 1)
+    store.read(cache, 5)  # 2 goes (and 3, for room below the brim)
+    store.fetched.clear()
+    for number in (1, 4, 5):
+        store.read(cache, number)
+    assert store.fetched == []
+    store.read(cache, 2)
+    assert store.fetched == [2]
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path, caplog):
+    dataset = lengths_data_set(str(tmp_path), [5, 6])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    cache, store = Cache(tmp_path, limit_bytes=15 * KB), Store()
+    for number in (1, 2, 3, 1):
+        store.read(cache, number)
+    assert store.fetched == [1, 2, 3, 1]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert [record.message for record in caplog.records] == [
+        f"the cache {tmp_path} is not used: it holds files that are not the cache's; "
+        "row groups are read from their store each time"
+    ]
+    assert dataset.table(["frame"]).num_rows == 11
+
+
+def test_foreign_files_that_came_later_are_never_deleted(tmp_path):
+    cache, store = Cache(tmp_path, limit_bytes=25 * KB), Store()
+    store.read(cache, 1)
+    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "shard-00000.parquet").write_bytes(bytes(50 * KB))
+    for number in range(10):
+        store.read(cache, number)
+    assert (tmp_path / "manifest.json").exists()
+    assert (tmp_path / "shard-00000.parquet").stat().st_size == 50 * KB
+    assert files(tmp_path) <= 25 * KB
+
+
+def test_damaged_files_are_fetched_again(tmp_path):
+    cache, store = Cache(tmp_path, limit_bytes=100 * KB), Store()
+    store.read(cache, 1)
+    path = tmp_path / f"{checksum(block(1))}.rows"
+    path.write_bytes(path.read_bytes()[:-1])
+    store.read(cache, 1)
+    assert store.fetched == [1, 1]
+    assert path.read_bytes() == block(1)
+
+
+@pytest.mark.parametrize(("number", "why"), [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "Read-only")])
+def test_a_full_disk_costs_one_warning(tmp_path, monkeypatch, caplog, number, why):
+    cache, store = Cache(tmp_path, limit_bytes=100 * KB), Store()
+    store.read(cache, 1)
+    original = Path.open
+
+    def full(path: Path, mode: str = "r", *args, **options):
+        if path.suffix == ".partial":
+            raise OSError(number, os.strerror(number))
+        return original(path, mode, *args, **options)
+
+    monkeypatch.setattr(Path, "open", full)
+    for read in (2, 3, 2, 1):
+        store.read(cache, read)
+    assert store.fetched == [1, 2, 3, 2], "what is there already is still used"
+    warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert why in warnings[0]
+    assert not list(tmp_path.glob("*.partial"))
+    assert cache.size_bytes() == files(tmp_path) == 10 * KB
+
+
+def test_a_folder_that_cannot_be_made_costs_one_warning(tmp_path, caplog):
+    (tmp_path / "file").write_text("in the way")
+    cache, store = Cache(tmp_path / "file" / "cache", limit_bytes=100 * KB), Store()
+    store.read(cache, 1)
+    store.read(cache, 1)
+    assert store.fetched == [1, 1]
+    assert len(caplog.records) == 1
+
+
+def test_failures_of_the_store_pass_through(tmp_path):
+    def fetch() -> bytes:
+        raise CorruptError("gone")
+
+    with pytest.raises(CorruptError, match="gone"):
+        Cache(tmp_path, limit_bytes=100 * KB).get("0" * 32, fetch)
+    assert {path.name for path in tmp_path.iterdir()} == {MARKER, "lock", "usage"}
+
+
+def test_a_block_beyond_the_bound_is_not_kept(tmp_path):
+    cache, store = Cache(tmp_path, limit_bytes=15 * KB), Store(size=20 * KB)
+    store.read(cache, 1)
+    assert files(tmp_path) == 0
+
+
+def test_abandoned_partial_files_make_room_young_ones_stay(tmp_path):
+    cache, store = Cache(tmp_path, limit_bytes=25 * KB), Store()
+    old, young = (tmp_path / f".{'a' * 32}.{name}.partial" for name in ("old", "young"))
+    for path in (old, young):
+        path.write_bytes(bytes(10 * KB))
+    os.utime(old, (0, 0))
+    again = Cache(tmp_path, limit_bytes=25 * KB)
+    store.read(again, 1)
+    assert not old.exists()
+    assert young.exists()
+    assert cache.size_bytes() <= 25 * KB
+
+
+def _work(folder: str, seed: int, limit: int, largest) -> None:
+    cache, store = Cache(folder, limit_bytes=limit), Store()
+    for step in range(60):
+        store.read(cache, (seed * 7 + step * step) % 23)
+        with largest.get_lock():
+            largest.value = max(largest.value, cache.size_bytes())
+
+
+def test_four_processes_share_one_bound(tmp_path):
+    """They also read what the others write and delete, and every byte is right (`Store.read` asserts it)."""
+    context = multiprocessing.get_context("spawn")
+    largest = context.Value("q", 0)
+    workers = [context.Process(target=_work, args=(str(tmp_path), seed, 85 * KB, largest)) for seed in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0] * 4
+    assert 40 * KB < largest.value <= 85 * KB
+    assert (tmp_path / "usage").read_text() == str(files(tmp_path))
+    assert not list(tmp_path.glob(".*.partial"))
