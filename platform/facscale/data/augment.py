@@ -113,10 +113,13 @@ def _jitter(spec: models.Augment) -> tuple[float, float, float]:
 
 
 def _shrunk(images: Tensor, *, size: int) -> Tensor:
-    """uint8 [N, H, W, 3] to float32 [N, 3, h, w] in [0, 1], averaged over k x k pixels where it will shrink much."""
+    """uint8 [N, H, W, 3] to float32 [N, 3, h, w] in [0, 1], averaged over about k x k pixels where it will shrink much."""
     pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
     factor = int(SHRINK_BEFORE * pixels.shape[-1] / size)
-    return functional.avg_pool2d(pixels, factor) if factor > 1 else pixels
+    if factor <= 1:
+        return pixels
+    side = pixels.shape[-1] // factor  # areas of a fractional number of pixels: nothing is cut off at the far edges
+    return functional.interpolate(pixels, size=(side, side), mode="area")
 
 
 def _affine(parameters: Tensor) -> Tensor:

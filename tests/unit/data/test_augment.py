@@ -1,0 +1,243 @@
+"""Augmentation: each parameter against an independent, slow version."""
+
+from __future__ import annotations
+
+import colorsys
+import math
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from faces import picture
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from facscale.data import augment
+from facscale.data.augment import PARAMETERS, Augmenter
+from facscale.data.views import Batch, Faces
+from facscale.spec import models
+
+SIZE = 48
+NOTHING = {
+    "rotation": 0.0, "flip": 0.0, "brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0,
+    "crop side": 1.0, "crop x": 0.5, "crop y": 0.5,
+}  # fmt: skip
+
+
+def parameters(**changes: float) -> torch.Tensor:
+    assert tuple(NOTHING) == PARAMETERS
+    return torch.tensor([list({**NOTHING, **{name.replace("_", " "): value for name, value in changes.items()}}.values())])
+
+
+def image(seed: int = 0, *, gentle: bool = False) -> np.ndarray:
+    """A smooth picture; `gentle`: far from black and white, so that no colour is clamped."""
+    found = picture(seed, size=SIZE)
+    return (found // 4 + 96) if gentle else found
+
+
+def changed(pixels: np.ndarray, *, size: int = SIZE, **changes: float) -> np.ndarray:
+    """[size, size, 3] in 0..255."""
+    result = augment.apply(torch.from_numpy(pixels[None]), parameters(**changes), size=size)
+    assert result.shape == (1, 3, size, size)
+    assert result.dtype == torch.float32
+    return result[0].permute(1, 2, 0).numpy() * 255
+
+
+def by_hand(pixels: np.ndarray, *, size: int = SIZE, rotation=0.0, flip=0.0, side=1.0, x=0.5, y=0.5) -> np.ndarray:
+    """Rotate, crop, resize, mirror: pixel by pixel, with bilinear sampling and reflection written out."""
+    stored = len(pixels)
+    result = np.zeros((size, size, 3))
+    angle, middle = math.radians(rotation), stored / 2
+    for row in range(size):
+        for column in range(size):
+            across = size - 1 - column if flip else column
+            in_crop_x, in_crop_y = (across + 0.5) / size * side * stored, (row + 0.5) / size * side * stored
+            right, down = in_crop_x + x * (1 - side) * stored - middle, in_crop_y + y * (1 - side) * stored - middle
+            # Turned counter-clockwise on a screen whose y runs down: undo it.
+            at_x = math.cos(angle) * right - math.sin(angle) * down + middle - 0.5
+            at_y = math.sin(angle) * right + math.cos(angle) * down + middle - 0.5
+            result[row, column] = bilinear(pixels, at_x, at_y)
+    return result
+
+
+def bilinear(pixels: np.ndarray, x: float, y: float) -> np.ndarray:
+    stored = len(pixels)
+
+    def inside(place: float) -> float:
+        """Reflected at the outer edges of the first and last pixel, then kept between their centres."""
+        place = (place + 0.5) % (2 * stored)
+        place = (2 * stored - place if place > stored else place) - 0.5
+        return min(max(place, 0), stored - 1)
+
+    x, y = inside(x), inside(y)
+    left, top = min(int(x), stored - 2), min(int(y), stored - 2)
+    fx, fy = x - left, y - top
+    corner = pixels[top : top + 2, left : left + 2].astype(float)
+    return (corner[0, 0] * (1 - fx) + corner[0, 1] * fx) * (1 - fy) + (corner[1, 0] * (1 - fx) + corner[1, 1] * fx) * fy
+
+
+def test_neutral_parameters_change_nothing():
+    np.testing.assert_allclose(changed(image()), image(), atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rotation": 10.0}, {"rotation": -37.0}, {"flip": 1.0}, {"side": 0.8}, {"side": 0.7, "x": 0.0, "y": 1.0},
+        {"rotation": 10.0, "flip": 1.0, "side": 0.85, "x": 0.2, "y": 0.9},
+        {"rotation": 170.0, "side": 0.5, "x": 1.0, "y": 0.3, "size": 30},
+    ],
+)  # fmt: skip
+def test_geometry_against_pixel_by_pixel(change):
+    names = {"side": "crop_side", "x": "crop_x", "y": "crop_y"}
+    ours = changed(image(), **{names.get(name, name): value for name, value in change.items()})
+    np.testing.assert_allclose(ours, by_hand(image(), **change), atol=0.05)
+
+
+@pytest.mark.parametrize("degrees", [10.0, -25.0])
+def test_rotation_against_opencv(degrees):
+    middle = (SIZE - 1) / 2
+    matrix = cv2.getRotationMatrix2D((middle, middle), degrees, 1.0)
+    expected = cv2.warpAffine(image().astype(np.float32), matrix, (SIZE, SIZE), borderMode=cv2.BORDER_REFLECT)
+    inner = slice(12, -12)
+    np.testing.assert_allclose(changed(image(), rotation=degrees)[inner, inner], expected[inner, inner], atol=2.0)
+
+
+def test_no_black_corners():
+    assert changed(np.full((SIZE, SIZE, 3), 200, np.uint8), rotation=45.0).min() > 199.9
+
+
+@pytest.mark.parametrize("size", [40, 64])
+def test_still_is_a_plain_centre_crop_and_resize(size):
+    spec = models.Augment(crop=(0.5, 1.0))
+    still = augment.still(spec)
+    ours = augment.apply(torch.from_numpy(image()[None]), torch.from_numpy(still)[None], size=size)
+    edge = SIZE // 8  # the mean side is 3/4
+    expected = cv2.resize(image()[edge:-edge, edge:-edge], (size, size), interpolation=cv2.INTER_LINEAR)
+    inner = slice(2, -2)  # at its border OpenCV does not look outside the crop
+    difference = ours[0].permute(1, 2, 0).numpy()[inner, inner] * 255 - expected[inner, inner]
+    assert np.abs(difference).max() < 1.0
+    assert not np.array_equal(still, augment.still(models.Augment(crop=(0.6, 0.6))))
+
+
+def test_still_does_not_depend_on_anything_random():
+    many = models.Augment(rotation=90, flip=1.0, brightness=0.9, contrast=0.9, saturation=0.9, hue=0.5, crop=(0.8, 1.0))
+    assert augment.still(many).tolist() == augment.still(models.Augment(crop=(0.8, 1.0))).tolist()
+
+
+def test_strong_reduction_averages_instead_of_dropping_pixels():
+    """A chessboard of single pixels becomes grey, not black or white."""
+    board = np.indices((64, 64)).sum(0) % 2 * 255
+    pixels = np.repeat(board[..., None], 3, axis=2).astype(np.uint8)
+    result = augment.apply(torch.from_numpy(pixels[None]), parameters(), size=16)
+    np.testing.assert_allclose(result.numpy(), 0.5, atol=0.06)
+
+
+@pytest.mark.parametrize("size", [10, 12, 13, 16])
+def test_strong_reduction_keeps_the_geometry(size):
+    """A ramp from left to right stays that ramp, also where the sizes do not divide."""
+    ramp = np.repeat(np.tile(np.arange(50) * 4, (50, 1))[..., None], 3, axis=2).astype(np.uint8)
+    expected = ((np.arange(size) + 0.5) / size * 50 - 0.5) * 4
+    found = changed(ramp, size=size)[size // 2, :, 0]
+    np.testing.assert_allclose(found[1:-1], expected[1:-1], atol=2.1)
+
+
+def grey(pixels: np.ndarray) -> np.ndarray:
+    return (pixels @ np.array([0.299, 0.587, 0.114]))[..., None]
+
+
+@pytest.mark.parametrize("factor", [0.6, 1.0, 1.3])
+def test_brightness_contrast_saturation_by_hand(factor):
+    pixels = image(gentle=True).astype(float)
+    np.testing.assert_allclose(changed(image(gentle=True), brightness=factor), pixels * factor, atol=0.05)
+    mean = grey(pixels).mean()
+    np.testing.assert_allclose(changed(image(gentle=True), contrast=factor), mean + factor * (pixels - mean), atol=0.05)
+    expected = grey(pixels) + factor * (pixels - grey(pixels))
+    np.testing.assert_allclose(changed(image(gentle=True), saturation=factor), expected, atol=0.05)
+
+
+@pytest.mark.parametrize("turns", [0.1, -0.25, 0.5])
+def test_hue_turns_the_chroma_against_colorsys(turns):
+    """YIQ of the standard library: luma stays, (I, Q) turns by the angle."""
+    ours = changed(image(gentle=True), hue=turns)
+    angle = 2 * math.pi * turns
+    for row, column in ((0, 0), (7, 31), (40, 5), (47, 47)):
+        y, i, q = colorsys.rgb_to_yiq(*(image(gentle=True)[row, column] / 255))
+        turned = complex(i, q) * complex(math.cos(angle), math.sin(angle))
+        luma, i_, q_ = colorsys.rgb_to_yiq(*(ours[row, column] / 255))
+        assert abs(luma - y) < 0.005
+        assert abs(complex(i_, q_) - turned) < 0.005
+
+
+def test_all_colours_together_are_the_steps_one_after_the_other():
+    pixels = image(gentle=True)
+    steps = pixels.astype(float)
+    steps = steps * 0.9
+    steps = grey(steps).mean() + 1.2 * (steps - grey(steps).mean())
+    steps = grey(steps) + 0.7 * (steps - grey(steps))
+    together = changed(pixels, brightness=0.9, contrast=1.2, saturation=0.7, hue=0.3)
+    last = changed(np.round(steps).astype(np.uint8), hue=0.3)
+    np.testing.assert_allclose(together, last, atol=1.5)
+
+
+def test_colours_stay_within_bounds():
+    for changes in ({"brightness": 2.0}, {"contrast": 3.0}, {"saturation": 4.0, "hue": 0.4}):
+        result = changed(image(), **changes)
+        assert 0 <= result.min()
+        assert result.max() <= 255
+
+
+def test_copies_are_augmented_one_by_one_and_order_is_kept():
+    """[B, F, V] at once equals each image alone."""
+    images = torch.from_numpy(np.stack([[image(3 * b + f) for f in range(3)] for b in range(7)]))
+    drawn = torch.from_numpy(augment.draw(models.Augment(hue=0.1), shape=(7, 3, 2), random=np.random.default_rng(0)))
+    together = augment.apply(images, drawn, size=24)
+    assert together.shape == (7, 3, 2, 3, 24, 24)
+    for b, f, v in np.ndindex(7, 3, 2):
+        alone = augment.apply(images[b, f][None], drawn[b, f, v][None], size=24)[0]
+        torch.testing.assert_close(together[b, f, v], alone, atol=1e-5, rtol=0)
+
+
+def test_the_augmenter_changes_images_only():
+    images = torch.from_numpy(image()[None, None])
+    faces = Faces(images=images, identity=torch.tensor([5]), augmentation=parameters()[None, None], columns={"au": torch.ones(1, 1, 2)})
+    batch = Augmenter(size=24)(Batch(face=faces))
+    assert batch.face.images.shape == (1, 1, 1, 3, 24, 24)
+    assert batch.face.identity is faces.identity
+    assert batch.face.au is faces.au
+    assert batch.face.augmentation is faces.augmentation
+    assert faces.images is images, "the given batch is as it was"
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.floats(0, 180), st.floats(0, 1), st.floats(0, 2), st.floats(0, 0.5),
+    st.tuples(st.floats(0.1, 1), st.floats(0.1, 1)).map(sorted),
+)  # fmt: skip
+def test_drawn_parameters_keep_to_their_ranges(rotation, flip, jitter, hue, crop):
+    spec = models.Augment(
+        rotation=rotation, flip=flip, brightness=jitter, contrast=jitter / 2, saturation=jitter / 3, hue=hue, crop=tuple(crop)
+    )
+    drawn = augment.draw(spec, shape=(50, 4), random=np.random.default_rng(0))
+    assert drawn.shape == (50, 4, len(PARAMETERS))
+    assert drawn.dtype == np.float32
+    values = dict(zip(PARAMETERS, np.moveaxis(drawn.astype(float), -1, 0), strict=True))
+    room = 1e-5
+    assert np.all(np.abs(values["rotation"]) <= rotation + room)
+    assert set(values["flip"].ravel()) <= {0.0, 1.0}
+    for name, strength in (("brightness", jitter), ("contrast", jitter / 2), ("saturation", jitter / 3)):
+        assert np.all(values[name] >= max(0, 1 - strength) - room)
+        assert np.all(values[name] <= 1 + strength + room)
+    assert np.all(np.abs(values["hue"]) <= hue + room)
+    assert np.all((values["crop side"] >= crop[0] - room) & (values["crop side"] <= crop[1] + room))
+    assert np.all((values["crop x"] >= 0) & (values["crop x"] <= 1))
+    if flip in (0.0, 1.0):
+        assert np.all(values["flip"] == flip)
+
+
+def test_parameters_are_drawn_independently():
+    drawn = augment.draw(models.Augment(hue=0.2), shape=(20_000,), random=np.random.default_rng(1))
+    off_diagonal = np.corrcoef(drawn.T) - np.eye(len(PARAMETERS))
+    assert np.abs(off_diagonal).max() < 0.03
+    assert abs(drawn[:, 1].mean() - 0.5) < 0.02
