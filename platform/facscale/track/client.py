@@ -14,6 +14,7 @@ from typing import Any
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
@@ -127,8 +128,7 @@ class Client:
         self._ours.add(made.info.run_id)
 
     def _find(self, key: str) -> bool:
-        quoted = key.replace("'", "\\'")
-        found = self._api.search_runs([self._experiment_id], f"tags.`facscale.key` = '{quoted}'", max_results=1)
+        found = self._api.search_runs([self._experiment_id], f'tags.`facscale.key` = "{key}"', max_results=1)
         if found:
             self._runs[key] = found[0].info.run_id
         return bool(found)

@@ -21,7 +21,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import mlflow.pyfunc
 import numpy as np
 import torch
 from mlflow.models import ModelSignature
@@ -30,6 +29,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from facscale.track.tracker import Run
+
+with warnings.catch_warnings():  # mlflow warns of its own type hints
+    warnings.simplefilter("ignore", UserWarning)
+    import mlflow.pyfunc
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
 

@@ -34,7 +34,7 @@ class Server:
     folder: str
 
 
-def ensure_server(folder: Path, port: int = 5000, *, wait: float = 90.0) -> Server:
+def ensure_server(folder: Path, port: int = 5000, *, wait: float = 180.0) -> Server:
     """The server of `folder`: the one that runs already on that port, or a new one. It outlives this process.
 
     mlflow.db, artifacts/, server.json (pid) and server.log lie in `folder`; port 0 takes a free one, or the running
@@ -58,12 +58,14 @@ def ensure_server(folder: Path, port: int = 5000, *, wait: float = 90.0) -> Serv
     (folder / "server.json").write_text(json.dumps(asdict(server)))
     end = time.monotonic() + wait
     while not _healthy(server.url):
-        if process.poll() is not None or time.monotonic() > end:
+        ended = process.poll() is not None
+        if ended or time.monotonic() > end:
             stop(folder)
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-            how = "ended at once" if process.poll() is not None else f"did not answer within {wait:.0f} s"
+            how = "ended at once" if ended else f"did not answer within {wait:.0f} s"
             raise ServerError(f"the MLflow server on port {port} {how}; the end of {log}:\n{tail}")
         time.sleep(0.1)
+    process.returncode = 0  # it stays on purpose: subprocess need not warn of it
     return server
 
 

@@ -39,6 +39,9 @@ class Run:
         tags: Mapping[str, str] | None,
         parent: str | None,
     ) -> None:
+        """Raises ValueError for a key with a double quote: MLflow's search cannot ask for it."""
+        if '"' in key:
+            raise ValueError(f"a run's key may not hold double quotes: {key}")
         self.key = key
         self._journal, self._sender = journal, sender
         self._write("run", **sender.target, name=name, parent=parent, tags={**(tags or {}), "facscale.key": key})
@@ -83,7 +86,7 @@ class Run:
             self.artifact(path, f"figures/{name}.png")
 
     def model(self, folder: Path, *, name: str = "encoder") -> None:
-        """A folder in MLflow's model format (`track.model.save_encoder` writes one), as a logged model of the run."""
+        """A folder in MLflow's model format (`track.encoder.save_encoder` writes one), as a logged model of the run."""
         self._write("model", lane="files", file=self._journal.keep(Path(folder), name="model"), name=name)
 
     def close(self, status: Status = "FINISHED") -> bool:

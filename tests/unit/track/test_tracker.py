@@ -1,0 +1,112 @@
+"""Without a tracker; with one, see integration/test_mlflow.py."""
+
+import logging
+import socket
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from facscale.track import Tracker, flush
+from facscale.track.encoder import ModelError, load, save_encoder
+from facscale.track.journal import Journal
+from facscale.track.tracker import flatten
+
+
+@pytest.fixture
+def nowhere():
+    """The address of a port on which nobody answers."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{held.getsockname()[1]}"
+
+
+def test_without_a_tracker_nothing_stops_and_everything_is_kept(tmp_path, nowhere, caplog):
+    with caplog.at_level(logging.WARNING, "facscale.track"):
+        tracker = Tracker(nowhere, "exp", key="job", name="clp", tags={"method": "clp"}, spool=tmp_path)
+        tracker.params({"train": {"lr": 0.1}})
+        for step in range(100):
+            tracker.metrics({"loss": 1 / (step + 1)}, step)
+        tracker.child("job/random", "random").metrics({"f1/mean": 0.3})
+        tracker.text("a\n", "notes/a.txt")
+        assert tracker.close(wait=30) is False
+        assert flush(tmp_path) is False
+    warnings = [record.getMessage() for record in caplog.records if "cannot be reached" in record.getMessage()]
+    assert len(warnings) == 2  # one by the tracker, one by flush
+    assert nowhere in warnings[0]
+    assert str(tmp_path) in warnings[0]
+    kept = [entry.record for entry in Journal(tmp_path).entries(0)]
+    assert sum(record["do"] == "metrics" for record in kept) == 101
+    assert kept[0]["tags"] == {"method": "clp", "facscale.key": "job"}
+    assert [record["parent"] for record in kept if record["do"] == "run"] == [None, "job"]
+    assert tracker.url == nowhere
+
+
+def test_flush_of_an_empty_folder_says_so(tmp_path):
+    with pytest.raises(ValueError, match="no records"):
+        flush(tmp_path)
+
+
+def test_flatten():
+    nested = {"train": {"lr": 0.1, "optimizer": {"name": "sgd"}}, "seed": 0, "deepspeed": {}, "list": [1, {"a": 2}]}
+    assert flatten(nested) == {
+        "train.lr": 0.1, "train.optimizer.name": "sgd", "seed": 0, "deepspeed": {}, "list": [1, {"a": 2}],
+    }  # fmt: skip
+
+
+class Tiny(nn.Module):
+    """Images to their mean colour, mixed."""
+
+    def __init__(self, dim=4):
+        super().__init__()
+        self.mix = nn.Linear(3, dim)
+
+    def forward(self, images):
+        return self.mix(images.mean((2, 3)))
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A module, its weights on disk, and some images."""
+    module = Tiny(5)
+    save_file(module.state_dict(), tmp_path / "w.safetensors")
+    return module, tmp_path / "w.safetensors", np.random.default_rng(0).random((2, 3, 8, 8), np.float32)
+
+
+def test_an_encoder_is_an_mlflow_model_without_code(tmp_path, tiny):
+    import mlflow.pyfunc
+
+    module, weights, images = tiny
+    config = {"encoder": f"{__name__}:Tiny", "options": {"dim": 5}, "image_size": 8}
+    folder = save_encoder(tmp_path / "model", weights=weights, config=config, example=images)
+    names = {path.suffix for path in folder.rglob("*") if path.is_file()}
+    assert names <= {"", ".yaml", ".txt", ".json", ".safetensors"}  # nothing pickled, no source
+    model = mlflow.pyfunc.load_model(str(folder))
+    assert model.predict(images) == pytest.approx(module(torch.from_numpy(images)).detach().numpy())
+    assert model.metadata.signature.inputs.inputs[0].shape == (-1, 3, 8, 8)
+    assert model.metadata.signature.outputs.inputs[0].shape == (-1, 5)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"encoder": "facscale.nowhere:Tiny"}, "cannot find the encoder"),
+        ({"encoder": "os:getcwd"}, r"no torch\.nn\.Module"),
+        ({"encoder": f"{__name__}:Tiny", "options": {"dim": 6}}, "does not fit"),
+    ],
+)
+def test_an_encoder_that_cannot_be_rebuilt_is_refused_before_it_is_logged(tmp_path, tiny, config, message):
+    _, weights, images = tiny
+    with pytest.raises(ModelError, match=message):
+        save_encoder(tmp_path / "model", weights=weights, config=config, example=images)
+
+
+def test_loading_gives_the_module_in_evaluation_mode(tmp_path, tiny):
+    module, weights, images = tiny
+    config = {"encoder": f"{__name__}:Tiny", "options": {"dim": 5}}
+    folder = save_encoder(tmp_path / "model", weights=weights, config=config, example=images)
+    again = load(folder / "data" / "encoder")
+    assert not again.training
+    assert torch.equal(again.mix.weight, module.mix.weight)
