@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import simplejpeg
+
 from facscale import ingest, spec
 from facscale.data import DataError, Dataset
 from facscale.ingest import layouts
@@ -92,13 +93,24 @@ def test_good_videos_become_a_data_set_and_bad_ones_are_in_the_report(tmp_path, 
         *(("anna", "b", 1, n) for n in range(16, 30)),
         *(("bela", "bela", 0, n) for n in range(12)),
     ]
-    assert list(zip(*(table[name].to_pylist() for name in ("identity", "video", "track", "frame")), strict=True)) == expected
+    assert (
+        list(zip(*(table[name].to_pylist() for name in ("identity", "video", "track", "frame")), strict=True))
+        == expected
+    )
     assert (data.manifest.name, data.manifest.au, data.manifest.image_size, data.manifest.fps) == ("test", (), 48, 25)
     assert np.isfinite(np.array(table["landmarks"].to_pylist())).all()
     assert simplejpeg.decode_jpeg(data.read(shard=0, row_group=0)["jpeg"][0].as_py()).shape == (48, 48, 3)
 
     left = {path.name for path in (tmp_path / "out").iterdir()}
-    assert left == {"manifest.json", "index.parquet", "shard-00000.parquet", "report.json", "report.txt", "items.parquet", "contact_sheet.png"}
+    assert left == {
+        "manifest.json",
+        "index.parquet",
+        "shard-00000.parquet",
+        "report.json",
+        "report.txt",
+        "items.parquet",
+        "contact_sheet.png",
+    }
     items = pq.read_table(tmp_path / "out/items.parquet").to_pylist()
     assert {item["source"]: item["faces"] for item in items}["anna/b.mp4"] == 24
 

@@ -42,16 +42,13 @@ def _one(row: dict[str, Any], *, pipeline: str, run: str) -> dict[str, Any]:
 def work(items: Sequence[tuple[str, Item]], *, pipeline: Pipeline, run: str) -> Iterator[Status]:
     """The statuses of (key, item) pairs as they get done, in any order. Raises DataError, SpecError.
 
-    Uses the Ray that the caller is connected to; else a running one (RAY_ADDRESS, or this machine's), else starts one.
     Ray Data repeats a task whose process died for ever; the Extractor counts, and gives an item up.
     """
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    cpus = pipeline.ingest.cpus_per_worker
-    if max((node["Resources"].get("CPU", 0) for node in ray.nodes()), default=0) < cpus:
-        raise SpecError(f"no node of this Ray cluster has the {cpus:g} CPUs of ingest.cpus_per_worker")
     rows = [{"key": key, "item": item.to_json()} for key, item in items]
-    with _quiet():
+    with _connected(), _quiet():
+        cpus = pipeline.ingest.cpus_per_worker
+        if max((node["Resources"].get("CPU", 0) for node in ray.nodes()), default=0) < cpus:
+            raise SpecError(f"no node of this Ray cluster has the {cpus:g} CPUs of ingest.cpus_per_worker")
         data = ray.data.from_items(rows, override_num_blocks=min(len(rows), LARGEST_PLAN)).map(
             _one,
             fn_kwargs={"pipeline": pipeline.model_dump_json(), "run": run},
@@ -62,6 +59,22 @@ def work(items: Sequence[tuple[str, Item]], *, pipeline: Pipeline, run: str) -> 
             if row["error"]:
                 raise _fatal(row["error"])
             yield Status.from_json(row["status"])
+
+
+@contextmanager
+def _connected() -> Iterator[None]:
+    """The Ray that the caller is connected to; else a running one (RAY_ADDRESS, or this machine's); else one of our own.
+
+    Only a connection of our own is ended.
+    """
+    ours = not ray.is_initialized()
+    if ours:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        yield
+    finally:
+        if ours:
+            ray.shutdown()
 
 
 @contextmanager

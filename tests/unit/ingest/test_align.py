@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from facscale.ingest import align
 from facscale.ingest.detectors import Box
 from facscale.spec.models import Crop
-from hypothesis import given
-from hypothesis import strategies as st
 
 CROP = Crop(size=100, eyes_y=0.4, eyes_distance=0.4)
 # Eyes 0.4 * 100 apart around the middle column, 0.4 * 100 down; the first pixel's centre is 0, its edge -0.5.
@@ -55,7 +56,9 @@ def test_eye_centres_are_the_means_of_their_six_points():
 def test_a_box_without_landmarks_fills_the_crop_by_its_longer_side():
     matrix = align.square(Box(10, 20, 30, 60), CROP)  # 20 x 40, centre (20, 40) in pixel edges
     # Scale 100 / 40 = 2.5; edge coordinate 0 (centre -0.5) lies at crop edge 2.5 * -0 = 0.
-    assert align.moved(np.array([[-0.5, 19.5], [39.5, 59.5]]), matrix) == pytest.approx(np.array([[-0.5, -0.5], [99.5, 99.5]]))
+    assert align.moved(np.array([[-0.5, 19.5], [39.5, 59.5]]), matrix) == pytest.approx(
+        np.array([[-0.5, -0.5], [99.5, 99.5]])
+    )
 
 
 def test_identity_warp_keeps_every_pixel():

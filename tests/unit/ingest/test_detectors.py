@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from facscale import spec
 from facscale.ingest import configure, detectors
 from facscale.ingest.detectors.dlib import packaged_weights
@@ -43,7 +44,9 @@ def test_an_unknown_detector_names_file_line_and_the_nearest(tmp_path):
 
 
 def test_a_wrong_option_names_file_line_and_the_nearest(tmp_path):
-    with pytest.raises(spec.SpecError, match=r'p\.yaml:5: unknown key "detector\.smalest_face" \(did you mean "smallest_face"\?\)'):
+    with pytest.raises(
+        spec.SpecError, match=r'p\.yaml:5: unknown key "detector\.smalest_face" \(did you mean "smallest_face"\?\)'
+    ):
         configure(written(tmp_path, "dlib", "smalest_face: 0.5"))
     with pytest.raises(spec.SpecError, match=r'p\.yaml:5: "detector\.detect_every"'):
         configure(written(tmp_path, "none", "detect_every: 0"))

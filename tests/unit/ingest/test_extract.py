@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import simplejpeg
+
 from facscale.data import DataError
 from facscale.ingest import layouts
 from facscale.ingest.extract import ATTEMPTS, Extractor
@@ -83,7 +84,10 @@ def test_what_cannot_be_used_says_at_which_stage_and_why(tmp_path):
     assert (statuses[3].dropped, statuses[3].faceless) == (3, 9)
 
 
-def bp4d(root, *, frames=8, labels="0,1,12\n" + "".join(f"{n},{n % 2},9\n" for n in range(101, 107))):
+LABELS = "0,1,12\n" + "".join(f"{n},{n % 2},9\n" for n in range(101, 107))
+
+
+def bp4d(root, *, frames=8, labels=LABELS):
     (root / "F001/T1").mkdir(parents=True)
     (root / "AUCoding/AU_OCC").mkdir(parents=True)
     for number, image in enumerate(passing(frames), start=101):

@@ -8,6 +8,7 @@ import fsspec
 import numpy as np
 import pytest
 import simplejpeg
+
 from facscale.ingest.frames import Frames, decode_image
 from facscale.ingest.items import Item
 from plugins.blob_faces import draw, write_video

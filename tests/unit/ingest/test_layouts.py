@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from facscale.data import DataError
 from facscale.ingest import layouts
 from facscale.ingest.items import Item, is_unsafe, list_files
@@ -53,7 +54,9 @@ def test_videos_take_the_identity_from_the_first_folder_or_the_name():
 
 
 def test_bp4d_orders_frames_as_numbers_whatever_their_padding():
-    (item,) = items("bp4d", "F001/T1/10.jpg", "F001/T1/9.jpg", "F001/T1/0011.jpg", "AUCoding/AU_OCC/F001_T1.csv", "F001/T1/x.jpg")
+    (item,) = items(
+        "bp4d", "F001/T1/10.jpg", "F001/T1/9.jpg", "F001/T1/0011.jpg", "AUCoding/AU_OCC/F001_T1.csv", "F001/T1/x.jpg"
+    )
     assert item.numbers == (9, 10, 11)
     assert item.files == ("F001/T1/9.jpg", "F001/T1/10.jpg", "F001/T1/0011.jpg")
     assert item.labels == ("AUCoding/AU_OCC/F001_T1.csv",)
@@ -95,7 +98,9 @@ def test_bp4d_without_labels_is_noted():
 
 def test_disfa_keeps_intensities_and_counts_from_two_on():
     names = ("ActionUnit_Labels/SN001/SN001_au1.txt", "ActionUnit_Labels/SN001/SN001_au12.txt")
-    (item,) = items("disfa", "Videos_LeftCamera/LeftVideoSN001_comp.avi", "Video_RightCamera/RightVideoSN001_comp.avi", *names)
+    (item,) = items(
+        "disfa", "Videos_LeftCamera/LeftVideoSN001_comp.avi", "Video_RightCamera/RightVideoSN001_comp.avi", *names
+    )
     assert (item.identity, item.first, item.labels) == ("SN001", 1, names)
     texts = {names[0]: b"1,0\r\n2,1\r\n3,2\r\n4,5\r\n", names[1]: b"1,2\n2,0\n"}
     found, notes = layouts.find("disfa").labels(item, texts.__getitem__)
@@ -112,7 +117,7 @@ def test_disfa_keeps_intensities_and_counts_from_two_on():
 def test_disfa_says_which_line_is_wrong(line):
     item = Item("SN001", "left", "", (), labels=("SN001_au1.txt",))
     with pytest.raises(ValueError, match=r"SN001_au1\.txt, line 2"):
-        layouts.find("disfa").labels(item, lambda name: f"0,0\n{line}\n".encode())
+        layouts.find("disfa").labels(item, lambda _: f"0,0\n{line}\n".encode())
 
 
 @pytest.mark.parametrize("name", ["../a.mp4", "a/../../b.mp4", "/etc/passwd", "a//b.mp4", "a\\b.mp4", "a\n.mp4", "./a"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from facscale import ingest, spec
 from facscale.data import DataError
 from facscale.ingest.items import Fault
@@ -38,7 +39,12 @@ def test_there_are_pipelines():
 
 def make(tmp_path, **more):
     return spec.Pipeline.model_validate(
-        {"source": {"layout": "videos", "root": str(tmp_path)}, "detector": {"name": "none"}, "output": str(tmp_path / "out"), **more}
+        {
+            "source": {"layout": "videos", "root": str(tmp_path)},
+            "detector": {"name": "none"},
+            "output": str(tmp_path / "out"),
+            **more,
+        }
     )
 
 
@@ -67,7 +73,17 @@ def test_rendering_needs_a_tree_and_a_local_folder(tmp_path):
 def test_the_report_counts_and_reads_back(tmp_path):
     statuses = [
         Status("1", "a.mp4", "a", "a", "", frames=100, faces=80, faceless=15, dropped=5, tracks=2, seconds=2.0),
-        Status("2", "b.mp4", "b", "b", "", frames=50, faceless=50, seconds=1.0, faults=(Fault("b.mp4", "faces", "no face"),)),
+        Status(
+            "2",
+            "b.mp4",
+            "b",
+            "b",
+            "",
+            frames=50,
+            faceless=50,
+            seconds=1.0,
+            faults=(Fault("b.mp4", "faces", "no face"),),
+        ),
     ]
     listed = (Fault("'x\\n'", "list", "unsafe file name"),)
     report = summarise(name="n", output=str(tmp_path), statuses=statuses, faults=listed, reused=1, wall_s=3.0)
@@ -86,13 +102,21 @@ def test_the_report_counts_and_reads_back(tmp_path):
 def test_the_contact_sheet_shows_each_identity_in_its_row(tmp_path):
     import pyarrow as pa
     import simplejpeg
+
     from facscale.data import ShardWriter
 
     colours = {"a": (250, 0, 0), "b": (0, 250, 0), "c": (0, 0, 250)}
     with ShardWriter(str(tmp_path), name="n", image_size=32, fps=25.0, recipe={}) as writer:
         for name, colour in colours.items():
             jpeg = simplejpeg.encode_jpeg(np.full((32, 32, 3), colour, np.uint8))
-            rows = {"identity": name, "video": "v", "track": 0, "time_s": 0.0, "jpeg": jpeg, "landmarks": [float("nan")] * 136}
+            rows = {
+                "identity": name,
+                "video": "v",
+                "track": 0,
+                "time_s": 0.0,
+                "jpeg": jpeg,
+                "landmarks": [float("nan")] * 136,
+            }
             writer.add_track(pa.Table.from_pylist([{**rows, "frame": n} for n in range(6)]))
     picture = ingest.contact_sheet(str(tmp_path), identities=3, crops=4, size=16, landmarks=True)
     assert picture.shape == (3 * 18, 4 * 18, 3)

@@ -6,11 +6,12 @@ from itertools import groupby
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from facscale.ingest.detectors import Box, Detector, DetectorConfig
 from facscale.ingest.frames import Frame
 from facscale.ingest.tracking import LONGEST, Sighting, Tracker, longer_than
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 class Oracle(Detector):
@@ -109,7 +110,9 @@ def test_tracks_have_a_largest_length():
 @given(lengths=st.lists(st.integers(1, 9), max_size=8), shortest=st.integers(1, 6))
 def test_short_tracks_are_left_out_and_counted(lengths, shortest):
     sightings = [
-        Sighting(frame(n), Box(0, 0, 1, 1), np.zeros((68, 2)), track) for track, length in enumerate(lengths) for n in range(length)
+        Sighting(frame(n), Box(0, 0, 1, 1), np.zeros((68, 2)), track)
+        for track, length in enumerate(lengths)
+        for n in range(length)
     ]
     dropped = []
     kept = [(s.track, s.frame.number) for s in longer_than(shortest, sightings, dropped)]
