@@ -25,6 +25,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 Path_ = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
+PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq")}
 MAX_NODES = 100_000  # an alias bomb unfolds past this long before it hurts
 VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
@@ -201,7 +202,10 @@ def _plain(root: Node, file: str) -> Document:
     def walk(node: Node, path: Path_) -> Any:
         if len(origins) > MAX_NODES:
             raise SpecError(f"{file}: unfolds to more than {MAX_NODES} values: are aliases nested in aliases?")
-        origins.setdefault(path, Origin(file, node.start_mark.line + 1))
+        origin = Origin(file, node.start_mark.line + 1)
+        origins.setdefault(path, origin)
+        if str(node.tag) not in PLAIN:
+            raise SpecError(f"{origin}: the tag {node.tag} is not allowed; a spec holds plain values only")
         if isinstance(node, SequenceNode):
             return [walk(item, (*path, number)) for number, item in enumerate(node.value)]
         if isinstance(node, MappingNode):
@@ -214,12 +218,9 @@ def _plain(root: Node, file: str) -> Document:
                 origins[(*path, key)] = origin
                 result[key] = walk(value_node, (*path, key))
             return result
-        return scalar(node)
+        return scalar(node, origin)
 
-    def scalar(node: ScalarNode) -> Any:
-        origin = Origin(file, node.start_mark.line + 1)
-        if not str(node.tag).startswith("tag:yaml.org,2002:"):
-            raise SpecError(f"{origin}: the tag {node.tag} is not allowed; a spec holds plain values only")
+    def scalar(node: ScalarNode, origin: Origin) -> Any:
         text = VARIABLE.sub(lambda match: _variable(match, origin), node.value)
         if text != node.value and node.style is None:
             return resolver.load(text) if text else ""

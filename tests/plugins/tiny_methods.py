@@ -1,0 +1,76 @@
+"""A third-party package: a GAN inside a method, and a method on top of another one. Neither touches the platform."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from facscale.data.views import Batch, Frames, View
+from facscale.methods import DataFacts, Loss, Losses, Method, MethodConfig, trains
+
+
+class Encoder(nn.Sequential):
+    dim = 4
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 4, 4, 4), nn.BatchNorm2d(4), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+class TinyGAN(Method):
+    """A generator that paints faces from their own embedding, and a discriminator that tells them apart."""
+
+    class Config(MethodConfig):
+        adversarial_weight: float = 0.1
+
+    config: Config
+
+    def __init__(self, config: Config, facts: DataFacts) -> None:
+        super().__init__(config, facts)
+        self.encoder = Encoder()
+        self.generator = nn.Linear(4, 3)
+        self.discriminator = nn.Linear(3, 1)
+
+    @staticmethod
+    def sample(config: Config) -> Mapping[str, View]:
+        return {"faces": Frames(count=2)}
+
+    @trains("discriminator")
+    def judge(self, batch: Batch) -> Losses:
+        real, fake = self._colours(batch)
+        told = [self.discriminator(real), self.discriminator(fake.detach())]
+        truth = [torch.ones_like(told[0]), torch.zeros_like(told[1])]
+        return {"judge": Loss(binary_cross_entropy_with_logits(torch.cat(told), torch.cat(truth)))}
+
+    @trains("encoder", "generator")
+    def paint(self, batch: Batch) -> Losses:
+        real, fake = self._colours(batch)
+        told = self.discriminator(fake)
+        return {
+            "rebuild": Loss((fake - real).abs().mean()),
+            "fool": Loss(binary_cross_entropy_with_logits(told, torch.ones_like(told)), self.config.adversarial_weight),
+        }
+
+    def _colours(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        images = batch.faces.images.flatten(0, 2)
+        return images.mean((2, 3)), self.generator(self.encoder(images))
+
+
+class TinyStaged(Method):
+    """Rebuilds the embedding of a frozen teacher, which an earlier stage of the job trained."""
+
+    def __init__(self, config: MethodConfig, facts: DataFacts, *, teacher: Method) -> None:
+        super().__init__(config, facts)
+        self.encoder = Encoder()
+        self.teacher = teacher.requires_grad_(False)
+
+    @staticmethod
+    def sample(config: MethodConfig) -> Mapping[str, View]:
+        return {"face": Frames()}
+
+    @trains("encoder")
+    def imitate(self, batch: Batch) -> Losses:
+        images = batch.face.images[:, 0, 0]
+        return {"imitate": Loss((self.encoder(images) - self.teacher.encoder(images)).square().mean())}

@@ -1,0 +1,252 @@
+"""What every method must keep to, ours and others'. Methods and jobs are discovered: a new one is tested as it appears."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from faces import lengths_data_set
+
+from facscale import methods
+from facscale.data.augment import Augmenter
+from facscale.data.stream import Stream
+from facscale.job.cost import random_batch
+from facscale.methods import DataFacts, export
+from facscale.methods.base import total
+from facscale.spec import Block, SpecError, parse, read
+from facscale.spec.models import Data
+
+SMALL = {"depth": 18, "width": 4, "hidden": 8, "embedding": 8, "queue_size": 24}
+FACTS = DataFacts(aus=(1, 12), label_weights=((0.6, 0.7), (2.0, 3.0)), identities=6)
+JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
+OURS = [name for name in methods.names() if (Path(methods.__file__).parent / f"{name}.py").exists()]
+OTHERS = ["tiny-gan", "tiny-staged"]
+
+
+@pytest.fixture(params=OURS + OTHERS)
+def case(request, plugins):
+    """A method's class, a small configuration, and a way to build it."""
+    kind = methods.find(request.param)
+    config = kind.Config(**{key: value for key, value in SMALL.items() if key in kind.Config.model_fields})
+
+    def build():
+        torch.manual_seed(0)
+        inputs = {}
+        if request.param == "tiny-staged":
+            teacher = methods.find("tiny-gan")
+            inputs["teacher"] = teacher(teacher.Config(), DataFacts())
+        return kind(config, FACTS, **inputs)
+
+    return request.param, kind, config, build
+
+
+def a_batch(kind, config, seed=0):
+    return random_batch(kind.sample(config), size=32, aus=2, samples=6, seed=seed)
+
+
+def step(method, batch):
+    """One step of every phase with plain SGD, and the losses."""
+    losses = {}
+    for phase, modules in method.phases().items():
+        parameters = [p for name in modules for p in method.get_submodule(name).parameters() if p.requires_grad]
+        losses |= (found := getattr(method, phase)(batch))
+        gradients = torch.autograd.grad(total(found), parameters, allow_unused=True)
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None:
+                    parameter -= 0.05 * gradient
+    method.after_step()
+    return losses
+
+
+def test_methods_are_found_by_module_name_and_entry_point(plugins):
+    assert {"clp", "supervised"} <= set(methods.names())
+    assert methods.find("clp").__name__ == "CLP"
+    assert methods.find("tiny-gan").__module__ == "tiny_methods"
+    with pytest.raises(SpecError, match='no method "clq" \\(did you mean "clp"'):
+        methods.find("clq")
+    with pytest.raises(SpecError, match="no facscale Method"):
+        methods.find("not-a-method")
+
+
+def test_a_spec_can_name_no_other_code():
+    for name in ("base", "export", "os", "facscale.methods.clp", "../clp", "clp:CLP"):
+        with pytest.raises(SpecError, match="there is no method"):
+            methods.find(name)
+
+
+def test_every_method_of_ours_has_a_job():
+    named = {read_job(path)[0].method.name for path in JOBS}
+    assert set(OURS) <= named
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
+def test_a_job_validates_and_can_be_executed(path, monkeypatch):
+    monkeypatch.setenv("FACSCALE_DATA", "s3://faces")
+    job, kind, config = read_job(path)
+    assert kind.sample(config)
+    assert path.read_text().startswith("#!/usr/bin/env -S facscale run\n#")
+    assert path.stat().st_mode & 0o111
+    for row in job.evaluate.baselines:
+        methods.configure(read(path).patched(("evaluate", "baselines", row)))
+
+
+def read_job(path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FACSCALE_DATA", "s3://faces")
+        return methods.configure(read(path))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "pipelines").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_pipeline_validates_and_can_be_executed(path, monkeypatch):
+    from facscale.ingest import configure
+
+    monkeypatch.setenv("FACSCALE_DATA", "s3://faces")
+    assert configure(read(path)).output.startswith("s3://faces/")
+    assert path.read_text().startswith("#!/usr/bin/env -S facscale run\n#")
+    assert path.stat().st_mode & 0o111
+
+
+def test_configurations_are_closed_and_frozen(case):
+    _, kind, config, _ = case
+    assert issubclass(kind.Config, Block)
+    with pytest.raises(ValueError, match="extra"):
+        kind.Config(no_such_key=1)
+    with pytest.raises(ValueError, match="frozen"):
+        config.anything = 1
+
+
+def test_the_docstring_is_there(case):
+    assert case[1].__doc__
+    assert len(case[1].__doc__) > 40
+
+
+def test_every_trainable_parameter_lies_in_exactly_one_root(case):
+    _, kind, _, build = case
+    method = build()
+    names = [name for root in kind.roots() for name in root.modules]
+    held = [id(p) for name in names for p in method.get_submodule(name).parameters()]
+    assert len(held) == len(set(held))
+    assert {id(p) for p in method.parameters() if p.requires_grad} <= set(held)
+
+
+def test_each_phase_gives_gradient_to_its_root_and_no_other(case):
+    _, kind, config, build = case
+    method = build()
+    step(method, a_batch(kind, config, seed=1))  # queues are not empty any more
+    for phase, modules in kind.phases().items():
+        roots = {name: list(method.get_submodule(name).parameters()) for names in kind.phases().values() for name in names}
+        for name, parameters in roots.items():
+            for parameter in parameters:
+                parameter.grad = None
+                parameter.requires_grad_(name in modules)
+        total(getattr(method, phase)(a_batch(kind, config, seed=2))).backward()
+        for name, parameters in roots.items():
+            touched = any(p.grad is not None and p.grad.abs().sum() > 0 for p in parameters)
+            assert touched == (name in modules), f"{phase} and {name}"
+
+
+def test_losses_are_named_scalars_and_stay_finite(case):
+    _, kind, config, build = case
+    method = build()
+    losses = [step(method, a_batch(kind, config, seed=seed)) for seed in range(10)]
+    assert all(loss.value.dim() == 0 and loss.value.isfinite() for found in losses for loss in found.values())
+    assert len({frozenset(found) for found in losses}) == 1
+
+
+def test_saved_and_loaded_it_goes_on_bitwise_equal(case, tmp_path):
+    name, kind, config, build = case
+    method = build()
+    for seed in range(3):
+        step(method, a_batch(kind, config, seed=seed))
+    other = build()
+    other.load_state_dict(copy.deepcopy(method.state_dict()))
+    for twin in (method, other):
+        torch.manual_seed(5)
+        step(twin, a_batch(kind, config, seed=9))
+    assert same(method, other)
+
+
+def test_an_export_rebuilds_the_method(case, tmp_path):
+    name, kind, config, build = case
+    if name == "tiny-staged":
+        pytest.skip("needs its teacher to be rebuilt; the staged job test exports it")
+    method = build()
+    step(method, a_batch(kind, config))
+    export.save(method, tmp_path / "m.safetensors", name=name)
+    loaded = export.load(tmp_path / "m.safetensors")
+    assert same(method, loaded)
+    assert loaded.config == config
+    images = torch.rand(3, 3, 32, 32)
+    rebuilt = export.Exported(**export.about(tmp_path / "m.safetensors"))
+    rebuilt.load_state_dict({f"encoder.{key}": value for key, value in method.encoder.state_dict().items()})
+    torch.testing.assert_close(rebuilt.eval()(images), method.eval().encoder(images))
+    assert loaded.encoder(images).shape == (3, method.encoder.dim)
+
+
+def test_the_stream_yields_its_sample(case, tmp_path):
+    _, kind, config, _ = case
+    views = kind.sample(config)
+    data = lengths_data_set(str(tmp_path / "d"), [20] * 6, au=(1, 12), row_group_mb=0.5)
+    for source in {view.source for view in views.values()}:
+        wanted = {name: view for name, view in views.items() if view.source == source}
+        stream = Stream([data], wanted, spec=Data(image_size=24), batch_size=4, seed=0)
+        batches = stream.batches()
+        batch = Augmenter(size=24)(next(batches))
+        batches.close()
+        for name, view in wanted.items():
+            assert batch[name].images.shape == (4, view.count, view.views, 3, 24, 24)
+            assert set(batch[name].columns) == set(view.columns)
+
+
+def same(one, other):
+    a, b = one.state_dict(), other.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("harm", [b"", b"\x80\x04\x95pickled", b"PK\x03\x04 a torch file"])
+def test_a_pickle_where_an_export_is_expected(tmp_path, harm):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(harm)
+    with pytest.raises(SpecError, match="a safetensors file is expected"):
+        export.load(path)
+
+
+def test_hyper_parameters_are_checked_with_file_and_line(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text("method:\n  name: clp\n  margn: 0.1\n")
+    with pytest.raises(SpecError, match=r'job\.yaml:3: unknown key "method\.margn" \(did you mean "margin"'):
+        methods.configure(read(path))
+    path.write_text("method: {name: clp}\ninputs: {pretrained: {url: a, sha256: b}}\n")
+    with pytest.raises(SpecError, match=r'job\.yaml:2: clp takes no input "pretrained"'):
+        methods.configure(read(path))
+
+
+def test_overlapping_roots_are_a_mistake_of_the_method():
+    class Wrong(methods.Method):
+        @methods.trains("encoder")
+        def one(self, batch):
+            return {}
+
+        @methods.trains("encoder", "head")
+        def two(self, batch):
+            return {}
+
+    with pytest.raises(TypeError, match="the same submodules or wholly different"):
+        Wrong.roots()
+
+
+def test_job_is_a_closed_model():
+    from facscale.spec import Document, Job
+
+    with pytest.raises(SpecError, match="unknown key"):
+        parse(Document({"method": {"name": "clp"}, "metod": {}}, {(): _nowhere()}), Job)
+
+
+def _nowhere():
+    from facscale.spec.document import Origin
+
+    return Origin("nowhere")
