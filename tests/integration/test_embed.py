@@ -1,0 +1,132 @@
+"""Embeddings with Ray Data on a small cluster of this machine, against features computed by hand."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray
+import simplejpeg
+import torch
+from torch import nn
+
+from facscale.data import DataError, Dataset, ShardWriter, augment
+from facscale.evaluate import embed as module
+from facscale.evaluate.embed import cache_key, embed
+from facscale.spec.models import Augment
+
+SPEC = Augment(crop=(0.7, 0.9))
+FRAMES = 40
+
+
+class Colours(nn.Module):
+    """Mean colour of the image's quarters, mixed."""
+
+    dim = 6
+
+    def __init__(self, seed=0):
+        super().__init__()
+        mix = torch.randn(12, self.dim, generator=torch.Generator().manual_seed(seed))
+        self.register_buffer("mix", mix)
+
+    def forward(self, images):
+        return nn.functional.adaptive_avg_pool2d(images, 2).flatten(1) @ self.mix
+
+
+Colours.__module__ = "__main__"  # pickled whole: Ray's workers cannot import this file
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def images():
+    """Blocks of colour, two row groups of two people each."""
+    blocks = np.random.default_rng(0).integers(0, 255, (4, FRAMES, 8, 8, 3), dtype=np.uint8)
+    return blocks.repeat(8, axis=2).repeat(8, axis=3)
+
+
+def write(url, images, *, broken=()):
+    au = np.random.default_rng(1).integers(-1, 2, (4, FRAMES, 2)).astype(np.int8)
+    with ShardWriter(url, name="toy", au=[1, 12], image_size=64, fps=25, recipe={}, row_group_mb=0.1) as writer:
+        for person in range(4):
+            jpegs = [simplejpeg.encode_jpeg(np.ascontiguousarray(image)) for image in images[person]]
+            jpegs = [b"no jpeg" if (person, frame) in broken else jpeg for frame, jpeg in enumerate(jpegs)]
+            frame = np.arange(FRAMES, dtype=np.int32)
+            columns = {
+                "identity": [f"id{person}"] * FRAMES,
+                "video": ["v"] * FRAMES,
+                "track": np.zeros(FRAMES, np.int32),
+                "frame": frame,
+                "time_s": (frame / 25).astype(np.float32),
+                "jpeg": jpegs,
+                "landmarks": pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(FRAMES * 136, np.float32)), 136),
+                "au": pa.FixedSizeListArray.from_arrays(pa.array(au[person].reshape(-1)), 2),
+                "intensity": pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(FRAMES * 2, np.int8)), 2),
+            }
+            writer.add_track(pa.table(columns))
+    return au.reshape(-1, 2)
+
+
+def test_features_are_those_of_each_frame_in_the_data_sets_order(tmp_path, images, monkeypatch):
+    url, encoder = str(tmp_path / "toy"), Colours()
+    au = write(url, images)
+    assert sum(len(shard.row_groups) for shard in Dataset(url).manifest.shards) > 1
+    options = {"image_size": 48, "spec": SPEC, "cache_dir": str(tmp_path / "cache"), "workers": 2, "batch_size": 7}
+    found = embed(encoder, url, **options)
+    jpegs = Dataset(url).table(["jpeg"])["jpeg"].to_pylist()
+    pixels = torch.from_numpy(np.stack([simplejpeg.decode_jpeg(jpeg) for jpeg in jpegs]))
+    still = torch.from_numpy(augment.still(SPEC)).expand(len(pixels), -1)
+    assert found.features == pytest.approx(encoder(augment.apply(pixels, still, size=48)).numpy(), abs=1e-5)
+    assert found.identity.tolist() == [f"id{person}" for person in range(4) for _ in range(FRAMES)]
+    assert found.frame.tolist() == list(range(FRAMES)) * 4
+    assert found.aus == (1, 12)
+    assert np.array_equal(found.au, au)
+
+    monkeypatch.setattr(module, "_computed", lambda *_, **__: pytest.fail("it is in the cache"))
+    again = embed(encoder, url, **options)
+    assert np.array_equal(again.features, found.features)
+    assert np.array_equal(again.identity, found.identity)
+    with pytest.raises(pytest.fail.Exception):
+        embed(Colours(seed=1), url, **options)  # other weights, other features
+
+
+def test_bad_frames_are_left_out_up_to_the_limit(tmp_path, images):
+    url = str(tmp_path / "toy")
+    au = write(url, images, broken={(0, 3), (2, 0)})
+    options = {"image_size": 48, "spec": SPEC, "cache_dir": str(tmp_path / "cache")}
+    with pytest.raises(DataError, match=r"2 of 160 frames cannot be read, more than data\.max_bad \(0\.001\)"):
+        embed(Colours(), url, **options)
+    found = embed(Colours(), url, max_bad=0.02, **options)
+    assert len(found) == 158
+    gone = [3, 2 * FRAMES]
+    assert np.array_equal(found.au, np.delete(au, gone, axis=0))
+
+
+def test_a_corrupt_row_group_is_left_out_whole(tmp_path, images):
+    url = str(tmp_path / "toy")
+    write(url, images)
+    shard = Dataset(url).manifest.shards[0]
+    place = shard.row_groups[1]
+    path = tmp_path / "toy" / shard.file
+    data = bytearray(path.read_bytes())
+    data[place.offset + place.length // 2] ^= 0xFF
+    path.write_bytes(data)
+    found = embed(Colours(), url, image_size=48, spec=SPEC, cache_dir=str(tmp_path / "cache"), max_bad=0.9)
+    assert len(found) == 160 - place.rows
+
+
+def test_the_cache_key_depends_on_all_that_matters():
+    one = nn.BatchNorm1d(3)
+    key = cache_key(one, fingerprint="f", crop={"image_size": 48})
+    assert key == cache_key(nn.BatchNorm1d(3), fingerprint="f", crop={"image_size": 48})
+    others = [
+        cache_key(one, fingerprint="g", crop={"image_size": 48}),
+        cache_key(one, fingerprint="f", crop={"image_size": 64}),
+    ]
+    with torch.no_grad():
+        one.running_mean[0] += 1e-6  # buffers count too
+    others.append(cache_key(one, fingerprint="f", crop={"image_size": 48}))
+    assert len({key, *others}) == 4
