@@ -40,7 +40,7 @@ def pipeline(tmp_path, **more):
             "name": "test",
             "source": {"layout": "videos", "root": str(tmp_path / "raw")},
             "detector": {"name": "blob"},
-            "crop": {"size": 48},
+            "crop": {"size": 48, "eyes_y": 0.38, "eyes_distance": 0.38},
             "output": str(tmp_path / "out"),
             "ingest": {"workers": 2, "row_group_mb": 0.1},
             **more,

@@ -61,6 +61,9 @@ class Report:
             return None
         return cls(**{**fields, "faults": tuple(Fault(**fault) for fault in fields["faults"])})
 
+    def __str__(self) -> str:
+        return self.table()
+
     def table(self) -> str:
         """For people: the counts, then the faults."""
         rate = f"{self.frames / self.work_s:.0f} frames/s a worker" if self.work_s else ""

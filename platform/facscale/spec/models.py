@@ -208,8 +208,8 @@ class Crop(Block):
     """The aligned face: a similarity transform brings the eyes to fixed places of a square."""
 
     size: PositiveInt = 256  # pixels
-    eyes_y: Fraction = 0.38  # height of the eye line, from the top, as a share of the side
-    eyes_distance: Fraction = 0.38  # between the eye centres, as a share of the side
+    eyes_y: Fraction = 0.34  # height of the eye line, from the top, as a share of the side
+    eyes_distance: Fraction = 0.28  # between the eye centres, as a share of the side: brows to chin stay in the crop
     quality: int = Field(default=92, ge=1, le=100)  # JPEG
 
 

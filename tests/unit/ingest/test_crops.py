@@ -12,7 +12,7 @@ from facscale.ingest.frames import Frame
 from facscale.ingest.tracking import Sighting
 from facscale.spec.models import Crop
 
-CROP = Crop(size=64)
+CROP = Crop(size=64, eyes_y=0.38, eyes_distance=0.38)
 
 
 def sighting(number, *, track=0, time_s=None, shift=0.0):

@@ -25,7 +25,7 @@ def pipeline(tmp_path, *, layout="videos", **detector):
         {
             "source": {"layout": layout, "root": str(tmp_path / "raw")},
             "detector": {"name": "blob", **detector},
-            "crop": {"size": 48},
+            "crop": {"size": 48, "eyes_y": 0.38, "eyes_distance": 0.38},
             "output": str(tmp_path / "out"),
         }
     )
