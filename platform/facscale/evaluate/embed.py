@@ -6,6 +6,7 @@ never stale: another encoder is another file.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -158,7 +159,7 @@ def _computed(
     ]
     groups = ray.data.from_items(places, override_num_blocks=len(places))
     groups.context.enable_progress_bars = False  # ours counts frames
-    held = ray.put(encoder.cpu())  # alive until the last table: actors that restart ask for it again
+    held = ray.put(copy.deepcopy(encoder).cpu())  # alive until the last table: actors that restart ask for it again
     work = groups.map_batches(
         _Embedder, batch_size=1, fn_constructor_args=(held,), fn_constructor_kwargs=dict(options), **actors
     )

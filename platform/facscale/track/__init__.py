@@ -10,6 +10,7 @@ import os
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 
+from facscale.track.journal import SpoolError
 from facscale.track.tracker import Run, Tracker, flush
 
-__all__ = ["Run", "Tracker", "flush"]
+__all__ = ["Run", "SpoolError", "Tracker", "flush"]

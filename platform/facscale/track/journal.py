@@ -27,6 +27,10 @@ from typing import Any, BinaryIO
 LANES = ("records", "files")
 
 
+class SpoolError(Exception):
+    """A folder holds no records. The message is complete."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """A record and the byte of the journal at which the next one begins."""

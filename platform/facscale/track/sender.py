@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any
 
 from facscale.track.client import Client, GoneError, RefusedError
-from facscale.track.journal import LANES, Entry, Journal
+from facscale.track.journal import LANES, Entry, Journal, SpoolError
 
 COLLECT = 1.0  # seconds in which records gather before they are sent together
 LONGEST_PAUSE = 15.0  # seconds between attempts while the tracker does not answer
@@ -42,10 +42,10 @@ class Sender:
 
     @classmethod
     def resumed(cls, journal: Journal, *, uri: str | None = None) -> Sender:
-        """For the tracker that the journal's newest run names. Raises ValueError for a journal without runs."""
+        """For the tracker that the journal's newest run names. Raises SpoolError for a journal without runs."""
         runs = [entry.record for entry in journal.entries(0) if entry.record["do"] == "run"]
         if not runs:
-            raise ValueError(f"{journal.spool} holds no records of a run; is it the spool of a job?")
+            raise SpoolError(f"{journal.spool} holds no records of a run; is it the spool of a job?")
         return cls(journal, uri=uri or runs[-1]["uri"], experiment=runs[-1]["experiment"])
 
     @property

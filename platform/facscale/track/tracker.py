@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from facscale.track.journal import Journal
+from facscale.track.journal import Journal, SpoolError
 from facscale.track.sender import Sender
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -136,8 +136,11 @@ class Tracker(Run):
 def flush(spool: Path, *, uri: str | None = None) -> bool:
     """Deliver what an earlier process left in `spool`, to the tracker it was meant for or to `uri`.
 
-    True if nothing is left. False when the tracker does not answer, or another process is sending.
+    True if nothing is left. False when the tracker does not answer, or another process is sending. Raises SpoolError for
+    a folder that is no spool.
     """
+    if not (Path(spool) / "journal.jsonl").exists():
+        raise SpoolError(f"{spool} holds no journal.jsonl; name the folder that the job's message named")
     journal = Journal(Path(spool))
     try:
         return Sender.resumed(journal, uri=uri).drain()

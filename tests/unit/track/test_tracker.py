@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from facscale.track import Tracker, flush
+from facscale.track import SpoolError, Tracker, flush
 from facscale.track.encoder import ModelError, load, save_encoder
 from facscale.track.journal import Journal
 from facscale.track.tracker import flatten
@@ -45,8 +45,17 @@ def test_without_a_tracker_nothing_stops_and_everything_is_kept(tmp_path, nowher
 
 
 def test_flush_of_an_empty_folder_says_so(tmp_path):
-    with pytest.raises(ValueError, match="no records"):
+    with pytest.raises(SpoolError, match=r"no journal\.jsonl"):
         flush(tmp_path)
+    assert list(tmp_path.iterdir()) == []  # and leaves nothing there
+    (tmp_path / "journal.jsonl").touch()
+    with pytest.raises(SpoolError, match="no records"):
+        flush(tmp_path)
+
+
+def test_a_key_that_mlflow_could_not_find_is_refused(tmp_path, nowhere):
+    with pytest.raises(ValueError, match="double quotes"):
+        Tracker(nowhere, "exp", key='"', name="clp", spool=tmp_path)
 
 
 def test_flatten():
