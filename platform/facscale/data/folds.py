@@ -15,41 +15,15 @@ import numpy as np
 
 from facscale.data.errors import DataError
 
+# fmt: off
 PUBLISHED: dict[str, tuple[tuple[str, ...], ...]] = {
     "BP4D": (
-        (
-            "F001",
-            "F002",
-            "F008",
-            "F009",
-            "F010",
-            "F016",
-            "F018",
-            "F023",
-            "M001",
-            "M004",
-            "M007",
-            "M008",
-            "M012",
-            "M014",
-        ),
-        (
-            "F003",
-            "F005",
-            "F011",
-            "F013",
-            "F020",
-            "F022",
-            "M002",
-            "M005",
-            "M010",
-            "M011",
-            "M013",
-            "M016",
-            "M017",
-            "M018",
-        ),
-        ("F004", "F006", "F007", "F012", "F014", "F015", "F017", "F019", "F021", "M003", "M006", "M009", "M015"),
+        ("F001", "F002", "F008", "F009", "F010", "F016", "F018",
+         "F023", "M001", "M004", "M007", "M008", "M012", "M014"),
+        ("F003", "F005", "F011", "F013", "F020", "F022", "M002",
+         "M005", "M010", "M011", "M013", "M016", "M017", "M018"),
+        ("F004", "F006", "F007", "F012", "F014", "F015", "F017",
+         "F019", "F021", "M003", "M006", "M009", "M015"),
     ),
     "DISFA": (
         ("SN001", "SN002", "SN009", "SN010", "SN016", "SN026", "SN027", "SN030", "SN032"),
@@ -57,6 +31,7 @@ PUBLISHED: dict[str, tuple[tuple[str, ...], ...]] = {
         ("SN003", "SN004", "SN005", "SN007", "SN008", "SN017", "SN023", "SN025", "SN029"),
     ),
 }
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -151,7 +126,8 @@ def _shares(people: Sequence[str], positives: Mapping[str, Sequence[float] | np.
     """Each subject's share of all positive frames of each AU [subjects, n]: rare AUs count as much as common ones."""
     width = max((len(row) for row in positives.values()), default=0)
     counts = np.array([positives.get(person, [0.0] * width) for person in people], float).reshape(len(people), width)
-    return counts / np.maximum(counts.sum(axis=0), 1)
+    shares: np.ndarray = counts / np.maximum(counts.sum(axis=0), 1)
+    return shares
 
 
 def _full(sizes: Sequence[int], *, total: int) -> list[bool]:

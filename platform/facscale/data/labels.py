@@ -32,7 +32,8 @@ def frequencies(au: np.ndarray) -> np.ndarray:
     """Base rate r of each AU [n] in [0, 1]; nan for one that is never labelled."""
     labelled = (au >= 0).sum(axis=0)
     positive = (au == 1).sum(axis=0)
-    return np.divide(positive, labelled, out=np.full(au.shape[1], np.nan), where=labelled > 0)
+    rate: np.ndarray = np.divide(positive, labelled, out=np.full(au.shape[1], np.nan), where=labelled > 0)
+    return rate
 
 
 def inverse_frequency(au: np.ndarray) -> np.ndarray:
@@ -44,7 +45,8 @@ def inverse_frequency(au: np.ndarray) -> np.ndarray:
     inverse = 1 / _guarded(au)
     known = ~np.isnan(inverse)
     weights = np.where(known, inverse, 0.0)
-    return (weights / max(weights.sum(), 1e-12) * known.sum()).astype(np.float32)
+    scaled: np.ndarray = weights / max(weights.sum(), 1e-12) * known.sum()
+    return scaled.astype(np.float32)
 
 
 def class_weights(au: np.ndarray) -> np.ndarray:
@@ -64,10 +66,12 @@ def class_weights(au: np.ndarray) -> np.ndarray:
 def positive_weights(au: np.ndarray) -> np.ndarray:
     """Negatives a positive of each AU [n], (1 - r) / r: the `pos_weight` of torch's binary cross-entropy."""
     rate = _guarded(au)
-    return np.nan_to_num((1 - rate) / rate, nan=1.0).astype(np.float32)
+    weights: np.ndarray = np.nan_to_num((1 - rate) / rate, nan=1.0)
+    return weights.astype(np.float32)
 
 
 def _guarded(au: np.ndarray) -> np.ndarray:
     """Base rates, with one positive frame where there is none, so that nothing divides by zero."""
     labelled = (au >= 0).sum(axis=0)
-    return np.maximum(frequencies(au), 1 / np.maximum(labelled, 1))
+    rate: np.ndarray = np.maximum(frequencies(au), 1 / np.maximum(labelled, 1))
+    return rate
