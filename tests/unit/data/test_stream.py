@@ -1,0 +1,383 @@
+"""The stream: the right pixels in the right order for any number of workers, whatever is broken."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import threading
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import simplejpeg
+import torch
+from faces import data_set, lengths_data_set, track
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from facscale.data import DataError, Dataset, Stream, augment, filling
+from facscale.data.views import Frames, Sequence, Triple
+from facscale.spec import models
+
+LENGTHS = [7, 12, 3, 30, 9, 14, 8, 21, 5, 11]
+CLIP = {"clip": Sequence(length=3, stride=2, columns=("frame", "landmarks")), "faces": Frames(count=2, views=2, shared=True)}
+FACE = {"face": Frames(count=1, columns=("frame", "track", "au"))}
+
+
+def make(dataset, views=CLIP, *, batch_size=6, seed=3, rank=0, world=1, subjects=None, **options) -> Stream:
+    spec = models.Data(**{"canonical_streams": 3, "shuffle_block": 2, "threads": 2, "prefetch": 2, **options})
+    sets = dataset if isinstance(dataset, list) else [dataset]
+    return Stream(sets, views, spec=spec, batch_size=batch_size, seed=seed, rank=rank, world=world, subjects=subjects)
+
+
+def take(stream: Stream, count: int, *, start: int = 0) -> list:
+    batches = stream.batches(start=start)
+    try:
+        return [next(batches) for _ in range(count)]
+    finally:
+        batches.close()
+
+
+def by_position(streams: list[Stream], count: int, *, start: int = 0) -> list[tuple]:
+    """Everything about each sample, in global order, put together from all workers."""
+    world = len(streams)
+    parts = [take(stream, count, start=start) for stream in streams]
+    share = streams[0].batch_size // world
+    found = {}
+    for rank, batches in enumerate(parts):
+        first = start + (rank - start) % world
+        for number, batch in enumerate(batches):
+            for place in range(share):
+                position = first + (number * share + place) * world
+                found[position] = tuple(content(faces, place) for faces in batch.values())
+    return [found[position] for position in sorted(found)]
+
+
+def content(faces, place: int) -> tuple:
+    columns = {name: values[place].numpy().tobytes() for name, values in faces.columns.items()}
+    return (faces.images[place].numpy().tobytes(), int(faces.identity[place]), faces.augmentation[place].numpy().tobytes(), columns)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Dataset:
+    return lengths_data_set(str(tmp_path_factory.mktemp("faces")), LENGTHS, size=16, au=(1, 2), row_group_mb=0.025)
+
+
+@functools.cache
+def reference(url: str, per_track) -> list[tuple]:
+    return by_position([make(Dataset(url), per_track=per_track)], 40)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_killed_and_resumed_on_any_number_of_workers_gives_the_same_samples(dataset, data):
+    """Cursor and world change at every kill; what comes out is the undisturbed stream of one worker, bit by bit."""
+    per_track = data.draw(st.sampled_from([1, 2, "all"]), label="per_track")
+    expected = reference(dataset.url, per_track)
+    cursor, got = 0, []
+    while cursor < 100:
+        world = data.draw(st.sampled_from([1, 2, 3, 4]), label="world")
+        batch = world * data.draw(st.integers(1, 4), label="samples of a worker's batch")
+        count = data.draw(st.integers(1, 6), label="batches before the kill")
+        streams = [
+            make(dataset, batch_size=batch, rank=rank, world=world, per_track=per_track, threads=world, prefetch=world)
+            for rank in range(world)
+        ]
+        got += by_position(streams, count, start=cursor)
+        cursor += batch * count
+    assert len(got) == cursor
+    for position, (ours, theirs) in enumerate(zip(got, expected, strict=False)):
+        assert ours == theirs, f"position {position}"
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32), st.integers(0, 50), st.sampled_from([1, 2, 3]))
+def test_every_frame_of_an_epoch_is_seen_once(dataset, seed, epoch, world):
+    """Single frames, per_track="all": the pixels of an epoch are all stored pictures, each once."""
+    stored = sorted(simplejpeg.decode_jpeg(jpeg).tobytes() for jpeg in dataset.table(["jpeg"])["jpeg"].to_pylist())
+    total = sum(LENGTHS)
+    assert total % (batch := 12) == 0
+    seen = []
+    for rank in range(world):
+        stream = make(dataset, FACE, per_track="all", batch_size=batch, seed=seed, rank=rank, world=world)
+        assert stream.samples_per_epoch == total
+        for got in take(stream, total // batch, start=epoch * total):
+            seen += [image.tobytes() for image in got.face.images.numpy()]
+    assert sorted(seen) == stored
+
+
+def test_frames_are_those_that_the_view_names(dataset):
+    """Against the files: each delivered picture is the stored frame whose number stands beside it."""
+    table = dataset.table(["identity", "frame", "jpeg", "landmarks"])
+    stored = {
+        (person, frame): (simplejpeg.decode_jpeg(jpeg), np.array(points, np.float32))
+        for person, frame, jpeg, points in zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
+    }
+    for batch in take(make(dataset), 4):
+        clip = batch.clip
+        assert clip.images.shape == (6, 3, 16, 16, 3)
+        assert clip.images.dtype == torch.uint8
+        assert clip.landmarks.shape == (6, 3, 136)
+        assert np.all(np.diff(clip.frame.numpy(), axis=1) == 2)
+        for sample, place in np.ndindex(6, 3):
+            key = (dataset.runs.identities[int(clip.identity[sample])], int(clip.frame[sample, place]))
+            np.testing.assert_array_equal(clip.images[sample, place].numpy(), stored[key][0])
+            np.testing.assert_array_equal(clip.landmarks[sample, place].numpy(), stored[key][1])
+
+
+def test_views_of_a_sample_come_from_one_run_and_shared_augmentation_is_shared(dataset):
+    batch = take(make(dataset), 1)[0]
+    assert batch.clip.identity.tolist() == batch.faces.identity.tolist()
+    clip, faces = batch.clip.augmentation.numpy(), batch.faces.augmentation.numpy()
+    assert clip.shape == (6, 3, 1, len(augment.PARAMETERS))
+    assert faces.shape == (6, 2, 2, len(augment.PARAMETERS))
+    assert not np.any(np.all(clip[:, 0] == clip[:, 1], axis=-1)), "each frame has its own"
+    np.testing.assert_array_equal(faces[:, 0], faces[:, 1])
+    assert not np.any(np.all(faces[:, 0, 0] == faces[:, 0, 1], axis=-1)), "each copy has its own"
+
+
+def test_augmentation_follows_the_spec(dataset):
+    quiet = models.Augment(rotation=0, flip=0, brightness=0, contrast=0, saturation=0, crop=(0.9, 0.9))
+    drawn = take(make(dataset, augment=quiet), 1)[0].clip.augmentation.numpy()
+    np.testing.assert_allclose(drawn[..., :7], np.broadcast_to([0, 0, 1, 1, 1, 0, 0.9], (6, 3, 1, 7)), rtol=1e-6)
+
+
+def test_a_triple_at_the_ends_repeats_frames(tmp_path):
+    dataset = lengths_data_set(str(tmp_path), [2] * 6)
+    for batch in take(make(dataset, {"t": Triple(interval=5, columns=("frame",))}, per_track="all"), 2):
+        assert np.all(np.sort(batch.t.frame.numpy(), axis=1)[:, [0, 2]] == [0, 1])
+
+
+def test_two_data_sets_keep_their_identities_apart(tmp_path):
+    sets = [lengths_data_set(str(tmp_path / name), [9, 9, 9]) for name in ("a", "b")]
+    stream = make(sets, FACE_ONLY)
+    seen = torch.cat([batch.face.identity for batch in take(stream, stream.samples_per_epoch // 6)])
+    assert sorted(seen.tolist()) == [0, 1, 2, 3, 4, 5]
+
+
+FACE_ONLY = {"face": Frames(count=1)}
+
+
+def test_only_the_chosen_subjects_are_read(dataset):
+    stream = make(dataset, FACE, subjects=["id00003", "id00005"], per_track="all", batch_size=4)
+    assert stream.samples_per_epoch == LENGTHS[3] + LENGTHS[5]
+    seen = torch.cat([batch.face.identity for batch in take(stream, 11)])
+    assert set(seen.tolist()) == {3, 5}
+    whole = sum(group.length for shard in dataset.manifest.shards for group in shard.row_groups)
+    assert 0 < stream.bytes_per_epoch < whole == make(dataset, FACE).bytes_per_epoch
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"views": {"clip": Sequence(length=40)}}, "needs 40 unbroken frames, the longest run has"),
+        ({"views": {"face": Frames(columns=("nothing",))}}, "has no column 'nothing': it has identity, video"),
+        ({"views": {"face": Frames(columns=("identity",))}}, "column 'identity' is string; a view can deliver numbers only"),
+        ({"batch_size": 7, "world": 2}, "cannot be shared by 2 workers"),
+        ({"subjects": ["nobody"]}, "belongs to the 1 chosen identities"),
+        ({"views": {}}, "at least one data set and one view"),
+    ],
+)
+def test_what_the_data_cannot_give_is_said_at_once(dataset, change, message):
+    with pytest.raises(DataError, match=message):
+        make(dataset, **change)
+
+
+def test_unlabelled_or_differently_sized_data_sets_are_refused(tmp_path, dataset):
+    bare = lengths_data_set(str(tmp_path / "bare"), [9], size=16)
+    with pytest.raises(DataError, match="has no column 'au': it has no labels"):
+        make(bare, FACE)
+    large = lengths_data_set(str(tmp_path / "large"), [9], size=24)
+    with pytest.raises(DataError, match=r"crops of one size .*16 px.*24 px"):
+        make([dataset, large])
+
+
+# What is broken
+
+
+def damaged(folder, *, bad: set[tuple[int, int]], lengths=LENGTHS) -> Dataset:
+    """A data set in which some (identity, frame) hold no JPEG, with right checksums."""
+
+    def spoiled(person: int, length: int):
+        rows = track(person, frames=range(length), size=16)
+        jpegs = rows["jpeg"].to_pylist()
+        jpegs = [jpeg[:60] if (person, frame) in bad else jpeg for frame, jpeg in enumerate(jpegs)]
+        return rows.set_column(rows.column_names.index("jpeg"), "jpeg", [jpegs])
+
+    tracks = (spoiled(person, length) for person, length in enumerate(lengths))
+    return data_set(str(folder), tracks, size=16, row_group_mb=0.03, shard_mb=0.1)
+
+
+def test_a_bad_frame_is_replaced_by_the_next_good_one_or_the_one_before(tmp_path, caplog):
+    bad = {(0, 2), (0, 3), (1, 11), (3, 0)}
+    dataset = damaged(tmp_path, bad=bad)
+    frames = {"face": Frames(count=1, columns=("frame",))}
+    stream = make(dataset, frames, per_track="all", max_bad=0.1, batch_size=12)
+    seen = []
+    for batch in take(stream, 10):
+        for image, person, frame in zip(batch.face.images, batch.face.identity, batch.face.frame, strict=True):
+            seen.append((int(person), int(frame)))
+            rows = track(int(person), frames=[int(frame)], size=16)
+            np.testing.assert_array_equal(image[0], simplejpeg.decode_jpeg(rows["jpeg"][0].as_py()))
+    assert sorted(seen) == sorted(
+        {(0, 2): (0, 4), (0, 3): (0, 4), (1, 11): (1, 10), (3, 0): (3, 1)}.get(key, key)
+        for key in ((person, frame) for person, length in enumerate(LENGTHS) for frame in range(length))
+    )
+    assert len(stream.skipped) == len(bad)
+    assert all(skipped.row is not None and "not decodable" in skipped.why for skipped in stream.skipped)
+    assert caplog.text.count("skipped") >= len(bad)
+
+
+def broken_group(folder) -> tuple[Dataset, set[int]]:
+    """A data set with one corrupt row group, and the identities that lie wholly inside it."""
+    dataset = damaged(folder, bad={(4, 3)}, lengths=LENGTHS * 2)
+    shard = dataset.manifest.shards[1]
+    path = folder / shard.file
+    data = bytearray(path.read_bytes())
+    data[shard.row_groups[0].offset + 9] ^= 255
+    path.write_bytes(data)
+    lost = (dataset.runs.shard == 1) & (dataset.runs.row_group == 0)
+    return dataset, set(dataset.runs.identity[lost].tolist()) - set(dataset.runs.identity[~lost].tolist())
+
+
+def test_samples_of_a_corrupt_row_group_are_replaced_alike_for_any_number_of_workers(tmp_path):
+    dataset, lost = broken_group(tmp_path)
+    assert lost
+    alone = make(dataset, max_bad=0.5, batch_size=12)
+    expected = by_position([alone], 5)
+    assert len(expected) == 60
+    assert not lost & {identity for sample in expected for _, identity, _, _ in sample}
+    shard = dataset.manifest.shards[1].file
+    assert [(s.shard, s.row_group) for s in alone.skipped if s.row is None] == [(shard, 0)], "noted once, over several epochs"
+    for world in (2, 3, 4):
+        assert by_position([make(dataset, max_bad=0.5, batch_size=12, rank=r, world=world) for r in range(world)], 5) == expected
+
+
+def test_more_than_the_bound_ends_the_stream_and_its_threads(tmp_path):
+    dataset, _ = broken_group(tmp_path)
+    frames = dataset.manifest.shards[1].row_groups[0].rows  # and one bad frame elsewhere
+    batches = make(dataset, max_bad=(frames - 0.5) / dataset.manifest.counts["frames"]).batches()
+    with pytest.raises(DataError, match=rf"{frames}|{frames + 1} of .* frames cannot be read, more than data.max_bad .* allows"):
+        for _ in range(40):
+            next(batches)
+    assert not _threads()
+
+
+def test_nothing_readable_is_an_error_and_no_endless_search(tmp_path):
+    dataset = damaged(tmp_path, bad={(person, frame) for person in range(3) for frame in range(9)}, lengths=[9] * 3)
+    with pytest.raises(DataError, match="not one sample can be read"):
+        take(make(dataset, max_bad=1.0), 1)
+    for shard in tmp_path.glob("*.parquet"):
+        if shard.name != "index.parquet":
+            shard.unlink()
+    with pytest.raises(DataError, match="missing shard|not one sample"):
+        take(make(Dataset(str(tmp_path)), FACE_ONLY, max_bad=1.0), 1)
+
+
+def test_images_of_another_size_are_bad_frames(tmp_path):
+    odd = track(1, frames=range(5), size=20)
+    dataset = data_set(str(tmp_path), [track(0, frames=range(9), size=16), odd, track(2, frames=range(9), size=16)], size=16)
+    stream = make(dataset, FACE_ONLY, per_track="all", max_bad=0.9, batch_size=23)
+    take(stream, 1)
+    assert len(stream.skipped) == 5
+
+
+def test_failures_in_threads_reach_the_consumer(dataset, monkeypatch):
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("in a decoding thread")
+
+    monkeypatch.setattr(filling, "decode", broken)
+    with pytest.raises(ZeroDivisionError, match="in a decoding thread"):
+        take(make(dataset), 1)
+    assert not _threads()
+
+
+# Threads and memory
+
+
+def _threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("facscale")]
+
+
+def test_closing_or_dropping_the_generator_ends_its_threads(dataset):
+    batches = make(dataset).batches()
+    next(batches)
+    assert _threads()
+    batches.close()
+    assert not _threads()
+    batches = make(dataset).batches()
+    next(batches)
+    del batches
+    gc.collect()
+    assert not _threads()
+
+
+def test_a_batch_that_is_kept_is_never_written_again(dataset):
+    batches = make(dataset).batches()
+    kept = [next(batches) for _ in range(3)]
+    copies = [batch.clip.images.clone() for batch in kept]
+    slices = [next(batches).clip.images[0] for _ in range(3)]  # a slice keeps its batch, too
+    slice_copies = [piece.clone() for piece in slices]
+    for _ in range(12):
+        next(batches)
+    batches.close()
+    assert all(torch.equal(batch.clip.images, copy) for batch, copy in zip(kept, copies, strict=True))
+    assert all(torch.equal(piece, copy) for piece, copy in zip(slices, slice_copies, strict=True))
+
+
+def test_buffers_are_used_again(dataset):
+    batches = make(dataset).batches()
+    places = [next(batches).clip.images.data_ptr() for _ in range(30)]
+    batches.close()
+    assert len(set(places)) < 10
+
+
+def test_no_more_batches_are_prepared_than_asked_for(dataset, monkeypatch):
+    made = []
+    original = filling.Filler.fill
+
+    def counted(self, batch, slots):
+        made.append(id(batch))
+        original(self, batch, slots)
+
+    monkeypatch.setattr(filling.Filler, "fill", counted)
+    batches = make(dataset, prefetch=3).batches()
+    held = [next(batches) for _ in range(4)]
+    batches.close()
+    assert len(held) <= len(set(made)) <= len(held) + 3
+
+
+def test_rows_that_are_not_needed_are_not_kept_in_memory(tmp_path, monkeypatch):
+    """One sample of a long track: its two frames are kept, not the track."""
+    from facscale.data import rows
+
+    kept = []
+    original = rows.Rows.__init__
+
+    def spy(self, table, **options):
+        original(self, table, **options)
+        kept.append(table.num_rows)
+
+    monkeypatch.setattr(rows.Rows, "__init__", spy)
+    dataset = lengths_data_set(str(tmp_path), [200] * 2, row_group_mb=1)
+    take(make(dataset, {"faces": Frames(count=2)}, batch_size=2), 1)
+    assert set(kept) <= {2, 4}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="pinned memory needs a GPU")
+def test_pinned_batches_are_the_same_batches(dataset):
+    spec = models.Data(canonical_streams=3, shuffle_block=2, threads=2, prefetch=2)
+    pinned = Stream([dataset], CLIP, spec=spec, batch_size=6, seed=3, pin=True)
+    for ours, plain in zip(take(pinned, 5), take(make(dataset), 5), strict=True):
+        assert ours.clip.images.is_pinned()
+        assert torch.equal(ours.clip.images, plain.clip.images)
+        there = ours.to(torch.device("cuda"))
+        assert torch.equal(there.clip.images.cpu(), plain.clip.images)
+
+
+def test_the_files_are_untouched(tmp_path):
+    dataset = lengths_data_set(str(tmp_path), LENGTHS)
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
+    take(make(dataset), 10)
+    assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()} == before
+    assert pq.read_metadata(tmp_path / "shard-00000.parquet").num_rows > 0
