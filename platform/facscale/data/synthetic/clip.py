@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facscale.data.synthetic.anatomy import CELL, Array
-from facscale.data.synthetic.identity import identity as draw_identity
 from facscale.data.synthetic.motion import Script, script
 from facscale.data.synthetic.raster import BEHIND_QUADS, SKIN_QUADS, Quads, texels
-from facscale.data.synthetic.render import Cover, Painter, covers
+from facscale.data.synthetic.render import Cover, Painter, cast, covers
 from facscale.data.synthetic.scene import Figure
 
 
@@ -106,11 +105,11 @@ def _flow(painter: Painter, first: Figure, second: Figure, *, size: int) -> Flow
 
 def render_clip(*, identity: int, clip: int, seconds: float, fps: float = 25, size: int = 224, seed: int = 0) -> Clip:
     """Render clip number `clip` of person number `identity`; the same arguments give the same pixels."""
-    who = draw_identity(number=identity, seed=seed)
+    person = cast(number=identity, seed=seed)
     name = (seed, identity, clip)
     return _render(
-        Painter(who, size=size, seed=name),
-        script(who, frames=max(1, round(seconds * fps)), fps=fps, seed=name),
+        Painter(person, size=size, seed=name),
+        script(person.who, frames=max(1, round(seconds * fps)), fps=fps, seed=name),
         fps=fps,
     )
 

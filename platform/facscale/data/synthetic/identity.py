@@ -91,54 +91,50 @@ class Identity:
     paint_seed: int
 
 
-def _shape_fields(x: Array, y: Array) -> list[tuple[float, Array]]:
+def _move(x: Array, dx: object = 0.0, dy: object = 0.0, dz: object = 0.0) -> Array:
+    return np.stack(np.broadcast_arrays(np.asarray(dx), np.asarray(dy), np.asarray(dz), x)[:3], axis=-1)
+
+
+def _head_fields(x: Array, y: Array) -> list[tuple[float, Array]]:
     """(standard deviation, field [V, 3]) of each way in which heads differ; lengths in eye distances."""
+    side = np.sign(x)
+    high, hollow = (pair(x, y, at=at, size=(s, s)) for at, s in (((0.85, 0.4), 0.3), ((0.65, 0.95), 0.28)))
+    return [
+        (0.055, _move(x, dx=x)),  # wide head
+        (0.08, _move(x, dx=x * step(y, 0.5, 1.4))),  # wide jaw
+        (0.09, _move(x, dy=step(y, 0.8, 1.7))),  # long chin
+        (0.07, _move(x, dy=step(y, 0.0, 0.6))),  # long middle face
+        (0.10, _move(x, dy=-step(-y, 0.4, 1.5))),  # high skull
+        (0.06, _move(x, dz=blob(x, y, at=(0, 1.62), size=(0.35, 0.22)))),  # prominent chin
+        (0.05, _move(x, dx=0.5 * side * high, dz=pair(x, y, at=(0.72, 0.4), size=(0.26, 0.22)))),  # cheekbones
+        (0.06, _move(x, dx=side * pair(x, y, at=(0.75, 1.0), size=(0.35, 0.35)), dz=0.5 * hollow)),  # full cheeks
+    ]
 
-    def move(dx: object = 0.0, dy: object = 0.0, dz: object = 0.0) -> Array:
-        return np.stack(np.broadcast_arrays(np.asarray(dx), np.asarray(dy), np.asarray(dz), x)[:3], axis=-1)
 
-    low, side = step(y, 0.5, 1.4), np.sign(x)
+def _feature_fields(x: Array, y: Array) -> list[tuple[float, Array]]:
+    """The same of eyes, brows, nose and mouth."""
+    side = np.sign(x)
     nose = blob(x, y, at=(0, 0.55), size=(0.3, 0.26))
     eyes, brows = pair(x, y, at=(0.49, 0.0), size=(0.28, 0.14)), pair(x, y, at=(0.5, -0.29), size=(0.38, 0.12))
     mouth = blob(x, y, at=(0, 1.07), size=(0.5, 0.22))
     lips_up, lips_low = blob(x, y, at=(0, 0.96), size=(0.35, 0.06)), blob(x, y, at=(0, 1.15), size=(0.35, 0.08))
     return [
-        (0.055, move(dx=x)),  # wide head
-        (0.08, move(dx=x * low)),  # wide jaw
-        (0.09, move(dy=step(y, 0.8, 1.7))),  # long chin
-        (0.07, move(dy=step(y, 0.0, 0.6))),  # long middle face
-        (0.10, move(dy=-step(-y, 0.4, 1.5))),  # high skull
-        (0.06, move(dz=blob(x, y, at=(0, 1.62), size=(0.35, 0.22)))),  # prominent chin
-        (
-            0.05,
-            move(
-                dz=pair(x, y, at=(0.72, 0.4), size=(0.26, 0.22)),
-                dx=0.5 * side * pair(x, y, at=(0.85, 0.4), size=(0.3, 0.3)),
-            ),
-        ),
-        (
-            0.06,
-            move(
-                dx=side * pair(x, y, at=(0.75, 1.0), size=(0.35, 0.35)),
-                dz=0.5 * pair(x, y, at=(0.65, 0.95), size=(0.25, 0.3)),
-            ),
-        ),
-        (0.16, move(dx=x * nose)),  # wide nose
-        (0.08, move(dz=blob(x, y, at=(0, 0.5), size=(0.16, 0.22)))),  # long nose bridge to tip
-        (0.045, move(dz=blob(x, y, at=(0, 0.22), size=(0.12, 0.14)))),  # hump
-        (0.045, move(dy=-nose)),  # turned-up nose
-        (0.035, move(dx=side * eyes)),  # wide-set eyes
-        (0.09, move(dx=(np.abs(x) - 0.494) * side * eyes, dy=(y - 0.012) * eyes * 1.6)),  # big eyes
-        (0.10, move(dy=-(np.abs(x) - 0.494) * eyes)),  # slant of the eyes
-        (0.035, move(dy=eyes * 0.4 + brows)),  # low brows
-        (0.10, move(dy=-(np.abs(x) - 0.5) * brows)),  # slant of the brows
-        (0.05, move(dz=brows)),  # brow ridge
-        (0.11, move(dx=x * mouth)),  # wide mouth
-        (0.028, move(dy=-lips_up, dz=0.6 * lips_up)),  # full upper lip
-        (0.035, move(dy=lips_low, dz=0.6 * lips_low)),  # full lower lip
-        (0.04, move(dy=mouth)),  # low mouth
-        (0.02, move(dx=blob(x, y, at=(0, 0.55), size=(0.3, 0.4)))),  # crooked nose
-        (0.03, move(dy=x * step(y, 0.4, 1.1) * 0.5)),  # crooked mouth
+        (0.16, _move(x, dx=x * nose)),  # wide nose
+        (0.08, _move(x, dz=blob(x, y, at=(0, 0.5), size=(0.16, 0.22)))),  # long nose bridge to tip
+        (0.045, _move(x, dz=blob(x, y, at=(0, 0.22), size=(0.12, 0.14)))),  # hump
+        (0.045, _move(x, dy=-nose)),  # turned-up nose
+        (0.035, _move(x, dx=side * eyes)),  # wide-set eyes
+        (0.09, _move(x, dx=(np.abs(x) - 0.494) * side * eyes, dy=(y - 0.012) * eyes * 1.6)),  # big eyes
+        (0.10, _move(x, dy=-(np.abs(x) - 0.494) * eyes)),  # slant of the eyes
+        (0.035, _move(x, dy=eyes * 0.4 + brows)),  # low brows
+        (0.10, _move(x, dy=-(np.abs(x) - 0.5) * brows)),  # slant of the brows
+        (0.05, _move(x, dz=brows)),  # brow ridge
+        (0.11, _move(x, dx=x * mouth)),  # wide mouth
+        (0.028, _move(x, dy=-lips_up, dz=0.6 * lips_up)),  # full upper lip
+        (0.035, _move(x, dy=lips_low, dz=0.6 * lips_low)),  # full lower lip
+        (0.04, _move(x, dy=mouth)),  # low mouth
+        (0.02, _move(x, dx=blob(x, y, at=(0, 0.55), size=(0.3, 0.4)))),  # crooked nose
+        (0.03, _move(x, dy=x * step(y, 0.4, 1.1) * 0.5)),  # crooked mouth
     ]
 
 
@@ -172,7 +168,8 @@ def identity(*, number: int, seed: int) -> Identity:
     """The person `number` of the population `seed`."""
     random = np.random.default_rng([seed, number, 1])
     t = template()
-    fields = _shape_fields(t.neutral[:, 0], t.neutral[:, 1])
+    x, y = t.neutral[:, 0], t.neutral[:, 1]
+    fields = _head_fields(x, y) + _feature_fields(x, y)
     shape = sum(std * np.clip(random.normal(), -2.0, 2.0) * field for std, field in fields)
     bearded, curl = random.random() < 0.3, random.uniform(0.5, 1.0) if random.random() < 0.3 else 0.0
     bald = bearded and random.random() < 0.3

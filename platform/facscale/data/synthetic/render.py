@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from facscale.data.synthetic.anatomy import CELL, Array
 from facscale.data.synthetic.canvas import ATLAS, PATCHES, SKIN, noise, offsets
-from facscale.data.synthetic.identity import Identity
+from facscale.data.synthetic.identity import Identity, identity
 from facscale.data.synthetic.motion import Script
 from facscale.data.synthetic.parts import paint
 from facscale.data.synthetic.raster import BEHIND_QUADS, SKIN_QUADS, Quads, cover, texels
@@ -44,11 +45,26 @@ def covers(figure: Figure, *, size: int, scale: int) -> Cover:
     return Cover(skin, behind, scale)
 
 
+class Cast(NamedTuple):
+    """A person, ready to be rendered."""
+
+    who: Identity
+    body: Body
+    atlas: NDArray[np.uint8]
+
+
+@lru_cache(maxsize=4)
+def cast(*, number: int, seed: int) -> Cast:
+    """Person `number` of the population `seed`, painted; kept for the person's next clip."""
+    who = identity(number=number, seed=seed)
+    return Cast(who, Body(who), paint(who))
+
+
 class Painter:
     """Renders the frames of one clip."""
 
-    def __init__(self, who: Identity, *, size: int, seed: tuple[int, ...]) -> None:
-        self.body, self.atlas, self.size = Body(who), paint(who), size
+    def __init__(self, who: Cast, *, size: int, seed: tuple[int, ...]) -> None:
+        self.body, self.atlas, self.size = who.body, who.atlas, size
         self.scale = 2 if size <= 320 else 1
         random = np.random.default_rng([*seed, 3])
         self.background = _background(random, size=size * self.scale).reshape(-1, 3)

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from facscale.data.synthetic.actions import AUS
 from facscale.data.synthetic.anatomy import Array
 from facscale.data.synthetic.clip import _render, render_clip
-from facscale.data.synthetic.identity import identity as draw_identity
 from facscale.data.synthetic.motion import Script, script
-from facscale.data.synthetic.render import Painter
+from facscale.data.synthetic.render import Painter, cast
 
 Image = NDArray[np.uint8]
 NAMES = {
@@ -61,10 +60,10 @@ def still(
     *, identity: int, intensities: Array, size: int, seed: int = 0, pose: tuple[float, ...] = (0, 0, 0, 0, 0, 1)
 ) -> tuple[Image, Array]:
     """Frames [n, size, size, 3] and landmarks [n, 68, 2] of a person who holds AU `intensities` [n, 15]."""
-    who, name = draw_identity(number=identity, seed=seed), (seed, identity, 0)
+    who, name = cast(number=identity, seed=seed), (seed, identity, 0)
     clip = _render(
         Painter(who, size=size, seed=name),
-        posed(script(who, frames=1, fps=25, seed=name), intensities=intensities, pose=pose),
+        posed(script(who.who, frames=1, fps=25, seed=name), intensities=intensities, pose=pose),
         fps=25,
     )
     return clip.frames, clip.landmarks
