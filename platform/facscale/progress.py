@@ -35,7 +35,12 @@ class Progress:
         left = f", {duration((self.total - done) / rate)} left" if rate > 0 and not finished else ""
         took = f", {duration(now - self._started)}" if finished else ""
         line = f"{self.title:<22} {bar} {done}/{self.total} {self.unit}{left}{took}  {note}".rstrip()
-        print(f"\r\033[K{line}" if self._live else line, end="" if self._live and not finished else "\n", file=sys.stderr, flush=True)
+        print(
+            f"\r\033[K{line}" if self._live else line,
+            end="" if self._live and not finished else "\n",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def tracked(items: Iterable[Item], title: str, *, total: int, unit: str = "") -> Iterator[Item]:

@@ -33,7 +33,7 @@ class Teaching(click.Group):
 @click.group(cls=Teaching, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="facscale")
 def main() -> None:
-    """Train, sweep and compare facial action unit representations on a cluster.
+    r"""Train, sweep and compare facial action unit representations on a cluster.
 
     A job is one YAML file. These do the same thing:
 
@@ -50,7 +50,7 @@ def main() -> None:
 @SPEC
 @OVERRIDES
 def run(spec: Path, overrides: tuple[str, ...]) -> None:
-    """Run a job (jobs/*.yaml) or a data pipeline (pipelines/*.yaml) on the Ray cluster at hand.
+    r"""Run a job (jobs/*.yaml) or a data pipeline (pipelines/*.yaml) on the Ray cluster at hand.
 
     Inside `ray job submit` that is the job's cluster; with RAY_ADDRESS set, that one; else the cluster that runs on
     this machine; else a new one on this machine, for this run alone.
@@ -112,12 +112,16 @@ def sync(spool: Path) -> None:
     from facscale.track import flush
 
     delivered = flush(spool)
-    click.echo(f"{spool}: {'everything is at the tracker' if delivered else 'the tracker cannot be reached; nothing is lost'}")
+    click.echo(
+        f"{spool}: {'everything is at the tracker' if delivered else 'the tracker cannot be reached; nothing is lost'}"
+    )
     sys.exit(0 if delivered else 1)
 
 
 @main.command()
-@click.option("--folder", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Where everything goes.")
+@click.option(
+    "--folder", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Where everything goes."
+)
 @click.option("--stop", is_flag=True, help="Stop the Ray cluster and the MLflow server that the demo left running.")
 def demo(folder: Path, stop: bool) -> None:  # noqa: FBT001 - a flag of the command line
     """The main job, small, on this machine: synthetic faces to cross-validated F1, in about ten minutes."""

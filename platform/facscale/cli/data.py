@@ -18,7 +18,9 @@ def show_data(url: str, *, sheet: Path | None) -> None:
     counts = ", ".join(f"{count:,} {thing.replace('_', ' ')}" for thing, count in manifest.counts.items())
     size = sum(shard.bytes for shard in manifest.shards)
     console.print(f"[bold]{manifest.name}[/bold]: {counts}")
-    console.print(f"{manifest.image_size} x {manifest.image_size} pixels, {manifest.fps:g} frames/s, {size / 1e6:,.1f} MB, {len(manifest.shards)} shards")
+    console.print(
+        f"{manifest.image_size} x {manifest.image_size} pixels, {manifest.fps:g} frames/s, {size / 1e6:,.1f} MB, {len(manifest.shards)} shards"
+    )
     console.print(f"fingerprint {manifest.fingerprint}")
     if manifest.au:
         data = Labelled.open(url, evaluate=Evaluate())

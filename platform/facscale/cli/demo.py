@@ -35,7 +35,9 @@ def run_demo(folder: Path) -> int:
     say("4/4", "ray job submit jobs/demo.yaml")
     status = submit(variables)
     if status == 0:
-        print(f"\nDone in {duration(time.monotonic() - began)}. Compare the runs: {server.url}   the cluster: http://127.0.0.1:{DASHBOARD_PORT}")
+        print(
+            f"\nDone in {duration(time.monotonic() - began)}. Compare the runs: {server.url}   the cluster: http://127.0.0.1:{DASHBOARD_PORT}"
+        )
         print("Both servers keep running for the next time; `make demo-stop` ends them.")
     return status
 
@@ -67,7 +69,12 @@ def start_ray(folder: Path) -> None:
     for _ in range(120):
         if process.poll() is not None:
             raise SystemExit(f"error: Ray did not start; {folder / 'ray.log'} says why")
-        if subprocess.run([BIN / "ray", "job", "list", "--address", address], capture_output=True, check=False).returncode == 0:
+        if (
+            subprocess.run(
+                [BIN / "ray", "job", "list", "--address", address], capture_output=True, check=False
+            ).returncode
+            == 0
+        ):
             return
         time.sleep(1)
     raise SystemExit(f"error: Ray does not answer at {address}; see {folder / 'ray.log'}")
@@ -113,7 +120,12 @@ def facscale(*words: object, variables: dict[str, str]) -> None:
 
 def environment(variables: dict[str, str]) -> dict[str, str]:
     """This process's, with our programs first in the path."""
-    return {**os.environ, **variables, "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}", "PYTHONUNBUFFERED": "1"}
+    return {
+        **os.environ,
+        **variables,
+        "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}",
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def say(number: str, what: str) -> None:

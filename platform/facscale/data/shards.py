@@ -146,7 +146,7 @@ class _Window(io.RawIOBase):
         self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._offset + len(self._data)}[whence]
         return self._at
 
-    def read(self, size: int = -1) -> memoryview:  # type: ignore[override]  # pyarrow takes any buffer
+    def read(self, size: int = -1) -> memoryview:
         start = self._at - self._offset
         if start < 0:
             raise OSError(f"byte {self._at} lies outside the stretch from {self._offset}")

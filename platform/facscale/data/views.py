@@ -6,8 +6,9 @@ starts, each view of the method picks its frames from there. Every view arrives 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,39 +17,32 @@ from torch import Tensor
 Source = Literal["unlabelled", "labelled"]
 
 
-class View(Protocol):
-    """A rule that picks frames. Implementations are frozen dataclasses with the fields of `_Options` as well."""
-
-    source: Source
-    views: int
-    shared: bool
-    columns: tuple[str, ...]
-
-    @property
-    def extent(self) -> int:
-        """Frames that a run must have from a sample's start on."""
-        ...
-
-    @property
-    def count(self) -> int:
-        """Frames of this view in one sample: F."""
-        ...
-
-    def choose(self, start: int, frames: int, random: np.random.Generator) -> np.ndarray:
-        """Indices [F] into a run of `frames` frames, for a sample that starts at frame `start`."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
-class _Options:
+class View(ABC):
+    """A rule that picks frames, and what is to be done with them."""
+
     source: Source = "unlabelled"
     views: int = 1  # V: independently augmented copies of every frame
     shared: bool = False  # one augmentation for all frames of a sample (each copy still has its own)
     columns: tuple[str, ...] = ()  # stored columns to deliver with the frames: "au", "intensity", "landmarks"
 
+    @property
+    @abstractmethod
+    def extent(self) -> int:
+        """Frames that a run must have from a sample's start on."""
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """Frames of this view in one sample: F."""
+
+    @abstractmethod
+    def choose(self, start: int, frames: int, random: np.random.Generator) -> np.ndarray:
+        """Indices [F] into a run of `frames` frames, for a sample that starts at frame `start`."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class Sequence(_Options):
+class Sequence(View):
     """`length` frames, `stride` frames apart, in temporal order."""
 
     length: int
@@ -67,7 +61,7 @@ class Sequence(_Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Frames(_Options):
+class Frames(View):
     """`count` different frames anywhere in the run, in random order; a single frame is the sample's start itself."""
 
     count: int = 1
@@ -83,7 +77,7 @@ class Frames(_Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Triple(_Options):
+class Triple(View):
     """The frames t - interval, t, t + interval; at the ends of a run the nearest frame stands in."""
 
     interval: int

@@ -53,7 +53,7 @@ def fit_probe(
                 continue
             loss = masked_bce(model(x[rows]), au=y[rows], weights=weights)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch
+            loss.backward()
             optimizer.step()
     return model.eval()
 

@@ -34,13 +34,17 @@ def check_job(document: Document, *, name: str) -> None:
         describe(row, sets=sets, console=console)
     for data in sets:
         sizes = ", ".join(f"{len(fold.test)} people" for fold in data.split)
-        console.print(f"\n[bold]cross-validation[/bold] on {data.name}: {len(data.au):,} frames, {len(data.aus)} AUs; folds from {data.split.source}: {sizes}")
+        console.print(
+            f"\n[bold]cross-validation[/bold] on {data.name}: {len(data.au):,} frames, {len(data.aus)} AUs; folds from {data.split.source}: {sizes}"
+        )
 
 
 def resolved(row: Variant) -> str:
     """The spec with everything that it inherits and every default, as YAML."""
     spec = row.job.model_dump(mode="json", exclude={"method"})
-    return yaml.safe_dump({"method": {"name": row.job.method.name, **row.config.model_dump(mode="json")}, **spec}, sort_keys=False)
+    return yaml.safe_dump(
+        {"method": {"name": row.job.method.name, **row.config.model_dump(mode="json")}, **spec}, sort_keys=False
+    )
 
 
 def describe(row: Variant, *, sets: list[Labelled], console: Console) -> None:
@@ -67,9 +71,13 @@ def data_plan(row: Variant, *, facts: DataFacts) -> dict[str, str]:
     streams = open_streams(Task(row.job, row.config, facts), rank=0, world=1, pin=False)
     for source, stream in streams.items():
         if not urls(row.job, source):
-            raise SpecError(f'{row.document.origin(("data",))}: {row.job.method.name} reads {source} faces; give data.{source}')
+            raise SpecError(
+                f"{row.document.origin(('data',))}: {row.job.method.name} reads {source} faces; give data.{source}"
+            )
         names = ", ".join(Dataset(url).manifest.name for url in urls(row.job, source))
-        lines[f"{source} epoch"] = f"{stream.samples_per_epoch:,} samples, {stream.bytes_per_epoch / 1e9:.3f} GB, of {names}"
+        lines[f"{source} epoch"] = (
+            f"{stream.samples_per_epoch:,} samples, {stream.bytes_per_epoch / 1e9:.3f} GB, of {names}"
+        )
     plan = Plan(row.job, samples(row, facts))
     lines["steps"] = f"{plan.steps:,} in all, {row.job.train.batch_size} samples each: {row.job.train.epochs:g} epochs"
     return lines
@@ -77,7 +85,9 @@ def data_plan(row: Variant, *, facts: DataFacts) -> dict[str, str]:
 
 def samples(row: Variant, facts: DataFacts) -> int:
     """Of the epoch that counts."""
-    return next(iter(open_streams(Task(row.job, row.config, facts), rank=0, world=1, pin=False).values())).samples_per_epoch
+    return next(
+        iter(open_streams(Task(row.job, row.config, facts), rank=0, world=1, pin=False).values())
+    ).samples_per_epoch
 
 
 def cost_lines(row: Variant, cost: Cost, *, workers: int) -> list[tuple[str, str]]:
@@ -86,7 +96,10 @@ def cost_lines(row: Variant, cost: Cost, *, workers: int) -> list[tuple[str, str
     parts = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in memory.items())
     return [
         ("parameters", f"{cost.trained / 1e6:.2f} M trained, {cost.parameters / 1e6:.2f} M in all"),
-        ("operations", f"{cost.flops_per_sample * row.job.train.batch_size / 1e12:.3f} TFLOP a step, forward and backward"),
+        (
+            "operations",
+            f"{cost.flops_per_sample * row.job.train.batch_size / 1e12:.3f} TFLOP a step, forward and backward",
+        ),
         ("memory", f"{sum(memory.values()) / 2**30:.2f} GiB on each of {workers} workers at most ({parts})"),
     ]
 
@@ -95,9 +108,11 @@ def estimate(row: Variant, cost: Cost, *, steps: int, workers: int) -> str:
     """From operations alone; `facscale run` then says what it really takes."""
     work = steps * row.job.train.batch_size * cost.flops_per_sample
     if row.learns_from_labels:
-        work *= (row.job.evaluate.folds - 1)  # each of k folds trains on (k - 1) / k of the frames
+        work *= row.job.evaluate.folds - 1  # each of k folds trains on (k - 1) / k of the frames
     if not row.job.cluster.gpus_per_worker:
-        return f"{duration(work / matrix_rate() / 0.5)} on this machine's cores, if they reach half of their matrix rate"
+        return (
+            f"{duration(work / matrix_rate() / 0.5)} on this machine's cores, if they reach half of their matrix rate"
+        )
     times = (f"{duration(work / (rate * UTILISATION * workers))} on {name}s" for name, rate in RATES.items())
     return ", ".join(times) + f" ({workers} of them at {UTILISATION:.0%} of their 16-bit rate, if the data keeps up)"
 

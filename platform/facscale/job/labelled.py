@@ -36,7 +36,14 @@ class Labelled:
             raise DataError(f"{url} has no AU labels; it can be data.unlabelled, not data.labelled")
         table = dataset.table(["identity", "au"])
         identity = np.asarray(table["identity"].to_pylist())
-        au = table["au"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(len(identity), -1).astype(np.int8)
+        au = (
+            table["au"]
+            .combine_chunks()
+            .flatten()
+            .to_numpy(zero_copy_only=False)
+            .reshape(len(identity), -1)
+            .astype(np.int8)
+        )
         people = sorted(set(identity))
         if len(people) < evaluate.folds:
             raise DataError(f"{url} has {len(people)} subjects, too few for evaluate.folds={evaluate.folds}")

@@ -7,7 +7,7 @@ from typing import Any
 
 from facscale.evaluate import figures
 from facscale.progress import Progress
-from facscale.track import Tracker
+from facscale.track.tracker import Run
 
 Series = dict[str, tuple[list[float], list[float]]]
 
@@ -15,7 +15,7 @@ Series = dict[str, tuple[list[float], list[float]]]
 class Recorder:
     """`receive` takes the records of one training (`train.mailbox`); `finish` draws its curves."""
 
-    def __init__(self, tracker: Tracker, *, title: str) -> None:
+    def __init__(self, tracker: Run, *, title: str) -> None:
         self._tracker, self._title = tracker, title
         self._bar: Progress | None = None
         self._series: dict[str, dict[int, float]] = defaultdict(dict)
@@ -50,4 +50,7 @@ class Recorder:
 
     def _curves(self, prefix: str) -> Series:
         found = {name.removeprefix(prefix): points for name, points in self._series.items() if name.startswith(prefix)}
-        return {name: ([float(step) for step in sorted(points)], [points[step] for step in sorted(points)]) for name, points in found.items()}
+        return {
+            name: ([float(step) for step in sorted(points)], [points[step] for step in sorted(points)])
+            for name, points in found.items()
+        }

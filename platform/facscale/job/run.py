@@ -19,11 +19,12 @@ from facscale.evaluate import Row, Table, figures
 from facscale.job.judge import Judge, loaded
 from facscale.job.labelled import Labelled
 from facscale.job.record import Recorder
-from facscale.job.variants import Variant, rows, stages, variant
+from facscale.job.variants import Variant, rows, stages
 from facscale.methods import DataFacts, export
 from facscale.spec import Document, Job, SpecError
 from facscale.track import Tracker
 from facscale.track.encoder import log_encoder
+from facscale.track.tracker import Run
 from facscale.train.launch import TrainError, fit, storage
 from facscale.train.mailbox import Reader
 from facscale.train.probe import labelled_frames
@@ -50,7 +51,11 @@ def run_job(document: Document, *, name: str) -> int:
             raise SpecError(str(error)) from None
         raise
     delivered = story.tracker.close()
-    story.say(f"MLflow: {story.tracker.url}" if delivered else f"MLflow could not be reached; later: facscale sync {story.spool}")
+    story.say(
+        f"MLflow: {story.tracker.url}"
+        if delivered
+        else f"MLflow could not be reached; later: facscale sync {story.spool}"
+    )
     return 0
 
 
@@ -62,7 +67,9 @@ class Story:
     sets: list[Labelled]
     unlabelled: list[Dataset]
     key: str
-    console: Console = field(default_factory=lambda: Console(width=WIDTH if not os.isatty(1) else None, highlight=False))
+    console: Console = field(
+        default_factory=lambda: Console(width=WIDTH if not os.isatty(1) else None, highlight=False)
+    )
 
     def __post_init__(self) -> None:
         job = self.main.job
@@ -83,15 +90,27 @@ class Story:
 
     def tags(self, of: Variant) -> dict[str, str]:
         """What every run can be searched by."""
-        data = [dataset.manifest.fingerprint[:12] for dataset in self.unlabelled] + [data.fingerprint[:12] for data in self.sets]
+        data = [dataset.manifest.fingerprint[:12] for dataset in self.unlabelled] + [
+            data.fingerprint[:12] for data in self.sets
+        ]
         cluster = of.job.cluster.name or socket.gethostname()
-        return {"method": of.job.method.name, "row": of.name, "cluster": cluster, "data": " ".join(data), "git.commit": commit()}
+        return {
+            "method": of.job.method.name,
+            "row": of.name,
+            "cluster": cluster,
+            "data": " ".join(data),
+            "git.commit": commit(),
+        }
 
     def tell(self, baselines: list[Variant]) -> None:
         """Train and judge every row; print, log and draw the tables."""
         tables = {data.name: Table(()) for data in self.sets}
         for row in (self.main, *baselines):
-            tracker = self.tracker if row is self.main else self.tracker.child(f"{self.key}/{row.name}", row.name, self.tags(row))
+            tracker: Run = (
+                self.tracker
+                if row is self.main
+                else self.tracker.child(f"{self.key}/{row.name}", row.name, self.tags(row))
+            )
             self.describe(row, tracker)
             for data, found in self.judged(row, tracker):
                 tables[data.name] += Table((found,))
@@ -105,16 +124,18 @@ class Story:
             self.tracker.text(table.csv(), f"f1_{name}.csv")
             self.tracker.text(table.json(), f"f1_{name}.json")
 
-    def describe(self, row: Variant, tracker: Tracker) -> None:
+    def describe(self, row: Variant, tracker: Run) -> None:
         """Parameters and data sets of a run."""
         tracker.params({**row.job.model_dump(mode="json", exclude={"method"}), "method": row.job.method.name})
         tracker.params({"method": row.config.model_dump(mode="json")})
         for dataset in self.unlabelled:
-            tracker.dataset(dataset.manifest.name, url=dataset.url, fingerprint=dataset.manifest.fingerprint, context="pre-training")
+            tracker.dataset(
+                dataset.manifest.name, url=dataset.url, fingerprint=dataset.manifest.fingerprint, context="pre-training"
+            )
         for data in self.sets:
             tracker.dataset(data.name, url=data.url, fingerprint=data.fingerprint, context="cross-validation")
 
-    def judged(self, row: Variant, tracker: Tracker) -> list[tuple[Labelled, Row]]:
+    def judged(self, row: Variant, tracker: Run) -> list[tuple[Labelled, Row]]:
         """The rows of F1 of one variant, by labelled data set."""
         judge = Judge(lambda task, title: self.trained(task, title=title, tracker=tracker))
         inputs = self.inputs(row, judge)
@@ -130,12 +151,17 @@ class Story:
         """What the row's method is built on: its stages, trained now, and exported files, whose checksums must hold."""
         trained: dict[str, bytes] = {}
         for name, stage in stages(row).items():
-            built_on = {key: trained[source.stage] for key, source in stage.job.inputs.items() if source.stage in trained}
+            built_on = {
+                key: trained[source.stage] for key, source in stage.job.inputs.items() if source.stage in trained
+            }
             facts = self.sets[0].facts() if stage.learns_from_labels and self.sets else DataFacts()
             trained[name] = judge.pretrained(stage, facts=facts, inputs=built_on)
-        return {key: trained[source.stage] if source.stage else export.fetch(source) for key, source in row.job.inputs.items()}
+        return {
+            key: trained[source.stage] if source.stage else export.fetch(source)
+            for key, source in row.job.inputs.items()
+        }
 
-    def trained(self, task: Task, *, title: str, tracker: Tracker) -> bytes:
+    def trained(self, task: Task, *, title: str, tracker: Run) -> bytes:
         """One training, watched. Its curves go to the row's run, in the main job under plain names."""
         recorder = Recorder(tracker, title=title)
         reader = Reader(recorder.receive)
@@ -152,7 +178,9 @@ class Story:
         with tempfile.TemporaryDirectory() as folder:
             whole, weights = Path(folder) / "method.safetensors", Path(folder) / "encoder.safetensors"
             whole.write_bytes(exported)
-            save_file({f"encoder.{name}": value.contiguous() for name, value in method.encoder.state_dict().items()}, weights)
+            save_file(
+                {f"encoder.{name}": value.contiguous() for name, value in method.encoder.state_dict().items()}, weights
+            )
             self.tracker.artifact(whole)
             about = {"encoder": "facscale.methods.export:Exported", "options": export.about(whole)}
             log_encoder(self.tracker, weights=weights, config=about, example=np.zeros((2, 3, size, size), np.float32))
@@ -176,5 +204,7 @@ def default_store(job: Job) -> Path:
 
 def commit() -> str:
     """Of the code that runs, where it is a checkout."""
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)  # noqa: S607
+    done = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )  # noqa: S607
     return done.stdout.strip() or "unknown"

@@ -44,7 +44,10 @@ def variant(document: Document, *, name: str) -> Variant:
 def rows(document: Document, *, name: str) -> list[Variant]:
     """The job first, then its baselines in written order."""
     main = variant(document, name=name)
-    return [main, *(variant(document.patched(("evaluate", "baselines", row)), name=row) for row in main.job.evaluate.baselines)]
+    return [
+        main,
+        *(variant(document.patched(("evaluate", "baselines", row)), name=row) for row in main.job.evaluate.baselines),
+    ]
 
 
 def stages(of: Variant) -> dict[str, Variant]:

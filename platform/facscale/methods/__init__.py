@@ -40,7 +40,9 @@ def find(name: str) -> type[Method]:
     (point, *_) = entry_points(group=GROUP, name=name)
     method = point.load()
     if not _is_method(method):
-        raise SpecError(f'the entry point "{name}" of {point.dist and point.dist.name} is no facscale Method: {method!r}')
+        raise SpecError(
+            f'the entry point "{name}" of {point.dist and point.dist.name} is no facscale Method: {method!r}'
+        )
     return method
 
 
@@ -57,7 +59,9 @@ def configure(document: Document) -> tuple[Job, type[Method], Any]:
     known = [name for name, taken in inspect.signature(method).parameters.items() if taken.kind is taken.KEYWORD_ONLY]
     for name in job.inputs:
         if name not in known:
-            raise SpecError(f'{document.origin(("inputs", name))}: {job.method.name} takes no input "{name}"{nearest(name, known)}')
+            raise SpecError(
+                f'{document.origin(("inputs", name))}: {job.method.name} takes no input "{name}"{nearest(name, known)}'
+            )
     return job, method, config
 
 

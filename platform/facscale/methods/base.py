@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from facscale.data.views import Batch, View
+from facscale.nn import Encoder
 from facscale.spec import Block
 
 MethodConfig = Block  # frozen and closed: a wrong key fails before anything starts, with the nearest known one
@@ -68,13 +69,13 @@ def trains(*modules: str) -> Callable[[AnyPhase], AnyPhase]:
 
 
 class Method(nn.Module):
-    """Base of all methods. A subclass sets `encoder`: images [N, 3, S, S] in [0, 1] -> features [N, encoder.dim].
+    """Base of all methods. A subclass sets `encoder`, the part that is kept and judged.
 
     Its docstring is the paper: citation, equations, letters, and "Differs from the paper".
     """
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
-    encoder: nn.Module
+    encoder: Encoder
 
     def __init__(self, config: Any, facts: DataFacts) -> None:
         """Subclasses take further keyword-only arguments of type Method for the spec's `inputs:` (frozen or not)."""
@@ -110,7 +111,9 @@ class Method(nn.Module):
         )
         names = [name for root in roots for name in root.modules]
         if not roots or len(names) != len(set(names)):
-            raise TypeError(f"{cls.__name__}: phases must train the same submodules or wholly different ones, not {phases}")
+            raise TypeError(
+                f"{cls.__name__}: phases must train the same submodules or wholly different ones, not {phases}"
+            )
         return roots
 
     @classmethod

@@ -70,7 +70,9 @@ class CLP(Method):
             if not (self.tcl_weight or self.cir_weight):
                 raise ValueError("tcl_weight and cir_weight are both 0: nothing would be trained")
             if self.neighbours is not None and self.neighbours >= self.queue_size:
-                raise ValueError(f"neighbours must be fewer than queue_size ({self.queue_size}); the rest are the negatives")
+                raise ValueError(
+                    f"neighbours must be fewer than queue_size ({self.queue_size}); the rest are the negatives"
+                )
             return self
 
     config: Config

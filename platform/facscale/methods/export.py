@@ -44,7 +44,9 @@ def load(path: Path, **inputs: Method) -> Method:
     except (OSError, SafetensorError) as error:
         raise SpecError(f"{path}: not an exported method (a safetensors file is expected): {error}") from None
     if about.get("facscale") != "1":
-        raise SpecError(f"{path}: a safetensors file, but none that facscale exported: it does not say which method it holds")
+        raise SpecError(
+            f"{path}: a safetensors file, but none that facscale exported: it does not say which method it holds"
+        )
     kind = find(about["method"])
     facts = TypeAdapter(DataFacts).validate_json(about["facts"])
     method = kind(kind.Config.model_validate_json(about["config"]), facts, **inputs)

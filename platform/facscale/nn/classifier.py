@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 
 class LinearProbe(nn.Sequential):
@@ -21,5 +21,7 @@ def masked_bce(logits: Tensor, *, au: Tensor, weights: Tensor) -> Tensor:
     """
     known = au >= 0
     weight = torch.where(au == 1, weights[1], weights[0]) * known
-    loss = F.binary_cross_entropy_with_logits(logits, (au == 1).to(logits.dtype), weight=weight.to(logits.dtype), reduction="sum")
+    loss = binary_cross_entropy_with_logits(
+        logits, (au == 1).to(logits.dtype), weight=weight.to(logits.dtype), reduction="sum"
+    )
     return loss / known.sum().clamp(min=1)

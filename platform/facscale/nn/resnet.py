@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from facscale.nn.encoder import Encoder
+
 BLOCKS: dict[int, tuple[int, int, int, int]] = {
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
@@ -60,7 +62,7 @@ class Bottleneck(nn.Module):
         return (self.bn3(self.conv3(y)) + self.downsample(x)).relu()
 
 
-class ResNet(nn.Module):
+class ResNet(Encoder):
     """Images [N, 3, S, S] in [0, 1] -> features [N, dim]; normalises its input by ImageNet's mean and deviation.
 
     `width` is the first stage's channels (64 in the paper); `dim` is 8 * width, or 32 * width for depth 50.
@@ -85,7 +87,7 @@ class ResNet(nn.Module):
             for index in range(count):
                 blocks.append(block(inputs, planes, stride=2 if number and not index else 1))
                 inputs = planes * block.expansion
-            setattr(self, f"layer{number + 1}", nn.Sequential(*blocks))
+            self.add_module(f"layer{number + 1}", nn.Sequential(*blocks))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -93,7 +95,8 @@ class ResNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """[N, 3, S, S] in [0, 1] -> [N, dim]."""
         x = self.maxpool(self.bn1(self.conv1((images - self.mean) / self.std)).relu())
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        for number in range(1, 5):
+            x = self.get_submodule(f"layer{number}")(x)
         return x.mean((2, 3))
 
 

@@ -92,11 +92,9 @@ def merge(below: Document, above: Document) -> Document:
     """
     data, origins = dict(below.data), dict(below.origins)
     for key, value in above.data.items():
-        old = data.get(key)
+        old: Any = data.get(key)
         lower, upper = _child(below, key), _child(above, key)
-        keeps = isinstance(old, Mapping) and isinstance(value, Mapping)
-        if keeps and key == "method" and value.get("name", old.get("name")) != old.get("name"):
-            keeps = False
+        keeps = isinstance(old, Mapping) and isinstance(value, Mapping) and not _other_method(key, old, value)
         child = merge(lower, upper) if keeps else upper
         data[key] = child.data if isinstance(value, Mapping) else value
         origins = {path: origin for path, origin in origins.items() if path[:1] != (key,)}
@@ -138,7 +136,9 @@ def _explain(document: Document, model: type[BaseModel], at: Path_, fault: Any) 
 
 def _is_union_tag(part: str | int) -> bool:
     """pydantic names the tried member of a union inside the path, as in ('workers', 'constrained-int')."""
-    return isinstance(part, str) and bool(re.search(r"[\[\](),]|^(int|str|float|bool|constrained-\w+|list|tuple)$", part))
+    return isinstance(part, str) and bool(
+        re.search(r"[\[\](),]|^(int|str|float|bool|constrained-\w+|list|tuple)$", part)
+    )
 
 
 def _model_at(model: type[BaseModel], path: Path_) -> type[BaseModel]:
@@ -148,6 +148,10 @@ def _model_at(model: type[BaseModel], path: Path_) -> type[BaseModel]:
         inner = [m for m in members if isinstance(m, type) and issubclass(m, BaseModel)]
         model = inner[0] if inner else model
     return model
+
+
+def _other_method(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    return key == "method" and new.get("name", old.get("name")) != old.get("name")
 
 
 def _child(document: Document, key: str) -> Document:
@@ -218,6 +222,7 @@ def _plain(root: Node, file: str) -> Document:
                 origins[(*path, key)] = origin
                 result[key] = walk(value_node, (*path, key))
             return result
+        assert isinstance(node, ScalarNode)
         return scalar(node, origin)
 
     def scalar(node: ScalarNode, origin: Origin) -> Any:
@@ -233,5 +238,7 @@ def _variable(match: re.Match[str], origin: Origin) -> str:
     name, default = match.groups()
     value = os.environ.get(name, default)
     if value is None:
-        raise SpecError(f"{origin}: the environment variable {name} is not set; export {name}=… or write ${{{name}:-default}}")
+        raise SpecError(
+            f"{origin}: the environment variable {name} is not set; export {name}=… or write ${{{name}:-default}}"
+        )
     return value

@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Range = Annotated[tuple[float, float], Field(min_length=2, max_length=2)]
@@ -60,7 +69,9 @@ class Data(Block):
     unlabelled: tuple[Url, ...] | Url = ()
     labelled: tuple[Url, ...] | Url = ()
     image_size: PositiveInt = 224  # pixels, side of the network's square input
-    per_track: PositiveInt | Literal["all"] = 1  # samples an epoch takes from each track; "all": as many as fit side by side
+    per_track: PositiveInt | Literal["all"] = (
+        1  # samples an epoch takes from each track; "all": as many as fit side by side
+    )
     canonical_streams: PositiveInt = 64  # the order of samples depends on this, never on the number of workers
     shuffle_block: PositiveInt = 4  # row groups of a canonical stream that are shuffled together
     threads: PositiveInt = 4  # JPEG decoding threads of each worker

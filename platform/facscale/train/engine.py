@@ -63,7 +63,7 @@ class Engine:
             return {name: dict(states[parameter]) for name, parameter in self.parameters.items() if parameter in states}
         from deepspeed.utils import safe_get_full_optimizer_state
 
-        flat = next(iter(zero.optimizer.state.values()), {})
+        flat: dict[str, Any] = next(iter(zero.optimizer.state.values()), {})
         scalars = {key: value for key, value in flat.items() if torch.is_tensor(value) and value.dim() == 0}
         sharded = [key for key, value in flat.items() if torch.is_tensor(value) and value.dim() > 0]
         return {
@@ -90,7 +90,7 @@ class Engine:
                 zero.optimizer.state[flat] = {
                     key: torch.zeros_like(flat) if value.dim() else value.clone() for key, value in example.items()
                 }
-        zero._lazy_init_hp_params_optimizer_state()
+        zero._lazy_init_hp_params_optimizer_state()  # noqa: SLF001 - DeepSpeed has no public way to place a state
         for name, parameter in self.parameters.items():
             for key, value in state[name].items():
                 if value.dim():

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import fsspec
 import torch
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from facscale.cluster import resources
@@ -105,4 +104,4 @@ def environment(job: Job) -> dict[str, str]:
 def storage(job: Job) -> str:
     """`cluster.storage` as Ray wants it: a URL, or an absolute path."""
     url = job.cluster.storage
-    return url if "://" in url else os.path.abspath(os.path.expanduser(url))
+    return url if "://" in url else str(Path(url).expanduser().absolute())

@@ -49,7 +49,9 @@ def work(settings: Mapping[str, Task]) -> None:
     task = settings["task"]
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
-    streams = open_streams(task, rank=context.get_world_rank(), world=context.get_world_size(), pin=device.type == "cuda")
+    streams = open_streams(
+        task, rank=context.get_world_rank(), world=context.get_world_size(), pin=device.type == "cuda"
+    )
     run = build(task, streams, rank=context.get_world_rank(), world=context.get_world_size(), device=device)
     probe = online_probe(task, run)
     started, first = time.monotonic(), run.step
@@ -75,7 +77,7 @@ def work(settings: Mapping[str, Task]) -> None:
 def open_streams(task: Task, *, rank: int, world: int, pin: bool) -> dict[str, Stream]:
     """One stream for each source that the method's views name; the first view's source sets the epoch."""
     views = find(task.job.method.name).sample(task.config)
-    data, streams = task.job.data, {}
+    data, streams = task.job.data, dict[str, Stream]()
     for source in dict.fromkeys(view.source for view in views.values()):
         streams[source] = Stream(
             [Dataset(url) for url in urls(task.job, source)],
@@ -157,13 +159,8 @@ def online_probe(task: Task, run: Run) -> OnlineProbe | None:
 
 def zipped(streams: dict[str, Stream], start: int) -> Iterator[Batch]:
     """Batches with the views of all sources, from sample number `start` on."""
-    iterators = [stream.batches(start=start) for stream in streams.values()]
-    try:
-        for parts in zip(*iterators, strict=True):
-            yield Batch({name: faces for part in parts for name, faces in part.items()})
-    finally:
-        for iterator in iterators:
-            iterator.close()
+    for parts in zip(*(stream.batches(start=start) for stream in streams.values()), strict=True):
+        yield Batch({name: faces for part in parts for name, faces in part.items()})
 
 
 def tell_losses(task: Task, run: Run, *, speed: float, streams: dict[str, Stream]) -> None:

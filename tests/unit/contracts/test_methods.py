@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from conftest import ROOT
 from faces import lengths_data_set
-
 from facscale import methods
 from facscale.data.augment import Augmenter
 from facscale.data.stream import Stream
@@ -138,7 +138,9 @@ def test_each_phase_gives_gradient_to_its_root_and_no_other(case):
     method = build()
     step(method, a_batch(kind, config, seed=1))  # queues are not empty any more
     for phase, modules in kind.phases().items():
-        roots = {name: list(method.get_submodule(name).parameters()) for names in kind.phases().values() for name in names}
+        roots = {
+            name: list(method.get_submodule(name).parameters()) for names in kind.phases().values() for name in names
+        }
         for name, parameters in roots.items():
             for parameter in parameters:
                 parameter.grad = None

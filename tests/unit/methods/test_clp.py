@@ -205,7 +205,9 @@ def test_neighbours_and_negatives_share_the_queue_without_overlap():
     assert sizes == {"neighbours_MD": 9, "negatives_MD": 3}
 
 
-@pytest.mark.parametrize("wrong", [{"tcl_weight": 0, "cir_weight": 0}, {"neighbours": 12}, {"momentum": 1.0}, {"length": 2}])
+@pytest.mark.parametrize(
+    "wrong", [{"tcl_weight": 0, "cir_weight": 0}, {"neighbours": 12}, {"momentum": 1.0}, {"length": 2}]
+)
 def test_impossible_hyper_parameters_are_refused(wrong):
     with pytest.raises(ValueError, match="tcl_weight|neighbours|momentum|length"):
         tiny(**wrong)

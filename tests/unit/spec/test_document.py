@@ -46,7 +46,9 @@ def test_numbers_as_yaml_1_2_reads_them(spec):
 
 def test_variables(spec, monkeypatch):
     monkeypatch.setenv("FACES", "s3://faces")
-    path = spec("method: {name: clp}\ndata:\n  unlabelled: ${FACES}/vox\n  cache: ${NOWHERE:-/tmp/c}\n  threads: ${N:-3}\n")
+    path = spec(
+        "method: {name: clp}\ndata:\n  unlabelled: ${FACES}/vox\n  cache: ${NOWHERE:-/tmp/c}\n  threads: ${N:-3}\n"
+    )
     data = job(path).data
     assert (data.unlabelled, data.cache, data.threads) == ("s3://faces/vox", "/tmp/c", 3)
 
@@ -55,15 +57,27 @@ def test_variables(spec, monkeypatch):
     ("text", "message"),
     [
         ("method: {name: clp}\ntrain:\n  epoch: 3\n", 'job.yaml:3: unknown key "train.epoch" (did you mean "epochs"?)'),
-        ("method: {name: clp}\ndata:\n  augment:\n    rotaton: 1\n", 'job.yaml:4: unknown key "data.augment.rotaton" (did you mean "rotation"?)'),
-        ("method: {name: clp}\ntrain: {epochs: many}\n", 'job.yaml:2: "train.epochs": input should be a valid number, not \'many\''),
+        (
+            "method: {name: clp}\ndata:\n  augment:\n    rotaton: 1\n",
+            'job.yaml:4: unknown key "data.augment.rotaton" (did you mean "rotation"?)',
+        ),
+        (
+            "method: {name: clp}\ntrain: {epochs: many}\n",
+            "job.yaml:2: \"train.epochs\": input should be a valid number, not 'many'",
+        ),
         ("method: {name: clp}\ntrain: {batch_size: 6.5}\n", 'job.yaml:2: "train.batch_size"'),
         ("method: {name: clp}\ntrain: {batch_size: '64'}\n", 'job.yaml:2: "train.batch_size"'),
-        ("method: {name: clp}\nevaluate:\n  threshold: 1.5\n", 'job.yaml:3: "evaluate.threshold": input should be less than or equal to 1, not 1.5'),
+        (
+            "method: {name: clp}\nevaluate:\n  threshold: 1.5\n",
+            'job.yaml:3: "evaluate.threshold": input should be less than or equal to 1, not 1.5',
+        ),
         ("method: {name: clp}\ncluster: {workers: 0}\n", 'job.yaml:2: "cluster.workers"'),
         ("method: {name: clp}\ncluster: {workers: [1, 2, 3]}\n", 'job.yaml:2: "cluster.workers"'),
         ("method: {name: clp}\ndata: {augment: {crop: [0.9, 0.8]}}\n", "crop must be [smallest, largest]"),
-        ("method: {name: clp}\ndeepspeed: {gradient_clipping: 1}\n", "deepspeed.gradient_clipping is set from train.clip"),
+        (
+            "method: {name: clp}\ndeepspeed: {gradient_clipping: 1}\n",
+            "deepspeed.gradient_clipping is set from train.clip",
+        ),
         ("method: {name: clp}\ninputs: {fan: {stage: fan}}\n", 'inputs.fan names the stage "fan"'),
         ("train: {}\n", '"method" is missing'),
         ("method: {name: clp}\nmethod: {name: clp}\n", 'job.yaml:2: "method" is written twice'),
@@ -112,7 +126,9 @@ def test_a_bomb_of_aliases_is_defused(spec):
 
 
 def test_a_baseline_is_a_patch_over_the_same_spec(spec):
-    path = spec("method: {name: clp}\ntrain: {epochs: 7, batch_size: 8}\nevaluate:\n  baselines:\n    random:\n      train: {epochs: 0}\n")
+    path = spec(
+        "method: {name: clp}\ntrain: {epochs: 7, batch_size: 8}\nevaluate:\n  baselines:\n    random:\n      train: {epochs: 0}\n"
+    )
     document = read(path).patched(("evaluate", "baselines", "random"))
     found = parse(document, Job)
     assert (found.train.epochs, found.train.batch_size) == (0, 8)

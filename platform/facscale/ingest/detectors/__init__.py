@@ -36,14 +36,14 @@ def find(name: str) -> type[Detector]:
         except ModuleNotFoundError as error:
             raise SpecError(f'the detector "{name}" needs {error.name}, which is not installed') from error
         (found,) = [item for item in vars(module).values() if _is_detector(item) and item.__module__ == module.__name__]
-        return found  # type: ignore[no-any-return]
+        return found
     (point, *_) = entry_points(group=GROUP, name=name)
     detector = point.load()
     if not _is_detector(detector):
         raise SpecError(
             f'the entry point "{name}" of {point.dist and point.dist.name} is no facscale Detector: {detector!r}'
         )
-    return detector  # type: ignore[no-any-return]
+    return detector
 
 
 def configure(document: Document) -> Pipeline:

@@ -42,7 +42,7 @@ class Dlib(Detector):
 
     Config = DlibConfig
 
-    def __init__(self, config: DlibConfig) -> None:  # type: ignore[override]
+    def __init__(self, config: DlibConfig) -> None:
         self.config = config
         weights = Path(config.weights).expanduser() if config.weights else packaged_weights()
         try:

@@ -1,0 +1,111 @@
+"""Runs in spawned processes: trains a small GAN under DeepSpeed on any number of gloo ranks."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from facscale.methods import DataFacts, Loss, Method, MethodConfig, trains
+from facscale.methods.base import total
+from facscale.spec import Job
+
+BATCH = 12
+CASES = [(name, stage) for name in ("sgd", "adam") for stage in (0, 1, 2)]
+
+
+class Pair(Method):
+    """Two roots and two phases that see each other's modules, without BatchNorm: equal for any number of workers."""
+
+    def __init__(self) -> None:
+        super().__init__(MethodConfig(), DataFacts())
+        self.encoder = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
+        self.critic = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1))
+
+    @trains("critic")
+    def judge(self, batch):
+        return {"judge": Loss((self.critic(self.encoder(batch)) - batch[:, :1]).square().mean())}
+
+    @trains("encoder")
+    def fool(self, batch):
+        return {"fool": Loss(self.critic(self.encoder(batch)).square().mean(), 0.5)}
+
+
+def job(name, stage, **train):
+    optimizer = {"name": name, "lr": 0.05}
+    return Job(
+        method={"name": "pair"},
+        train={"batch_size": BATCH, "optimizer": optimizer, "clip": 0.5, **train},
+        deepspeed={"zero_optimization": {"stage": stage}},
+    )
+
+
+def samples(step):
+    return torch.randn(BATCH, 5, generator=torch.Generator().manual_seed(step))
+
+
+def plain_torch(name, steps):
+    """The reference: one process, no engine."""
+    from facscale.train.engine import optimizer
+
+    torch.manual_seed(0)
+    method = Pair()
+    optimizers = {
+        phase: (optimizer(job(name, 0), list(method.get_submodule(modules[0]).parameters())), modules[0])
+        for phase, modules in method.phases().items()
+    }
+    for step in range(steps):
+        for phase, (update, module) in optimizers.items():
+            method.zero_grad()
+            total(getattr(method, phase)(samples(step))).backward()
+            nn.utils.clip_grad_norm_(method.get_submodule(module).parameters(), 0.5)
+            update.step()
+    return method.state_dict()
+
+
+def train(name, stage, *, rank, world, start, stop, state):
+    from facscale.train.engine import Engine, training_only
+
+    torch.manual_seed(0)
+    method = Pair()
+    if state:
+        method.load_state_dict(state["method"])
+    engines = {root.phases[0]: Engine(method, root, job=job(name, stage), world=world) for root in method.roots()}
+    for phase, engine in engines.items():
+        engine.load_state(state["engines"][phase] if state else {})
+    for step in range(start, stop):
+        for phase, engine in engines.items():
+            with training_only(engine, list(engines.values())):
+                loss = total(getattr(method, phase)(samples(step)[rank::world]))
+            engine.backward(loss)
+            engine.step()
+    return {"method": method.state_dict(), "engines": {phase: engine.state() for phase, engine in engines.items()}}
+
+
+def work(rank, world, folder, port):
+    """World 2 trains 6 steps at once, and 3; worlds of other sizes go on from the 3 to 6."""
+    warnings.simplefilter("ignore")
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank)
+    )
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
+    folder = Path(folder)
+    for name, stage in CASES:
+        half = folder / f"{name}-{stage}-half.pt"
+        if world == 2:
+            whole = train(name, stage, rank=rank, world=world, start=0, stop=6, state=None)
+            saved = train(name, stage, rank=rank, world=world, start=0, stop=3, state=None)
+            if rank == 0:
+                torch.save(whole, folder / f"{name}-{stage}-whole.pt")
+                torch.save(saved, half)
+            torch.distributed.barrier()
+        state = torch.load(half, weights_only=True)
+        resumed = train(name, stage, rank=rank, world=world, start=3, stop=6, state=state)
+        if rank == 0:
+            torch.save(resumed, folder / f"{name}-{stage}-resumed-{world}.pt")
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()

@@ -1,0 +1,81 @@
+"""Layers against their definitions and well-known counts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from facscale.nn import Momentum, Queue, ResNet, projection_head
+
+
+@pytest.mark.parametrize(("depth", "millions", "dim"), [(18, 11.18, 512), (34, 21.28, 512), (50, 23.51, 2048)])
+def test_parameters_are_torchvisions_without_the_classifier(depth, millions, dim):
+    with torch.device("meta"):
+        encoder = ResNet(depth)
+    assert sum(p.numel() for p in encoder.parameters()) / 1e6 == pytest.approx(millions, abs=0.01)
+    assert encoder.dim == dim
+    names = set(encoder.state_dict())
+    assert {"conv1.weight", "bn1.running_mean", "layer2.0.downsample.0.weight", "layer4.1.bn2.bias"} <= names
+    assert not any(name.startswith(("mean", "std", "fc")) for name in names)
+    assert "layer1.0.downsample.0.weight" not in names or depth == 50
+
+
+def test_operations_of_resnet_34_are_the_papers():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    encoder = ResNet(34).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        assert encoder(torch.zeros(1, 3, 224, 224)).shape == (1, 512)
+    assert counter.get_total_flops() / 2 == pytest.approx(3.6e9, rel=0.02)  # the papers count multiply-adds
+
+
+def test_input_is_normalised_by_imagenet():
+    encoder = ResNet(18, width=4).eval()
+    seen = []
+    encoder.conv1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    encoder(torch.full((1, 3, 32, 32), 0.5))
+    assert seen[0][0, :, 0, 0].tolist() == pytest.approx(
+        [(0.5 - 0.485) / 0.229, (0.5 - 0.456) / 0.224, (0.5 - 0.406) / 0.225], abs=1e-6
+    )
+
+
+def test_projection_head_has_relu_between_and_none_after():
+    kinds = [type(layer) for layer in projection_head(512, 256, 128)]
+    assert kinds == [nn.Linear, nn.ReLU, nn.Linear]
+
+
+def test_momentum_is_exponential_averaging_in_float32():
+    source = nn.Linear(2, 2).bfloat16()
+    momentum = Momentum(source, momentum=0.999)
+    start = momentum.module.weight.clone()
+    with torch.no_grad():
+        source.weight.add_(1.0)
+    for _ in range(1000):
+        momentum.follow(source)
+    expected = source.weight.float() + (start - source.weight.float()) * 0.999**1000
+    torch.testing.assert_close(momentum.module.weight, expected, atol=1e-4, rtol=0)
+
+
+def test_queue_goes_round():
+    queue = Queue(5, 1)
+    for step in range(3):
+        queue.enqueue(torch.full((2, 1), float(step)), torch.tensor([step, step]))
+        assert int(queue.filled) == min(5, 2 * (step + 1))
+    assert sorted(queue.identities.tolist()) == [0, 1, 1, 2, 2]
+    assert queue.keys[:, 0].tolist() == [float(i) for i in queue.identities.tolist()]
+
+
+def test_more_keys_than_places_keep_the_newest():
+    queue = Queue(3, 1)
+    queue.enqueue(torch.arange(5.0)[:, None], torch.arange(5))
+    assert sorted(queue.identities.tolist()) == [2, 3, 4]
+
+
+def test_queue_is_saved():
+    queue = Queue(4, 2)
+    queue.enqueue(torch.rand(3, 2), torch.arange(3))
+    other = Queue(4, 2)
+    other.load_state_dict(queue.state_dict())
+    assert torch.equal(other.keys, queue.keys)
+    assert (int(other.cursor), int(other.filled)) == (3, 3)
