@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from s3 import S3Server
 
 _numbers = itertools.count()

@@ -50,7 +50,9 @@ def track(
     return pa.table(columns)
 
 
-def data_set(url: str, tracks: Iterable[pa.Table], *, au: tuple[int, ...] = (), size: int = 32, **options: Any) -> Dataset:
+def data_set(
+    url: str, tracks: Iterable[pa.Table], *, au: tuple[int, ...] = (), size: int = 32, **options: Any
+) -> Dataset:
     """Write `tracks` as a data set and open it."""
     settings = {"name": "test", "fps": 25.0, "recipe": {}, **options}
     with ShardWriter(url, au=au, image_size=size, **settings) as writer:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Self
 
 import pyarrow.fs as pafs
 
@@ -32,7 +33,7 @@ class S3Server:
         }
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> S3Server:
+    def __enter__(self) -> Self:
         self.start()
         return self
 

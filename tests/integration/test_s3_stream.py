@@ -7,12 +7,12 @@ import time
 
 import numpy as np
 import pytest
-from faces import data_set, lengths_data_set, track
-from s3 import S3Server
 
-from facscale.data import CorruptError, DataError, Dataset, ShardWriter, Stream, storage
+from faces import data_set, lengths_data_set, track
+from facscale.data import CorruptError, DataError, Dataset, Stream, storage
 from facscale.data.views import Frames
 from facscale.spec import models
+from s3 import S3Server
 
 LENGTHS = [7, 12, 3, 30, 9, 14, 8, 21]
 
@@ -35,7 +35,9 @@ def test_the_same_data_set_on_s3_and_on_disk_gives_the_same_pixels(s3_bucket, tm
     local = lengths_data_set(str(tmp_path / "faces"), LENGTHS)
     assert remote.manifest == local.manifest
     assert remote.table(["identity", "frame"]).equals(local.table(["identity", "frame"]))
-    np.testing.assert_array_equal(take(stream(remote, tmp_path / "cache"), 40), take(stream(local, tmp_path / "none"), 40))
+    np.testing.assert_array_equal(
+        take(stream(remote, tmp_path / "cache"), 40), take(stream(local, tmp_path / "none"), 40)
+    )
     assert not (tmp_path / "none").exists(), "local row groups are read in place"
 
 
@@ -55,7 +57,9 @@ def test_row_groups_come_from_the_cache_the_second_time(s3_bucket, s3_server, tm
 
 def test_a_missing_bucket_is_one_clear_error(s3_bucket):
     for action in (lambda: Dataset("s3://no-such-bucket-here/faces"), lambda: _write("s3://no-such-bucket-here/faces")):
-        with pytest.raises(DataError, match=r"s3://no-such-bucket-here/faces: there is no such bucket at http://127") as caught:
+        with pytest.raises(
+            DataError, match=r"s3://no-such-bucket-here/faces: there is no such bucket at http://127"
+        ) as caught:
             action()
         assert "\n" not in str(caught.value)
 
@@ -71,7 +75,9 @@ def test_a_refused_key_is_one_clear_error_at_once(s3_bucket, monkeypatch, name):
     monkeypatch.setenv(name, "wrong")
     started = time.monotonic()
     for action in (lambda: Dataset(f"{s3_bucket}/faces"), lambda: _write(f"{s3_bucket}/other")):
-        with pytest.raises(DataError, match="refused the key; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") as caught:
+        with pytest.raises(
+            DataError, match="refused the key; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) as caught:
             action()
         assert "\n" not in str(caught.value)
     assert time.monotonic() - started < storage.OPEN_PATIENCE_S, "no use in waiting for another answer"
@@ -135,13 +141,14 @@ def _write(url: str) -> None:
     data_set(url, [track(0, frames=range(3))])
 
 
-def test_a_killed_writer_leaves_no_data_set(s3_bucket):
-    with pytest.raises(KeyboardInterrupt), ShardWriter(
-        f"{s3_bucket}/half", name="half", image_size=32, fps=25, recipe={}, row_group_mb=0.01, shard_mb=0.02
-    ) as writer:
+def test_an_interrupted_writer_leaves_no_data_set(s3_bucket):
+    def tracks():
         for person in range(6):
-            writer.add_track(track(person, frames=range(20)))
+            yield track(person, frames=range(20))
         raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        data_set(f"{s3_bucket}/half", tracks(), row_group_mb=0.01, shard_mb=0.02)
     with pytest.raises(DataError, match="no data set"):
         Dataset(f"{s3_bucket}/half")
     assert lengths_data_set(f"{s3_bucket}/half", [5]).manifest.counts["frames"] == 5

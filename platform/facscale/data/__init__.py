@@ -16,7 +16,7 @@ __all__ = ["CorruptError", "DataError", "Dataset", "ShardWriter", "Stream"]
 def __getattr__(name: str) -> Any:
     """`Stream` needs torch; whoever only writes or reads shards does not wait for it."""
     if name == "Stream":
-        from facscale.data.stream import Stream  # noqa: PLC0415
+        from facscale.data.stream import Stream
 
         return Stream
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

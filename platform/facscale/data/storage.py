@@ -219,7 +219,7 @@ def _open_filesystem(url: str) -> tuple[Any, str, bool]:
     if scheme in ("s3", "s3a"):
         return _s3(_endpoint(), os.environ.get("AWS_ACCESS_KEY_ID", ""), _region(rest)), rest, False
     try:
-        import fsspec  # noqa: PLC0415 - only for the rarer stores
+        import fsspec
 
         filesystem, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:

@@ -86,7 +86,8 @@ class ShardWriter:
                 f"{url} already holds a data set, and data sets never change; give the new one another folder"
             )
         self._folder.make()
-        self._describe: dict[str, Any] = {"name": name, "au": tuple(au), "image_size": image_size, "fps": fps, "recipe": dict(recipe)}
+        self._describe: dict[str, Any] = {"name": name, "au": tuple(au), "image_size": image_size, "fps": fps}
+        self._describe["recipe"] = dict(recipe)
         self._schema = columns(au)
         self._every, self._group_bytes, self._shard_bytes = every, int(row_group_mb * MB), int(shard_mb * MB)
         local = str(self._folder.path) if self._folder.local else None
@@ -95,7 +96,6 @@ class ShardWriter:
         self._shards: list[Shard] = []
         self._index: list[dict[str, Any]] = []
         self._last: tuple[str, str, int] | None = None
-        self._videos: set[tuple[str, str]] = set()
         self._counts = {"identities": 0, "videos": 0, "tracks": 0, "frames": 0, "labelled_frames": 0}
         self._parquet: pq.ParquetWriter | None = None
         self._groups_of_shard = 0

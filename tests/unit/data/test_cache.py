@@ -9,10 +9,10 @@ import os
 from pathlib import Path
 
 import pytest
-from faces import lengths_data_set
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from faces import lengths_data_set
 from facscale.data import CorruptError
 from facscale.data.cache import MARKER, Cache
 from facscale.data.manifest import checksum
@@ -88,10 +88,8 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path, caplog):
         store.read(cache, number)
     assert store.fetched == [1, 2, 3, 1]
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    assert [record.message for record in caplog.records] == [
-        f"the cache {tmp_path} is not used: it holds files that are not the cache's; "
-        "row groups are read from their store each time"
-    ]
+    assert len(caplog.records) == 1
+    assert f"the cache {tmp_path} is not used: it holds files that are not the cache's" in caplog.text
     assert dataset.table(["frame"]).num_rows == 11
 
 

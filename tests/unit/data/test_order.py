@@ -80,7 +80,9 @@ def test_workers_share_every_epoch_without_gap_or_overlap_also_when_their_number
         world = data.draw(st.integers(1, 7), label="world")
         batch = world * data.draw(st.integers(1, 6), label="samples of a worker's batch")
         for _ in range(data.draw(st.integers(1, 4), label="batches before the kill")):
-            parts = [order.of_worker(start=cursor, stop=cursor + batch, rank=rank, world=world) for rank in range(world)]
+            parts = [
+                order.of_worker(start=cursor, stop=cursor + batch, rank=rank, world=world) for rank in range(world)
+            ]
             assert {len(part) for part in parts} == {batch // world}
             assert all(np.all(part % world == rank) for rank, part in enumerate(parts))
             seen += sorted(np.concatenate(parts).tolist())
