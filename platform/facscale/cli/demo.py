@@ -53,19 +53,19 @@ def stop_demo(folder: Path) -> None:
     print("stopped; a new `make demo` starts from what stands in", folder)
 
 
-def start_ray(folder: Path) -> None:
+def start_ray(folder: Path, *, port: int = RAY_PORT, dashboard: int = DASHBOARD_PORT) -> None:
     """A head node with a port of its own, beside whatever Ray runs here; nothing where it runs already."""
     noted = folder / "ray.pid"
     if noted.exists() and alive(noted):
         return
     log = (folder / "ray.log").open("w")
-    command = [BIN / "ray", "start", "--head", "--block", "--port", RAY_PORT, "--dashboard-port", DASHBOARD_PORT]
+    command = [BIN / "ray", "start", "--head", "--block", "--port", port, "--dashboard-port", dashboard]
     command += ["--dashboard-host", "127.0.0.1", "--node-ip-address", "127.0.0.1", "--disable-usage-stats"]
     process = subprocess.Popen(
         [str(word) for word in command], cwd=ROOT, stdout=log, stderr=log, start_new_session=True, env=environment({})
     )
     noted.write_text(str(process.pid))
-    address = f"http://127.0.0.1:{DASHBOARD_PORT}"
+    address = f"http://127.0.0.1:{dashboard}"
     for _ in range(120):
         if process.poll() is not None:
             raise SystemExit(f"error: Ray did not start; {folder / 'ray.log'} says why")

@@ -205,6 +205,10 @@ def default_store(job: Job) -> Path:
 def commit() -> str:
     """Of the code that runs, where it is a checkout."""
     done = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )  # noqa: S607
+        ["git", "rev-parse", "HEAD"],  # noqa: S607 - whichever git is in the path
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return done.stdout.strip() or "unknown"

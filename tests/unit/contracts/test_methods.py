@@ -57,7 +57,7 @@ def step(method, batch):
         with torch.no_grad():
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 if gradient is not None:
-                    parameter -= 0.05 * gradient
+                    parameter.sub_(0.05 * gradient)
     method.after_step()
     return losses
 
@@ -160,7 +160,7 @@ def test_losses_are_named_scalars_and_stay_finite(case):
 
 
 def test_saved_and_loaded_it_goes_on_bitwise_equal(case, tmp_path):
-    name, kind, config, build = case
+    _, kind, config, build = case
     method = build()
     for seed in range(3):
         step(method, a_batch(kind, config, seed=seed))

@@ -1,0 +1,181 @@
+"""The main job as a user runs it: `ray job submit` on a running cluster, MLflow on a real server."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from conftest import PLUGINS, ROOT
+from faces import lengths_data_set
+from safetensors.torch import load
+
+from facscale.cli.demo import start_ray, stop_ray
+from facscale.track import server
+
+BIN = Path(sys.executable).parent
+AUS = (1, 2, 4, 6, 12)
+JOB = """\
+#!/usr/bin/env -S facscale run
+# A tiny job for the tests.
+method: {{name: clp, depth: 18, width: 4, hidden: 8, embedding: 8, length: 3, queue_size: 32}}
+data:
+  unlabelled: {folder}/unlabelled
+  labelled: {folder}/labelled
+  image_size: 32
+  threads: 1
+train: {{batch_size: 8, epochs: 1, log_every: 1, checkpoint_every: 3, probe_every: 2, probe_frames: 40}}
+cluster: {{workers: 2, gpus_per_worker: 0, cpus_per_worker: 1, storage: {folder}/runs}}
+deepspeed: {{zero_optimization: {{stage: 1}}}}
+evaluate:
+  probe: {{epochs: 2, batch_size: 32}}
+  baselines:
+    random encoder: {{train: {{epochs: 0}}}}
+    batchnorm adapts: {{train: {{epochs: 0}}, evaluate: {{protocol: adapted-batchnorm}}}}
+"""
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A cluster with a dashboard, an MLflow server, two data sets and a job file, all on ports of their own."""
+    folder = tmp_path_factory.mktemp("world")
+    lengths_data_set(str(folder / "unlabelled"), [12] * 24, row_group_mb=0.2)
+    lengths_data_set(str(folder / "labelled"), [20] * 9, au=AUS, row_group_mb=0.2, name="labelled")
+    job = folder / "tiny.yaml"
+    job.write_text(JOB.format(folder=folder))
+    job.chmod(0o755)
+    dashboard = free_port()
+    start_ray(folder, port=free_port(), dashboard=dashboard)
+    tracker = server.ensure_server(folder / "mlflow", free_port())
+    yield {"folder": folder, "job": job, "address": f"http://127.0.0.1:{dashboard}", "mlflow": tracker.url}
+    server.stop(folder / "mlflow")
+    stop_ray(folder / "ray.pid")
+
+
+def submit(world, *words, cwd=ROOT):
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    variables = {"PATH": path, "MLFLOW_TRACKING_URI": world["mlflow"], "PYTHONPATH": f"{ROOT / 'platform'}:{PLUGINS}"}
+    command = [
+        BIN / "ray",
+        "job",
+        "submit",
+        "--address",
+        world["address"],
+        "--runtime-env-json",
+        json.dumps({"env_vars": variables}),
+    ]
+    command = [*command, *words]
+    return subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PATH": path},
+    )
+
+
+@pytest.fixture(scope="module")
+def submitted(world):
+    return submit(world, "--", world["job"])
+
+
+@pytest.fixture(scope="module")
+def client(world):
+    return mlflow.MlflowClient(world["mlflow"])
+
+
+def runs(client, **tags):
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    where = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    return client.search_runs(experiments, where)
+
+
+def test_ray_job_submit_literally(submitted):
+    assert submitted.returncode == 0, submitted.stdout[-4000:] + submitted.stderr[-4000:]
+    assert "F1 x 100 on labelled" in submitted.stdout
+    assert "AU12" in submitted.stdout
+    assert "random encoder" in submitted.stdout
+    assert "batchnorm adapts" in submitted.stdout
+
+
+def test_one_run_with_everything_in_it(submitted, client):
+    (run,) = runs(client, row="tiny")
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["method"] == "clp"
+    assert {"cluster", "data", "git.commit", "facscale.key"} <= run.data.tags.keys()
+    assert run.data.params["method.queue_size"] == "32"
+    assert run.data.params["train.batch_size"] == "8"
+    assert {"f1/mean", "f1/AU12", "fold0/f1/AU12", "fold2/f1/mean", "online/effective_rank"} <= run.data.metrics.keys()
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "loss/tcl")] == [1, 2, 3]
+    kept = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+    assert {"method.safetensors", "f1_labelled.csv", "figures"} <= kept
+    figures = {artifact.path for artifact in client.list_artifacts(run.info.run_id, "figures")}
+    assert {"figures/f1_labelled.png", "figures/losses.png", "figures/contact_sheet.png"} <= figures
+    assert {data.dataset.name for data in run.inputs.dataset_inputs} == {"test", "labelled"}
+
+
+def test_the_baseline_is_nested(submitted, client):
+    (main,), (baseline,) = runs(client, row="tiny"), runs(client, row="random encoder")
+    assert baseline.data.tags["mlflow.parentRunId"] == main.info.run_id
+    assert "f1/mean" in baseline.data.metrics
+
+
+def test_batchnorm_alone_learns_in_the_adapted_probe(submitted, world):
+    """The paper's other protocol: convolutions stay frozen, BatchNorm and classifier are trained in every fold."""
+    (folder,) = (world["folder"] / "runs").glob("tiny-*")
+    before = load((folder / "batchnorm-adapts" / "method.safetensors").read_bytes())
+    after = load((folder / "batchnorm-adapts-labelled-fold1" / "method.safetensors").read_bytes())
+    assert torch.equal(before["encoder.layer4.1.conv2.weight"], after["encoder.layer4.1.conv2.weight"])
+    assert not torch.equal(before["encoder.layer4.1.bn2.weight"], after["encoder.layer4.1.bn2.weight"])
+
+
+def test_the_encoder_loads_from_mlflow(submitted, client, world):
+    (run,) = runs(client, row="tiny")
+    mlflow.set_tracking_uri(world["mlflow"])
+    (model,) = mlflow.search_logged_models(
+        experiment_ids=[run.info.experiment_id],
+        filter_string=f"source_run_id = '{run.info.run_id}'",
+        output_format="list",
+    )
+    features = mlflow.pyfunc.load_model(model.model_uri).predict(np.random.rand(2, 3, 32, 32).astype(np.float32))
+    assert features.shape == (2, 32)
+
+
+def test_submitted_again_it_is_the_same_run_and_trains_nothing(submitted, world, client):
+    again = (
+        submit(world, "--working-dir", world["folder"] / "jobs_only", "--", "./tiny.yaml") if prepare(world) else None
+    )
+    assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
+    assert len(runs(client, row="tiny")) == 1
+    assert "steps" not in again.stdout
+    assert "F1 x 100 on labelled" in again.stdout
+
+
+def prepare(world):
+    """A working directory with nothing but the job: what `--working-dir` uploads, run bit included."""
+    folder = world["folder"] / "jobs_only"
+    folder.mkdir(exist_ok=True)
+    (folder / "tiny.yaml").write_text(world["job"].read_text())
+    (folder / "tiny.yaml").chmod(0o755)
+    return folder
+
+
+def test_a_wrong_key_ends_the_job_with_one_line(world):
+    done = submit(world, "--", world["job"], "train.epoch=3")
+    assert done.returncode != 0
+    assert 'unknown key "train.epoch" (did you mean "epochs"?)' in done.stdout
+    assert "Traceback" not in done.stdout.split("error:")[1]
