@@ -21,7 +21,7 @@ from facscale.train.worker import Task
 
 TINY = {
     "method": {"name": "clp", "depth": 18, "width": 4, "hidden": 8, "embedding": 8, "length": 3, "queue_size": 32},
-    "train": {"batch_size": 8, "epochs": 3, "log_every": 1, "checkpoint_every": 4, "probe_every": 0},
+    "train": {"batch_size": 8, "epochs": 12, "log_every": 1, "checkpoint_every": 10, "probe_every": 0},
     "cluster": {"workers": 2, "gpus_per_worker": 0, "cpus_per_worker": 1},
     "deepspeed": {"zero_optimization": {"stage": 1}},
 }
@@ -29,7 +29,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """40 clips an epoch: 15 steps of 8 in 3 epochs."""
+    """40 clips an epoch: 60 steps of 8 in 12 epochs."""
     folder = tmp_path_factory.mktemp("data") / "faces"
     lengths_data_set(str(folder), [12] * 40, au=(1, 12), row_group_mb=0.2)
     return str(folder)
@@ -81,13 +81,13 @@ def undisturbed(ray_cluster, data, tmp_path_factory):
 
 def test_a_run_takes_the_steps_of_its_plan(undisturbed):
     watcher, weights = undisturbed
-    assert watcher.steps == list(range(1, 16))
+    assert watcher.steps == list(range(1, 61))
     assert int(weights["queue.filled"]) == 32
     assert all(value.isfinite().all() for value in weights.values())
 
 
 def test_a_worker_killed_in_mid_epoch_changes_nothing(undisturbed, ray_cluster, data, tmp_path):
-    watcher, weights = run(data, tmp_path, name="run", kill_at=6)
+    watcher, weights = run(data, tmp_path, name="run", kill_at=43)
     assert watcher.killed is not None
     assert watcher.notes.count("started") == 1
     assert "resumed" in watcher.notes
@@ -123,7 +123,7 @@ def test_a_run_goes_on_with_another_number_of_workers(ray_cluster, data, tmp_pat
         weights = load(trained(a_task(data, tmp_path, reader, {"cluster": {"workers": 1}}), name="elastic"))
     finally:
         reader.close()
-    assert watcher.steps == list(range(1, 16))
+    assert watcher.steps == list(range(1, 61))
     assert int(weights["queue.filled"]) == 32
 
 

@@ -13,6 +13,7 @@ from facscale.spec import Job, SpecError
 def join() -> None:
     """Connect to the job's cluster, RAY_ADDRESS's, or this machine's; start one here if there is none."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a CPU task must not hide the GPUs of its process
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     if ray.is_initialized():
         return
     try:

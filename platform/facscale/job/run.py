@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from facscale.evaluate import Row, Table, figures
 from facscale.job.judge import Judge, loaded
 from facscale.job.labelled import Labelled
 from facscale.job.record import Recorder
-from facscale.job.variants import Variant, rows, stages
+from facscale.job.variants import Variant, rows, run_key, stages, training_key
 from facscale.methods import DataFacts, export
 from facscale.spec import Document, Job, SpecError
 from facscale.track import Tracker
@@ -41,10 +41,9 @@ def run_job(document: Document, *, name: str) -> int:
     unlabelled = [Dataset(url) for url in urls(main.job, "unlabelled")]
     join()
     refuse_impossible(main.job)
-    key = main.key([data.manifest.fingerprint for data in unlabelled] + [data.fingerprint for data in sets])
-    story = Story(main, sets=sets, unlabelled=unlabelled, key=key)
+    story = Story(main, baselines, sets, unlabelled)
     try:
-        story.tell(baselines)
+        story.tell()
     except BaseException as error:
         story.tracker.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", wait=10)
         if isinstance(error, TrainError):
@@ -64,17 +63,20 @@ class Story:
     """One job on its way: what is known, and whom to tell."""
 
     main: Variant
+    baselines: list[Variant]
     sets: list[Labelled]
     unlabelled: list[Dataset]
-    key: str
     console: Console = field(
         default_factory=lambda: Console(width=WIDTH if not os.isatty(1) else None, highlight=False)
     )
 
     def __post_init__(self) -> None:
         job = self.main.job
-        self.name = f"{self.main.name}-{self.key}"
-        self.spool = SPOOL / self.name
+        self.fingerprints = [data.manifest.fingerprint for data in self.unlabelled] + [
+            data.fingerprint for data in self.sets
+        ]
+        self.key = run_key([self.main, *self.baselines], fingerprints=self.fingerprints)
+        self.spool = SPOOL / f"{self.main.name}-{self.key}"
         self.tracker = Tracker(
             job.track.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{default_store(job)}",
             job.track.experiment or (self.sets[0].name if self.sets else "facscale"),
@@ -90,22 +92,19 @@ class Story:
 
     def tags(self, of: Variant) -> dict[str, str]:
         """What every run can be searched by."""
-        data = [dataset.manifest.fingerprint[:12] for dataset in self.unlabelled] + [
-            data.fingerprint[:12] for data in self.sets
-        ]
         cluster = of.job.cluster.name or socket.gethostname()
         return {
             "method": of.job.method.name,
             "row": of.name,
             "cluster": cluster,
-            "data": " ".join(data),
+            "data": " ".join(fingerprint[:12] for fingerprint in self.fingerprints),
             "git.commit": commit(),
         }
 
-    def tell(self, baselines: list[Variant]) -> None:
+    def tell(self) -> None:
         """Train and judge every row; print, log and draw the tables."""
         tables = {data.name: Table(()) for data in self.sets}
-        for row in (self.main, *baselines):
+        for row in (self.main, *self.baselines):
             tracker: Run = (
                 self.tracker
                 if row is self.main
@@ -166,8 +165,8 @@ class Story:
         recorder = Recorder(tracker, title=title)
         reader = Reader(recorder.receive)
         try:
-            place = variant_place(self.name, title=title)
-            return fit(Task(task.job, task.config, task.facts, task.inputs, task.subjects, reader.mailbox), name=place)
+            place = f"{folder_name(title)}-{training_key(task, fingerprints=self.fingerprints)}"
+            return fit(replace(task, mailbox=reader.mailbox), name=place)
         finally:
             reader.close()
             recorder.finish()
@@ -190,9 +189,9 @@ class Story:
             self.tracker.figure(sheet, "contact_sheet")
 
 
-def variant_place(run: str, *, title: str) -> str:
-    """The folder of one training under the job's storage: letters, digits and dashes only."""
-    return f"{run}/" + "".join(letter if letter.isalnum() else "-" for letter in title)
+def folder_name(title: str) -> str:
+    """Letters, digits and dashes only."""
+    return "".join(letter if letter.isalnum() else "-" for letter in title)
 
 
 def default_store(job: Job) -> Path:

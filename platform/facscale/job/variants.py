@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from facscale.methods import Method, configure
 from facscale.spec import Document, Job
+from facscale.train.worker import Task
 
-NOT_ITS_IDENTITY = {"cluster", "track", "name", "evaluate"}  # what may change without it being another training
+NOT_OF_THE_WEIGHTS = {"cluster", "track", "name", "evaluate"}
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,28 @@ class Variant:
         """Whether it is trained anew in each fold."""
         return self.method.learns_from_labels(self.config)
 
-    def key(self, fingerprints: Sequence[str]) -> str:
-        """12 hexadecimal digits over all that decides its weights: the resolved spec and the data."""
-        spec = self.job.model_dump(mode="json", exclude=NOT_ITS_IDENTITY)
-        facts = json.dumps([spec, self.config.model_dump(mode="json"), list(fingerprints)], sort_keys=True)
-        return hashlib.sha256(facts.encode()).hexdigest()[:12]
+    def said(self) -> dict[str, Any]:
+        """Everything that its file says about what it computes, resolved: not where, nor who is told."""
+        spec = self.job.model_dump(mode="json", exclude={"cluster", "track", "name"})
+        return spec | {"method": self.config.model_dump(mode="json") | {"name": self.job.method.name}}
+
+
+def run_key(variants: Sequence[Variant], *, fingerprints: Sequence[str]) -> str:
+    """12 hexadecimal digits that are the same for the same job on the same data: then it is the same run in MLflow."""
+    return digest([[variant.said() for variant in variants], list(fingerprints)])
+
+
+def training_key(task: Task, *, fingerprints: Sequence[str]) -> str:
+    """12 hexadecimal digits over all that decides the weights of one training: then it is the same training."""
+    spec = task.job.model_dump(mode="json", exclude=NOT_OF_THE_WEIGHTS)
+    inputs = {name: hashlib.sha256(exported).hexdigest() for name, exported in task.inputs.items()}
+    subjects = None if task.subjects is None else sorted(task.subjects)
+    return digest([spec, task.config.model_dump(mode="json"), asdict(task.facts), inputs, subjects, list(fingerprints)])
+
+
+def digest(facts: list[Any]) -> str:
+    """Of plain values."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def variant(document: Document, *, name: str) -> Variant:

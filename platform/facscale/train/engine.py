@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from typing import Any
 
 import torch
@@ -29,12 +30,13 @@ class Engine:
         self.root = root
         modules = nn.ModuleDict({name: method.get_submodule(name) for name in root.modules})
         self.parameters = {name: p for name, p in modules.named_parameters() if p.requires_grad}
-        self._deepspeed, *_ = deepspeed.initialize(
-            model=modules,
-            optimizer=optimizer(job, list(self.parameters.values())),
-            config=settings(job, world=world),
-            dist_init_required=False,
-        )
+        with redirect_stdout(StringIO()):  # it prints what it compiles
+            self._deepspeed, *_ = deepspeed.initialize(
+                model=modules,
+                optimizer=optimizer(job, list(self.parameters.values())),
+                config=settings(job, world=world),
+                dist_init_required=False,
+            )
 
     def backward(self, loss: Tensor) -> None:
         """Add this micro-batch's gradient; the last one of a step averages it over the workers."""

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import fsspec
 import torch
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from facscale.cluster import resources
@@ -58,6 +58,7 @@ def trained(task: Task, *, name: str) -> bytes:
                 max_failures=cluster.max_failures, max_preemption_failures=-1, relax_collectives_on_preemption=True
             ),
             checkpoint_config=CheckpointConfig(num_to_keep=task.job.train.keep_checkpoints),
+            logging_config=LoggingConfig(log_level="WARNING"),
             worker_runtime_env={"env_vars": environment(task.job)},
         ),
     )
@@ -97,8 +98,8 @@ def samples_per_epoch(task: Task) -> int:
 
 
 def environment(job: Job) -> dict[str, str]:
-    """Of the workers: as many threads as each one has cores, so that neighbours do not fight over them."""
-    return {"OMP_NUM_THREADS": str(max(1, int(job.cluster.cpus_per_worker)))}
+    """Of the workers: as many threads as each one has cores, so that neighbours do not fight over them; no warnings."""
+    return {"OMP_NUM_THREADS": str(max(1, int(job.cluster.cpus_per_worker))), "PYTHONWARNINGS": "ignore"}
 
 
 def storage(job: Job) -> str:

@@ -55,7 +55,8 @@ def work(settings: Mapping[str, Task]) -> None:
     run = build(task, streams, rank=context.get_world_rank(), world=context.get_world_size(), device=device)
     probe = online_probe(task, run)
     started, first = time.monotonic(), run.step
-    task.tell("progress", step=run.step, steps=run.plan.steps, note="resumed" if run.step else "started")
+    if run.rank == 0:
+        task.tell("progress", step=run.step, steps=run.plan.steps, note="resumed" if run.step else "started")
     for _ in train(run):
         plan, settings_ = run.plan, task.job.train
         saving = plan.due(run.step, every=settings_.checkpoint_every)
