@@ -34,8 +34,8 @@ import numpy as np  # noqa: E402
 import psutil  # noqa: E402
 import simplejpeg  # noqa: E402
 import torch  # noqa: E402
-from faces import data_set, track  # noqa: E402
 
+from faces import data_set, track  # noqa: E402
 from facscale.data import Dataset, Stream  # noqa: E402
 from facscale.data.augment import Augmenter  # noqa: E402
 from facscale.data.views import Frames, Sequence, View  # noqa: E402
