@@ -107,7 +107,7 @@ def _make(
 def _work(todo: Sequence[tuple[str, Item]], *, pipeline: Pipeline, done: int, progress: bool) -> list[Status]:
     if not todo:
         return []
-    from facscale.ingest.pool import work  # noqa: PLC0415 - a finished data set needs no Ray
+    from facscale.ingest.pool import work
 
     statuses: list[Status] = []
     frames = faces = skipped = 0
@@ -139,7 +139,7 @@ def _already_there(pipeline: Pipeline) -> Report:
 
 
 def _render(pipeline: Pipeline, *, progress: bool) -> None:
-    from facscale.data import synthetic  # noqa: PLC0415 - only where faces are rendered
+    from facscale.data import synthetic
 
     assert pipeline.render is not None
     system, root = open_root(pipeline.source.root)

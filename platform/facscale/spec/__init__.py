@@ -2,5 +2,6 @@
 
 from facscale.spec.document import Document, SpecError, merge, nearest, parse, read
 from facscale.spec.models import Block, Job, Pipeline
+from facscale.spec.plugins import Plugins
 
-__all__ = ["Block", "Document", "Job", "Pipeline", "SpecError", "merge", "nearest", "parse", "read"]
+__all__ = ["Block", "Document", "Job", "Pipeline", "Plugins", "SpecError", "merge", "nearest", "parse", "read"]

@@ -39,7 +39,7 @@ def _drift(random: np.random.Generator, *, frames: int, fps: float, seconds: flo
 
 def _event(time: Array, random: np.random.Generator, *, start: float) -> Array:
     """Onset, apex, offset as a factor 0..1 [T]."""
-    onset, apex, offset = random.uniform(0.2, 0.7), random.uniform(0.4, 1.8), random.uniform(0.3, 0.9)
+    onset, apex, offset = random.uniform(0.16, 0.5), random.uniform(0.15, 0.7), random.uniform(0.2, 0.6)
     knots = start + np.cumsum([0.0, onset, apex, offset])
     ramp = np.interp(time, knots, [0.0, 1.0, random.uniform(0.8, 1.0), 0.0])
     return ramp * ramp * (3 - 2 * ramp)
@@ -53,7 +53,7 @@ def _expressions(time: Array, random: np.random.Generator) -> Array:
     """[T, 15]: EMFACS expressions one after another, and single AUs on top, now and then."""
     out = np.zeros((len(time), len(AUS)))
     end = time[-1] if len(time) > 1 else 1.0
-    start, names = random.uniform(-1.2, 0.6), list(EMOTIONS)
+    start, names = random.uniform(-0.9, 0.4), list(EMOTIONS)
     while start < end:
         peak = _peak(random)
         shape = _event(time, random, start=start)
@@ -62,19 +62,19 @@ def _expressions(time: Array, random: np.random.Generator) -> Array:
         for au in {au for group in chosen for au in group}:
             i = AUS.index(au)
             out[:, i] = np.maximum(out[:, i], shape * np.clip(peak + random.normal(0, 0.6), 1, 5))
-        start += random.uniform(1.4, 3.2)
+        start += random.uniform(0.9, 1.9)
     for i in range(len(AUS)):
-        at = -1.5 + random.exponential(12.0)
+        at = -1.0 + random.exponential(6.0)
         while at < end:
             out[:, i] = np.maximum(out[:, i], _peak(random) * _event(time, random, start=at))
-            at += 1.5 + random.exponential(12.0)
+            at += 1.0 + random.exponential(6.0)
     return out
 
 
 def _speech(time: Array, random: np.random.Generator, *, fps: float) -> tuple[Array, ...]:
     """Lip parting and jaw drop 0..5 and rounding 0..1, each [T]: syllables at 3 to 5 Hz while the person talks."""
     frames = len(time)
-    talk = np.clip(1.5 * _drift(random, frames=frames, fps=fps, seconds=0.8) + random.normal(0.4, 0.8), 0, 1)
+    talk = np.clip(1.5 * _drift(random, frames=frames, fps=fps, seconds=0.8) + random.normal(0.0, 0.8), 0, 1)
     phase = (
         2
         * np.pi
@@ -113,8 +113,8 @@ def _pose(random: np.random.Generator, who: Identity, *, frames: int, fps: float
         )
         return bound * np.tanh((mean + motion) / bound)
 
-    yaw = wander(who.habit[0] + random.normal(0, 0.12), 0.11, 0.012, 0.42)
-    pitch = wander(who.habit[1] + random.normal(0, 0.05), 0.05, 0.014, 0.22)
+    yaw = wander(who.habit[0] + random.normal(0, 0.12), 0.06, 0.012, 0.42)
+    pitch = wander(who.habit[1] + random.normal(0, 0.05), 0.03, 0.012, 0.22)
     roll = wander(who.habit[2] + random.normal(0, 0.04), 0.045, 0.008, 0.2)
     x, y = wander(random.normal(0, 0.08), 0.07, 0.006, 0.3), wander(random.normal(0, 0.06), 0.05, 0.008, 0.25)
     scale = random.uniform(0.9, 1.12) * np.exp(0.02 * _drift(random, frames=frames, fps=fps, seconds=1.2))
@@ -122,8 +122,8 @@ def _pose(random: np.random.Generator, who: Identity, *, frames: int, fps: float
 
 
 def _light(random: np.random.Generator, *, frames: int, fps: float) -> tuple[Array, Array]:
-    turn = random.normal(0, 0.6) + 0.25 * _drift(random, frames=frames, fps=fps, seconds=1.5)
-    rise = np.clip(random.normal(0.55, 0.25) + 0.12 * _drift(random, frames=frames, fps=fps, seconds=1.5), -0.1, 1.1)
+    turn = random.normal(0, 0.6) + 0.08 * _drift(random, frames=frames, fps=fps, seconds=1.5)
+    rise = np.clip(random.normal(0.55, 0.25) + 0.04 * _drift(random, frames=frames, fps=fps, seconds=1.5), -0.1, 1.1)
     turn = np.clip(turn, -1.25, 1.25)
     towards = np.stack([np.sin(turn) * np.cos(rise), -np.sin(rise), np.cos(turn) * np.cos(rise)], axis=-1)
     key = random.uniform(0.35, 0.75)

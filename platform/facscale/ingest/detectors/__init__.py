@@ -6,55 +6,22 @@ its Detector class), and a pipeline can name no other code. Each detector owns i
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from importlib.metadata import entry_points
 from typing import Any
 
 from facscale.ingest.detectors.base import LANDMARKS, Box, Detector, DetectorConfig
-from facscale.spec import Document, Pipeline, SpecError, nearest, parse
+from facscale.spec import Document, Pipeline, Plugins, parse
 
 __all__ = ["LANDMARKS", "Box", "Detector", "DetectorConfig", "configure", "find", "names", "options"]
 
-GROUP = "facscale.detectors"
-CONTRACT = "base"
-
-
-def names() -> tuple[str, ...]:
-    """All detectors that a pipeline can name here."""
-    ours = {module.name for module in pkgutil.iter_modules(__path__)} - {CONTRACT}
-    return tuple(sorted(ours | {point.name for point in entry_points(group=GROUP)}))
-
-
-def find(name: str) -> type[Detector]:
-    """The class of the detector `name`; ours go before those of other packages. Raises SpecError."""
-    if name not in names():
-        raise SpecError(f'there is no detector "{name}"{nearest(name, names())}')
-    if name != CONTRACT and any(module.name == name for module in pkgutil.iter_modules(__path__)):
-        try:
-            module = importlib.import_module(f"{__name__}.{name}")
-        except ModuleNotFoundError as error:
-            raise SpecError(f'the detector "{name}" needs {error.name}, which is not installed') from error
-        (found,) = [item for item in vars(module).values() if _is_detector(item) and item.__module__ == module.__name__]
-        return found
-    (point, *_) = entry_points(group=GROUP, name=name)
-    detector = point.load()
-    if not _is_detector(detector):
-        raise SpecError(
-            f'the entry point "{name}" of {point.dist and point.dist.name} is no facscale Detector: {detector!r}'
-        )
-    return detector
+_detectors: Plugins[Any] = Plugins("detector", Detector, __name__, contract=frozenset({"base"}), group="facscale.detectors")
+names, find = _detectors.names, _detectors.find
 
 
 def configure(document: Document) -> Pipeline:
     """A whole pipeline, its detector's options checked too. Raises SpecError with file, line and key."""
     pipeline = parse(document, Pipeline)
-    try:
-        detector = find(pipeline.detector.name)
-    except SpecError as error:
-        raise SpecError(f"{document.origin(('detector', 'name'))}: {error}") from None
-    own = {key: value for key, value in (document.at(("detector",)) or {}).items() if key != "name"}
-    parse(Document({**document.data, "detector": own}, document.origins), detector.Config, ("detector",))
+    block = {"name": pipeline.detector.name, **(document.at(("detector",)) or {})}
+    _detectors.configure(Document({"detector": block}, document.origins))
     return pipeline
 
 
@@ -63,7 +30,3 @@ def options(pipeline: Pipeline) -> Any:
     own = pipeline.detector.model_extra or {}
     detector = find(pipeline.detector.name)
     return parse(Document({"detector": own}, {}), detector.Config, ("detector",)) if own else detector.Config()
-
-
-def _is_detector(item: Any) -> bool:
-    return isinstance(item, type) and issubclass(item, Detector) and item is not Detector
