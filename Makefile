@@ -26,13 +26,13 @@ $(VENV)/ready: pyproject.toml requirements.lock
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed; say where it is: make PYTHON=/path/to/python3.11"; exit 1; }
 	@command -v g++ >/dev/null || { echo "g++ is needed (DeepSpeed compiles an operator): apt-get install g++"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --progress-bar off --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --progress-bar off --disable-pip-version-check --no-deps -r requirements.lock
 	$(BIN)/python -m pip install --quiet --progress-bar off --disable-pip-version-check --no-deps -e .
 	touch $@
 
 lock: # after a change of dependencies in pyproject.toml
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/pip install --quiet -e '.[test]'
+	build/lock/bin/pip install --quiet --upgrade pip && build/lock/bin/pip install --quiet -e '.[test]'
 	build/lock/bin/pip freeze --exclude-editable | sed 's/+cpu//' > requirements.lock
 
 clean:

@@ -110,8 +110,12 @@ def data(url: str, sheet: Path | None) -> None:
 def sync(spool: Path) -> None:
     """Send to MLflow what a job recorded while the tracker could not be reached. SPOOL is the folder that it named."""
     from facscale.track import flush
+    from facscale.track.journal import SpoolError
 
-    delivered = flush(spool)
+    try:
+        delivered = flush(spool)
+    except SpoolError as error:
+        raise SpecError(str(error)) from None
     click.echo(
         f"{spool}: {'everything is at the tracker' if delivered else 'the tracker cannot be reached; nothing is lost'}"
     )

@@ -39,7 +39,8 @@ class CLP(Method):
     video, D dimensions, M keys.
 
     Differs from the paper: sums over samples are means, so that the loss does not grow with the batch. Unstated there
-    and chosen here: T (0.07, as in cross-video cycle consistency), the hinge (relu), one augmentation for a whole clip,
+    and chosen here: T (0.07, as in cross-video cycle consistency), the hinge (relu), an augmentation of its own for each
+    frame of a clip (with one for all, drifting light and pose order the frames, and AUs are hardly learned: measured),
     and the start, when the queue is not yet full: only keys that stand in it take part. "I does not exist in C": keys
     of the query's own identity are never neighbours; `exclude: both` keeps them out of the negatives too.
     """
@@ -51,7 +52,7 @@ class CLP(Method):
         width: PositiveInt = 64  # channels of its first stage
         length: Annotated[int, Field(ge=3)] = 9  # J, frames of a clip
         stride: PositiveInt = 2  # s, frames between two frames of a clip
-        clip_augmentation: Literal["shared", "each"] = "shared"
+        clip_augmentation: Literal["shared", "each"] = "each"  # one draw for a clip, or one for each frame
         margin: NonNegativeFloat = 0.03  # m, Eq. 1
         triplet_weight: Descent = "inverse-sqrt"  # lambda_j: 1/sqrt(j), 1/j, exp(-j) or 1 (Table IV)
         tcl_weight: NonNegativeFloat = 1.0  # 0: CIR only (Table IV)
