@@ -17,7 +17,7 @@ from safetensors.torch import load
 
 from conftest import PLUGINS, ROOT
 from faces import lengths_data_set
-from facscale.cli.demo import start_ray, stop_ray
+from facscale.cli.demo import authentication, start_ray, stop_ray
 from facscale.track import server
 
 BIN = Path(sys.executable).parent
@@ -60,7 +60,13 @@ def world(tmp_path_factory):
     dashboard = free_port()
     start_ray(folder, port=free_port(), dashboard=dashboard)
     tracker = server.ensure_server(folder / "mlflow", free_port())
-    yield {"folder": folder, "job": job, "address": f"http://127.0.0.1:{dashboard}", "mlflow": tracker.url}
+    yield {
+        "folder": folder,
+        "job": job,
+        "address": f"http://127.0.0.1:{dashboard}",
+        "mlflow": tracker.url,
+        "token": authentication(folder),
+    }
     server.stop(folder / "mlflow")
     stop_ray(folder / "ray.pid")
 
@@ -84,7 +90,7 @@ def submit(world, *words, cwd=ROOT):
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"PATH": path},
+        env=os.environ | {"PATH": path} | world["token"],
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ def run_demo(folder: Path) -> int:
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     variables = {"FACSCALE_DATA": str(folder / "data"), "FACSCALE_RUNS": str(folder / "runs")}
+    os.environ.update(authentication(folder))
     say("1/4", "a Ray cluster on this machine, and an MLflow server")
     start_ray(folder)
     server = ensure_server(folder / "mlflow", MLFLOW_PORT)
@@ -40,6 +42,15 @@ def run_demo(folder: Path) -> int:
         )
         print("Both servers keep running for the next time; `make demo-stop` ends them.")
     return status
+
+
+def authentication(folder: Path) -> dict[str, str]:
+    """Variables with which Ray lets us in, and nobody else: a token of this folder's own."""
+    noted = folder / "ray.token"
+    if not noted.exists():
+        noted.touch(mode=0o600)
+        noted.write_text(secrets.token_hex(32))
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": noted.read_text()}
 
 
 def stop_demo(folder: Path) -> None:
@@ -61,20 +72,16 @@ def start_ray(folder: Path, *, port: int = RAY_PORT, dashboard: int = DASHBOARD_
     log = (folder / "ray.log").open("w")
     command = [BIN / "ray", "start", "--head", "--block", "--port", port, "--dashboard-port", dashboard]
     command += ["--dashboard-host", "127.0.0.1", "--node-ip-address", "127.0.0.1", "--disable-usage-stats"]
-    process = subprocess.Popen(
-        [str(word) for word in command], cwd=ROOT, stdout=log, stderr=log, start_new_session=True, env=environment({})
-    )
+    variables = environment(authentication(folder))
+    words = [str(word) for word in command]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=log, start_new_session=True, env=variables)
     noted.write_text(str(process.pid))
     address = f"http://127.0.0.1:{dashboard}"
     for _ in range(120):
         if process.poll() is not None:
             raise SystemExit(f"error: Ray did not start; {folder / 'ray.log'} says why")
-        if (
-            subprocess.run(
-                [BIN / "ray", "job", "list", "--address", address], capture_output=True, check=False
-            ).returncode
-            == 0
-        ):
+        asked = [str(BIN / "ray"), "job", "list", "--address", address]
+        if subprocess.run(asked, capture_output=True, check=False, env=variables).returncode == 0:
             return
         time.sleep(1)
     raise SystemExit(f"error: Ray does not answer at {address}; see {folder / 'ray.log'}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from click.testing import CliRunner
-from faces import lengths_data_set
 
+from faces import lengths_data_set
 from facscale.cli import main
 
 

@@ -74,7 +74,7 @@ def _expressions(time: Array, random: np.random.Generator) -> Array:
 def _speech(time: Array, random: np.random.Generator, *, fps: float) -> tuple[Array, ...]:
     """Lip parting and jaw drop 0..5 and rounding 0..1, each [T]: syllables at 3 to 5 Hz while the person talks."""
     frames = len(time)
-    talk = np.clip(1.5 * _drift(random, frames=frames, fps=fps, seconds=0.8) + random.normal(0.0, 0.8), 0, 1)
+    talk = np.clip(1.5 * _drift(random, frames=frames, fps=fps, seconds=0.8) + random.normal(-0.4, 0.8), 0, 1)
     phase = (
         2
         * np.pi
@@ -82,7 +82,7 @@ def _speech(time: Array, random: np.random.Generator, *, fps: float) -> tuple[Ar
         / fps
     )
     open_ = np.clip(0.5 + 0.6 * np.sin(phase) + 0.3 * _drift(random, frames=frames, fps=fps, seconds=0.15), 0, 1.2)
-    part, jaw = talk * 3.4 * open_, talk * 2.6 * np.clip(open_ - 0.25, 0, 1) * random.uniform(0.5, 1.3)
+    part, jaw = talk * 2.6 * open_, talk * 1.6 * np.clip(open_ - 0.25, 0, 1) * random.uniform(0.5, 1.3)
     rounding = talk * np.clip(0.5 * _drift(random, frames=frames, fps=fps, seconds=0.12), 0, 0.8)
     return part, jaw, rounding
 

@@ -29,7 +29,7 @@ from facscale.spec.models import Render
 
 Layout = Literal["voxceleb2", "bp4d", "disfa"]
 _TRUTH = ("intensities", "pose", "landmarks")
-VERSION = 9  # of the faces: another version renders anew
+VERSION = 2  # of the faces: another version renders anew
 
 # Published subject ids, dealt from the published folds in turn, so that any few of them fill all three folds.
 _BP4D = (

@@ -13,7 +13,9 @@ from facscale.spec import Document, Pipeline, Plugins, parse
 
 __all__ = ["LANDMARKS", "Box", "Detector", "DetectorConfig", "configure", "find", "names", "options"]
 
-_detectors: Plugins[Any] = Plugins("detector", Detector, __name__, contract=frozenset({"base"}), group="facscale.detectors")
+_detectors: Plugins[Any] = Plugins(
+    "detector", Detector, __name__, contract=frozenset({"base"}), group="facscale.detectors"
+)
 names, find = _detectors.names, _detectors.find
 
 
