@@ -41,6 +41,7 @@ def ray_cluster() -> Iterator[str]:
 
     paths = [str(PLUGINS), str(ROOT / "platform"), *filter(None, [os.environ.get("PYTHONPATH")])]
     context = ray.init(
+        address="local",  # never the cluster that somebody runs on this machine
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,

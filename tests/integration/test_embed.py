@@ -3,7 +3,6 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-import ray
 import simplejpeg
 import torch
 from torch import nn
@@ -34,11 +33,7 @@ class Colours(nn.Module):
 Colours.__module__ = "__main__"  # pickled whole: Ray's workers cannot import this file
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from facscale.progress import duration
 
 ROOT = Path(__file__).parents[3]
 BIN = Path(sys.executable).parent
-RAY_PORT, DASHBOARD_PORT, MLFLOW_PORT = 6389, 8275, 5005
+RAY_PORT, DASHBOARD_PORT, MLFLOW_PORT = 6389, 8275, 5005  # the two ports after the dashboard's are Ray's as well
 PIPELINES = ("synthetic.yaml", "synthetic_bp4d.yaml")
 
 
@@ -71,6 +71,7 @@ def start_ray(folder: Path, *, port: int = RAY_PORT, dashboard: int = DASHBOARD_
         return
     log = (folder / "ray.log").open("w")
     command = [BIN / "ray", "start", "--head", "--block", "--port", port, "--dashboard-port", dashboard]
+    command += ["--dashboard-agent-listen-port", dashboard + 1, "--ray-client-server-port", dashboard + 2]
     command += ["--dashboard-host", "127.0.0.1", "--node-ip-address", "127.0.0.1", "--disable-usage-stats"]
     variables = environment(authentication(folder))
     words = [str(word) for word in command]
