@@ -150,6 +150,7 @@ def test_batchnorm_alone_learns_in_the_adapted_probe(submitted, world):
     assert not torch.equal(before["encoder.layer4.1.bn2.weight"], after["encoder.layer4.1.bn2.weight"])
 
 
+@pytest.mark.filterwarnings("ignore:.*Any type hint")
 def test_the_encoder_loads_from_mlflow(submitted, client, world):
     (run,) = runs(client, row="tiny")
     mlflow.set_tracking_uri(world["mlflow"])

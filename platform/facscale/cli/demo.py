@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import subprocess
@@ -25,17 +24,16 @@ def run_demo(folder: Path) -> int:
     began = time.monotonic()
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    variables = {"FACSCALE_DATA": str(folder / "data"), "FACSCALE_RUNS": str(folder / "runs")}
-    os.environ.update(authentication(folder))
-    say("1/4", "a Ray cluster on this machine, and an MLflow server")
-    start_ray(folder)
+    say("1/4", "an MLflow server and a Ray cluster on this machine")
     server = ensure_server(folder / "mlflow", MLFLOW_PORT)
-    variables |= {"MLFLOW_TRACKING_URI": server.url, "RAY_ADDRESS": f"127.0.0.1:{RAY_PORT}"}
+    places = {"FACSCALE_DATA": str(folder / "data"), "FACSCALE_RUNS": str(folder / "runs")}
+    os.environ.update(authentication(folder) | places | {"MLFLOW_TRACKING_URI": server.url})
+    start_ray(folder)
     for number, pipeline in enumerate(PIPELINES):
         say(f"{number + 2}/4", f"pipelines/{pipeline}: render talking faces, find and align them, write shards")
-        facscale("run", ROOT / "pipelines" / pipeline, variables=variables)
+        facscale("run", ROOT / "pipelines" / pipeline, variables={"RAY_ADDRESS": f"127.0.0.1:{RAY_PORT}"})
     say("4/4", "ray job submit jobs/demo.yaml")
-    status = submit(variables)
+    status = submit()
     if status == 0:
         print(
             f"\nDone in {duration(time.monotonic() - began)}. Compare the runs: {server.url}   the cluster: http://127.0.0.1:{DASHBOARD_PORT}"
@@ -110,13 +108,18 @@ def alive(noted: Path) -> bool:
     return b"start" in command and b"--head" in command
 
 
-def submit(variables: dict[str, str]) -> int:
-    """`ray job submit`, as a user types it."""
-    runtime = {"env_vars": {**variables, "PATH": environment({})["PATH"]}}
-    del runtime["env_vars"]["RAY_ADDRESS"]
-    command = [BIN / "ray", "job", "submit", "--address", f"http://127.0.0.1:{DASHBOARD_PORT}", "--log-style", "record"]
-    command += ["--runtime-env-json", json.dumps(runtime), "--", ROOT / "jobs" / "demo.yaml"]
-    return subprocess.run([str(word) for word in command], cwd=ROOT, env=environment({}), check=False).returncode
+def submit() -> int:
+    """`ray job submit`, as a user types it; the job inherits the cluster's environment."""
+    command = [
+        str(BIN / "ray"),
+        "job",
+        "submit",
+        "--address",
+        f"http://127.0.0.1:{DASHBOARD_PORT}",
+        "--log-style",
+        "record",
+    ]
+    return subprocess.run([*command, "--", "jobs/demo.yaml"], cwd=ROOT, env=environment({}), check=False).returncode
 
 
 def facscale(*words: object, variables: dict[str, str]) -> None:
