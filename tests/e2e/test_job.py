@@ -164,12 +164,11 @@ def test_the_encoder_loads_from_mlflow(submitted, client, world):
 
 
 def test_submitted_again_it_is_the_same_run_and_trains_nothing(submitted, world, client):
-    again = (
-        submit(world, "--working-dir", world["folder"] / "jobs_only", "--", "./tiny.yaml") if prepare(world) else None
-    )
+    again = submit(world, "--working-dir", prepare(world), "--", "./tiny.yaml")
     assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
     assert len(runs(client, row="tiny")) == 1
-    assert "steps" not in again.stdout
+    assert "/3 steps" in submitted.stdout
+    assert "/3 steps" not in again.stdout
     assert "F1 x 100 on labelled" in again.stdout
 
 
