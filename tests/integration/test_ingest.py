@@ -65,7 +65,7 @@ def in_another_process(pipeline, **environment):
     paths = os.pathsep.join([str(ROOT / "platform"), str(ROOT / "tests/plugins")])
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT, pipeline.model_dump_json()],
-        env={**os.environ, "PYTHONPATH": paths, **environment},
+        env={**os.environ, "RAY_ADDRESS": "local", "PYTHONPATH": paths, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
