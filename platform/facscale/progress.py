@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
 
-Item = TypeVar("Item")
 WIDTH = 24
 
 
@@ -41,15 +38,6 @@ class Progress:
             file=sys.stderr,
             flush=True,
         )
-
-
-def tracked(items: Iterable[Item], title: str, *, total: int, unit: str = "") -> Iterator[Item]:
-    """The items, with a bar that moves as each is done."""
-    bar = Progress(title, total=total, unit=unit)
-    for number, item in enumerate(items):
-        bar.to(number)
-        yield item
-    bar.to(total)
 
 
 def duration(seconds: float) -> str:

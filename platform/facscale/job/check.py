@@ -14,6 +14,7 @@ from facscale.methods import DataFacts, Method
 from facscale.progress import duration
 from facscale.spec import Document, SpecError
 from facscale.train.engine import settings
+from facscale.train.launch import samples_per_epoch
 from facscale.train.plan import Plan
 from facscale.train.worker import Task, open_streams, urls
 
@@ -61,7 +62,7 @@ def describe(row: Variant, *, sets: list[Labelled], console: Console) -> None:
     for name, text in [*plan.items(), *cost_lines(row, cost, workers=workers)]:
         table.add_row(name, text)
     console.print(table)
-    steps = Plan(row.job, samples(row, facts)).steps
+    steps = Plan(row.job, samples_per_epoch(Task(row.job, row.config, facts))).steps
     console.print(f"estimated time: {estimate(row, cost, steps=steps, workers=workers)}")
 
 
@@ -78,16 +79,9 @@ def data_plan(row: Variant, *, facts: DataFacts) -> dict[str, str]:
         lines[f"{source} epoch"] = (
             f"{stream.samples_per_epoch:,} samples, {stream.bytes_per_epoch / 1e9:.3f} GB, of {names}"
         )
-    plan = Plan(row.job, samples(row, facts))
+    plan = Plan(row.job, next(iter(streams.values())).samples_per_epoch)
     lines["steps"] = f"{plan.steps:,} in all, {row.job.train.batch_size} samples each: {row.job.train.epochs:g} epochs"
     return lines
-
-
-def samples(row: Variant, facts: DataFacts) -> int:
-    """Of the epoch that counts."""
-    return next(
-        iter(open_streams(Task(row.job, row.config, facts), rank=0, world=1, pin=False).values())
-    ).samples_per_epoch
 
 
 def cost_lines(row: Variant, cost: Cost, *, workers: int) -> list[tuple[str, str]]:
