@@ -151,9 +151,9 @@ def test_batchnorm_alone_learns_in_the_adapted_probe(submitted, world):
 
 
 @pytest.mark.filterwarnings("ignore:.*Any type hint")
-def test_the_encoder_loads_from_mlflow(submitted, client, world):
+def test_the_encoder_loads_from_mlflow(submitted, client, world, monkeypatch):
     (run,) = runs(client, row="tiny")
-    mlflow.set_tracking_uri(world["mlflow"])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", world["mlflow"])
     (model,) = mlflow.search_logged_models(
         experiment_ids=[run.info.experiment_id],
         filter_string=f"source_run_id = '{run.info.run_id}'",
