@@ -4,40 +4,66 @@ from __future__ import annotations
 
 import sys
 import time
+from types import TracebackType
+from typing import Self
 
 WIDTH = 24
+PAUSES_S = {True: 0.2, False: 5.0}  # between two drawings, on a terminal and in a log
 
 
 class Progress:
-    """One bar: `Progress("pre-training", total=400, unit="steps")`, then `.to(120, note="loss 0.31")`."""
+    """One bar on standard error: `with Progress("rendering", total=400, unit="videos") as bar: bar.advance()`.
 
-    def __init__(self, title: str, *, total: int, unit: str = "") -> None:
+    Whoever counts alone says `bar.to(120, note="loss 0.31")`. Nothing is shown when `shown` is False.
+    """
+
+    def __init__(self, title: str, *, total: int, unit: str = "", shown: bool = True) -> None:
         self.title, self.total, self.unit = title, max(total, 1), unit
+        self.done = 0
+        self._shown, self._live = shown, sys.stderr.isatty()
         self._started = self._drawn = time.monotonic()
         self._first: int | None = None
-        self._live = sys.stderr.isatty()
+        self._open = False  # an unfinished line stands on the terminal
+
+    def advance(self, count: int = 1, *, note: str = "") -> None:
+        """`count` more are done."""
+        if self._first is None:
+            self._first = 0
+        self.to(self.done + count, note=note)
 
     def to(self, done: int, *, note: str = "") -> None:
-        """Show that `done` of `total` are done; draws at most twice a second, in a log every five seconds."""
+        """Show that `done` of `total` are done; the first call only starts the clock where work goes on from there."""
         now = time.monotonic()
         if self._first is None:
             self._first, self._started = done, now
+        self.done = done
         finished = done >= self.total
-        if not finished and now - self._drawn < (0.5 if self._live else 5.0):
+        if not self._shown or (not finished and now - self._drawn < PAUSES_S[self._live]):
             return
         self._drawn = now
-        filled = min(WIDTH, WIDTH * done // self.total)
+        print(f"\r\033[K{self._line(now, note)}" if self._live else self._line(now, note),
+              end="" if self._live and not finished else "\n", file=sys.stderr, flush=True)  # fmt: skip
+        self._open = self._live and not finished
+
+    def _line(self, now: float, note: str) -> str:
+        filled = min(WIDTH, WIDTH * self.done // self.total)
         bar = "█" * filled + "·" * (WIDTH - filled)
-        rate = (done - self._first) / max(now - self._started, 1e-6)
-        left = f", {duration((self.total - done) / rate)} left" if rate > 0 and not finished else ""
-        took = f", {duration(now - self._started)}" if finished else ""
-        line = f"{self.title:<22} {bar} {done}/{self.total} {self.unit}{left}{took}  {note}".rstrip()
-        print(
-            f"\r\033[K{line}" if self._live else line,
-            end="" if self._live and not finished else "\n",
-            file=sys.stderr,
-            flush=True,
-        )
+        passed = now - self._started
+        rate = (self.done - (self._first or 0)) / max(passed, 1e-6)
+        when = f", {duration(passed)}"
+        if self.done < self.total:
+            when = f", {duration((self.total - self.done) / rate)} left" if rate > 0 else ""
+        return f"{self.title:<22} {bar} {self.done}/{self.total} {self.unit}{when}  {note}".rstrip()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._open:  # broken off: what follows starts on a line of its own
+            print(file=sys.stderr, flush=True)
+            self._open = False
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from facscale import __version__
-from facscale.spec import SpecError, read
+from facscale.errors import UserError
+from facscale.spec import read
 
 SPEC = click.argument("spec", type=click.Path(path_type=Path))
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
@@ -20,12 +21,10 @@ class Teaching(click.Group):
     """Our own errors are printed whole and alone; exit status 2 means that the input has to change."""
 
     def invoke(self, context: click.Context) -> Any:
-        """Run the command; a SpecError or DataError becomes one message on standard error."""
-        from facscale.data import DataError
-
+        """Run the command; a UserError becomes one message on standard error."""
         try:
             return super().invoke(context)
-        except (SpecError, DataError) as error:
+        except UserError as error:
             click.echo(click.style("error: ", fg="red") + str(error), err=True)
             sys.exit(2)
 
@@ -81,9 +80,10 @@ def check(spec: Path, overrides: tuple[str, ...]) -> None:
     The resolved spec, views and batch shapes, parameters, operations and accelerator memory of a step, steps and bytes
     of an epoch, and the time that this takes.
     """
+    document = read(spec, overrides)  # a wrong file is told before torch is imported
     from facscale.job.check import check_job
 
-    check_job(read(spec, overrides), name=spec.stem)
+    check_job(document, name=spec.stem)
 
 
 @main.command()
@@ -110,12 +110,8 @@ def data(url: str, sheet: Path | None) -> None:
 def sync(spool: Path) -> None:
     """Send to MLflow what a job recorded while the tracker could not be reached. SPOOL is the folder that it named."""
     from facscale.track import flush
-    from facscale.track.journal import SpoolError
 
-    try:
-        delivered = flush(spool)
-    except SpoolError as error:
-        raise SpecError(str(error)) from None
+    delivered = flush(spool)
     click.echo(
         f"{spool}: {'everything is at the tracker' if delivered else 'the tracker cannot be reached; nothing is lost'}"
     )

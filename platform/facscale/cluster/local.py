@@ -31,8 +31,7 @@ def resources(job: Job) -> dict[str, float]:
 
 def refuse_impossible(job: Job) -> None:
     """Raise SpecError where the cluster is too small for the fewest workers, and cannot grow."""
-    least = job.cluster.workers if isinstance(job.cluster.workers, int) else job.cluster.workers[0]
-    there = ray.cluster_resources()
+    least, there = job.cluster.fewest_workers, ray.cluster_resources()
     for name, each in resources(job).items():
         if not job.cluster.autoscaling and least * each > there.get(name, 0):
             raise SpecError(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from facscale.errors import UserError
 
-class DataError(Exception):
-    """A data set cannot be written, reached or read. The message says what, where, and what to do."""
+
+class DataError(UserError):
+    """A data set cannot be written, reached or read."""
 
 
 class CorruptError(DataError):

@@ -10,7 +10,6 @@ import copy
 import hashlib
 import json
 import logging
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +23,9 @@ import ray.data
 import simplejpeg
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from facscale.data import CorruptError, DataError, Dataset, augment
+from facscale.progress import Progress
 from facscale.spec.models import Augment
 
 VERSION = 1  # of what a cached file holds and how it is computed; part of its name
@@ -163,10 +162,10 @@ def _computed(
     work = groups.map_batches(
         _Embedder, batch_size=1, fn_constructor_args=(held,), fn_constructor_kwargs=dict(options), **actors
     )
-    total, often = dataset.manifest.counts["frames"], 0.1 if sys.stderr.isatty() else 10.0
-    with tqdm(total=total, desc=f"embedding {dataset.manifest.name}", unit="frame", mininterval=often) as bar:
+    title, total = f"embedding {dataset.manifest.name}", dataset.manifest.counts["frames"]
+    with Progress(title, total=total, unit="frames") as bar:
         for table in work.iter_batches(batch_size=None, batch_format="pyarrow"):
-            bar.update(len(table))
+            bar.advance(len(table))
             yield table
 
 

@@ -20,9 +20,9 @@ from facscale.ingest import detectors, layouts
 from facscale.ingest.items import Item, Listing, list_files, open_root
 from facscale.ingest.merge import merge
 from facscale.ingest.parts import Parts, Status
-from facscale.ingest.progress import Bar
 from facscale.ingest.report import Report, summarise
 from facscale.ingest.sheet import write_sheet
+from facscale.progress import Progress
 from facscale.spec import Pipeline, SpecError
 
 RECIPE_VERSION = 1  # rises when the same spec gives other crops
@@ -98,7 +98,8 @@ def _make(
     report.write(statuses)
     if not report.faces:
         raise DataError(f"{pipeline.source.root}: not one face could be used, no data set was made\n{report.table()}")
-    with Bar("shards", total=sum(status.faces > 0 for status in statuses), shown=progress) as bar:
+    total = sum(status.faces > 0 for status in statuses)
+    with Progress("shards", total=total, unit="videos", shown=progress) as bar:
         merge(statuses, pipeline=pipeline, parts=parts, recipe=recipe, advance=bar.advance)
     _finish(pipeline)
     return report
@@ -111,12 +112,13 @@ def _work(todo: Sequence[tuple[str, Item]], *, pipeline: Pipeline, done: int, pr
 
     statuses: list[Status] = []
     frames = faces = skipped = 0
-    with Bar(f"faces of {pipeline.name or pipeline.output}", total=len(todo), shown=progress) as bar:
+    title = f"faces of {pipeline.name or pipeline.output}"
+    with Progress(title, total=len(todo), unit="videos", shown=progress) as bar:
         for status in work(todo, pipeline=pipeline, run=uuid.uuid4().hex):
             statuses.append(status)
             frames, faces, skipped = frames + status.frames, faces + status.faces, skipped + (status.faces == 0)
             text = f"{frames} frames, {faces} faces, {skipped} skipped"
-            bar.advance(f"{text}, {done} done before" if done else text)
+            bar.advance(note=f"{text}, {done} done before" if done else text)
     return statuses
 
 

@@ -27,7 +27,7 @@ def check_job(document: Document, *, name: str) -> None:
     console = Console(highlight=False)
     variants = rows(document, name=name)
     for row in variants:
-        for workers in worker_counts(row):
+        for workers in range(row.job.cluster.fewest_workers, row.job.cluster.most_workers + 1):
             settings(row.job, world=workers)
     console.print(resolved(variants[0]), markup=False)
     sets = [Labelled.open(url, evaluate=variants[0].job.evaluate) for url in urls(variants[0].job, "labelled")]
@@ -52,7 +52,7 @@ def describe(row: Variant, *, sets: list[Labelled], console: Console) -> None:
     """One row: its views, its data, its cost."""
     facts = sets[0].facts() if sets else DataFacts()
     console.print(f"\n[bold]{row.name}[/bold] ({row.job.method.name})")
-    workers = worker_counts(row)[-1]
+    workers = row.job.cluster.most_workers
     plan, table = data_plan(row, facts=facts), Table(show_header=False, box=None, pad_edge=False)
     for name, view in row.method.sample(row.config).items():
         batch = row.job.train.batch_size // row.job.train.accumulate // workers
@@ -115,10 +115,3 @@ def untrained(row: Variant, facts: DataFacts) -> dict[str, Method]:
     """Stand-ins for the inputs that stages will train; exported files are loaded when the job runs."""
     made = {name: stage.method(stage.config, facts, **untrained(stage, facts)) for name, stage in stages(row).items()}
     return {key: made[source.stage] for key, source in row.job.inputs.items() if source.stage}
-
-
-def worker_counts(row: Variant) -> range:
-    """All numbers of workers that the job may run on."""
-    workers = row.job.cluster.workers
-    low, high = (workers, workers) if isinstance(workers, int) else workers
-    return range(low, high + 1)

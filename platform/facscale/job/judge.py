@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from torch import Tensor, nn
@@ -50,7 +48,7 @@ class Judge:
         if variant.job.evaluate.protocol == "adapted-batchnorm":
             return self.per_fold(adapting(variant), on=on, inputs={"pretrained": exported}, name=variant.name)
         evaluate = variant.job.evaluate
-        found = embedded(loaded(exported).encoder, job=variant.job, on=on)
+        found = embedded(export.load(exported).encoder, job=variant.job, on=on)
         table = cross_validate(
             found.features, au=found.au, identity=found.identity, aus=on.aus, split=on.split, name=variant.name,
             probe=evaluate.probe, threshold=evaluate.threshold, seed=evaluate.seed,
@@ -64,7 +62,7 @@ class Judge:
         for fold in on.split:
             task = Task(job, variant.config, on.facts(fold), inputs, subjects=fold.train)
             exported = self.train(task, f"{name} {on.name} {fold.name}")
-            found = embedded(Predictions(loaded(exported, inputs)), job=job, on=on)
+            found = embedded(Predictions(export.load(exported)), job=job, on=on)
             test = frames_of(fold.test, identity=found.identity)
             probability = 1 / (1 + np.exp(-found.features[test]))
             counts.append(count(probability=probability, au=found.au[test], threshold=job.evaluate.threshold))
@@ -87,16 +85,7 @@ def adapting(variant: Variant) -> Variant:
 
 def embedded(encoder: nn.Module, *, job: Job, on: Labelled) -> Embeddings:
     """Of all frames of a labelled data set, kept beside the runs."""
-    most = job.cluster.workers if isinstance(job.cluster.workers, int) else job.cluster.workers[1]
     return embed(
         encoder, on.url, image_size=job.data.image_size, spec=job.data.augment, cache_dir=f"{storage(job)}/embeddings",
-        workers=most, cpus=job.cluster.cpus_per_worker, gpus=job.cluster.gpus_per_worker, max_bad=job.data.max_bad,
+        workers=job.cluster.most_workers, cpus=job.cluster.cpus_per_worker, gpus=job.cluster.gpus_per_worker, max_bad=job.data.max_bad,
     )  # fmt: skip
-
-
-def loaded(exported: bytes, inputs: dict[str, bytes] | None = None) -> Method:
-    """A method from the bytes of its export, on the exports that it was built on."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "method.safetensors"
-        path.write_bytes(exported)
-        return export.load(path, **{name: loaded(part) for name, part in (inputs or {}).items()})

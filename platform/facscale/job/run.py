@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import subprocess
 import tempfile
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import fsspec
 import numpy as np
 from rich.console import Console
 from safetensors.torch import save_file
@@ -16,16 +18,17 @@ from safetensors.torch import save_file
 from facscale.cluster import join, refuse_impossible
 from facscale.data import Dataset
 from facscale.evaluate import Row, Table, figures
-from facscale.job.judge import Judge, loaded
+from facscale.job.judge import Judge
 from facscale.job.labelled import Labelled
 from facscale.job.record import Recorder
 from facscale.job.variants import Variant, rows, run_key, stages, training_key
 from facscale.methods import DataFacts, export
 from facscale.spec import Document, Job, SpecError
+from facscale.spec.models import Input
 from facscale.track import Tracker
 from facscale.track.encoder import log_encoder
 from facscale.track.tracker import Run
-from facscale.train.launch import TrainError, fit, storage
+from facscale.train.launch import fit, storage
 from facscale.train.mailbox import Reader
 from facscale.train.probe import labelled_frames
 from facscale.train.worker import Task, urls
@@ -46,8 +49,6 @@ def run_job(document: Document, *, name: str) -> int:
         story.tell()
     except BaseException as error:
         story.tracker.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", wait=10)
-        if isinstance(error, TrainError):
-            raise SpecError(str(error)) from None
         raise
     delivered = story.tracker.close()
     story.say(
@@ -155,10 +156,7 @@ class Story:
             }
             facts = self.sets[0].facts() if stage.learns_from_labels and self.sets else DataFacts()
             trained[name] = judge.pretrained(stage, facts=facts, inputs=built_on)
-        return {
-            key: trained[source.stage] if source.stage else export.fetch(source)
-            for key, source in row.job.inputs.items()
-        }
+        return {key: trained[source.stage] if source.stage else fetch(source) for key, source in row.job.inputs.items()}
 
     def trained(self, task: Task, *, title: str, tracker: Run) -> bytes:
         """One training, watched. Its curves go to the row's run, in the main job under plain names."""
@@ -173,7 +171,7 @@ class Story:
 
     def log_export(self, row: Variant, exported: bytes) -> None:
         """The encoder as safetensors and as a loadable MLflow model, and a contact sheet of what it was judged on."""
-        method, size = loaded(exported), row.job.data.image_size
+        method, size = export.load(exported), row.job.data.image_size
         with tempfile.TemporaryDirectory() as folder:
             whole, weights = Path(folder) / "method.safetensors", Path(folder) / "encoder.safetensors"
             whole.write_bytes(exported)
@@ -181,12 +179,26 @@ class Story:
                 {f"encoder.{name}": value.contiguous() for name, value in method.encoder.state_dict().items()}, weights
             )
             self.tracker.artifact(whole)
-            about = {"encoder": "facscale.methods.export:Exported", "options": export.about(whole)}
+            about = {"encoder": "facscale.methods.export:Exported", "options": asdict(method.recipe)}
             log_encoder(self.tracker, weights=weights, config=about, example=np.zeros((2, 3, size, size), np.float32))
         if self.sets:
             images, _, identities = labelled_frames(Dataset(self.sets[0].url), count=24)
             sheet = figures.contact_sheet(images[:24], labels=list(identities[:24]), title=self.sets[0].name)
             self.tracker.figure(sheet, "contact_sheet")
+
+
+def fetch(source: Input) -> bytes:
+    """The exported method at a URL. Raises SpecError where it cannot be read or is not the one that the spec means."""
+    try:
+        with fsspec.open(source.url) as file:
+            data = bytes(file.read())
+    except (OSError, ValueError) as error:
+        raise SpecError(f"{source.url}: cannot be read: {error}") from None
+    found = hashlib.sha256(data).hexdigest()
+    if found != source.sha256:
+        raise SpecError(f"{source.url} has the SHA-256 {found}, not {source.sha256}: another file than the spec means")
+    export.load(data, source=source.url)  # what is wrong with it is said here, not by each worker
+    return data
 
 
 def folder_name(title: str) -> str:

@@ -76,6 +76,7 @@ class Method(nn.Module):
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     encoder: Encoder
+    recipe: Any  # what rebuilds it (`export.Recipe`); the platform sets it
 
     def __init__(self, config: Any, facts: DataFacts) -> None:
         """Subclasses take further keyword-only arguments of type Method for the spec's `inputs:` (frozen or not)."""

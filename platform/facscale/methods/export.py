@@ -1,85 +1,78 @@
-"""A trained method as one safetensors file that rebuilds itself: weights, and name, hyper-parameters and facts as text.
+"""A trained method as one safetensors file that rebuilds itself: weights, and its recipe as text.
 
-Nothing in it is code, so a file from elsewhere can do no harm.
+The recipe names the method, its hyper-parameters, what it knew of the data, and the recipes of the methods that it was
+built on (whose weights it holds). Nothing in the file is code, so one from elsewhere can do no harm.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import fsspec
+import safetensors.torch
 from pydantic import TypeAdapter
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from facscale.methods import DataFacts, Method, find
 from facscale.spec import SpecError
-from facscale.spec.models import Input
+
+FORMAT = "2"
 
 
-def save(method: Method, path: Path, *, name: str) -> None:
-    """Write `method` to `path`; `name` is what a spec calls it."""
-    about = {
-        "facscale": "1",
-        "method": name,
-        "config": method.config.model_dump_json(),
-        "facts": json.dumps(asdict(method.facts)),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
+@dataclass(frozen=True)
+class Recipe:
+    """All that rebuilds an untrained method, as plain values."""
+
+    method: str  # its name in a spec
+    config: dict[str, Any]
+    facts: DataFacts
+    inputs: dict[str, Recipe]
+
+    def build(self) -> Method:
+        """The method, freshly initialised, and so are its inputs."""
+        config = find(self.method).Config.model_validate(self.config)
+        inputs = {name: recipe.build() for name, recipe in self.inputs.items()}
+        return build(self.method, config, self.facts, **inputs)
+
+
+def build(name: str, config: Any, facts: DataFacts, **inputs: Method) -> Method:
+    """The method that a spec calls `name`, on its inputs; from here on it can be saved."""
+    method = find(name)(config, facts, **inputs)
+    recipes = {key: made.recipe for key, made in inputs.items()}
+    method.recipe = Recipe(name, config.model_dump(mode="json"), facts, recipes)
+    return method
+
+
+def save(method: Method) -> bytes:
+    """The export of a method that `build` or `load` made."""
     weights = {key: value.detach().cpu().contiguous().clone() for key, value in method.state_dict().items()}
-    save_file(weights, path, metadata=about)
+    return safetensors.torch.save(weights, {"facscale": FORMAT, "recipe": json.dumps(asdict(method.recipe))})
 
 
-def load(path: Path, **inputs: Method) -> Method:
-    """The method that `save` wrote, in eval mode. Raises SpecError for a file that is not such an export."""
+def load(data: bytes, *, source: str = "the export") -> Method:
+    """The method that `save` wrote, in eval mode. Raises SpecError for bytes that are no such export of `source`."""
     try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
-    except (OSError, SafetensorError) as error:
-        raise SpecError(f"{path}: not an exported method (a safetensors file is expected): {error}") from None
-    if about.get("facscale") != "1":
-        raise SpecError(
-            f"{path}: a safetensors file, but none that facscale exported: it does not say which method it holds"
-        )
-    kind = find(about["method"])
-    facts = TypeAdapter(DataFacts).validate_json(about["facts"])
-    method = kind(kind.Config.model_validate_json(about["config"]), facts, **inputs)
+        weights = safetensors.torch.load(data)
+        size = int.from_bytes(data[:8], "little")  # of the header: JSON, as the format has it
+        about = json.loads(data[8 : 8 + size]).get("__metadata__", {})
+    except SafetensorError as error:
+        raise SpecError(f"{source}: not an exported method (a safetensors file is expected): {error}") from None
+    if about.get("facscale") != FORMAT:
+        raise SpecError(f"{source}: a safetensors file, but none that this facscale exported: it holds no recipe")
+    method = TypeAdapter(Recipe).validate_json(about["recipe"]).build()
     method.load_state_dict(weights)
     return method.eval()
-
-
-def about(path: Path) -> dict[str, Any]:
-    """The arguments of `Exported` for an exported method."""
-    with safe_open(path, framework="pt") as file:
-        said = file.metadata()
-    return {"method": said["method"], "config": json.loads(said["config"]), "facts": json.loads(said["facts"])}
-
-
-def fetch(source: Input) -> bytes:
-    """The exported method at a URL. Raises SpecError where it cannot be read or is not the one that the spec means."""
-    try:
-        data = bytes(fsspec.open(source.url).open().read())
-    except (OSError, ValueError) as error:
-        raise SpecError(f"{source.url}: cannot be read: {error}") from None
-    found = hashlib.sha256(data).hexdigest()
-    if found != source.sha256:
-        raise SpecError(f"{source.url} has the SHA-256 {found}, not {source.sha256}: another file than the spec means")
-    return data
 
 
 class Exported(nn.Module):
     """The encoder of an exported method, rebuilt from plain values: what MLflow's model loader calls."""
 
-    def __init__(self, *, method: str, config: dict[str, Any], facts: dict[str, Any]) -> None:
+    def __init__(self, **recipe: Any) -> None:
+        """`recipe`: `Recipe` as a dictionary."""
         super().__init__()
-        kind = find(method)
-        self.encoder = kind(kind.Config.model_validate(config), TypeAdapter(DataFacts).validate_python(facts)).encoder
+        self.encoder = TypeAdapter(Recipe).validate_python(recipe).build().encoder
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [N, 3, S, S] in [0, 1] -> features [N, D]."""

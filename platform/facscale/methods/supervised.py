@@ -1,4 +1,4 @@
-"""A ResNet trained on labels: the reference row of every table, and the probe that lets BatchNorm adapt."""
+"""A ResNet trained on labels alone: the reference row of every table, and the probe that lets BatchNorm adapt."""
 
 from __future__ import annotations
 

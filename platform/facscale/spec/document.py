@@ -22,6 +22,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from facscale.errors import UserError
+
 Path_ = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -30,8 +32,8 @@ MAX_NODES = 100_000  # an alias bomb unfolds past this long before it hurts
 VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
-class SpecError(Exception):
-    """The user's file cannot be used. The message is complete: it is printed alone, without a traceback."""
+class SpecError(UserError):
+    """The user's file cannot be used."""
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,16 @@ class Cluster(Block):
     storage: Url = "~/facscale/runs"  # checkpoints; shared by all nodes when there are several
     name: str = ""  # tag in MLflow; "" takes the host's name
 
+    @property
+    def fewest_workers(self) -> int:
+        """With fewer, the job waits."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        """More would not be used."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
 
 class Probe(Block):
     """BatchNorm and a bias-free linear layer on frozen embeddings."""

@@ -24,11 +24,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from facscale.errors import UserError
+
 LANES = ("records", "files")
 
 
-class SpoolError(Exception):
-    """A folder holds no records. The message is complete."""
+class SpoolError(UserError):
+    """A folder holds no records."""
 
 
 @dataclass(frozen=True)

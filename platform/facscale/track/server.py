@@ -14,6 +14,8 @@ import urllib.request
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from facscale.errors import UserError
+
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -21,8 +23,8 @@ QUIET = {
 }
 
 
-class ServerError(Exception):
-    """The server does not run. The message is complete."""
+class ServerError(UserError):
+    """The server does not run."""
 
 
 @dataclass(frozen=True)

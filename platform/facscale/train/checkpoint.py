@@ -28,7 +28,7 @@ def write(run: Run) -> Checkpoint | None:
     folder = Path(tempfile.mkdtemp(prefix="facscale-checkpoint-"))
     state = {"step": run.step, "method": run.method.state_dict(), "optimizers": optimizers}
     torch.save(state, folder / STATE)
-    export.save(run.method, folder / EXPORT, name=run.job.method.name)
+    (folder / EXPORT).write_bytes(export.save(run.method))
     return Checkpoint.from_directory(str(folder))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import fsspec
 import torch
@@ -12,6 +11,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from facscale.cluster import resources
 from facscale.data import DataError
+from facscale.errors import UserError
 from facscale.methods import export
 from facscale.spec import Job, SpecError
 from facscale.train import checkpoint
@@ -19,8 +19,8 @@ from facscale.train.plan import Plan
 from facscale.train.worker import Task, make_method, open_streams, work
 
 
-class TrainError(Exception):
-    """Training ended for good before its last step; the message says why and how to go on."""
+class TrainError(UserError):
+    """Training ended for good before its last step."""
 
 
 def fit(task: Task, *, name: str) -> bytes:
@@ -86,10 +86,7 @@ def told(error: TrainingFailedError, *, name: str) -> Exception:
 def initial(task: Task) -> bytes:
     """The method as `task` initialises it, exported."""
     torch.manual_seed(task.job.seed)
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / checkpoint.EXPORT
-        export.save(make_method(task), path, name=task.job.method.name)
-        return path.read_bytes()
+    return export.save(make_method(task))
 
 
 def samples_per_epoch(task: Task) -> int:

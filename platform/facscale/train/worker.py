@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import ray.train
@@ -130,13 +128,8 @@ def build(task: Task, streams: dict[str, Stream], *, rank: int, world: int, devi
 
 def make_method(task: Task) -> Method:
     """The method as it is initialised from the current random state, on the inputs that the spec gives it."""
-    with tempfile.TemporaryDirectory() as folder:
-        inputs = {}
-        for name, exported in task.inputs.items():
-            path = Path(folder) / f"{name}.safetensors"
-            path.write_bytes(exported)
-            inputs[name] = export.load(path)
-    return find(task.job.method.name)(task.config, task.facts, **inputs)
+    inputs = {name: export.load(exported) for name, exported in task.inputs.items()}
+    return export.build(task.job.method.name, task.config, task.facts, **inputs)
 
 
 def laid_out(batch: Batch, job: Job) -> Batch:

