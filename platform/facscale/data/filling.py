@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import simplejpeg
@@ -14,11 +13,8 @@ import simplejpeg
 from facscale.data.errors import CorruptError, DataError
 from facscale.data.order import Epoch
 from facscale.data.picking import Picked, Picker
-from facscale.data.rows import Faults
+from facscale.data.source import Source
 from facscale.data.views import Batch
-
-if TYPE_CHECKING:
-    from facscale.data.stream import Stream
 
 NEAR_TRIES = 8  # substitutes looked for in the lost sample's own canonical stream
 
@@ -41,8 +37,8 @@ class LostError(Exception):
 class Filler:
     """Writes samples into a batch's tensors. Safe for use by several threads, each with its own slots."""
 
-    def __init__(self, stream: Stream, *, picker: Picker, faults: Faults) -> None:
-        self._stream, self._picker, self._faults = stream, picker, faults
+    def __init__(self, source: Source, *, picker: Picker) -> None:
+        self._source, self._picker = source, picker
 
     def fill(self, batch: Batch, slots: list[Slot]) -> None:
         """Decode all frames of the given slots. Raises DataError when too much is unreadable, or the store is away."""
@@ -82,13 +78,13 @@ class Filler:
     ) -> None:
         """Put the nearest later good frame of the run in a bad one's place, or else the nearest earlier."""
         row = picked.rows.number(index)
-        first = int(self._stream.first_rows(np.array([member]))[0])
-        last = first + int(self._stream.population.frames[member]) - 1
-        self._faults.add(self._stream.datasets, picked.place, row=row, why=why)
+        first = int(self._source.first_rows(np.array([member]))[0])
+        last = first + int(self._source.population.frames[member]) - 1
+        self._source.faults.add(self._source.datasets, picked.place, row=row, why=why)
         whole = self._picker.whole(picked.place)
         for other in itertools.chain(range(row + 1, last + 1), range(row - 1, first - 1, -1)):
             if problem := decode(whole.jpeg(other), images[place]):
-                self._faults.add(self._stream.datasets, picked.place, row=other, why=problem)
+                self._source.faults.add(self._source.datasets, picked.place, row=other, why=problem)
                 continue
             for column, values in batch[name].columns.items():
                 values.numpy()[place] = whole.columns[column][other]
@@ -103,14 +99,14 @@ class Filler:
                 self._fill_one(batch, images, slot, picked=picked, rank=0, sample=sample)
             except (CorruptError, LostError):
                 continue
-            person = self._stream.identities(slot.samples.member[[sample]])[0]
+            person = self._source.identities(slot.samples.member[[sample]])[0]
             for faces in batch.values():
                 faces.identity[slot.number] = int(person)
             return
-        raise DataError(f"{', '.join(dataset.url for dataset in self._stream.datasets)}: not one sample can be read")
+        raise DataError(f"{', '.join(dataset.url for dataset in self._source.datasets)}: not one sample can be read")
 
     def _others(self, sample: int, count: int) -> Iterator[int]:
-        streams = self._stream.spec.canonical_streams
+        streams = self._source.spec.canonical_streams
         near = (streams * step for step in range(1, NEAR_TRIES + 1))
         for step in itertools.chain(near, range(1, count)):
             yield (sample + step) % count

@@ -8,7 +8,6 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,11 +16,9 @@ from torch import Tensor
 from facscale.data import order
 from facscale.data.filling import Filler, Slot
 from facscale.data.picking import Picked, Picker
-from facscale.data.rows import Faults, Reader
+from facscale.data.rows import Reader
+from facscale.data.source import Source
 from facscale.data.views import Batch, Faces
-
-if TYPE_CHECKING:
-    from facscale.data.stream import Stream
 
 FRAMES_A_TASK = 16  # decoded by one task: enough to forget the cost of handing it over
 
@@ -75,22 +72,22 @@ class Buffers:
 class Loading:
     """One pass over a stream from some place on."""
 
-    def __init__(self, stream: Stream, *, reader: Reader, faults: Faults, fetchers: int) -> None:
-        self._stream, self._reader = stream, reader
-        self._picker = Picker(stream, reader=reader, faults=faults)
-        self._filler = Filler(stream, picker=self._picker, faults=faults)
+    def __init__(self, source: Source, *, reader: Reader, fetchers: int) -> None:
+        self._source, self._reader = source, reader
+        self._picker = Picker(source, reader=reader)
+        self._filler = Filler(source, picker=self._picker)
         self._fetch = ThreadPoolExecutor(fetchers, thread_name_prefix="facscale-fetch")
-        self._decode = ThreadPoolExecutor(stream.spec.threads, thread_name_prefix="facscale-decode")
-        self._buffers = Buffers(pin=stream.pin)
+        self._decode = ThreadPoolExecutor(source.spec.threads, thread_name_prefix="facscale-decode")
+        self._buffers = Buffers(pin=source.pin)
         self._courses: dict[int, Future[Course]] = {}
         self._groups: dict[tuple[int, int], Group] = {}
 
     def run(self, start: int) -> Iterator[Batch]:
         """Batches from the global position `start` on."""
-        prefetch = self._stream.spec.prefetch
+        prefetch = self._source.spec.prefetch
         fetching: deque[Pack] = deque()
         decoding: deque[Pack] = deque()
-        for first in itertools.count(start, self._stream.batch_size):
+        for first in itertools.count(start, self._source.batch_size):
             fetching.append(self._plan(first, origin=start))
             if len(fetching) > prefetch:
                 decoding.append(self._begin(fetching.popleft()))
@@ -107,10 +104,10 @@ class Loading:
 
     def _plan(self, first: int, *, origin: int) -> Pack:
         """Say which samples make the batch at `first`, and have their row groups fetched."""
-        stream, pack = self._stream, Pack()
-        positions = order.of_worker(start=first, stop=first + stream.batch_size, rank=stream.rank, world=stream.world)
+        source, pack = self._source, Pack()
+        positions = order.of_worker(start=first, stop=first + source.batch_size, rank=source.rank, world=source.world)
         for epoch, sample in zip(
-            *(part.tolist() for part in np.divmod(positions, stream.samples_per_epoch)), strict=True
+            *(part.tolist() for part in np.divmod(positions, source.samples_per_epoch)), strict=True
         ):
             course = self._course(epoch, origin=origin)
             key = (epoch, int(course.group_of[sample]))
@@ -131,13 +128,13 @@ class Loading:
         return self._courses[epoch].result()
 
     def _arrange(self, epoch: int, origin: int) -> Course:
-        stream = self._stream
-        samples = stream.epoch(epoch)
+        source = self._source
+        samples = source.epoch(epoch)
         before = epoch * len(samples)
         mine = order.of_worker(
-            start=max(origin, before), stop=before + len(samples), rank=stream.rank, world=stream.world
+            start=max(origin, before), stop=before + len(samples), rank=source.rank, world=source.world
         )
-        group_of = stream.population.group[samples.member]
+        group_of = source.population.group[samples.member]
         by_group = (mine - before)[np.argsort(group_of[mine - before], kind="stable")]
         groups, firsts, sizes = np.unique(group_of[by_group], return_index=True, return_counts=True)
         rank_of = np.zeros(len(samples), dtype=np.int64)
@@ -147,29 +144,29 @@ class Loading:
 
     def _begin(self, pack: Pack) -> Pack:
         """Make room for a batch and have its frames decoded."""
-        stream, count = self._stream, len(pack.slots)
+        source, count = self._source, len(pack.slots)
         keys = np.array([slot.samples.key[slot.sample] for slot in pack.slots])
-        identity = stream.identities(np.array([slot.samples.member[slot.sample] for slot in pack.slots]))
-        size = stream.datasets[0].manifest.image_size
-        for name, view in stream.views.items():
+        identity = source.identities(np.array([slot.samples.member[slot.sample] for slot in pack.slots]))
+        size = source.datasets[0].manifest.image_size
+        for name, view in source.views.items():
             pack.batch[name] = Faces(
                 images=self._buffers.take((count, view.count, size, size, 3)),
                 identity=self._tensor(identity.copy()),
-                augmentation=self._tensor(stream.parameters(name, keys)),
+                augmentation=self._tensor(source.parameters(name, keys)),
                 columns={column: self._empty(column, count, view.count) for column in view.columns},
             )
-        step = max(1, FRAMES_A_TASK // sum(view.count for view in stream.views.values()))
+        step = max(1, FRAMES_A_TASK // sum(view.count for view in source.views.values()))
         for first in range(0, count, step):
             pack.tasks.append(self._decode.submit(self._filler.fill, pack.batch, pack.slots[first : first + step]))
         return pack
 
     def _empty(self, column: str, count: int, frames: int) -> Tensor:
-        dtype, shape = self._stream.columns[column]
+        dtype, shape = self._source.columns[column]
         return self._tensor(np.empty((count, frames, *shape), dtype=dtype))
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array)
-        return tensor.pin_memory() if self._stream.pin else tensor
+        return tensor.pin_memory() if self._source.pin else tensor
 
     def _finish(self, pack: Pack) -> Batch:
         """Wait for a batch, and let go of the row groups that are used up."""

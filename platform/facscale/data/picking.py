@@ -5,16 +5,13 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from facscale.data.errors import CorruptError
 from facscale.data.order import Epoch
-from facscale.data.rows import Faults, Place, Reader, Rows
-
-if TYPE_CHECKING:
-    from facscale.data.stream import Stream
+from facscale.data.rows import Place, Reader, Rows
+from facscale.data.source import Source
 
 KEPT_FOR_REPAIRS = 4  # whole row groups
 
@@ -32,15 +29,15 @@ class Picked:
 class Picker:
     """Loads row groups and chooses frames in them. Safe for use by several threads."""
 
-    def __init__(self, stream: Stream, *, reader: Reader, faults: Faults) -> None:
-        self._stream, self._reader, self._faults = stream, reader, faults
+    def __init__(self, source: Source, *, reader: Reader) -> None:
+        self._source, self._reader = source, reader
         self._whole: OrderedDict[Place, Rows] = OrderedDict()
         self._lost: set[Place] = set()
         self._lock = threading.Lock()
 
     def pick(self, samples: Epoch, numbers: np.ndarray) -> Picked:
         """Fetch the row group of the samples `numbers` (all of one), keeping what they need. Raises CorruptError, DataError."""
-        place = self._stream.place(int(samples.member[numbers[0]]))
+        place = self._source.place(int(samples.member[numbers[0]]))
         rows = self._choose(samples, numbers)
         needed = np.unique(np.concatenate([chosen.ravel() for chosen in rows.values()]))
         try:
@@ -52,7 +49,7 @@ class Picker:
 
     def pick_for_repair(self, samples: Epoch, number: int) -> Picked:
         """One sample, out of a whole row group. Raises as `pick` does."""
-        place = self._stream.place(int(samples.member[number]))
+        place = self._source.place(int(samples.member[number]))
         return self._picked(place, self.whole(place), self._choose(samples, np.array([number])))
 
     def whole(self, place: Place) -> Rows:
@@ -73,29 +70,29 @@ class Picker:
 
     def _note_lost(self, place: Place, error: CorruptError) -> None:
         self._lost.add(place)
-        self._faults.add(self._stream.datasets, place, row=None, why=str(error))
+        self._source.faults.add(self._source.datasets, place, row=None, why=str(error))
 
     def _picked(self, place: Place, loaded: Rows, rows: dict[str, np.ndarray]) -> Picked:
         indices = {name: loaded.indices(chosen) for name, chosen in rows.items()}
         columns = {
             name: {column: loaded.columns[column][indices[name]] for column in view.columns}
-            for name, view in self._stream.views.items()
+            for name, view in self._source.views.items()
         }
         lists = {name: found.tolist() for name, found in indices.items()}
         return Picked(place=place, rows=loaded, indices=lists, columns=columns)
 
     def _choose(self, samples: Epoch, numbers: np.ndarray) -> dict[str, np.ndarray]:
         """Rows [samples, F] of each view."""
-        stream = self._stream
+        source = self._source
         members = samples.member[numbers]
         bits = np.random.Philox(key=0)
         random, state = np.random.Generator(bits), bits.state
-        chosen: dict[str, list[np.ndarray]] = {name: [] for name in stream.views}
-        frames = stream.population.frames[members].tolist()
+        chosen: dict[str, list[np.ndarray]] = {name: [] for name in source.views}
+        frames = source.population.frames[members].tolist()
         for start, length, key in zip(samples.start[numbers].tolist(), frames, samples.key[numbers], strict=True):
             state["state"]["key"][0] = key  # seven times cheaper than a new generator for each sample
             bits.state = state
-            for name, view in stream.views.items():
+            for name, view in source.views.items():
                 chosen[name].append(view.choose(start, length, random))
-        first = stream.first_rows(members)[:, None]
+        first = source.first_rows(members)[:, None]
         return {name: first + np.stack(rows) for name, rows in chosen.items()}

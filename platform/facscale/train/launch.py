@@ -95,8 +95,12 @@ def samples_per_epoch(task: Task) -> int:
 
 
 def environment(job: Job) -> dict[str, str]:
-    """Of the workers: as many threads as each one has cores, so that neighbours do not fight over them; no warnings."""
-    return {"OMP_NUM_THREADS": str(max(1, int(job.cluster.cpus_per_worker))), "PYTHONWARNINGS": "ignore"}
+    """Of the workers: as many threads as each one has cores, so that neighbours do not fight over them; no chatter."""
+    return {
+        "OMP_NUM_THREADS": str(max(1, int(job.cluster.cpus_per_worker))),
+        "PYTHONWARNINGS": "ignore",
+        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it turns what libraries print, and we hold back, into records of a log
+    }
 
 
 def storage(job: Job) -> str:

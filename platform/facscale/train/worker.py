@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ class Task:
 def work(settings: Mapping[str, Task]) -> None:
     """Ray Train's `train_loop_per_worker`."""
     task = settings["task"]
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # RunConfig's level does not reach each report's line
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
     streams = open_streams(
