@@ -78,7 +78,7 @@ class Extractor:
             for remark in remarks:
                 note("labels", remark)
             stage = "decode"
-            labels = labels.coded()
+            labels = labels.coded(only=self.pipeline.source.aus)
             frames = Frames(item, root=self.pipeline.source.root, every=self.pipeline.source.every, note=note)
             status = self._faces(frames, labels, status, path)
         except (DataError, SpecError):

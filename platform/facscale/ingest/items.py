@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -86,9 +86,10 @@ class Labels:
     occurrence: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.int8))  # [rows, au]
     intensity: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.int8))  # [rows, au]
 
-    def coded(self) -> Labels:
-        """Only the AUs that somebody labelled in this video."""
-        kept = np.flatnonzero((self.occurrence >= 0).any(axis=0))
+    def coded(self, only: Collection[int] = ()) -> Labels:
+        """The AUs that somebody labelled in this video, of those in `only` if it names any."""
+        known = np.flatnonzero((self.occurrence >= 0).any(axis=0))
+        kept = [column for column in known if not only or self.au[column] in only]
         au = tuple(self.au[column] for column in kept)
         return Labels(au, self.rows, self.occurrence[:, kept], self.intensity[:, kept])
 

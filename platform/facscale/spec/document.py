@@ -11,7 +11,7 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -79,11 +79,14 @@ class Document:
 def read(path: str | Path, overrides: Sequence[str] = ()) -> Document:
     """Read a spec file with everything it extends, then lay `overrides` ("train.epochs=3") over it.
 
-    Raises SpecError for a file that is missing or no YAML, an unset variable, a circle of `extends:`, a bad override.
+    Raises SpecError for a file that is missing or no YAML, a circle of `extends:`, a bad override, and for an unset
+    environment variable in a value that nothing has replaced.
     """
     document = _read_file(Path(path), trail=())
     for word in overrides:
         document = merge(document, _read_override(word))
+    for unset in _unset(document.data):
+        raise SpecError(str(unset))
     return document
 
 
@@ -228,7 +231,13 @@ def _plain(root: Node, file: str) -> Document:
         return scalar(node, origin)
 
     def scalar(node: ScalarNode, origin: Origin) -> Any:
-        text = VARIABLE.sub(lambda match: _variable(match, origin), node.value)
+        try:
+            text = VARIABLE.sub(_variable, node.value)
+        except KeyError as name:
+            return _Unset(
+                f"{origin}: the environment variable {name.args[0]} is not set; export {name.args[0]}=… or write "
+                f"${{{name.args[0]}:-default}}"
+            )
         if text != node.value and node.style is None:
             return resolver.load(text) if text else ""
         return text if node.style is not None else resolver.constructor.construct_object(node)
@@ -236,11 +245,22 @@ def _plain(root: Node, file: str) -> Document:
     return Document(walk(root, ()), origins)
 
 
-def _variable(match: re.Match[str], origin: Origin) -> str:
+class _Unset(str):
+    """Stands for a value that names an unset variable, and says so; an override may yet replace it."""
+
+    __slots__ = ()
+
+
+def _unset(value: Any) -> Iterator[_Unset]:
+    if isinstance(value, _Unset):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _unset(part)
+
+
+def _variable(match: re.Match[str]) -> str:
+    """The value of a variable; raises KeyError with its name."""
     name, default = match.groups()
-    value = os.environ.get(name, default)
-    if value is None:
-        raise SpecError(
-            f"{origin}: the environment variable {name} is not set; export {name}=… or write ${{{name}:-default}}"
-        )
+    value: str = os.environ[name] if default is None else os.environ.get(name, default)
     return value

@@ -216,6 +216,7 @@ class Source(Block):
     root: Url
     every: PositiveInt = 1  # keep each n-th frame
     limit: NonNegativeInt = 0  # videos read at most; 0: all
+    aus: tuple[PositiveInt, ...] = ()  # action units to keep, those of the protocol; none named: all that are coded
 
 
 class Detector(Block):

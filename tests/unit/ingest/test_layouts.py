@@ -73,6 +73,7 @@ def test_bp4d_labels_match_numerically_and_9_is_not_labelled():
     assert found.at(732)[1].tolist() == [-1, -1, -1]
     coded = found.coded()
     assert coded.au == (1, 2)
+    assert found.coded(only=(2, 4, 45)).au == (2,)
     assert coded.at(733)[0].tolist() == [-1, 1]
 
 

@@ -139,3 +139,9 @@ def test_pipelines_are_as_strict(spec):
     text = "source: {layout: bp4d, root: a}\noutput: b\ncrop: {sise: 3}\n"
     with pytest.raises(SpecError, match='did you mean "size"'):
         parse(read(spec(text)), Pipeline)
+
+
+def test_an_override_replaces_a_value_whose_variable_is_unset(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text("method: {name: clp}\ndata: {unlabelled: '${NOBODY_SET_THIS}/faces'}\n")
+    assert read(path, ["data.unlabelled=/faces"]).data["data"]["unlabelled"] == "/faces"

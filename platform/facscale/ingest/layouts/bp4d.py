@@ -2,7 +2,7 @@
 
 Zero-padding of the frame numbers differs from sequence to sequence and from the label files, so they are matched as
 numbers. A label file's header holds the AU numbers, its first column (header `0`) the frame; 9 means "not coded" and is
-stored as -1. All AUs that are coded anywhere are stored; which of them a protocol averages is decided in evaluation.
+stored as -1. Which AUs are kept is `source.aus`'s: the protocol averages 12, the files code up to 27.
 """
 
 from __future__ import annotations
