@@ -46,7 +46,7 @@ class Task:
 def work(settings: Mapping[str, Task]) -> None:
     """Ray Train's `train_loop_per_worker`."""
     task = settings["task"]
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # RunConfig's level does not reach each report's line
+    logging.getLogger().setLevel(logging.WARNING)  # Ray logs every report to the root, whatever RunConfig says
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
     streams = open_streams(
