@@ -60,7 +60,7 @@ def recipe_of(pipeline: Pipeline) -> dict[str, Any]:
         "layout": source.layout,
         "every": source.every,
         "limit": source.limit,
-        "aus": source.aus,
+        "aus": list(source.aus),
         "detector": {"name": pipeline.detector.name, **detectors.options(pipeline).model_dump(mode="json")},
         "crop": pipeline.crop.model_dump(mode="json"),
         "render": pipeline.render.model_dump(mode="json") if pipeline.render else None,
