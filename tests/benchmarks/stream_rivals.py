@@ -43,7 +43,7 @@ def ray_data(folder: Path, *, threads: int, frames: int, batch: int) -> float:
     """Parquet, decoding in `map_batches`, `iter_torch_batches`; `threads` cores."""
     import ray
 
-    ray.init(num_cpus=threads, log_to_driver=False, include_dashboard=False, logging_level="error")
+    ray.init(address="local", num_cpus=threads, log_to_driver=False, include_dashboard=False, logging_level="error")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     shards = sorted(map(str, folder.glob("shard-*.parquet")))

@@ -4,23 +4,51 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
+from pathlib import Path
 
 import ray
 
 from facscale.spec import Job, SpecError
 
+PLACE = re.compile(r"[\w.\-\[\]:]+:\d+")  # host:port; Ray knows other addresses too: auto, local, ray://...
+
 
 def join() -> None:
-    """Connect to the job's cluster, RAY_ADDRESS's, or this machine's; start one here if there is none."""
+    """Connect to the job's cluster, RAY_ADDRESS's, or this machine's; start one here if there is none.
+
+    Raises SpecError where a cluster is named and does not answer.
+    """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a CPU task must not hide the GPUs of its process
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     if ray.is_initialized():
         return
+    named = os.environ.get("RAY_ADDRESS", "")
+    silent = SpecError(f"no Ray cluster answers at {named}: start one with `ray start --head`, or unset RAY_ADDRESS")
+    if PLACE.fullmatch(named) and not answers(named):
+        raise silent
     try:
-        ray.init(logging_level=logging.WARNING, log_to_driver=True)
-    except ConnectionError as error:
-        address = os.environ.get("RAY_ADDRESS", "on this machine")
-        raise SpecError(f"no Ray cluster answers at {address}: {error}; start one with `ray start --head`") from None
+        ray.init(address=None if named or stands_here() else "local", logging_level=logging.WARNING, log_to_driver=True)
+    except ConnectionError:
+        raise silent from None
+
+
+def stands_here() -> bool:
+    """Whether the cluster that was last started on this machine still answers. Ray would wait for it for minutes."""
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - as Ray has it
+    noted = Path(folder) / "ray" / "ray_current_cluster"
+    return noted.is_file() and answers(noted.read_text().strip())
+
+
+def answers(place: str) -> bool:
+    """Whether somebody listens at host:port."""
+    host, _, port = place.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def resources(job: Job) -> dict[str, float]:

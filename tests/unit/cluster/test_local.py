@@ -1,11 +1,13 @@
-"""A job that can never start is refused before anything is asked for."""
+"""Which cluster is joined; a job that can never start there is refused before anything is asked for."""
 
 from __future__ import annotations
+
+import socket
 
 import pytest
 import ray
 
-from facscale.cluster import refuse_impossible, resources
+from facscale.cluster import join, refuse_impossible, resources
 from facscale.spec import Job, SpecError
 
 
@@ -41,3 +43,48 @@ def test_too_few_cores(cluster_of):
 def test_what_fits_at_least_once_or_can_grow_is_let_in(cluster_of, cluster):
     cluster_of(CPU=2)
     refuse_impossible(job(**cluster))
+
+
+@pytest.fixture
+def joined(monkeypatch, tmp_path):
+    """The address that Ray is asked for; as on a machine without any cluster."""
+    asked = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda *, address, **_: asked.append(address))
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / "ray").mkdir()
+    return asked
+
+
+@pytest.fixture
+def listener():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture
+def silence():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_without_any_cluster_one_is_started(joined):
+    join()
+    assert joined == ["local"]
+
+
+def test_the_cluster_of_this_machine_is_joined_only_while_it_answers(joined, listener, silence, tmp_path):
+    for place in (listener, silence):
+        (tmp_path / "ray" / "ray_current_cluster").write_text(place)
+        join()
+    assert joined == [None, "local"]
+
+
+def test_a_named_cluster_is_joined_or_missed(joined, listener, silence, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", listener)
+    join()
+    assert joined == [None]
+    monkeypatch.setenv("RAY_ADDRESS", silence)
+    with pytest.raises(SpecError, match=f"no Ray cluster answers at {silence}: start one"):
+        join()
