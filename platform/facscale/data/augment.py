@@ -8,11 +8,12 @@ Every image has P parameters, in the order of `PARAMETERS`:
     contrast      factor of the distance to the image's mean grey
     saturation    factor of the distance to the pixel's own grey
     hue           turns of the chroma plane (YIQ), grey stays grey
-    crop side     side of the crop as a share of the stored side
+    crop width, crop height     sides of the crop as shares of the stored side
     crop x, y     share of the room that is left free lying left of / above the crop; 0.5: the middle
+    blur          standard deviation of a Gaussian as a share of the network's side; 0: none
 
-The stored image is rotated, cropped, resized, mirrored, then coloured, in this order; what lies outside is filled by
-reflection, so that there are no black corners. Colours leave [0, 1] only inside, they are clamped once at the end.
+The stored image is rotated, cropped, resized, mirrored, then coloured and blurred, in this order; what lies outside is
+filled by reflection, so that there are no black corners. Colours leave [0, 1] only inside, they are clamped at the end.
 """
 
 from __future__ import annotations
@@ -29,8 +30,12 @@ from facscale.data.views import Batch, Faces
 from facscale.spec import models
 
 PARAMETERS = (
-    "rotation", "flip", "brightness", "contrast", "saturation", "hue", "crop side", "crop x", "crop y"
+    "rotation", "flip", "brightness", "contrast", "saturation", "hue", "crop width", "crop height", "crop x", "crop y",
+    "blur",
 )  # fmt: skip
+DRAWS = 14  # random numbers of an image
+WHOLE_FACE = 0.875  # side of the centre crop that is usual after training on small random ones
+BLUR = (0.1 / 224, 2.0 / 224)  # shares of the side (Chen et al., SimCLR, arXiv 2002.05709, appendix A)
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 YIQ = np.array([GREY, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
 # Bilinear sampling looks at 2 x 2 pixels, so an image that shrinks more than about twofold is averaged first.
@@ -41,28 +46,38 @@ IMAGES_AT_ONCE = {"cpu": 16}
 
 def draw(spec: models.Augment, *, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
     """Parameters [*shape, P] float32 of independently augmented images."""
-    return scale(spec, random.random((*shape, len(PARAMETERS))))
+    return scale(spec, random.random((*shape, DRAWS)))
 
 
 def scale(spec: models.Augment, unit: np.ndarray) -> np.ndarray:
-    """Parameters [..., P] float32 from uniform numbers [..., P] in [0, 1)."""
-    spread = 2 * unit - 1
-    low, high = spec.crop
+    """Parameters [..., P] float32 from uniform numbers [..., DRAWS] in [0, 1)."""
+    (rotation, flip, brightness, contrast, saturation, hue, side, x, y, aspect, jitter, grey, blur, sigma) = (
+        np.moveaxis(unit, -1, 0)
+    )
+    jittered, low, high = jitter < spec.jitter, *spec.crop
+    strengths = ((brightness, spec.brightness), (contrast, spec.contrast), (saturation, spec.saturation))
+    colours = [np.where(jittered, np.maximum(0, 1 + most * (2 * drawn - 1)), 1) for drawn, most in strengths]
+    colours[2] = np.where(grey < spec.grey, 0, colours[2])
+    shape = spec.aspect ** (aspect - 0.5)  # the square root of width / height
+    side = low + (high - low) * side
     columns = (
-        spec.rotation * spread[..., 0],
-        unit[..., 1] < spec.flip,
-        *(np.maximum(0, 1 + strength * spread[..., 2 + place]) for place, strength in enumerate(_jitter(spec))),
-        spec.hue * spread[..., 5],
-        low + (high - low) * unit[..., 6],
-        unit[..., 7],
-        unit[..., 8],
+        spec.rotation * (2 * rotation - 1),
+        flip < spec.flip,
+        *colours,
+        np.where(jittered, spec.hue * (2 * hue - 1), 0),
+        np.minimum(1, side * shape),
+        np.minimum(1, side / shape),
+        x,
+        y,
+        np.where(blur < spec.blur, BLUR[0] + (BLUR[1] - BLUR[0]) * sigma, 0),
     )
     return np.stack(columns, axis=-1).astype(np.float32)
 
 
 def still(spec: models.Augment) -> np.ndarray:
-    """Parameters [P] of evaluation: the centre crop with the mean crop side, and nothing else."""
-    return np.array([0, 0, 1, 1, 1, 0, sum(spec.crop) / 2, 0.5, 0.5], dtype=np.float32)
+    """Parameters [P] of evaluation: a centre crop as large as training's mean, but with the whole face; nothing else."""
+    side = max(WHOLE_FACE, sum(spec.crop) / 2)
+    return np.array([0, 0, 1, 1, 1, 0, side, side, 0.5, 0.5, 0], dtype=np.float32)
 
 
 def apply(images: Tensor, parameters: Tensor, *, size: int) -> Tensor:
@@ -91,6 +106,23 @@ def _apply(images: Tensor, changes: Tensor, into: Tensor) -> None:
     taken = taken.view(count, 3, views, size * size).transpose(1, 2)
     matrix, shift = _colour(changes, mean=pixels.mean((2, 3))[:, None])
     torch.add(matrix @ taken, shift, out=into.view(count, views, 3, -1)).clamp_(0, 1)
+    _blur(into.flatten(0, 1), changes.flatten(0, 1)[:, -1])
+
+
+def _blur(images: Tensor, sigma: Tensor) -> None:
+    """Blur images [N, 3, S, S] in place by their own Gaussians [N], shares of the side; 0 leaves an image as it is."""
+    chosen = torch.nonzero(sigma)[:, 0]
+    if not len(chosen):
+        return
+    size = images.shape[-1]
+    reach = max(1, round(3 * BLUR[1] * size))
+    places = torch.arange(-reach, reach + 1, device=images.device)
+    kernels = torch.softmax(-0.5 * (places / (sigma[chosen, None] * size)).square(), dim=1)
+    kernels = kernels.repeat_interleave(3, 0)[:, None]  # [3 N, 1, taps]
+    rows = functional.pad(images[chosen].flatten(0, 1)[None], [reach] * 4, mode="reflect")  # [1, 3 N, S + 2 r, S + 2 r]
+    down = functional.conv2d(rows, kernels[..., None], groups=rows.shape[1])
+    across = functional.conv2d(down, kernels[..., None, :], groups=rows.shape[1])
+    images[chosen] = across[0].unflatten(0, (-1, 3))
 
 
 class Augmenter:
@@ -108,10 +140,6 @@ class Augmenter:
         return replace(faces, images=apply(faces.images, faces.augmentation, size=self.size))
 
 
-def _jitter(spec: models.Augment) -> tuple[float, float, float]:
-    return spec.brightness, spec.contrast, spec.saturation
-
-
 def _shrunk(images: Tensor, *, size: int) -> Tensor:
     """uint8 [N, H, W, 3] to float32 [N, 3, h, w] in [0, 1], averaged over about k x k pixels where it will shrink much."""
     pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
@@ -124,13 +152,13 @@ def _shrunk(images: Tensor, *, size: int) -> Tensor:
 
 def _affine(parameters: Tensor) -> Tensor:
     """Where each output point is taken from: matrices [N, 2, 3] in [-1, 1] coordinates (y down) from [N, P]."""
-    rotation, flip, _, _, _, _, side, x, y = parameters.unbind(-1)
+    rotation, flip, _, _, _, _, width, height, x, y, _ = parameters.unbind(-1)
     cos, sin = torch.cos(torch.deg2rad(rotation)), torch.sin(torch.deg2rad(rotation))
-    mirrored = side * (1 - 2 * flip)
-    centre_x, centre_y = (1 - side) * (2 * x - 1), (1 - side) * (2 * y - 1)
+    mirrored = width * (1 - 2 * flip)
+    centre_x, centre_y = (1 - width) * (2 * x - 1), (1 - height) * (2 * y - 1)
     rows = (
-        torch.stack([cos * mirrored, -sin * side, cos * centre_x - sin * centre_y], dim=-1),
-        torch.stack([sin * mirrored, cos * side, sin * centre_x + cos * centre_y], dim=-1),
+        torch.stack([cos * mirrored, -sin * height, cos * centre_x - sin * centre_y], dim=-1),
+        torch.stack([sin * mirrored, cos * height, sin * centre_x + cos * centre_y], dim=-1),
     )
     return torch.stack(rows, dim=1)
 

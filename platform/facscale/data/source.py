@@ -97,10 +97,10 @@ class Source:
         """Augmentation [B, F, V, P] float32 of samples with the given keys [B]."""
         view = self.views[view_name]
         number = list(self.views).index(view_name)
-        shape: tuple[Any, ...] = (1 if view.shared else view.count, view.views, len(augment.PARAMETERS))
+        shape: tuple[Any, ...] = (1 if view.shared else view.count, view.views, augment.DRAWS)
         bits = order.hashed(keys[:, None], number, np.arange(np.prod(shape)))
         drawn = augment.scale(self.spec.augment, order.uniform(bits).reshape(len(keys), *shape))
-        return np.broadcast_to(drawn, (len(keys), view.count, *shape[1:])).copy()
+        return np.broadcast_to(drawn, (len(keys), view.count, *drawn.shape[2:])).copy()
 
 
 def _check(datasets: Sequence[Dataset], views: Mapping[str, View]) -> None:

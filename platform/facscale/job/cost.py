@@ -17,7 +17,7 @@ from facscale.methods.base import total
 from facscale.spec import Job
 
 TRIED = 2  # samples of the small step: BatchNorm wants more than one
-STATES = {"sgd": 1, "adam": 2, "adamw": 2}  # tensors that the optimizer keeps for each parameter
+STATES = {"sgd": 1, "lars": 1, "adam": 2, "adamw": 2}  # tensors that the optimizer keeps for each parameter
 COLUMNS = {"landmarks": (136,)}  # widths of columns that are not one value an AU
 
 

@@ -75,6 +75,7 @@ class Method(nn.Module):
     """
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
+    constant_rate: ClassVar[tuple[str, ...]] = ()  # submodules whose learning rate no schedule changes
     encoder: Encoder
     recipe: Any  # what rebuilds it (`export.Recipe`); the platform sets it
 

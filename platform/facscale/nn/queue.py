@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+
+from facscale.nn.workers import gathered
 
 NOBODY = -1
 
@@ -40,12 +41,3 @@ class Queue(nn.Module):
         self.identities[places] = identities
         self.cursor.add_(len(keys)).remainder_(self.size)
         self.filled.add_(len(keys)).clamp_(max=self.size)
-
-
-def gathered(values: Tensor) -> Tensor:
-    """[N, ...] of each worker -> [W * N, ...], in rank order; without workers, the values themselves. No gradient."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return values
-    parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, values.contiguous())
-    return torch.cat(parts)

@@ -54,7 +54,11 @@ class Augment(Block):
     contrast: NonNegativeFloat = 0.4
     saturation: NonNegativeFloat = 0.4
     hue: Fraction = 0.0  # turns of the colour circle, uniform in [-x, +x]
+    jitter: Fraction = 1.0  # probability that brightness, contrast, saturation and hue change at all
+    grey: Fraction = 0.0  # probability that all colour goes
+    blur: Fraction = 0.0  # probability of a Gaussian blur, sigma uniform in [0.1, 2] pixels of 224
     crop: Range = (0.8, 1.0)  # side of the random crop as a share of the image's side
+    aspect: Annotated[float, Field(ge=1, le=4)] = 1.0  # width / height of the crop, log-uniform in [1 / x, x]
 
     @model_validator(mode="after")
     def _crop_is_a_range(self) -> Augment:
@@ -83,11 +87,11 @@ class Data(Block):
 
 
 class Optimizer(Block):
-    """`name` is torch.optim's, in any case; keys that it lacks are errors of the spec."""
+    """SGD with momentum, Adam, AdamW, or LARS for very large batches."""
 
-    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    name: Literal["sgd", "adam", "adamw", "lars"] = "sgd"
     lr: PositiveFloat = 0.001
-    momentum: Fraction = 0.9  # sgd
+    momentum: Fraction = 0.9  # sgd, lars
     betas: Range = (0.9, 0.999)  # adam, adamw
     weight_decay: NonNegativeFloat = 0.0
 
@@ -111,6 +115,7 @@ class Train(Block):
     schedule: Schedule = Schedule()
     clip: NonNegativeFloat = 0.0  # largest gradient norm; 0: never clip
     precision: Literal["float32", "bf16"] = "float32"  # bf16: autocast; weights and momentum stay float32
+    sync_batchnorm: bool = False  # BatchNorm over the batches of all workers together
     channels_last: bool = True
     compile: bool = False  # torch.compile
     log_every: PositiveInt = 10  # steps

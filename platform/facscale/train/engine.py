@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from facscale.methods.base import Method, Root
 from facscale.spec import Job, SpecError
+from facscale.train.lars import LARS
 
 State = dict[str, dict[str, Tensor]]  # parameter name -> name of the state -> tensor, whole, whatever the ZeRO stage
 
@@ -27,16 +28,28 @@ class Engine:
 
     def __init__(self, method: Method, root: Root, *, job: Job, world: int) -> None:
         deepspeed = _import_deepspeed()
-        self.root = root
+        self.root, self._constant_rate = root, job.train.optimizer.lr
         modules = nn.ModuleDict({name: method.get_submodule(name) for name in root.modules})
         self.parameters = {name: p for name, p in modules.named_parameters() if p.requires_grad}
         with redirect_stdout(StringIO()):  # it prints what it compiles
             self._deepspeed, *_ = deepspeed.initialize(
                 model=modules,
-                optimizer=optimizer(job, list(self.parameters.values())),
+                optimizer=optimizer(job, self._groups(method)),
                 config=settings(job, world=world),
                 dist_init_required=False,
             )
+
+    def _groups(self, method: Method) -> list[dict[str, Any]]:
+        """Parameters that follow the schedule, and those of the submodules that the method keeps at a constant rate."""
+        constant = tuple(f"{name}." for name in method.constant_rate)
+        groups = [
+            {
+                "params": [p for name, p in self.parameters.items() if name.startswith(constant) is steady],
+                "constant_rate": steady,
+            }
+            for steady in (False, True)
+        ]
+        return [group for group in groups if group["params"]]
 
     def backward(self, loss: Tensor) -> None:
         """Add this micro-batch's gradient; the last one of a step averages it over the workers."""
@@ -49,7 +62,7 @@ class Engine:
     def set_rate(self, rate: float) -> None:
         """The learning rate from here on."""
         for group in self._deepspeed.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self._constant_rate if group.get("constant_rate") else rate
 
     @property
     def gradient_norm(self) -> float | None:
@@ -117,11 +130,12 @@ def training_only(engine: Engine, engines: list[Engine]) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def optimizer(job: Job, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """torch.optim's, as `train.optimizer` says."""
+def optimizer(job: Job, parameters: Iterable[Any]) -> torch.optim.Optimizer:
+    """What `train.optimizer` says, for parameters or groups of them."""
     o = job.train.optimizer
-    if o.name == "sgd":
-        return torch.optim.SGD(parameters, lr=o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
+    if o.name in ("sgd", "lars"):
+        made = LARS if o.name == "lars" else torch.optim.SGD
+        return made(parameters, lr=o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[o.name]
     return kind(parameters, lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)
 
@@ -132,6 +146,10 @@ def settings(job: Job, *, world: int) -> dict[str, Any]:
         raise SpecError(
             f"train.batch_size {job.train.batch_size} does not divide among {world} workers"
             f" in {job.train.accumulate} micro-batches; choose a multiple of {world * job.train.accumulate}"
+        )
+    if job.train.optimizer.name == "lars" and job.deepspeed.get("zero_optimization", {}).get("stage", 0):
+        raise SpecError(
+            "train.optimizer lars needs whole weights, but deepspeed.zero_optimization shards them; use stage 0"
         )
     return {
         "zero_allow_untested_optimizer": True,  # DeepSpeed's word for torch.optim's SGD

@@ -18,6 +18,7 @@ from facscale.data.augment import Augmenter
 from facscale.data.stream import Stream
 from facscale.data.views import Batch
 from facscale.methods import DataFacts, Method, export, find
+from facscale.nn.batchnorm import synchronise
 from facscale.spec import Job
 from facscale.train import checkpoint
 from facscale.train.engine import Engine
@@ -104,6 +105,8 @@ def build(task: Task, streams: dict[str, Stream], *, rank: int, world: int, devi
     """A run at its beginning, or where the latest checkpoint left it."""
     torch.manual_seed(task.job.seed)
     method = make_method(task).to(device)
+    if task.job.train.sync_batchnorm:
+        synchronise(method)
     latest = ray.train.get_checkpoint()
     state: dict[str, Any] = checkpoint.read(latest) if latest else {}
     if state:

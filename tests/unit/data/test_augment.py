@@ -21,7 +21,7 @@ from facscale.spec import models
 SIZE = 48
 NOTHING = {
     "rotation": 0.0, "flip": 0.0, "brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0,
-    "crop side": 1.0, "crop x": 0.5, "crop y": 0.5,
+    "crop width": 1.0, "crop height": 1.0, "crop x": 0.5, "crop y": 0.5, "blur": 0.0,
 }  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def changed(pixels: np.ndarray, *, size: int = SIZE, **changes: float) -> np.nda
     return result[0].permute(1, 2, 0).numpy() * 255
 
 
-def by_hand(pixels: np.ndarray, *, size: int = SIZE, rotation=0.0, flip=0.0, side=1.0, x=0.5, y=0.5) -> np.ndarray:
+def by_hand(pixels: np.ndarray, *, size: int = SIZE, rotation=0.0, flip=0.0, width=1.0, height=1.0, x=0.5, y=0.5):
     """Rotate, crop, resize, mirror: pixel by pixel, with bilinear sampling and reflection written out."""
     stored = len(pixels)
     result = np.zeros((size, size, 3))
@@ -54,8 +54,8 @@ def by_hand(pixels: np.ndarray, *, size: int = SIZE, rotation=0.0, flip=0.0, sid
     for row in range(size):
         for column in range(size):
             across = size - 1 - column if flip else column
-            in_crop_x, in_crop_y = (across + 0.5) / size * side * stored, (row + 0.5) / size * side * stored
-            right, down = in_crop_x + x * (1 - side) * stored - middle, in_crop_y + y * (1 - side) * stored - middle
+            in_crop_x, in_crop_y = (across + 0.5) / size * width * stored, (row + 0.5) / size * height * stored
+            right, down = in_crop_x + x * (1 - width) * stored - middle, in_crop_y + y * (1 - height) * stored - middle
             # Turned counter-clockwise on a screen whose y runs down: undo it.
             at_x = math.cos(angle) * right - math.sin(angle) * down + middle - 0.5
             at_y = math.sin(angle) * right + math.cos(angle) * down + middle - 0.5
@@ -86,13 +86,14 @@ def test_neutral_parameters_change_nothing():
 @pytest.mark.parametrize(
     "change",
     [
-        {"rotation": 10.0}, {"rotation": -37.0}, {"flip": 1.0}, {"side": 0.8}, {"side": 0.7, "x": 0.0, "y": 1.0},
-        {"rotation": 10.0, "flip": 1.0, "side": 0.85, "x": 0.2, "y": 0.9},
-        {"rotation": 170.0, "side": 0.5, "x": 1.0, "y": 0.3, "size": 30},
+        {"rotation": 10.0}, {"rotation": -37.0}, {"flip": 1.0}, {"width": 0.8, "height": 0.8},
+        {"width": 0.7, "height": 0.5, "x": 0.0, "y": 1.0},
+        {"rotation": 10.0, "flip": 1.0, "width": 0.85, "height": 0.95, "x": 0.2, "y": 0.9},
+        {"rotation": 170.0, "width": 0.5, "height": 0.6, "x": 1.0, "y": 0.3, "size": 30},
     ],
 )  # fmt: skip
 def test_geometry_against_pixel_by_pixel(change):
-    names = {"side": "crop_side", "x": "crop_x", "y": "crop_y"}
+    names = {name: f"crop_{name}" for name in ("width", "height", "x", "y")}
     ours = changed(image(), **{names.get(name, name): value for name, value in change.items()})
     np.testing.assert_allclose(ours, by_hand(image(), **change), atol=0.05)
 
@@ -112,15 +113,16 @@ def test_no_black_corners():
 
 @pytest.mark.parametrize("size", [40, 64])
 def test_still_is_a_plain_centre_crop_and_resize(size):
-    spec = models.Augment(crop=(0.5, 1.0))
+    spec = models.Augment(crop=(0.75, 1.0))
     still = augment.still(spec)
     ours = augment.apply(torch.from_numpy(image()[None]), torch.from_numpy(still)[None], size=size)
-    edge = SIZE // 8  # the mean side is 3/4
+    edge = SIZE // 16  # the mean side is 7/8
     expected = cv2.resize(image()[edge:-edge, edge:-edge], (size, size), interpolation=cv2.INTER_LINEAR)
     inner = slice(2, -2)  # at its border OpenCV does not look outside the crop
     difference = ours[0].permute(1, 2, 0).numpy()[inner, inner] * 255 - expected[inner, inner]
     assert np.abs(difference).max() < 1.0
-    assert not np.array_equal(still, augment.still(models.Augment(crop=(0.6, 0.6))))
+    assert not np.array_equal(still, augment.still(models.Augment(crop=(0.95, 1.0))))
+    assert np.array_equal(still, augment.still(models.Augment(crop=(0.2, 1.0)))), "small crops train, whole faces count"
 
 
 def test_still_does_not_depend_on_anything_random():
@@ -220,9 +222,9 @@ def test_the_augmenter_changes_images_only():
 @settings(max_examples=50, deadline=None)
 @given(
     st.floats(0, 180), st.floats(0, 1), st.floats(0, 2), st.floats(0, 0.5),
-    st.tuples(st.floats(0.1, 1), st.floats(0.1, 1)).map(sorted),
+    st.tuples(st.floats(0.1, 1), st.floats(0.1, 1)).map(sorted), st.floats(1, 2),
 )  # fmt: skip
-def test_drawn_parameters_keep_to_their_ranges(rotation, flip, jitter, hue, crop):
+def test_drawn_parameters_keep_to_their_ranges(rotation, flip, jitter, hue, crop, aspect):
     spec = models.Augment(
         rotation=rotation,
         flip=flip,
@@ -231,6 +233,7 @@ def test_drawn_parameters_keep_to_their_ranges(rotation, flip, jitter, hue, crop
         saturation=jitter / 3,
         hue=hue,
         crop=tuple(crop),
+        aspect=aspect,
     )
     drawn = augment.draw(spec, shape=(50, 4), random=np.random.default_rng(0))
     assert drawn.shape == (50, 4, len(PARAMETERS))
@@ -243,14 +246,45 @@ def test_drawn_parameters_keep_to_their_ranges(rotation, flip, jitter, hue, crop
         assert np.all(values[name] >= max(0, 1 - strength) - room)
         assert np.all(values[name] <= 1 + strength + room)
     assert np.all(np.abs(values["hue"]) <= hue + room)
-    assert np.all((values["crop side"] >= crop[0] - room) & (values["crop side"] <= crop[1] + room))
+    for side in ("crop width", "crop height"):
+        assert np.all(values[side] >= crop[0] / aspect**0.5 - room)
+        assert np.all(values[side] <= min(1, crop[1] * aspect**0.5) + room)
+    ratio = values["crop width"] / values["crop height"]
+    assert np.all((ratio >= 1 / aspect - room) & (ratio <= aspect + 1e-4))
     assert np.all((values["crop x"] >= 0) & (values["crop x"] <= 1))
     if flip in (0.0, 1.0):
         assert np.all(values["flip"] == flip)
 
 
 def test_parameters_are_drawn_independently():
-    drawn = augment.draw(models.Augment(hue=0.2), shape=(20_000,), random=np.random.default_rng(1))
+    spec = models.Augment(hue=0.2, crop=(0.5, 0.7), aspect=1.01, blur=1.0)
+    drawn = augment.draw(spec, shape=(20_000,), random=np.random.default_rng(1))
+    width, height = drawn[:, 6].copy(), drawn[:, 7].copy()
+    drawn[:, 6], drawn[:, 7] = width * height, width / height  # a crop's area and its shape are independent
     off_diagonal = np.corrcoef(drawn.T) - np.eye(len(PARAMETERS))
     assert np.abs(off_diagonal).max() < 0.03
     assert abs(drawn[:, 1].mean() - 0.5) < 0.02
+
+
+def test_how_often_colour_changes_colour_goes_and_blur_comes():
+    spec = models.Augment(hue=0.2, jitter=0.8, grey=0.2, blur=0.5)
+    drawn = augment.draw(spec, shape=(20_000,), random=np.random.default_rng(1))
+    brightness, contrast, saturation, hue = drawn[:, 2:6].T
+    untouched = (brightness == 1) & (contrast == 1) & (hue == 0)
+    assert abs(untouched.mean() - 0.2) < 0.02
+    assert abs((saturation == 0).mean() - 0.2) < 0.02
+    assert abs((drawn[:, -1] > 0).mean() - 0.5) < 0.02
+    assert set(saturation[untouched].tolist()) == {0.0, 1.0}
+
+
+def test_blur_against_opencv_and_only_where_it_is_drawn():
+    sigma = 1.3 / SIZE
+    both = torch.cat([parameters(blur=sigma), parameters()])
+    result = augment.apply(torch.from_numpy(np.stack([image(), image()])), both, size=SIZE)
+    blurred, plain = (one.permute(1, 2, 0).numpy() * 255 for one in result)
+    reach = max(1, round(3 * augment.BLUR[1] * SIZE))
+    expected = cv2.GaussianBlur(
+        image().astype(np.float32), (2 * reach + 1, 2 * reach + 1), sigma * SIZE, borderType=cv2.BORDER_REFLECT_101
+    )
+    np.testing.assert_allclose(blurred, expected, atol=0.05)
+    np.testing.assert_allclose(plain, image(), atol=0.05)
