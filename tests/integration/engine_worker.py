@@ -14,11 +14,13 @@ from facscale.methods.base import total
 from facscale.spec import Job
 
 BATCH = 12
-CASES = [(name, stage) for name in ("sgd", "adam") for stage in (0, 1, 2)]
+CASES = [*((name, stage) for name in ("sgd", "adam") for stage in (0, 1, 2)), ("lars", 0)]
 
 
 class Pair(Method):
     """Two roots and two phases that see each other's modules, without BatchNorm: equal for any number of workers."""
+
+    constant_rate = ("critic",)
 
     def __init__(self) -> None:
         super().__init__(MethodConfig(), DataFacts())
@@ -59,11 +61,17 @@ def plain_torch(name, steps):
     }
     for step in range(steps):
         for phase, (update, module) in optimizers.items():
+            update.param_groups[0]["lr"] = 0.05 if module == "critic" else rate(step)
             method.zero_grad()
             total(getattr(method, phase)(samples(step))).backward()
             nn.utils.clip_grad_norm_(method.get_submodule(module).parameters(), 0.5)
             update.step()
     return method.state_dict()
+
+
+def rate(step):
+    """A schedule; the critic's rate does not follow it."""
+    return 0.05 * 0.7**step
 
 
 def train(name, stage, *, rank, world, start, stop, state):
@@ -78,6 +86,7 @@ def train(name, stage, *, rank, world, start, stop, state):
         engine.load_state(state["engines"][phase] if state else {})
     for step in range(start, stop):
         for phase, engine in engines.items():
+            engine.set_rate(rate(step))
             with training_only(engine, list(engines.values())):
                 loss = total(getattr(method, phase)(samples(step)[rank::world]))
             engine.backward(loss)

@@ -61,6 +61,24 @@ class Sequence(View):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Offsets(View):
+    """Frames at the given distances after the sample's start, in this order; the first distance is 0 for the start."""
+
+    offsets: tuple[int, ...]
+
+    @property
+    def extent(self) -> int:
+        return max(self.offsets) + 1
+
+    @property
+    def count(self) -> int:
+        return len(self.offsets)
+
+    def choose(self, start: int, frames: int, random: np.random.Generator) -> np.ndarray:
+        return start + np.array(self.offsets)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Frames(View):
     """`count` different frames anywhere in the run, in random order; a single frame is the sample's start itself."""
 

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from facscale.data.views import Batch, Frames, Sequence, View
 from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
-from facscale.nn import Momentum, Queue, ResNet, projection_head
+from facscale.nn import Momentum, Queue, ResNet, info_nce, projection_head, soft_neighbours
 
 Descent = Literal["inverse-sqrt", "inverse", "exponential", "constant"]
 
@@ -110,7 +110,8 @@ class CLP(Method):
             keys_BD = normalize(self.key_head(self.key_encoder(keys_BL.flatten(0, 1))), dim=-1)
             identities_B = batch.faces.identity.repeat_interleave(self.config.frames)
             losses["cir"] = Loss(self._reconstruction(queries_BD, keys_BD, identities_B), self.config.cir_weight)
-            self.queue.enqueue(keys_BD, identities_B)
+            if self.training:
+                self.queue.enqueue(keys_BD, identities_B)
         return losses
 
     def after_step(self) -> None:
@@ -179,9 +180,9 @@ def reconstruction_loss(
     usable_B = may_neighbour_BM.any(1) & may_repel_BM.any(1)
     if not usable_B.any():
         return queries_BD.sum() * 0.0
-    queries_BD, keys_BD = queries_BD[usable_B], keys_BD[usable_B]
-    scores_BM = (queries_BD @ neighbours_MD.T / temperature).masked_fill(~may_neighbour_BM[usable_B], -torch.inf)
-    rebuilt_BD = normalize(scores_BM.softmax(1) @ neighbours_MD, dim=-1)
-    positive_B1 = (rebuilt_BD * keys_BD).sum(1, keepdim=True) / temperature
-    negative_BM = (rebuilt_BD @ negatives_MD.T / temperature).masked_fill(~may_repel_BM[usable_B], -torch.inf)
-    return (torch.cat([positive_B1, negative_BM], 1).logsumexp(1) - positive_B1[:, 0]).mean()
+    rebuilt_BD = soft_neighbours(
+        queries_BD[usable_B], neighbours_MD, temperature=temperature, may_neighbour_BM=may_neighbour_BM[usable_B]
+    )
+    return info_nce(
+        rebuilt_BD, keys_BD[usable_B], negatives_MD, temperature=temperature, may_repel_BM=may_repel_BM[usable_B]
+    )

@@ -71,7 +71,8 @@ class ResNet(Encoder):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, depth: Literal[18, 34, 50] = 34, *, width: int = 64) -> None:
+    def __init__(self, depth: Literal[18, 34, 50] = 34, *, width: int = 64, zero_init_residual: bool = False) -> None:
+        """`zero_init_residual`: every block starts as its shortcut alone (its last BatchNorm scales by 0)."""
         super().__init__()
         block = Bottleneck if depth == 50 else BasicBlock
         self.dim = 8 * width * block.expansion
@@ -91,6 +92,8 @@ class ResNet(Encoder):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif zero_init_residual and isinstance(module, BasicBlock | Bottleneck):
+                nn.init.zeros_(module.bn3.weight if isinstance(module, Bottleneck) else module.bn2.weight)
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, 3, S, S] in [0, 1] -> [N, dim]."""

@@ -1,0 +1,73 @@
+"""MoCo: a frame finds its augmented copy, seen by a slowly moving encoder, among a queue of other frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import nn
+from torch.nn.functional import normalize
+
+from facscale.data.views import Batch, Frames, View
+from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
+from facscale.nn import Momentum, Queue, ResNet, info_nce, projection_head
+from facscale.nn.workers import through_shuffled
+
+
+class MoCo(Method):
+    """He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", arXiv 1911.05722.
+
+    For a query q, its key k+ and the K keys of a queue::
+
+        L = -log exp(q k+ / T) / (exp(q k+ / T) + sum_{i=1}^{K} exp(q k_i / T))                     (1)
+        theta_k <- m theta_k + (1 - m) theta_q                                                     (2)
+
+    Letters: q and k normalised, T `temperature`, m `momentum`, K `queue_size`. Version 2 (Chen et al., arXiv
+    2003.04297) is `head: mlp`, T = 0.2, a blur among the augmentations and a cosine schedule: jobs/mocov2.yaml.
+
+    Keys pass their encoder in batches that are mixed over the workers ("shuffling BN"). Differs from the paper: until
+    the queue is full, only the keys that stand in it repel (the paper starts from random ones).
+    """
+
+    class Config(MethodConfig):
+        """Hyper-parameters, with the paper's values."""
+
+        depth: Literal[18, 34, 50] = 34  # of the ResNet
+        width: PositiveInt = 64
+        head: Literal["linear", "mlp"] = "linear"  # v1, v2
+        embedding: PositiveInt = 128
+        queue_size: Annotated[int, Field(ge=2)] = 65536  # K
+        temperature: PositiveFloat = 0.07  # T
+        momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999  # m
+
+    config: Config
+
+    def __init__(self, config: Config, facts: DataFacts) -> None:
+        super().__init__(config, facts)
+        self.encoder = ResNet(config.depth, width=config.width)
+        hidden = [self.encoder.dim] if config.head == "mlp" else []
+        self.head = projection_head(self.encoder.dim, *hidden, config.embedding)
+        self.key_encoder = Momentum(nn.Sequential(self.encoder, self.head), momentum=config.momentum)
+        self.queue = Queue(config.queue_size, config.embedding)
+
+    @staticmethod
+    def sample(config: Config) -> Mapping[str, View]:
+        """One frame in two augmentations: the query and the key."""
+        return {"face": Frames(views=2)}
+
+    @trains("encoder", "head")
+    def contrast(self, batch: Batch) -> Losses:
+        """Eq. 1."""
+        queries, keys = batch.face.images[:, 0].unbind(1)
+        queries_BD = normalize(self.head(self.encoder(queries)), dim=-1)
+        keys_BD = normalize(through_shuffled(self.key_encoder, keys), dim=-1)
+        negatives_MD = self.queue.keys[: int(self.queue.filled)].clone()
+        loss = info_nce(queries_BD, keys_BD, negatives_MD, temperature=self.config.temperature)
+        if self.training:
+            self.queue.enqueue(keys_BD, batch.face.identity)
+        return {"contrast": Loss(loss)}
+
+    def after_step(self) -> None:
+        """Eq. 2."""
+        self.key_encoder.follow(nn.Sequential(self.encoder, self.head))

@@ -1,0 +1,58 @@
+"""SimCLR: two augmented copies of a frame are alike, all other frames of the batch are not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import PositiveFloat, PositiveInt
+from torch.nn.functional import normalize
+
+from facscale.data.views import Batch, Frames, View
+from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
+from facscale.nn import ResNet, normalised_head, nt_xent
+
+
+class SimCLR(Method):
+    """Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", arXiv 2002.05709.
+
+    For the copies i and j of one frame among the 2N of the whole batch, all workers' samples together::
+
+        l(i, j) = -log exp(sim(z_i, z_j) / T) / sum_{k != i} exp(sim(z_i, z_k) / T)                 (1)
+
+    Letters: z the projection head's output, sim cosine, T `temperature`.
+
+    Differs from the paper: three layers in the head are the published code's default, two the paper's (`layers`); both
+    have BatchNorm after every layer, as the code has. CLP retrained it on VoxCeleb2 frames with values that it does not
+    tell; those here are the paper's for ImageNet.
+    """
+
+    class Config(MethodConfig):
+        """Hyper-parameters, with the paper's values."""
+
+        depth: Literal[18, 34, 50] = 34  # of the ResNet
+        width: PositiveInt = 64
+        layers: Literal[2, 3] = 2  # of the projection head; its hidden ones are as wide as the features
+        embedding: PositiveInt = 128
+        temperature: PositiveFloat = 0.1  # T
+
+    config: Config
+
+    def __init__(self, config: Config, facts: DataFacts) -> None:
+        super().__init__(config, facts)
+        self.encoder = ResNet(config.depth, width=config.width)
+        self.projector = normalised_head(*[self.encoder.dim] * config.layers, config.embedding)
+
+    @staticmethod
+    def sample(config: Config) -> Mapping[str, View]:
+        """One frame in two augmentations."""
+        return {"face": Frames(views=2)}
+
+    @trains("encoder", "projector")
+    def contrast(self, batch: Batch) -> Losses:
+        """Eq. 1, both ways."""
+        copies = batch.face.images[:, 0]
+        embeddings = normalize(self.projector(self.encoder(copies.flatten(0, 1))), dim=-1).unflatten(
+            0, copies.shape[:2]
+        )
+        return {"nt_xent": Loss(nt_xent(*embeddings.unbind(1), temperature=self.config.temperature))}

@@ -1,0 +1,66 @@
+"""SimSiam: each of two augmented copies of a frame predicts the other; there are no negatives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import PositiveInt
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
+
+from facscale.data.views import Batch, Frames, View
+from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
+from facscale.nn import ResNet, normalised_head
+
+
+class SimSiam(Method):
+    """Chen and He, "Exploring Simple Siamese Representation Learning", arXiv 2011.10566.
+
+    For the copies x1 and x2 of a frame, z = f(x) and p = h(z)::
+
+        D(p, z) = - p / |p| . z / |z|                                                               (1)
+        L = D(p1, stopgrad(z2)) / 2 + D(p2, stopgrad(z1)) / 2                                       (4)
+
+    f is encoder and projector, h the predictor. As in the published code the projector has three layers of which the
+    last BatchNorm neither scales nor shifts, the predictor's learning rate stays constant, and each residual block
+    starts as its shortcut. Its BatchNorm should see all workers' samples: `train.sync_batchnorm` in jobs/simsiam.yaml.
+    """
+
+    class Config(MethodConfig):
+        """Hyper-parameters, with the paper's values."""
+
+        depth: Literal[18, 34, 50] = 34  # of the ResNet
+        width: PositiveInt = 64
+        projection: PositiveInt = 2048  # width of the projector, all three layers
+        bottleneck: PositiveInt = 512  # hidden width of the predictor
+
+    constant_rate: ClassVar[tuple[str, ...]] = ("predictor",)
+    config: Config
+
+    def __init__(self, config: Config, facts: DataFacts) -> None:
+        super().__init__(config, facts)
+        self.encoder = ResNet(config.depth, width=config.width, zero_init_residual=True)
+        self.projector = normalised_head(self.encoder.dim, *[config.projection] * 3, last_affine=False)
+        self.predictor = nn.Sequential(
+            normalised_head(config.projection, config.bottleneck),
+            nn.ReLU(inplace=True),
+            nn.Linear(config.bottleneck, config.projection),
+        )
+
+    @staticmethod
+    def sample(config: Config) -> Mapping[str, View]:
+        """One frame in two augmentations."""
+        return {"face": Frames(views=2)}
+
+    @trains("encoder", "projector", "predictor")
+    def predict_each_other(self, batch: Batch) -> Losses:
+        """Eq. 4."""
+        first, second = (self.projector(self.encoder(copy)) for copy in batch.face.images[:, 0].unbind(1))
+        loss = distance(self.predictor(first), second) / 2 + distance(self.predictor(second), first) / 2
+        return {"similarity": Loss(loss)}
+
+
+def distance(predictions_BD: Tensor, targets_BD: Tensor) -> Tensor:
+    """Eq. 1, averaged over the samples; the targets are constants."""
+    return -cosine_similarity(predictions_BD, targets_BD.detach(), dim=-1).mean()

@@ -1,0 +1,80 @@
+"""TC-Net: the embeddings of a clip move away from its first frame as time goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from facscale.data.views import Batch, Offsets, View
+from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
+from facscale.nn import Encoder, ResNet
+
+
+class TCNet(Method):
+    """Lu et al., "Self-Supervised Learning for Facial Action Unit Recognition through Temporal Consistency", BMVC 2020.
+
+    For the anchor f_0 and the frames f_1 ... f_n that follow it in time, normalised embeddings::
+
+        d_j = |f_0 - f_j|^2
+        L   = sum_{j=1}^{n-1} [d_j - d_{j+1} + m]_+
+
+    Letters: m `margin`, n `length` - 1. The frames are the anchor, the next one, and ten more `spacing` apart.
+
+    The embedding (a ResNet and a linear layer) is what is kept and judged. Differs from the published code: an anchor is
+    drawn anew in each epoch, not once for the whole run.
+    """
+
+    class Config(MethodConfig):
+        """Hyper-parameters, with the published code's values."""
+
+        depth: Literal[18, 34, 50] = 18  # of the ResNet
+        width: PositiveInt = 64
+        length: Annotated[int, Field(ge=3)] = 12  # frames of a clip
+        spacing: PositiveInt = 1  # frames between two frames after the second one
+        margin: NonNegativeFloat = 0.03  # m
+        embedding: PositiveInt = 256
+
+    config: Config
+
+    def __init__(self, config: Config, facts: DataFacts, *, pretrained: Method | None = None) -> None:
+        super().__init__(config, facts)
+        backbone = pretrained.encoder if pretrained else ResNet(config.depth, width=config.width)
+        self.encoder = Embedding(backbone, config.embedding)
+
+    @staticmethod
+    def sample(config: Config) -> Mapping[str, View]:
+        """A clip."""
+        later = range(1 + config.spacing, 2 + config.spacing * (config.length - 2), config.spacing)
+        return {"clip": Offsets(offsets=(0, 1, *later), shared=True)}
+
+    @trains("encoder")
+    def rank(self, batch: Batch) -> Losses:
+        """L."""
+        clips = batch.clip.images[:, :, 0]
+        clips_BJD = normalize(self.encoder(clips.flatten(0, 1)), dim=-1).unflatten(0, clips.shape[:2])
+        return {"ranked": Loss(ranked_triplets(clips_BJD, margin=self.config.margin))}
+
+
+class Embedding(Encoder):
+    """A backbone and a linear layer: images [N, 3, S, S] -> [N, dim]."""
+
+    def __init__(self, backbone: Encoder, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.backbone = backbone
+        self.linear = nn.Linear(backbone.dim, dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embeddings, not normalised."""
+        embeddings: Tensor = self.linear(self.backbone(images))
+        return embeddings
+
+
+def ranked_triplets(clips_BJD: Tensor, *, margin: float) -> Tensor:
+    """L of normalised embeddings, averaged over the clips."""
+    distances = (clips_BJD[:, :1] - clips_BJD[:, 1:]).square().sum(-1)
+    return (distances[:, :-1] - distances[:, 1:] + margin).relu().sum(1).mean()

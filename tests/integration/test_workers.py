@@ -1,0 +1,42 @@
+"""Layers and losses that look beyond a worker's own samples: on any number of workers they equal the whole batch."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import torch
+from torch import multiprocessing
+
+from integration import workers_worker
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def found(request, tmp_path_factory):
+    folder, world = tmp_path_factory.mktemp("workers"), request.param
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    multiprocessing.spawn(workers_worker.work, (world, str(folder), port), nprocs=world)
+    return [torch.load(folder / f"{world}-{rank}.pt", weights_only=True) for rank in range(world)]
+
+
+def test_nt_xent_and_batchnorm_are_the_whole_batchs(found):
+    layers = workers_worker.network()  # plain BatchNorm, one process, all samples
+    expected = workers_worker.loss(layers, workers_worker.batch())
+    expected.backward()
+    for one in found:
+        assert one["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+        for name, parameter in layers.named_parameters():
+            torch.testing.assert_close(one["gradients"][name], parameter.grad, atol=1e-6, rtol=1e-5)
+        for name, value in layers.state_dict().items():
+            torch.testing.assert_close(one["state"][name], value, atol=1e-6, rtol=1e-5)
+
+
+def test_shuffled_batches_are_mixed_and_come_back_in_place(found):
+    parts = workers_worker.batch().chunk(len(found))
+    for one, mine in zip(found, parts, strict=True):
+        torch.testing.assert_close(one["shuffled"], mine.flatten(1) * 2)
+    assert not any(torch.equal(one["seen"], mine) for one, mine in zip(found, parts, strict=True))
+    seen = torch.cat([one["seen"] for one in found]).flatten(1)
+    assert sorted(map(tuple, seen.tolist())) == sorted(map(tuple, workers_worker.batch().flatten(1).tolist()))

@@ -1,0 +1,47 @@
+"""LARS by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from facscale.spec import Job, SpecError
+from facscale.train.engine import settings
+from facscale.train.lars import LARS
+
+
+def test_two_steps_by_hand():
+    weight = torch.nn.Parameter(torch.tensor([[3.0, 4.0]], dtype=torch.float64))
+    bias = torch.nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
+    update = LARS([weight, bias], lr=0.5, momentum=0.9, weight_decay=0.1, trust=0.01)
+    w, b, v, u = [3.0, 4.0], 1.0, [0.0, 0.0], 0.0
+    for gradient in ([1.0, -2.0], [0.5, 0.5]):
+        weight.grad, bias.grad = torch.tensor([gradient], dtype=torch.float64), torch.tensor([2.0], dtype=torch.float64)
+        update.step()
+        g = [x + 0.1 * y for x, y in zip(gradient, w, strict=True)]
+        scale = 0.01 * math.hypot(*w) / math.hypot(*g)
+        v = [0.9 * old + scale * new for old, new in zip(v, g, strict=True)]
+        w = [old - 0.5 * step for old, step in zip(w, v, strict=True)]
+        u = 0.9 * u + 2.0
+        b -= 0.5 * u
+    assert weight.detach()[0].tolist() == pytest.approx(w, abs=1e-12)
+    assert bias.item() == pytest.approx(b, abs=1e-12)
+
+
+def test_a_weight_of_zeros_moves_by_plain_momentum():
+    weight = torch.nn.Parameter(torch.zeros(1, 2))
+    weight.grad = torch.ones(1, 2)
+    LARS([weight], lr=0.5).step()
+    assert weight.detach().tolist() == [[-0.5, -0.5]]
+
+
+def test_sharded_weights_are_refused():
+    job = Job(
+        method={"name": "simclr"},
+        train={"batch_size": 4, "optimizer": {"name": "lars"}},
+        deepspeed={"zero_optimization": {"stage": 1}},
+    )
+    with pytest.raises(SpecError, match="lars needs whole weights"):
+        settings(job, world=1)
