@@ -7,15 +7,19 @@ built on (whose weights it holds). Nothing in the file is code, so one from else
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from typing import Any
 
 import safetensors.torch
+import torch
 from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from facscale.methods import DataFacts, Method, find
+from facscale.nn.resnet import BLOCKS
 from facscale.spec import SpecError
 
 FORMAT = "2"
@@ -52,7 +56,12 @@ def save(method: Method) -> bytes:
 
 
 def load(data: bytes, *, source: str = "the export") -> Method:
-    """The method that `save` wrote, in eval mode. Raises SpecError for bytes that are no such export of `source`."""
+    """The method that `save` wrote, in eval mode; or a ResNet with torchvision's names (`.pth`, safetensors), as `supervised`.
+
+    Raises SpecError for bytes that are neither, or that no one should trust; `source` says where they come from.
+    """
+    if data[:2] == b"PK":  # torch.save's archive
+        return _of_torchvision(_unpickled(data, source=source), source=source)
     try:
         weights = safetensors.torch.load(data)
         size = int.from_bytes(data[:8], "little")  # of the header: JSON, as the format has it
@@ -60,9 +69,39 @@ def load(data: bytes, *, source: str = "the export") -> Method:
     except SafetensorError as error:
         raise SpecError(f"{source}: not an exported method (a safetensors file is expected): {error}") from None
     if about.get("facscale") != FORMAT:
-        raise SpecError(f"{source}: a safetensors file, but none that this facscale exported: it holds no recipe")
+        return _of_torchvision(weights, source=source)
     method = TypeAdapter(Recipe).validate_json(about["recipe"]).build()
     method.load_state_dict(weights)
+    return method.eval()
+
+
+def _unpickled(data: bytes, *, source: str) -> Any:
+    try:
+        return torch.load(BytesIO(data), map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise SpecError(
+            f"{source}: not a file of weights (tensors alone are read from torch files): {reason}"
+        ) from None
+
+
+def _of_torchvision(weights: Any, *, source: str) -> Method:
+    """A ResNet-18, 34 or 50 of any width, from a state dictionary; its classifier is left out."""
+    names = set(weights) if isinstance(weights, dict) else set()
+    blocks = tuple(sum(f"layer{stage}.{n}.conv1.weight" in names for n in range(99)) for stage in range(1, 5))
+    bottleneck = "layer1.0.conv3.weight" in names
+    depths = [depth for depth, counts in BLOCKS.items() if counts == blocks and (depth == 50) == bottleneck]
+    if not depths:
+        raise SpecError(
+            f"{source}: neither an export of this facscale nor a ResNet-18, 34 or 50 with torchvision's parameter names"
+        )
+    config = {"depth": depths[0], "width": len(weights["conv1.weight"])}
+    method = build("supervised", find("supervised").Config.model_validate(config), DataFacts())
+    kept = {name: value for name, value in weights.items() if not name.startswith("fc.")}
+    try:
+        method.encoder.load_state_dict(kept)
+    except RuntimeError as error:
+        raise SpecError(f"{source}: does not fit a ResNet-{depths[0]}: {str(error).splitlines()[-1].strip()}") from None
     return method.eval()
 
 

@@ -35,7 +35,8 @@ class Supervised(Method):
     def __init__(self, config: Config, facts: DataFacts, *, pretrained: Method | None = None) -> None:
         super().__init__(config, facts)
         self.encoder = pretrained.encoder if pretrained else ResNet(config.depth, width=config.width)
-        self.classifier = LinearProbe(dim=self.encoder.dim, aus=len(facts.aus))
+        # Without AUs it is an encoder alone: a checkpoint of other labels, ImageNet's.
+        self.classifier = LinearProbe(dim=self.encoder.dim, aus=len(facts.aus)) if facts.aus else nn.Identity()
         self.register_buffer("label_weights", torch.tensor(facts.label_weights))
         if config.trainable == "batchnorm":
             for module in self.encoder.modules():

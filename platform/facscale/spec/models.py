@@ -176,11 +176,11 @@ class Track(Block):
 
 
 class Input(Block):
-    """A trained method that another one builds on: an earlier stage of the same job, or an exported file."""
+    """A trained method that another one builds on: an earlier stage of the same job, an exported file, a ResNet's weights."""
 
     stage: str = ""
     url: Url = ""
-    sha256: str = ""  # of the file at `url`
+    sha256: Annotated[str, Field(pattern="^([0-9a-f]{8,64})?$")] = ""  # of the file at `url`, or how it begins
 
     @model_validator(mode="after")
     def _from_one_place(self) -> Input:

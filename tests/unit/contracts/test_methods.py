@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from conftest import ROOT
 from faces import lengths_data_set
@@ -17,6 +19,7 @@ from facscale.data.stream import Stream
 from facscale.job.cost import random_batch
 from facscale.methods import DataFacts, export
 from facscale.methods.base import total
+from facscale.nn import ResNet
 from facscale.spec import Block, SpecError, parse, read
 from facscale.spec.models import Data
 
@@ -207,10 +210,45 @@ def same(one, other):
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-@pytest.mark.parametrize("harm", [b"", b"\x80\x04\x95pickled", b"PK\x03\x04 a torch file"])
-def test_a_pickle_where_an_export_is_expected(harm):
-    with pytest.raises(SpecError, match="a safetensors file is expected"):
-        export.load(harm)
+class Harmful:
+    def __reduce__(self):
+        return (print, ("harm",))
+
+
+def torch_file(content):
+    file = BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "a safetensors file is expected"),
+        (b"\x80\x04\x95pickled", "a safetensors file is expected"),
+        (b"PK\x03\x04 no archive", "not a file of weights"),
+        (torch_file(Harmful()), "tensors alone are read"),
+        (torch_file({"linear.weight": torch.zeros(2)}), "nor a ResNet"),
+        (save({"linear.weight": torch.zeros(2)}), "nor a ResNet"),
+    ],
+)
+def test_what_is_no_export_is_refused_and_never_run(data, message, capsys):
+    with pytest.raises(SpecError, match=message):
+        export.load(data, source="there")
+    assert "harm" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("depth", "width"), [(18, 4), (34, 2), (50, 2)])
+@pytest.mark.parametrize("pack", [torch_file, save])
+def test_a_checkpoint_with_torchvisions_names(depth, width, pack):
+    source = ResNet(depth, width=width).eval()
+    classifier = {"fc.weight": torch.zeros(1000, source.dim), "fc.bias": torch.zeros(1000)}
+    found = export.load(pack({**source.state_dict(), **classifier}))
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(found.encoder(images), source(images))
+    child = export.build("supervised", methods.find("supervised").Config(), FACTS, pretrained=found)
+    rebuilt = export.load(export.save(child))
+    torch.testing.assert_close(rebuilt.predict(images), child.eval().predict(images))
 
 
 def test_hyper_parameters_are_checked_with_file_and_line(tmp_path):
@@ -218,7 +256,7 @@ def test_hyper_parameters_are_checked_with_file_and_line(tmp_path):
     path.write_text("method:\n  name: clp\n  margn: 0.1\n")
     with pytest.raises(SpecError, match=r'job\.yaml:3: unknown key "method\.margn" \(did you mean "margin"'):
         methods.configure(read(path))
-    path.write_text("method: {name: clp}\ninputs: {pretrained: {url: a, sha256: b}}\n")
+    path.write_text("method: {name: clp}\ninputs: {pretrained: {url: a, sha256: abcdef01}}\n")
     with pytest.raises(SpecError, match=r'job\.yaml:2: clp takes no input "pretrained"'):
         methods.configure(read(path))
 
