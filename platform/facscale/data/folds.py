@@ -44,6 +44,22 @@ class Fold:
     test: frozenset[str]
 
 
+def parts(people: Collection[str], *, validation: float, test: float, seed: int) -> dict[str, frozenset[str]]:
+    """People at random into "train", "validation" and "test", by the shares of the latter two.
+
+    Raises DataError where a part with a share would be empty, or nobody would be left to train on.
+    """
+    order = sorted(people, key=lambda person: hashlib.sha256(f"{seed}/{person}".encode()).digest())
+    first, second = round(test * len(order)), round((test + validation) * len(order))
+    found = {"test": order[:first], "validation": order[first:second], "train": order[second:]}
+    for name, share in (("test", test), ("validation", validation), ("train", 1.0)):
+        if share and not found[name]:
+            raise DataError(
+                f"{len(order)} people are too few for data.validation={validation:g} and data.test={test:g}"
+            )
+    return {name: frozenset(members) for name, members in found.items()}
+
+
 @dataclass(frozen=True)
 class Split:
     """All folds. Every subject is tested exactly once."""

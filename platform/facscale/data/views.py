@@ -122,6 +122,11 @@ class Faces:
     augmentation: Tensor  # [B, F, V, P] float32, what was or will be done to each image (`augment.PARAMETERS`)
     columns: dict[str, Tensor] = field(default_factory=dict)  # name -> [B, F, ...], as stored
 
+    def first(self, count: int) -> Faces:
+        """The first `count` samples."""
+        columns = {name: values[:count] for name, values in self.columns.items()}
+        return Faces(self.images[:count], self.identity[:count], self.augmentation[:count], columns)
+
     def __getattr__(self, name: str) -> Tensor:
         """`faces.au` is `faces.columns["au"]`."""
         columns: dict[str, Tensor] = self.__dict__.get("columns", {})  # not there yet while it is unpickled

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -101,6 +102,32 @@ def contact_sheet(images: np.ndarray, *, columns: int = 8, labels: Sequence[str]
                 0.5, -0.04, labels[number], transform=axes.transAxes, ha="center", va="top", fontsize=7, color=INK
             )
     return figure
+
+
+def sheet(columns: Mapping[str, np.ndarray], *, title: str = "") -> Figure:
+    """Columns of pictures, {name: [n, H, W, 3] images in [0, 1], or [n, H, W, 2] displacements in pixels}, a sample a row."""
+    rows = len(next(iter(columns.values())))
+    figure = Figure(figsize=(1.25 * len(columns), 1.25 * rows + 0.7), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)  # type: ignore[union-attr, call-arg]
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
+    for place, (name, values) in enumerate(columns.items()):
+        longest = float(np.linalg.norm(values, axis=-1).max()) if values.shape[-1] == 2 else 0.0
+        pictures = coloured(values, longest=longest) if values.shape[-1] == 2 else values.clip(0, 1)
+        for number, picture in enumerate(pictures):
+            axes = figure.add_subplot(rows, len(columns), number * len(columns) + place + 1)
+            axes.imshow(picture, interpolation="lanczos")
+            axes.set_axis_off()
+            if number == 0:
+                words = f"{name}\nup to {longest:.1f} px" if values.shape[-1] == 2 else name
+                axes.set_title(words, fontsize=8, color=INK)
+    return figure
+
+
+def coloured(displacements: np.ndarray, *, longest: float) -> np.ndarray:
+    """Displacements [..., 2] as colours [..., 3]: the hue is the direction, white stands still, `longest` is pure colour."""
+    angle = (np.arctan2(displacements[..., 1], displacements[..., 0]) / (2 * np.pi)) % 1
+    length = np.linalg.norm(displacements, axis=-1) / max(longest, 1e-9)
+    return hsv_to_rgb(np.stack([angle, length.clip(0, 1), np.ones_like(angle)], -1))
 
 
 def _axes(figure: Figure, *, title: str, y: str) -> Axes:

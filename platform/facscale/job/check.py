@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import yaml
 from rich.console import Console
 from rich.table import Table
@@ -113,5 +115,10 @@ def estimate(row: Variant, cost: Cost, *, steps: int, workers: int) -> str:
 
 def untrained(row: Variant, facts: DataFacts) -> dict[str, Method]:
     """Stand-ins for the inputs that stages will train; exported files are loaded when the job runs."""
-    made = {name: stage.method(stage.config, facts, **untrained(stage, facts)) for name, stage in stages(row).items()}
+    made = {
+        name: stage.method(
+            stage.config, replace(facts, image_size=stage.job.data.image_size), **untrained(stage, facts)
+        )
+        for name, stage in stages(row).items()
+    }
     return {key: made[source.stage] for key, source in row.job.inputs.items() if source.stage}

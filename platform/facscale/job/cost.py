@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -48,7 +48,7 @@ class Cost:
 
 def measure(kind: type[Method], config: Any, *, job: Job, facts: DataFacts, inputs: Mapping[str, Method]) -> Cost:
     """Run every phase once on random images, and count."""
-    method = kind(config, facts, **inputs).train()
+    method = kind(config, replace(facts, image_size=job.data.image_size), **inputs).train()
     batch = random_batch(kind.sample(config), size=job.data.image_size, aus=len(facts.aus))
     weights = {parameter.untyped_storage().data_ptr() for parameter in method.parameters()}
     kept: dict[int, int] = {}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
+import numpy as np
+
 from facscale.evaluate import figures
 from facscale.progress import Progress
 from facscale.track.tracker import Run
@@ -44,6 +46,12 @@ class Recorder:
     def _progress(self, *, step: int, steps: int, note: str) -> None:
         self._bar = self._bar or Progress(self._title, total=steps, unit="steps")
         self._bar.to(step, note=note)
+
+    def _pictures(self, *, step: int, columns: dict[str, np.ndarray]) -> None:
+        if columns:
+            self._tracker.figure(
+                figures.sheet(columns, title=f"{self._title}: step {step}"), f"pictures/step{step:07d}"
+            )
 
     def _skipped(self, *, rank: int, faults: list[str]) -> None:
         self.faults += [f"worker {rank}: {fault}" for fault in faults]

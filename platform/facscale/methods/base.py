@@ -40,6 +40,7 @@ class DataFacts:
     aus: tuple[int, ...] = ()  # the labelled action units, in the order of the columns of `au`
     label_weights: tuple[tuple[float, ...], ...] = ()  # of their negatives and positives: inverse class frequencies
     identities: int = 0  # of the unlabelled data
+    image_size: int = 224  # pixels, side of the network's square input
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,21 @@ class Method(nn.Module):
 
     def after_step(self) -> None:
         """Called after each real optimizer step, once for all phases."""
+
+    def after_validation(self, loss: float) -> None:
+        """Called on every worker with the same mean loss over people who are not trained on, after each look at them."""
+
+    def embeddings(self, images: Tensor) -> Mapping[str, Tensor]:
+        """What there is to judge in images [N, 3, S, S]: features [N, D] by name."""
+        return {"encoder": self.encoder(images)}
+
+    def movements(self, source: Tensor, target: Tensor) -> Mapping[str, Tensor]:
+        """Methods that move pixels: by name, from where each pixel comes, [N, 2, S, S] in pixels (x, then y)."""
+        return {}
+
+    def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
+        """The columns of a sheet: images [N, 3, S, S] in [0, 1], or displacements [N, 2, S, S] in pixels."""
+        return {}
 
     def predict(self, images: Tensor) -> Tensor:
         """Images [N, 3, S, S] in [0, 1] -> AU logits [N, len(facts.aus)]; methods that train on labels have it."""

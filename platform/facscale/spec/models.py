@@ -72,6 +72,8 @@ class Data(Block):
 
     unlabelled: tuple[Url, ...] | Url = ()
     labelled: tuple[Url, ...] | Url = ()
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the unlabelled people whose loss is only watched
+    test: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of them that no training looks at
     image_size: PositiveInt = 224  # pixels, side of the network's square input
     per_track: PositiveInt | Literal["all"] = (
         1  # samples an epoch takes from each track; "all": as many as fit side by side
@@ -123,6 +125,8 @@ class Train(Block):
     keep_checkpoints: PositiveInt = 2
     probe_every: NonNegativeInt = 1000  # steps between online probes and collapse diagnostics; 0: never
     probe_frames: PositiveInt = 512  # labelled frames of the online probe
+    validate_every: NonNegativeInt = 0  # steps between looks at the people of data.validation; 0: never
+    validation_batches: PositiveInt = 8  # at each look, the same ones
 
 
 class Cluster(Block):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray.train
@@ -15,8 +16,9 @@ from ray.train import CheckpointUploadMode
 
 from facscale.data import Dataset
 from facscale.data.augment import Augmenter
+from facscale.data.folds import parts
 from facscale.data.stream import Stream
-from facscale.data.views import Batch
+from facscale.data.views import Batch, View
 from facscale.methods import DataFacts, Method, export, find
 from facscale.nn.batchnorm import synchronise
 from facscale.spec import Job
@@ -25,6 +27,7 @@ from facscale.train.engine import Engine
 from facscale.train.loop import Run, train
 from facscale.train.plan import Plan
 from facscale.train.probe import OnlineProbe
+from facscale.train.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ def work(settings: Mapping[str, Task]) -> None:
     )
     run = build(task, streams, rank=context.get_world_rank(), world=context.get_world_size(), device=device)
     probe = online_probe(task, run)
+    validation = Validation(run, held_out(task, rank=run.rank, world=context.get_world_size()))
     started, first = time.monotonic(), run.step
     if run.rank == 0:
         task.tell("progress", step=run.step, steps=run.plan.steps, note="resumed" if run.step else "started")
@@ -67,6 +71,8 @@ def work(settings: Mapping[str, Task]) -> None:
             saving = ray.train.get_preemption_info() is not None or saving  # all workers get the same answer
         if probe is not None and plan.due(run.step, every=settings_.probe_every):
             task.tell("metrics", step=run.step, values=probe(run.method.encoder))
+        if plan.due(run.step, every=settings_.validate_every):
+            watch(task, run, validation)
         if saving:
             ray.train.report(
                 {"step": run.step}, checkpoint.write(run), checkpoint_upload_mode=CheckpointUploadMode.ASYNC
@@ -76,23 +82,37 @@ def work(settings: Mapping[str, Task]) -> None:
         task.tell("skipped", rank=run.rank, faults=skipped)
 
 
-def open_streams(task: Task, *, rank: int, world: int, pin: bool) -> dict[str, Stream]:
-    """One stream for each source that the method's views name; the first view's source sets the epoch."""
-    views = find(task.job.method.name).sample(task.config)
+def open_streams(
+    task: Task, *, rank: int, world: int, pin: bool, part: str = "train", views: Mapping[str, View] | None = None
+) -> dict[str, Stream]:
+    """One stream for each source that the method's views name; the first view's source sets the epoch.
+
+    `part` of the unlabelled people: "train", "validation" or "test". `views`: others than the method's.
+    """
+    views = views or find(task.job.method.name).sample(task.config)
     data, streams = task.job.data, dict[str, Stream]()
     for source in dict.fromkeys(view.source for view in views.values()):
+        datasets = [Dataset(url) for url in urls(task.job, source)]
         streams[source] = Stream(
-            [Dataset(url) for url in urls(task.job, source)],
+            datasets,
             {name: view for name, view in views.items() if view.source == source},
             spec=data,
             batch_size=task.job.train.batch_size // task.job.train.accumulate,
             seed=task.job.seed,
             rank=rank,
             world=world,
-            subjects=task.subjects if source == "labelled" else None,
+            subjects=task.subjects if source == "labelled" else people(task.job, datasets, part=part),
             pin=pin,
         )
     return streams
+
+
+def people(job: Job, datasets: Sequence[Dataset], *, part: str) -> Collection[str] | None:
+    """The unlabelled identities of one part; None: everybody."""
+    if not (job.data.validation or job.data.test):
+        return None
+    everybody = {person for dataset in datasets for person in dataset.runs.identities}
+    return parts(everybody, validation=job.data.validation, test=job.data.test, seed=job.seed)[part]
 
 
 def urls(job: Job, source: str) -> tuple[str, ...]:
@@ -134,7 +154,8 @@ def build(task: Task, streams: dict[str, Stream], *, rank: int, world: int, devi
 def make_method(task: Task) -> Method:
     """The method as it is initialised from the current random state, on the inputs that the spec gives it."""
     inputs = {name: export.load(exported) for name, exported in task.inputs.items()}
-    return export.build(task.job.method.name, task.config, task.facts, **inputs)
+    facts = replace(task.facts, image_size=task.job.data.image_size)
+    return export.build(task.job.method.name, task.config, facts, **inputs)
 
 
 def laid_out(batch: Batch, job: Job) -> Batch:
@@ -149,6 +170,28 @@ def laid_out(batch: Batch, job: Job) -> Batch:
     return batch
 
 
+def held_out(task: Task, *, rank: int, world: int) -> list[Batch]:
+    """This worker's share of the first batches of the people of `data.validation`."""
+    if not task.job.train.validate_every:
+        return []
+    streams = open_streams(task, rank=rank, world=world, pin=False, part="validation")
+    batches = zipped(streams, 0)
+    try:
+        return list(itertools.islice(batches, task.job.train.validation_batches))
+    finally:
+        batches.close()
+
+
+def watch(task: Task, run: Run, validation: Validation) -> None:
+    """Losses over the people who are not trained on, to the method and to whoever watches; and pictures of some."""
+    losses = validation.losses()
+    run.method.after_validation(losses["total"])
+    if run.rank == 0:
+        values = {f"validation/{name}": value for name, value in losses.items()}
+        task.tell("metrics", step=run.step, values=values)
+        task.tell("pictures", step=run.step, columns=validation.pictures())
+
+
 def online_probe(task: Task, run: Run) -> OnlineProbe | None:
     """On rank 0, where the spec wants one and there are labels."""
     labelled = urls(task.job, "labelled")
@@ -156,10 +199,10 @@ def online_probe(task: Task, run: Run) -> OnlineProbe | None:
     return OnlineProbe(labelled[0], job=task.job, device=run.device) if wanted else None
 
 
-def zipped(streams: dict[str, Stream], start: int) -> Iterator[Batch]:
+def zipped(streams: dict[str, Stream], start: int) -> Generator[Batch]:
     """Batches with the views of all sources, from sample number `start` on."""
-    for parts in zip(*(stream.batches(start=start) for stream in streams.values()), strict=True):
-        yield Batch({name: faces for part in parts for name, faces in part.items()})
+    for batches in zip(*(stream.batches(start=start) for stream in streams.values()), strict=True):
+        yield Batch({name: faces for batch in batches for name, faces in batch.items()})
 
 
 def tell_losses(task: Task, run: Run, *, speed: float, streams: dict[str, Stream]) -> None:

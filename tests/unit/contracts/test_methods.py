@@ -24,7 +24,7 @@ from facscale.spec import Block, SpecError, parse, read
 from facscale.spec.models import Data
 
 SMALL = {"depth": 18, "width": 4, "hidden": 8, "embedding": 8, "queue_size": 24}
-FACTS = DataFacts(aus=(1, 12), label_weights=((0.6, 0.7), (2.0, 3.0)), identities=6)
+FACTS = DataFacts(aus=(1, 12), label_weights=((0.6, 0.7), (2.0, 3.0)), identities=6, image_size=32)
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
 OURS = [name for name in methods.names() if (Path(methods.__file__).parent / f"{name}.py").exists()]
 OTHERS = ["tiny-gan", "tiny-staged"]

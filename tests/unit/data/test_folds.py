@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from facscale.data.errors import DataError
-from facscale.data.folds import PUBLISHED, folds
+from facscale.data.folds import PUBLISHED, folds, parts
 
 NAMES = st.lists(st.text("abcXYZ019", min_size=1, max_size=6), min_size=3, max_size=40, unique=True)
 
@@ -90,3 +90,18 @@ def test_a_drawn_split_is_more_even_than_chance():
     balanced = unevenness([fold.test for fold in folds(people, seed=0, positives=positives)])
     by_chance = [unevenness(np.split(random.permutation(people), 3)) for _ in range(100)]
     assert balanced < np.quantile(by_chance, 0.05)
+
+
+def test_people_are_parted_once_and_for_all():
+    people = [f"id{number:05d}" for number in range(200)]
+    found = parts(people, validation=0.15, test=0.1, seed=0)
+    assert {name: len(members) for name, members in found.items()} == {"train": 150, "validation": 30, "test": 20}
+    assert sorted(person for members in found.values() for person in members) == people
+    assert parts(people[::-1], validation=0.15, test=0.1, seed=0) == found
+    assert parts(people, validation=0.15, test=0.1, seed=1) != found
+    assert parts(people, validation=0.3, test=0.1, seed=0)["test"] == found["test"]
+
+
+def test_too_few_people_to_part():
+    with pytest.raises(DataError, match="3 people are too few for data.validation=0.1 and data.test=0"):
+        parts(["a", "b", "c"], validation=0.1, test=0, seed=0)
