@@ -62,10 +62,8 @@ def variant(document: Document, *, name: str) -> Variant:
 def rows(document: Document, *, name: str) -> list[Variant]:
     """The job first, then its baselines in written order."""
     main = variant(document, name=name)
-    return [
-        main,
-        *(variant(document.patched(("evaluate", "baselines", row)), name=row) for row in main.job.evaluate.baselines),
-    ]
+    wanted = [row for row, patch in main.job.evaluate.baselines.items() if patch is not None]
+    return [main, *(variant(document.patched(("evaluate", "baselines", row)), name=row) for row in wanted)]
 
 
 def stages(of: Variant) -> dict[str, Variant]:

@@ -168,7 +168,9 @@ class Evaluate(Block):
     threshold: Fraction = 0.5
     seed: NonNegativeInt = 0  # of the split, where a data set has no published folds
     probe: Probe = Probe()
-    baselines: dict[str, dict[str, Any]] = {}  # further rows of the table: each a patch over this very spec
+    baselines: dict[
+        str, dict[str, Any] | None
+    ] = {}  # further rows of the table: patches over this very spec; null: none
 
 
 class Track(Block):
