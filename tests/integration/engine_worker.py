@@ -20,20 +20,21 @@ CASES = [*((name, stage) for name in ("sgd", "adam") for stage in (0, 1, 2)), ("
 class Pair(Method):
     """Two roots and two phases that see each other's modules, without BatchNorm: equal for any number of workers."""
 
-    constant_rate = ("critic",)
+    constant_rate = ("critic", "head")
 
     def __init__(self) -> None:
         super().__init__(MethodConfig(), DataFacts())
         self.encoder = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
+        self.head = nn.Linear(3, 3)
         self.critic = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1))
 
     @trains("critic")
     def judge(self, batch):
-        return {"judge": Loss((self.critic(self.encoder(batch)) - batch[:, :1]).square().mean())}
+        return {"judge": Loss((self.critic(self.head(self.encoder(batch))) - batch[:, :1]).square().mean())}
 
-    @trains("encoder")
+    @trains("encoder", "head")
     def fool(self, batch):
-        return {"fool": Loss(self.critic(self.encoder(batch)).square().mean(), 0.5)}
+        return {"fool": Loss(self.critic(self.head(self.encoder(batch))).square().mean(), 0.5)}
 
 
 def job(name, stage, **train):
@@ -56,15 +57,19 @@ def plain_torch(name, steps):
     torch.manual_seed(0)
     method = Pair()
     optimizers = {
-        phase: (optimizer(job(name, 0), list(method.get_submodule(modules[0]).parameters())), modules[0])
+        phase: (
+            optimizer(job(name, 0), [{"params": list(method.get_submodule(m).parameters())} for m in modules]),
+            modules,
+        )
         for phase, modules in method.phases().items()
     }
     for step in range(steps):
-        for phase, (update, module) in optimizers.items():
-            update.param_groups[0]["lr"] = 0.05 if module == "critic" else rate(step)
+        for phase, (update, modules) in optimizers.items():
+            for group, module in zip(update.param_groups, modules, strict=True):
+                group["lr"] = rate(step) if module == "encoder" else 0.05
             method.zero_grad()
             total(getattr(method, phase)(samples(step))).backward()
-            nn.utils.clip_grad_norm_(method.get_submodule(module).parameters(), 0.5)
+            nn.utils.clip_grad_norm_([p for m in modules for p in method.get_submodule(m).parameters()], 0.5)
             update.step()
     return method.state_dict()
 

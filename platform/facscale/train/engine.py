@@ -78,6 +78,8 @@ class Engine:
             return {name: dict(states[parameter]) for name, parameter in self.parameters.items() if parameter in states}
         from deepspeed.utils import safe_get_full_optimizer_state
 
+        zero._hp_optimizer_states_linked = False  # noqa: SLF001 - it links all groups when the first one alone has a state
+        zero._lazy_init_hp_params_optimizer_state()  # noqa: SLF001
         flat: dict[str, Any] = next(iter(zero.optimizer.state.values()), {})
         scalars = {key: value for key, value in flat.items() if torch.is_tensor(value) and value.dim() == 0}
         sharded = [key for key, value in flat.items() if torch.is_tensor(value) and value.dim() > 0]
