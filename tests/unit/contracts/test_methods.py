@@ -23,7 +23,10 @@ from facscale.nn import ResNet
 from facscale.spec import Block, SpecError, parse, read
 from facscale.spec.models import Data
 
-SMALL = {"depth": 18, "width": 4, "hidden": 8, "embedding": 8, "queue_size": 24}
+SMALL = {
+    "depth": 18, "width": 4, "hidden": 8, "embedding": 8, "queue_size": 24, "cycle_queue_size": 24, "support": 8,
+    "projection": 8, "bottleneck": 4, "block_length": 0.1, "breadth": 0.1, "latent": 8, "pool": 2,
+}  # fmt: skip
 FACTS = DataFacts(aus=(1, 12), label_weights=((0.6, 0.7), (2.0, 3.0)), identities=6, image_size=32)
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
 OURS = [name for name in methods.names() if (Path(methods.__file__).parent / f"{name}.py").exists()]
