@@ -89,10 +89,7 @@ def contact_sheet(images: np.ndarray, *, columns: int = 8, labels: Sequence[str]
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     tall = 1.15 if labels else 1.0
-    figure = Figure(figsize=(1.25 * columns, 1.25 * tall * rows + (0.4 if title else 0)), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)  # type: ignore[union-attr, call-arg]
-    if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
+    figure = _gapless(1.25 * columns, 1.25 * tall * rows + (0.4 if title else 0), title=title)
     for number, image in enumerate(images):
         axes = figure.add_subplot(rows, columns, number + 1)
         axes.imshow(image, interpolation="lanczos")
@@ -107,9 +104,7 @@ def contact_sheet(images: np.ndarray, *, columns: int = 8, labels: Sequence[str]
 def sheet(columns: Mapping[str, np.ndarray], *, title: str = "") -> Figure:
     """Columns of pictures, {name: [n, H, W, 3] images in [0, 1], or [n, H, W, 2] displacements in pixels}, a sample a row."""
     rows = len(next(iter(columns.values())))
-    figure = Figure(figsize=(1.25 * len(columns), 1.25 * rows + 0.7), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)  # type: ignore[union-attr, call-arg]
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
+    figure = _gapless(1.25 * len(columns), 1.25 * rows + 0.7, title=title)
     for place, (name, values) in enumerate(columns.items()):
         longest = float(np.linalg.norm(values, axis=-1).max()) if values.shape[-1] == 2 else 0.0
         pictures = coloured(values, longest=longest) if values.shape[-1] == 2 else values.clip(0, 1)
@@ -128,6 +123,15 @@ def coloured(displacements: np.ndarray, *, longest: float) -> np.ndarray:
     angle = (np.arctan2(displacements[..., 1], displacements[..., 0]) / (2 * np.pi)) % 1
     length = np.linalg.norm(displacements, axis=-1) / max(longest, 1e-9)
     return hsv_to_rgb(np.stack([angle, length.clip(0, 1), np.ones_like(angle)], -1))
+
+
+def _gapless(width: float, height: float, *, title: str) -> Figure:
+    """A figure of pictures with hardly a gap between them, in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)  # type: ignore[union-attr, call-arg]
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
+    return figure
 
 
 def _axes(figure: Figure, *, title: str, y: str) -> Axes:

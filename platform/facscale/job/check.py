@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import yaml
 from rich.console import Console
 from rich.table import Table
@@ -12,11 +10,10 @@ from facscale.data import Dataset
 from facscale.job.cost import Cost, matrix_rate, measure
 from facscale.job.labelled import Labelled
 from facscale.job.variants import Variant, rows, stages
-from facscale.methods import DataFacts, Method
+from facscale.methods import DataFacts, Method, export
 from facscale.progress import duration
 from facscale.spec import Document, SpecError
 from facscale.train.engine import settings
-from facscale.train.launch import samples_per_epoch
 from facscale.train.plan import Plan
 from facscale.train.worker import Task, open_streams, urls
 
@@ -55,21 +52,20 @@ def describe(row: Variant, *, sets: list[Labelled], console: Console) -> None:
     facts = sets[0].facts() if sets else DataFacts()
     console.print(f"\n[bold]{row.name}[/bold] ({row.job.method.name})")
     workers = row.job.cluster.most_workers
-    plan, table = data_plan(row, facts=facts), Table(show_header=False, box=None, pad_edge=False)
+    (plan, steps), table = data_plan(row, facts=facts), Table(show_header=False, box=None, pad_edge=False)
     for name, view in row.method.sample(row.config).items():
         batch = row.job.train.batch_size // row.job.train.accumulate // workers
         shape = f"[{batch}, {view.count}, {view.views}, 3, {row.job.data.image_size}, {row.job.data.image_size}]"
         table.add_row(f"view {name}", f"{view.source}: {type(view).__name__}, {shape} a worker and micro-batch")
-    cost = measure(row.method, row.config, job=row.job, facts=facts, inputs=untrained(row, facts))
+    cost = measure(row.config, job=row.job, facts=facts, inputs=untrained(row, facts))
     for name, text in [*plan.items(), *cost_lines(row, cost, workers=workers)]:
         table.add_row(name, text)
     console.print(table)
-    steps = Plan(row.job, samples_per_epoch(Task(row.job, row.config, facts))).steps
     console.print(f"estimated time: {estimate(row, cost, steps=steps, workers=workers)}")
 
 
-def data_plan(row: Variant, *, facts: DataFacts) -> dict[str, str]:
-    """Samples, steps and bytes of an epoch. Raises DataError where the data cannot be read."""
+def data_plan(row: Variant, *, facts: DataFacts) -> tuple[dict[str, str], int]:
+    """Samples, steps and bytes of an epoch in words, and all steps as a number. Raises DataError where the data cannot be read."""
     lines = {}
     streams = open_streams(Task(row.job, row.config, facts), rank=0, world=1, pin=False)
     for source, stream in streams.items():
@@ -83,7 +79,7 @@ def data_plan(row: Variant, *, facts: DataFacts) -> dict[str, str]:
         )
     plan = Plan(row.job, next(iter(streams.values())).samples_per_epoch)
     lines["steps"] = f"{plan.steps:,} in all, {row.job.train.batch_size} samples each: {row.job.train.epochs:g} epochs"
-    return lines
+    return lines, plan.steps
 
 
 def cost_lines(row: Variant, cost: Cost, *, workers: int) -> list[tuple[str, str]]:
@@ -116,9 +112,7 @@ def estimate(row: Variant, cost: Cost, *, steps: int, workers: int) -> str:
 def untrained(row: Variant, facts: DataFacts) -> dict[str, Method]:
     """Stand-ins for the inputs that stages will train; exported files are loaded when the job runs."""
     made = {
-        name: stage.method(
-            stage.config, replace(facts, image_size=stage.job.data.image_size), **untrained(stage, facts)
-        )
+        name: export.of_job(stage.job, stage.config, facts, untrained(stage, facts))
         for name, stage in stages(row).items()
     }
     return {key: made[source.stage] for key, source in row.job.inputs.items() if source.stage}

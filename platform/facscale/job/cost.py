@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from facscale.data.augment import PARAMETERS
 from facscale.data.views import Batch, Faces, View
-from facscale.methods import DataFacts, Method
+from facscale.methods import DataFacts, Method, export
 from facscale.methods.base import total
 from facscale.spec import Job
 
@@ -46,10 +46,10 @@ class Cost:
         }
 
 
-def measure(kind: type[Method], config: Any, *, job: Job, facts: DataFacts, inputs: Mapping[str, Method]) -> Cost:
+def measure(config: Any, *, job: Job, facts: DataFacts, inputs: Mapping[str, Method]) -> Cost:
     """Run every phase once on random images, and count."""
-    method = kind(config, replace(facts, image_size=job.data.image_size), **inputs).train()
-    batch = random_batch(kind.sample(config), size=job.data.image_size, aus=len(facts.aus))
+    method = export.of_job(job, config, facts, inputs).train()
+    batch = random_batch(method.sample(config), size=job.data.image_size, aus=len(facts.aus))
     weights = {parameter.untyped_storage().data_ptr() for parameter in method.parameters()}
     kept: dict[int, int] = {}
 
@@ -60,11 +60,11 @@ def measure(kind: type[Method], config: Any, *, job: Job, facts: DataFacts, inpu
         return tensor
 
     with FlopCounterMode(display=False) as counter:
-        for phase in kind.phases():
+        for phase in method.phases():
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 loss = total(getattr(method, phase)(batch))
             loss.backward()
-    roots = [method.get_submodule(name) for root in kind.roots() for name in root.modules]
+    roots = [method.get_submodule(name) for root in method.roots() for name in root.modules]
     images = sum(faces.images.numel() for faces in batch.values())
     return Cost(
         trained=sum(p.numel() for root in roots for p in root.parameters() if p.requires_grad),

@@ -110,8 +110,7 @@ class CLP(Method):
             keys_BD = normalize(self.key_head(self.key_encoder(keys_BL.flatten(0, 1))), dim=-1)
             identities_B = batch.faces.identity.repeat_interleave(self.config.frames)
             losses["cir"] = Loss(self._reconstruction(queries_BD, keys_BD, identities_B), self.config.cir_weight)
-            if self.training:
-                self.queue.enqueue(keys_BD, identities_B)
+            self.queue.enqueue(keys_BD, identities_B)
         return losses
 
     def after_step(self) -> None:

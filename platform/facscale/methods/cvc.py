@@ -86,8 +86,7 @@ class CVC(Method):
             if name == "cycle":
                 queries_BD, held_MD = self._by_way_of_neighbours(queries_BD, held_MD)
             losses[name] = Loss(info_nce(queries_BD, keys_BD, held_MD, temperature=self.config.temperature), weight)
-            if self.training:
-                queue.enqueue(keys_BD, batch.faces.identity)
+            queue.enqueue(keys_BD, batch.faces.identity)
         return losses
 
     def after_step(self) -> None:

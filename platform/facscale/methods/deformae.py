@@ -8,18 +8,15 @@ from functools import partial
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.nn.functional import grid_sample
 
 from facscale.data.views import Batch, Frames, View
 from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
 from facscale.nn import Encoder
-from facscale.nn.displacement import SLOPE, identity_grid, in_pixels
+from facscale.nn.displacement import SLOPE, halvings, identity_grid, in_pixels, taken
 
 DENSE = (6, 12, 24, 16)  # convolutions of the encoder's dense blocks, at 1/2, 1/4, 1/8 and 1/16 of 64 pixels
-STEP, ORIGIN = (
-    5.0,
-    -1.2,
-)  # the longest step between two neighbouring pixels, in shares of the image; where the first stands
+STEP = 5.0  # the longest step between two neighbouring pixels, in shares of the image
+ORIGIN = -1.2  # where the first one stands
 
 
 class DeformAE(Method):
@@ -95,11 +92,6 @@ class DeformAE(Method):
         texture, where = self.parts(images)
         bent = in_pixels(where - identity_grid(images.shape[-1], like=images))
         return {"image": images, "texture": texture, "deformation": bent, "rebuilt": taken(texture, where)}
-
-
-def taken(texture: Tensor, where: Tensor) -> Tensor:
-    """The texture at the places W: [N, 3, S, S]."""
-    return grid_sample(texture, where.permute(0, 2, 3, 1), padding_mode="zeros", align_corners=True)
 
 
 class DenseBlock(nn.Module):
@@ -186,6 +178,4 @@ def doubling(inputs: int, outputs: int, activation: nn.Module) -> list[nn.Module
 
 def extra_halvings(size: int) -> int:
     """Beyond 64 pixels. Raises ValueError for what is not 32, 64, 128 or 256 pixels."""
-    if size not in (32, 64, 128, 256):
-        raise ValueError(f"data.image_size is {size}, but this encoder halves the image: 32, 64, 128 or 256")
-    return max(0, size.bit_length() - 7)
+    return max(0, halvings(size) - 6)

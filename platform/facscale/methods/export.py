@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import pickle
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from facscale.methods import DataFacts, Method, find
 from facscale.nn.resnet import BLOCKS
-from facscale.spec import SpecError
+from facscale.spec import Job, SpecError
 
 FORMAT = "2"
 
@@ -47,6 +48,11 @@ def build(name: str, config: Any, facts: DataFacts, **inputs: Method) -> Method:
     recipes = {key: made.recipe for key, made in inputs.items()}
     method.recipe = Recipe(name, config.model_dump(mode="json"), facts, recipes)
     return method
+
+
+def of_job(job: Job, config: Any, facts: DataFacts, inputs: Mapping[str, Method]) -> Method:
+    """The method of a job, which alone says how large its images are."""
+    return build(job.method.name, config, replace(facts, image_size=job.data.image_size), **inputs)
 
 
 def save(method: Method) -> bytes:

@@ -64,8 +64,7 @@ class MoCo(Method):
         keys_BD = normalize(through_shuffled(self.key_encoder, keys), dim=-1)
         negatives_MD = self.queue.keys[: int(self.queue.filled)].clone()
         loss = info_nce(queries_BD, keys_BD, negatives_MD, temperature=self.config.temperature)
-        if self.training:
-            self.queue.enqueue(keys_BD, batch.face.identity)
+        self.queue.enqueue(keys_BD, batch.face.identity)
         return {"contrast": Loss(loss)}
 
     def after_step(self) -> None:

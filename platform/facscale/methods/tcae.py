@@ -120,10 +120,7 @@ class TCAE(Method):
     def movements(self, source: Tensor, target: Tensor) -> Mapping[str, Tensor]:
         """T_A, T_p and T, in pixels."""
         apart = self._apart(self.encoder.both(source), self.encoder.both(target))
-        return {
-            name: in_pixels(getattr(apart, place))
-            for name, place in (("au", "au"), ("pose", "pose"), ("all", "together"))
-        }
+        return {"au": in_pixels(apart.au), "pose": in_pixels(apart.pose), "all": in_pixels(apart.together)}
 
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
         """The sheet of the paper's Figure 4."""

@@ -93,8 +93,12 @@ def within(displacements: Tensor) -> Tensor:
 
 def moved(images: Tensor, displacements: Tensor) -> Tensor:
     """Images [N, 3, S, S] with each pixel (x, y) taken from (x + dx, y + dy); S pixels are 2 long."""
-    grid = identity_grid(images.shape[-1], like=displacements) + within(displacements)
-    return grid_sample(images, grid.permute(0, 2, 3, 1), padding_mode="zeros", align_corners=True)
+    return taken(images, (identity_grid(images.shape[-1], like=displacements) + displacements).clamp(-1, 1))
+
+
+def taken(images: Tensor, places: Tensor) -> Tensor:
+    """Images [N, 3, S, S] at the given places [N, 2, S, S], x and y from -1 to 1."""
+    return grid_sample(images, places.permute(0, 2, 3, 1), padding_mode="zeros", align_corners=True)
 
 
 def in_pixels(displacements: Tensor) -> Tensor:

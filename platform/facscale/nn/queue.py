@@ -33,7 +33,12 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor, identities: Tensor) -> None:
-        """Add this worker's keys [N, dim] of `identities` [N], and all other workers'; the oldest ones leave."""
+        """Add this worker's keys [N, dim] of `identities` [N], and all other workers'; the oldest ones leave.
+
+        In eval mode nothing happens: validation leaves no trace.
+        """
+        if not self.training:
+            return
         keys, identities = gathered(keys.detach().float()), gathered(identities)
         keys, identities = keys[-self.size :], identities[-self.size :]
         places = (int(self.cursor) + torch.arange(len(keys), device=keys.device)) % self.size

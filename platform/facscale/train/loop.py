@@ -31,6 +31,10 @@ class Run:
     losses: Losses = field(default_factory=dict)  # of the last micro-batch
     waited: float = 0.0  # seconds that training has waited for data, in all
 
+    def autocast(self) -> torch.autocast:
+        """The spec's precision, for the time of a forward pass."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.job.train.precision == "bf16")
+
 
 def train(run: Run) -> Iterator[Run]:
     """Train to the end of the plan; yields after each optimizer step.
@@ -40,7 +44,6 @@ def train(run: Run) -> Iterator[Run]:
     """
     batches = run.batches(run.step * run.job.train.batch_size)
     phases = [(phase, engine) for phase in run.method.phases() for engine in run.engines if phase in engine.root.phases]
-    bf16 = run.job.train.precision == "bf16"
     run.method.train()
     while run.step < run.plan.steps:
         torch.manual_seed(hash((run.job.seed, run.step, run.rank)))
@@ -51,7 +54,7 @@ def train(run: Run) -> Iterator[Run]:
             batch = run.prepare(batch)
             for phase, engine in phases:
                 engine.set_rate(run.plan.rate(run.step))
-                with training_only(engine, run.engines), torch.autocast(run.device.type, torch.bfloat16, enabled=bf16):
+                with training_only(engine, run.engines), run.autocast():
                     losses = getattr(run.method, phase)(batch)
                 engine.backward(total(losses))
                 engine.step()

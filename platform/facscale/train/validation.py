@@ -47,11 +47,10 @@ class Validation:
     def _watching(self) -> Iterator[None]:
         """In eval mode, with the same random numbers each time."""
         run = self._run
-        bf16 = run.job.train.precision == "bf16"
         torch.manual_seed(run.job.seed)  # training sets its own before each step
         run.method.eval()
         try:
-            with torch.no_grad(), torch.autocast(run.device.type, torch.bfloat16, enabled=bf16):
+            with torch.no_grad(), run.autocast():
                 yield
         finally:
             run.method.train()

@@ -6,7 +6,7 @@ import itertools
 import logging
 import time
 from collections.abc import Collection, Generator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray.train
@@ -18,7 +18,7 @@ from facscale.data import Dataset
 from facscale.data.augment import Augmenter
 from facscale.data.folds import parts
 from facscale.data.stream import Stream
-from facscale.data.views import Batch, View
+from facscale.data.views import Batch
 from facscale.methods import DataFacts, Method, export, find
 from facscale.nn.batchnorm import synchronise
 from facscale.spec import Job
@@ -82,14 +82,12 @@ def work(settings: Mapping[str, Task]) -> None:
         task.tell("skipped", rank=run.rank, faults=skipped)
 
 
-def open_streams(
-    task: Task, *, rank: int, world: int, pin: bool, part: str = "train", views: Mapping[str, View] | None = None
-) -> dict[str, Stream]:
+def open_streams(task: Task, *, rank: int, world: int, pin: bool, part: str = "train") -> dict[str, Stream]:
     """One stream for each source that the method's views name; the first view's source sets the epoch.
 
-    `part` of the unlabelled people: "train", "validation" or "test". `views`: others than the method's.
+    `part` of the unlabelled people: "train", "validation" or "test".
     """
-    views = views or find(task.job.method.name).sample(task.config)
+    views = find(task.job.method.name).sample(task.config)
     data, streams = task.job.data, dict[str, Stream]()
     for source in dict.fromkeys(view.source for view in views.values()):
         datasets = [Dataset(url) for url in urls(task.job, source)]
@@ -154,8 +152,7 @@ def build(task: Task, streams: dict[str, Stream], *, rank: int, world: int, devi
 def make_method(task: Task) -> Method:
     """The method as it is initialised from the current random state, on the inputs that the spec gives it."""
     inputs = {name: export.load(exported) for name, exported in task.inputs.items()}
-    facts = replace(task.facts, image_size=task.job.data.image_size)
-    return export.build(task.job.method.name, task.config, facts, **inputs)
+    return export.of_job(task.job, task.config, task.facts, inputs)
 
 
 def laid_out(batch: Batch, job: Job) -> Batch:
