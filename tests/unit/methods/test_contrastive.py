@@ -10,9 +10,9 @@ import torch
 from facscale.data.views import Batch, Faces
 from facscale.job.cost import random_batch
 from facscale.methods import DataFacts, find
-from facscale.methods.base import total
 from facscale.methods.simsiam import distance
 from facscale.methods.tcnet import TCNet, ranked_triplets
+from learning import learned
 
 TINY = {"depth": 18, "width": 4}
 
@@ -133,13 +133,5 @@ def test_one_small_batch_can_be_learned(name, monkeypatch):
     batch = batch_of(method)
     if name == "cvc":  # two frames of one video are alike
         batch.faces.images[:, 1] = batch.faces.images[:, 0] + 0.05 * torch.rand_like(batch.faces.images[:, 0])
-    update = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=2e-3)
-    history = []
-    for _ in range(60):
-        losses = getattr(method, phase)(batch)
-        update.zero_grad()
-        total(losses).backward()
-        update.step()
-        method.after_step()
-        history.append(total(losses).item())
+    history = [losses["total"] for losses in learned(method, batch, steps=60, lr=2e-3)]
     assert min(history[-5:]) < (history[0] - 0.5 if name == "simsiam" else 0.6 * history[0])

@@ -10,8 +10,8 @@ from torch import nn
 
 from facscale.data.views import Batch, Faces
 from facscale.methods import DataFacts, find
-from facscale.methods.base import total
 from facscale.methods.deformae import DenseBlock, DenseEncoder
+from learning import learned
 
 SIZE = 32
 
@@ -90,12 +90,5 @@ def test_one_small_batch_can_be_learned():
     method = built().train()
     coarse = torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(1))
     batch = faces(torch.nn.functional.interpolate(coarse, size=(SIZE, SIZE), mode="bilinear"))
-    update = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=3e-3)
-    history = []
-    for _ in range(80):
-        losses = method.rebuild(batch)
-        update.zero_grad()
-        total(losses).backward()
-        update.step()
-        history.append(losses["reconstruction"].value.item())
+    history = [losses["reconstruction"] for losses in learned(method, batch, steps=80, lr=3e-3)]
     assert history[-1] < 0.5 * history[0]

@@ -9,6 +9,7 @@ from facscale.job.cost import random_batch
 from facscale.methods import DataFacts, find
 from facscale.methods.base import total
 from facscale.nn.displacement import identity_grid
+from learning import learned
 
 SIZE = 32
 
@@ -125,12 +126,7 @@ def test_a_shift_can_be_learned(name):
         batch.pair.images[n, 0, 0] = smooth[n, :, 4 : 4 + SIZE, 4 : 4 + SIZE]
         batch.pair.images[n, 1, 0] = smooth[n, :, dy : dy + SIZE, dx : dx + SIZE]
     source, target = batch.pair.images[:, :, 0].unbind(1)
-    update = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=1e-3)
-    (phase,) = method.phases()
     method.curriculum.eval()  # all samples
-    for _ in range(80):
-        update.zero_grad()
-        total(getattr(method, phase)(batch)).backward()
-        update.step()
+    learned(method, batch, steps=80, lr=1e-3)
     rebuilt = method.pictures(batch)["rebuilt"]
     assert (rebuilt - target).abs().mean() < 0.5 * (source - target).abs().mean()
