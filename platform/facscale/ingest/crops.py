@@ -15,7 +15,7 @@ from itertools import chain, groupby, repeat
 
 import numpy as np
 
-from facscale.ingest import align
+from facscale.data import align
 from facscale.ingest.tracking import Sighting
 from facscale.spec.models import Crop
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facscale.ingest import align
+from facscale.data import align
 from facscale.ingest.crops import REACH, SIGMA_S, crops
 from facscale.ingest.detectors import Box
 from facscale.ingest.frames import Frame

@@ -20,7 +20,7 @@ import dlib
 import numpy as np
 from pydantic import Field
 
-from facscale.ingest.align import warp
+from facscale.data.align import warp
 from facscale.ingest.detectors.base import LANDMARKS, Box, Detector, DetectorConfig
 from facscale.spec import SpecError
 

@@ -10,7 +10,6 @@ import math
 import cv2
 import numpy as np
 
-from facscale.ingest.detectors.base import Box
 from facscale.spec.models import Crop
 
 RIGHT_EYE = slice(36, 42)  # the subject's right: on the left of the image
@@ -40,11 +39,12 @@ def similarity(centres: np.ndarray, crop: Crop) -> np.ndarray | None:
     return np.hstack([turn, (middle - turn @ centres.mean(axis=0))[:, None]])
 
 
-def square(box: Box, crop: Crop) -> np.ndarray:
-    """The matrix [2, 3] that brings a box without landmarks to the crop, by its centre and its longer side."""
-    side = max(box.right - box.left, box.bottom - box.top)
+def square(box: tuple[float, float, float, float], crop: Crop) -> np.ndarray:
+    """The matrix [2, 3] that brings a box (left, top, right, bottom) to the crop, by its centre and its longer side."""
+    left, top, right, bottom = box
+    side = max(right - left, bottom - top)
     scale = crop.size / side
-    corner = np.array([box.left + box.right - side, box.top + box.bottom - side]) / 2
+    corner = np.array([left + right - side, top + bottom - side]) / 2
     return np.hstack([np.eye(2) * scale, (scale * (0.5 - corner) - 0.5)[:, None]])
 
 

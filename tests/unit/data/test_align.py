@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facscale.ingest import align
+from facscale.data import align
 from facscale.ingest.detectors import Box
 from facscale.spec.models import Crop
 
