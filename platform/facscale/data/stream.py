@@ -9,7 +9,7 @@ number of workers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from facscale.data.cache import Cache
 from facscale.data.loading import Loading
@@ -28,7 +28,7 @@ class Stream(Source):
         """Row groups and frames that could not be read so far."""
         return self.faults.skipped
 
-    def batches(self, *, start: int = 0) -> Iterator[Batch]:
+    def batches(self, *, start: int = 0) -> Generator[Batch]:
         """Endless batches from the global cursor `start` (samples that all workers together have consumed) on.
 
         Images as decoded: uint8 [B / world, F, H, W, 3]. Closing the generator ends its threads. Raises DataError when

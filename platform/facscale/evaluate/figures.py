@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -84,6 +85,20 @@ def panels(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, tit
     return figure
 
 
+def histogram(values: Mapping[str, Sequence[float]], *, title: str, x: str, bins: int = 60) -> Figure:
+    """How often each value occurs, {name: values}, laid over each other; the dashed lines and the legend say the means."""
+    figure = Figure(figsize=(6.0, 3.6), layout="constrained")
+    axes = _axes(figure, title=title, y="pairs")
+    longest = max(np.quantile(line, 0.995) for line in map(np.asarray, values.values()))
+    for number, (name, line) in enumerate(values.items()):
+        mean, colour = float(np.mean(line)), _colour(number)
+        axes.hist(line, bins=bins, range=(0, longest), color=colour, alpha=0.55, label=f"{name}  mean {mean:.4f}")
+        axes.axvline(mean, color=colour, linewidth=1.2, linestyle="--")
+    axes.set_xlabel(x, color=INK)
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+    return figure
+
+
 def contact_sheet(images: np.ndarray, *, columns: int = 8, labels: Sequence[str] = (), title: str = "") -> Figure:
     """Images [N, H, W, 3], uint8 or float in [0, 1], in a grid with hardly a gap; `labels` stand below them."""
     columns = min(columns, len(images))
@@ -115,6 +130,33 @@ def sheet(columns: Mapping[str, np.ndarray], *, title: str = "") -> Figure:
             if number == 0:
                 words = f"{name}\nup to {longest:.1f} px" if values.shape[-1] == 2 else name
                 axes.set_title(words, fontsize=8, color=INK)
+    return figure
+
+
+def retrieved(
+    rows: Sequence[Sequence[np.ndarray]], *, captions: Sequence[Sequence[Sequence[str]]], title: str = ""
+) -> Figure:
+    """Images [H, W, 3] uint8, a query a row: first the query, framed and apart, then its answers, the best one first.
+
+    captions: for each image up to three lines that stand below it, the second one stressed; empty ones take no room.
+    """
+    columns = max(map(len, rows))
+    width = 1.25 * columns + 0.3
+    words = fill(title, width=int(9 * width))
+    figure = _gapless(width, 1.75 * len(rows) + 0.25 * words.count("\n") + 0.4, title=words)
+    grid = figure.add_gridspec(len(rows), columns + 1, width_ratios=[1, 0.12, *[1] * (columns - 1)])
+    for number, (images, lines) in enumerate(zip(rows, captions, strict=True)):
+        for place, (image, caption) in enumerate(zip(images, lines, strict=True)):
+            axes = figure.add_subplot(grid[number, place + (place > 0)])
+            axes.imshow(image, interpolation="lanczos")
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set(visible=place == 0, color=COLOURS[4], linewidth=2.5)
+            written = [(line, depth == 1) for depth, line in enumerate(caption) if line]
+            for depth, (line, stressed) in enumerate(written):
+                axes.text(
+                    0.5, -0.04 - 0.1 * depth, line, transform=axes.transAxes, ha="center", va="top", fontsize=7,
+                    weight="bold" if stressed else "normal", color=COLOURS[0] if stressed else INK,
+                )  # fmt: skip
     return figure
 
 

@@ -11,21 +11,37 @@ from torch.nn.functional import normalize
 QUERIES = 2000  # frames asked about, at most
 
 
-def nearest(features: np.ndarray, *, queries: np.ndarray, allowed: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def nearest(
+    features: np.ndarray, *, queries: np.ndarray, allowed: np.ndarray, k: int, group: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The k most similar (cosine) of features [N, D] for queries [Q, D]: indices and similarities [Q, k].
 
-    allowed [Q, N] says which of them may answer; where fewer than k may, the rest has similarity -inf.
+    allowed [Q, N] says which of them may answer; of each `group` [N] only the best one does. Where fewer than k may
+    answer, the rest has similarity -inf.
     """
-    similar = normalize(torch.from_numpy(queries), dim=1) @ normalize(torch.from_numpy(features), dim=1).T
+    writable = np.require(features, requirements="W")  # torch takes no others, such as Arrow's
+    similar = normalize(torch.from_numpy(queries), dim=1) @ normalize(torch.from_numpy(writable), dim=1).T
     similar.masked_fill_(~torch.from_numpy(allowed), -torch.inf)
+    if group is not None:
+        for row in similar:
+            row.masked_fill_(torch.from_numpy(~best_of_each(row.numpy(), group)), -torch.inf)
     values, indices = similar.topk(min(k, features.shape[0]), dim=1)
     return indices.numpy(), values.numpy()
+
+
+def best_of_each(values: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Which of values [N] are the greatest of their group [N]: bool [N], one a group."""
+    order = np.argsort(-values, kind="stable")
+    _, first = np.unique(group[order], return_index=True)
+    best = np.zeros(len(values), bool)
+    best[order[first]] = True
+    return best
 
 
 def recall(
     features: np.ndarray, *, au: np.ndarray, identity: np.ndarray, ks: Sequence[int] = (1, 5, 10), seed: int = 0
 ) -> dict[str, float]:
-    """Share of queries that find, among the k nearest frames of other people, one with exactly their AUs, by "recall@k".
+    """Share of queries that find, among the k nearest frames of other people, one with exactly their AUs, by "recall/at_k".
 
     features [N, D]; au [N, n] in {0, 1, -1}; identity [N]. Asked are at most `QUERIES` frames, drawn by `seed`, that are
     labelled whole, show an AU, and have such a frame at all. Empty where there is none.
@@ -41,4 +57,4 @@ def recall(
     asked = active[answerable]
     found, _ = nearest(features, queries=features[asked], allowed=strangers[answerable], k=max(ks))
     hits = np.take_along_axis(alike[answerable], found, axis=1)
-    return {f"recall@{k}": float(hits[:, :k].any(axis=1).mean()) for k in ks}
+    return {f"recall/at_{k}": float(hits[:, :k].any(axis=1).mean()) for k in ks}

@@ -26,6 +26,7 @@ class Row:
     pooled: np.ndarray  # [n], from the counts of all folds together; nan where a paper gives none
     folds: tuple[str, ...]  # their names
     source: str = ""  # of the folds, or the paper
+    seeds: int = 1  # trainings, whose folds stand one after the other
 
     @classmethod
     def counted(cls, name: str, *, aus: Sequence[int], counts: Counts, folds: Sequence[str], source: str = "") -> Row:
@@ -37,6 +38,18 @@ class Row:
         """A row of a paper, F1 in per cent by AU."""
         values = np.array(list(f1.values()), float) / 100
         return cls(name, tuple(f1), values[None], np.full(len(values), np.nan), ("published",), source)
+
+    @classmethod
+    def repeated(cls, rows: Sequence[Row]) -> Row:
+        """The same method trained with several seeds, as one row."""
+        if len(rows) == 1:
+            return rows[0]
+        folds = tuple(f"seed{seed} {fold}" for seed, row in enumerate(rows) for fold in row.folds)
+        by_fold, pooled = (
+            np.concatenate([row.by_fold for row in rows]),
+            mean(np.stack([row.pooled for row in rows]), axis=0),
+        )
+        return cls(rows[0].name, rows[0].aus, by_fold, pooled, folds, rows[0].source, len(rows))
 
     @property
     def f1(self) -> np.ndarray:
@@ -147,11 +160,13 @@ def _plain(row: Row) -> dict[str, Any]:
         return [bare(line) if np.ndim(line) else None if np.isnan(line) else float(line) for line in values]
 
     return {
-        "name": row.name, "source": row.source, "aus": list(row.aus), "folds": list(row.folds), "mean": bare(np.array([row.mean]))[0],
+        "name": row.name, "source": row.source, "seeds": row.seeds, "aus": list(row.aus), "folds": list(row.folds), "mean": bare(np.array([row.mean]))[0],
         "f1": bare(row.f1), "by_fold": bare(row.by_fold), "pooled": bare(row.pooled),
     }  # fmt: skip
 
 
 def _row(entry: dict[str, Any]) -> Row:
     by_fold, pooled = np.array(entry["by_fold"], float), np.array(entry["pooled"], float)  # null becomes nan
-    return Row(entry["name"], tuple(entry["aus"]), by_fold, pooled, tuple(entry["folds"]), entry["source"])
+    return Row(
+        entry["name"], tuple(entry["aus"]), by_fold, pooled, tuple(entry["folds"]), entry["source"], entry["seeds"]
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from torch import Tensor, nn
@@ -41,12 +41,13 @@ class Judge:
 
     def pretrained(self, variant: Variant, *, facts: DataFacts, inputs: dict[str, bytes]) -> bytes:
         """The exported method of a variant that learns without labels."""
-        return self.train(Task(variant.job, variant.config, facts, inputs), variant.name)
+        return self.train(Task(variant.job, variant.config, facts, inputs), variant.title)
 
     def probed(self, variant: Variant, exported: bytes, *, on: Labelled) -> Row:
         """F1 of a frozen encoder, by the spec's protocol."""
         if variant.job.evaluate.protocol == "adapted-batchnorm":
-            return self.per_fold(adapting(variant), on=on, inputs={"pretrained": exported}, name=variant.name)
+            adapted = adapting(variant)
+            return self.tested(adapted, self.folds(adapted, on=on, inputs={"pretrained": exported}), on=on)
         evaluate = variant.job.evaluate
         found = embedded(export.load(exported).encoder, job=variant.job, on=on)
         table = cross_validate(
@@ -55,19 +56,27 @@ class Judge:
         )  # fmt: skip
         return table.rows[0]
 
-    def per_fold(self, variant: Variant, *, on: Labelled, inputs: dict[str, bytes], name: str) -> Row:
-        """F1 of a method that learns from labels: trained on each fold's people, tested on the others."""
-        counts = []
+    def folds(self, variant: Variant, *, on: Labelled, inputs: dict[str, bytes]) -> list[bytes]:
+        """The exported methods of a variant that learns from labels, one trained on each fold's people."""
         job = variant.job.model_copy(update={"data": variant.job.data.model_copy(update={"labelled": (on.url,)})})
-        for fold in on.split:
-            task = Task(job, variant.config, on.facts(fold), inputs, subjects=fold.train)
-            exported = self.train(task, f"{name} {on.name} {fold.name}")
-            found = embedded(Predictions(export.load(exported)), job=job, on=on)
+        return [
+            self.train(
+                Task(job, variant.config, on.facts(fold), inputs, subjects=fold.train),
+                f"{variant.title} {on.name} {fold.name}",
+            )
+            for fold in on.split
+        ]
+
+    def tested(self, variant: Variant, folds: Sequence[bytes], *, on: Labelled) -> Row:
+        """F1 of what `folds` made, each on the people that it has not seen."""
+        counts = []
+        for fold, exported in zip(on.split, folds, strict=True):
+            found = embedded(Predictions(export.load(exported)), job=variant.job, on=on)
             test = frames_of(fold.test, identity=found.identity)
             probability = 1 / (1 + np.exp(-found.features[test]))
-            counts.append(count(probability=probability, au=found.au[test], threshold=job.evaluate.threshold))
+            counts.append(count(probability=probability, au=found.au[test], threshold=variant.job.evaluate.threshold))
         names = [fold.name for fold in on.split]
-        return Row.counted(name, aus=on.aus, counts=Counts.stack(counts), folds=names, source=on.split.source)
+        return Row.counted(variant.name, aus=on.aus, counts=Counts.stack(counts), folds=names, source=on.split.source)
 
 
 def adapting(variant: Variant) -> Variant:

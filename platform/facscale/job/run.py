@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import fsspec
 import numpy as np
@@ -18,17 +19,19 @@ from safetensors.torch import save_file
 from facscale.cluster import join, refuse_impossible
 from facscale.data import Dataset
 from facscale.evaluate import Row, Table, figures
+from facscale.evaluate.summary import Summary
 from facscale.job.judge import Judge
 from facscale.job.labelled import Labelled
+from facscale.job.measure import measure
 from facscale.job.record import Recorder
-from facscale.job.variants import Variant, rows, run_key, stages, training_key
+from facscale.job.variants import Variant, repeated, rows, run_key, stages, training_key
 from facscale.methods import DataFacts, export
 from facscale.spec import Document, Job, SpecError
 from facscale.spec.models import Input
 from facscale.track import Tracker
 from facscale.track.encoder import log_encoder
 from facscale.track.tracker import Run
-from facscale.train.launch import fit, storage
+from facscale.train.launch import Trained, fit, spent, storage
 from facscale.train.mailbox import Reader
 from facscale.train.probe import labelled_frames
 from facscale.train.worker import Task, urls
@@ -57,6 +60,13 @@ def run_job(document: Document, *, name: str) -> int:
         else f"MLflow could not be reached; later: facscale sync {story.spool}"
     )
     return 0
+
+
+class Judged(NamedTuple):
+    """What there is to say of one training: F1 by labelled data set, and all figures by name."""
+
+    rows: dict[str, Row]
+    values: dict[str, float]
 
 
 @dataclass
@@ -105,24 +115,21 @@ class Story:
     def tell(self) -> None:
         """Train and judge every row; print, log and draw the tables."""
         tables = {data.name: Table(()) for data in self.sets}
+        worth: dict[str, list[dict[str, float]]] = {}
         for row in (self.main, *self.baselines):
-            tracker: Run = (
-                self.tracker
-                if row is self.main
-                else self.tracker.child(f"{self.key}/{row.name}", row.name, self.tags(row))
-            )
-            self.describe(row, tracker)
-            for data, found in self.judged(row, tracker):
-                tables[data.name] += Table((found,))
-                prefix = "" if data is self.sets[0] else f"{data.name}/"
-                tracker.metrics({prefix + metric: value for metric, value in found.metrics().items()})
-            if row is not self.main:
-                tracker.close()
+            judged = [self.judged(one) for one in repeated(row)]
+            worth[row.name] = [one.values for one in judged]
+            for data in self.sets:
+                tables[data.name] += Table((Row.repeated([one.rows[data.name] for one in judged]),))
         for name, table in tables.items():
             self.console.print(table.rich(title=f"F1 x 100 on {name}"))
             self.tracker.figure(figures.f1_bars(table, title=f"F1 on {name}"), f"f1_{name}")
             self.tracker.text(table.csv(), f"f1_{name}.csv")
             self.tracker.text(table.json(), f"f1_{name}.json")
+        summary = Summary(worth)
+        self.console.print(summary.rich(title="What the encoders hold, and what their training cost"))
+        self.tracker.text(summary.csv(), "summary.csv")
+        self.tracker.text(summary.markdown(), "summary.md")
 
     def describe(self, row: Variant, tracker: Run) -> None:
         """Parameters and data sets of a run."""
@@ -135,17 +142,47 @@ class Story:
         for data in self.sets:
             tracker.dataset(data.name, url=data.url, fingerprint=data.fingerprint, context="cross-validation")
 
-    def judged(self, row: Variant, tracker: Run) -> list[tuple[Labelled, Row]]:
-        """The rows of F1 of one variant, by labelled data set."""
-        judge = Judge(lambda task, title: self.trained(task, title=title, tracker=tracker))
+    def judged(self, row: Variant) -> Judged:
+        """One variant with one seed, trained, judged and told: the first of all in the job's own run, others below it."""
+        first = row.name == self.main.name and row.job.seed == self.main.job.seed
+        tracker: Run = self.tracker
+        if not first:
+            tracker = self.tracker.child(f"{self.key}/{row.title}", row.title, self.tags(row))
+        self.describe(row, tracker)
+        rows, exported, cost = self.trained_and_tested(row, tracker)
+        measures = measure(exported, job=row.job, on=self.sets, fingerprints=self.fingerprints)
+        values = {**measures.values, **cost}
+        for data in self.sets:
+            prefix = "" if data is self.sets[0] else f"{data.name}/"
+            values |= {prefix + metric: value for metric, value in rows[data.name].metrics().items()}
+        tracker.metrics(values)
+        if measures.lengths:
+            title = f"{row.title}: mean length of movements, where an image is 2 long"
+            tracker.figure(figures.histogram(measures.lengths, title=title, x="length"), "movement_lengths")
+        if first and not row.learns_from_labels:
+            self.log_export(row, exported)
+        if not first:
+            tracker.close()
+        return Judged(rows, values)
+
+    def trained_and_tested(self, row: Variant, tracker: Run) -> tuple[dict[str, Row], bytes, dict[str, float]]:
+        """F1 by labelled data set, the exported method (of the first fold, where there are some), and what it cost."""
+        cost: dict[str, float] = {}
+
+        def train(task: Task, title: str) -> bytes:
+            done = self.trained(task, title=title, tracker=tracker)
+            cost.update(done.spent)
+            return done.exported
+
+        judge = Judge(train)
         inputs = self.inputs(row, judge)
         if row.learns_from_labels:
-            return [(data, judge.per_fold(row, on=data, inputs=inputs, name=row.name)) for data in self.sets]
+            folds = {data.name: judge.folds(row, on=data, inputs=inputs) for data in self.sets}
+            rows = {data.name: judge.tested(row, folds[data.name], on=data) for data in self.sets}
+            return rows, folds[self.sets[0].name][0], cost
         facts = DataFacts(identities=sum(dataset.manifest.counts["identities"] for dataset in self.unlabelled))
-        exported = judge.pretrained(row, facts=facts, inputs=inputs)
-        if row is self.main:
-            self.log_export(row, exported)
-        return [(data, judge.probed(row, exported, on=data)) for data in self.sets]
+        exported, own = judge.pretrained(row, facts=facts, inputs=inputs), dict(cost)  # a probe may train as well
+        return {data.name: judge.probed(row, exported, on=data) for data in self.sets}, exported, own
 
     def inputs(self, row: Variant, judge: Judge) -> dict[str, bytes]:
         """What the row's method is built on: its stages, trained now, and exported files, whose checksums must hold."""
@@ -158,13 +195,14 @@ class Story:
             trained[name] = judge.pretrained(stage, facts=facts, inputs=built_on)
         return {key: trained[source.stage] if source.stage else fetch(source) for key, source in row.job.inputs.items()}
 
-    def trained(self, task: Task, *, title: str, tracker: Run) -> bytes:
+    def trained(self, task: Task, *, title: str, tracker: Run) -> Trained:
         """One training, watched. Its curves go to the row's run, in the main job under plain names."""
         recorder = Recorder(tracker, title=title)
         reader = Reader(recorder.receive)
         try:
             place = f"{folder_name(title)}-{training_key(task, fingerprints=self.fingerprints)}"
-            return fit(replace(task, mailbox=reader.mailbox), name=place)
+            exported = fit(replace(task, mailbox=reader.mailbox), name=place)
+            return Trained(exported, spent(task.job, name=place))
         finally:
             reader.close()
             recorder.finish()

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from facscale.methods import Method, configure
-from facscale.spec import Document, Job
+from facscale.spec import Document, Job, merge
 from facscale.train.worker import Task
 
-NOT_OF_THE_WEIGHTS = {"cluster", "track", "name", "evaluate"}
+NOT_OF_THE_WEIGHTS = {"cluster", "track", "name", "evaluate", "seeds"}
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,11 @@ class Variant:
     job: Job
     method: type[Method]
     config: Any  # the method's own
+
+    @property
+    def title(self) -> str:
+        """The row's name; with the seed, where there are several."""
+        return self.name if self.job.seeds == 1 else f"{self.name} seed {self.job.seed}"
 
     @property
     def learns_from_labels(self) -> bool:
@@ -64,6 +69,12 @@ def rows(document: Document, *, name: str) -> list[Variant]:
     main = variant(document, name=name)
     wanted = [row for row, patch in main.job.evaluate.baselines.items() if patch is not None]
     return [main, *(variant(document.patched(("evaluate", "baselines", row)), name=row) for row in wanted)]
+
+
+def repeated(of: Variant) -> list[Variant]:
+    """A row for each of its seeds."""
+    seeds = range(of.job.seed, of.job.seed + of.job.seeds)
+    return [variant(merge(of.document, Document({"seed": seed}, {})), name=of.name) for seed in seeds]
 
 
 def stages(of: Variant) -> dict[str, Variant]:

@@ -98,7 +98,7 @@ class Method(nn.Module):
         """Called on every worker with the same mean loss over people who are not trained on, after each look at them."""
 
     def embeddings(self, images: Tensor) -> Mapping[str, Tensor]:
-        """What there is to judge in images [N, 3, S, S]: features [N, D] by name."""
+        """What there is to judge in images [N, 3, S, S]: features [N, D] by name, "encoder" first."""
         return {"encoder": self.encoder(images)}
 
     def movements(self, source: Tensor, target: Tensor) -> Mapping[str, Tensor]:

@@ -17,9 +17,9 @@ from facscale.nn.displacement import Decoder, down, in_pixels, moved, widths, wi
 
 
 class TCAE(Method):
-    """Li, Zeng, Shan and Chen, "Self-supervised Representation Learning from Videos for Facial Action Unit Detection".
+    """Li et al., "Self-supervised Representation Learning from Videos for Facial Action Unit Detection", CVPR 2019.
 
-    CVPR 2019. A source I_s and a target I_t of one face have AU embeddings phi and pose embeddings psi; two decoders tell
+    A source I_s and a target I_t of one face have AU embeddings phi and pose embeddings psi; two decoders tell
     displacements T and masks from the AU and from the pose embeddings of both. W x H pixels, a_A + a_p = 1::
 
         T       = a_A T_A + a_p T_p
@@ -115,7 +115,7 @@ class TCAE(Method):
     def embeddings(self, images: Tensor) -> Mapping[str, Tensor]:
         """phi and psi."""
         found = self.encoder.both(images)
-        return {"au": found.au, "pose": found.pose}
+        return {"encoder": found.au, "pose": found.pose}
 
     def movements(self, source: Tensor, target: Tensor) -> Mapping[str, Tensor]:
         """T_A, T_p and T, in pixels."""

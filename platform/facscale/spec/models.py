@@ -168,6 +168,8 @@ class Evaluate(Block):
     threshold: Fraction = 0.5
     seed: NonNegativeInt = 0  # of the split, where a data set has no published folds
     probe: Probe = Probe()
+    rendered_people: NonNegativeInt = 40  # rendered with known truth, to measure disentanglement; 0: none
+    pairs: NonNegativeInt = 6400  # of frames, whose movements are measured where a method tells some; 0: none
     baselines: dict[
         str, dict[str, Any] | None
     ] = {}  # further rows of the table: patches over this very spec; null: none
@@ -200,6 +202,7 @@ class Job(Block):
 
     name: str = ""  # "" takes the file's name
     seed: NonNegativeInt = 0
+    seeds: PositiveInt = 1  # trainings of every row, with seed, seed + 1, ...: the tables show their mean and spread
     method: Method
     stages: dict[str, dict[str, Any]] = {}  # trained first, in this order: each a patch over this very spec
     inputs: dict[str, Input] = {}  # what the method's constructor takes beyond its hyper-parameters

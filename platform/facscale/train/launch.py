@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import NamedTuple
 
 import fsspec
 import torch
@@ -18,9 +20,18 @@ from facscale.train import checkpoint
 from facscale.train.plan import Plan
 from facscale.train.worker import Task, make_method, open_streams, work
 
+SPENT = "spent.json"  # beside the export
+
 
 class TrainError(UserError):
     """Training ended for good before its last step."""
+
+
+class Trained(NamedTuple):
+    """The exported method, and what it cost (`worker.spent`)."""
+
+    exported: bytes
+    spent: dict[str, float]
 
 
 def fit(task: Task, *, name: str) -> bytes:
@@ -33,13 +44,22 @@ def fit(task: Task, *, name: str) -> bytes:
     finished = f"{folder}/{checkpoint.EXPORT}"
     if store.exists(finished):
         return bytes(store.cat_file(finished))
-    exported = trained(task, name=name) if Plan(task.job, samples_per_epoch(task)).steps else initial(task)
+    begun = Plan(task.job, samples_per_epoch(task)).steps > 0
+    done = trained(task, name=name) if begun else Trained(initial(task), {})
     store.makedirs(folder, exist_ok=True)
-    store.pipe_file(finished, exported)
-    return exported
+    store.pipe_file(f"{folder}/{SPENT}", json.dumps(done.spent).encode())
+    store.pipe_file(finished, done.exported)
+    return done.exported
 
 
-def trained(task: Task, *, name: str) -> bytes:
+def spent(job: Job, *, name: str) -> dict[str, float]:
+    """What the training called `name` cost, once `fit` has returned: seconds_per_step, peak_memory_gb; empty for 0 epochs."""
+    with fsspec.open(f"{storage(job)}/{name}/{SPENT}") as file:
+        figures: dict[str, float] = json.load(file)
+    return figures
+
+
+def trained(task: Task, *, name: str) -> Trained:
     """Let Ray Train do it. Raises TrainError when it gives up, SpecError or DataError when the fault is the user's."""
     cluster = task.job.cluster
     trainer = TorchTrainer(
@@ -69,7 +89,8 @@ def trained(task: Task, *, name: str) -> bytes:
     if result.checkpoint is None:
         raise TrainError(f"{name}: training ended without a checkpoint: {result.error}")
     with result.checkpoint.as_directory() as folder:
-        return (Path(folder) / checkpoint.EXPORT).read_bytes()
+        exported = (Path(folder) / checkpoint.EXPORT).read_bytes()
+    return Trained(exported, {name: float(value) for name, value in (result.metrics or {}).items() if name != "step"})
 
 
 def told(error: TrainingFailedError, *, name: str) -> Exception:

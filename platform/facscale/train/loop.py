@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -30,6 +31,7 @@ class Run:
     step: int = 0  # optimizer steps done; the stream's cursor is step * batch_size
     losses: Losses = field(default_factory=dict)  # of the last micro-batch
     waited: float = 0.0  # seconds that training has waited for data, in all
+    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=1000))  # of the latest steps, waiting included
 
     def autocast(self) -> torch.autocast:
         """The spec's precision, for the time of a forward pass."""
@@ -46,6 +48,7 @@ def train(run: Run) -> Iterator[Run]:
     phases = [(phase, engine) for phase in run.method.phases() for engine in run.engines if phase in engine.root.phases]
     run.method.train()
     while run.step < run.plan.steps:
+        began = time.monotonic()
         torch.manual_seed(hash((run.job.seed, run.step, run.rank)))
         for _ in range(run.job.train.accumulate):
             asked = time.monotonic()
@@ -61,4 +64,5 @@ def train(run: Run) -> Iterator[Run]:
                 run.losses = run.losses | losses
         run.method.after_step()
         run.step += 1
+        run.seconds.append(time.monotonic() - began)
         yield run

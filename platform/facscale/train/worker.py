@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
+import resource
+import statistics
 import time
 from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -74,12 +76,23 @@ def work(settings: Mapping[str, Task]) -> None:
         if plan.due(run.step, every=settings_.validate_every):
             watch(task, run, validation)
         if saving:
-            ray.train.report(
-                {"step": run.step}, checkpoint.write(run), checkpoint_upload_mode=CheckpointUploadMode.ASYNC
-            )
+            figures = {"step": run.step, **spent(run)}
+            ray.train.report(figures, checkpoint.write(run), checkpoint_upload_mode=CheckpointUploadMode.ASYNC)
     skipped = [str(fault) for stream in streams.values() for fault in stream.skipped]
     if skipped:
         task.tell("skipped", rank=run.rank, faults=skipped)
+
+
+def spent(run: Run) -> dict[str, float]:
+    """What training costs this worker: seconds of a step (the median), and its largest memory so far.
+
+    On an accelerator that is what torch has taken there; else what the whole process has, libraries and all.
+    """
+    if run.device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated(run.device)
+    else:
+        memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"seconds_per_step": statistics.median(run.seconds), "peak_memory_gb": memory / 2**30}
 
 
 def open_streams(task: Task, *, rank: int, world: int, pin: bool, part: str = "train") -> dict[str, Stream]:

@@ -17,12 +17,22 @@ from facscale.data.synthetic.raster import BEHIND_QUADS, SKIN_QUADS, Quads, texe
 from facscale.data.synthetic.render import Cover, Painter, cast, covers
 from facscale.data.synthetic.scene import Figure
 
+Kind = Literal["all", "au", "pose"]
+
 
 class Flow(NamedTuple):
-    """Displacement [H, W, 2] in pixels, x then y, and where it is defined [H, W]."""
+    """Displacement [H, W, 2] in pixels, x then y, where it is defined [H, W], and where there is a person [H, W]."""
 
     displacement: Array
     valid: NDArray[np.bool_]
+    person: NDArray[np.bool_]
+
+
+class Change(NamedTuple):
+    """A picture in which something has changed: its landmarks [68, 2], and from where each of its pixels comes."""
+
+    landmarks: Array
+    origin: Flow
 
 
 @dataclass
@@ -38,7 +48,7 @@ class Clip:
     _painter: Painter = field(repr=False)
     _script: Script = field(repr=False)
 
-    def flow(self, i: int, j: int, *, kind: Literal["all", "au", "pose"] = "all") -> Flow:
+    def flow(self, i: int, j: int, *, kind: Kind = "all") -> Flow:
         """Where what is seen at each pixel of frame `i` is in frame `j`.
 
         `kind="au"`: as if only the face had moved (action units, speech, lids, gaze), the head kept as in `i`;
@@ -49,8 +59,15 @@ class Clip:
         second = self._painter.body.place(_mixed(self._script, i, j, kind), 0, size=size)
         return _flow(self._painter, first, second, size=size)
 
+    def change(self, source: int, target: int, *, kind: Kind = "all") -> Change:
+        """The picture that frame `source` becomes when `kind` alone (see `flow`) changes to that of frame `target`."""
+        size = self.frames.shape[1]
+        first = self._painter.body.place(_mixed(self._script, source, target, kind), 0, size=size)
+        second = self._painter.body.place(self._script, source, size=size)
+        return Change(self._painter.body.landmarks(first), _flow(self._painter, first, second, size=size))
 
-def _mixed(s: Script, i: int, j: int, kind: str) -> Script:
+
+def _mixed(s: Script, i: int, j: int, kind: Kind) -> Script:
     """A script of one frame whose face and head come from frames i or j."""
     face, head = (j if kind != "pose" else i), (j if kind != "au" else i)
     cut = {name: getattr(s, name)[face : face + 1] for name in ("intensities", "pucker", "blink", "gaze")}
@@ -100,7 +117,8 @@ def _flow(painter: Painter, first: Figure, second: Figure, *, size: int) -> Flow
     x, y = np.clip(x, 0, size - 1), np.clip(y, 0, size - 1)
     same = (skin_a == skin_b[y, x]) & (np.abs(at_b[y, x] - at_a).max(-1) < 1.5 * CELL)
     nothing = ~something_a & ~something_b[y, x]
-    return Flow(target.astype(np.float32), inside & np.where(something_a, same & something_b[y, x], nothing))
+    valid = inside & np.where(something_a, same & something_b[y, x], nothing)
+    return Flow(target.astype(np.float32), valid, something_a)
 
 
 def render_clip(*, identity: int, clip: int, seconds: float, fps: float = 25, size: int = 224, seed: int = 0) -> Clip:
