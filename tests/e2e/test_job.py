@@ -36,6 +36,7 @@ cluster: {{workers: 2, gpus_per_worker: 0, cpus_per_worker: 1, storage: {folder}
 deepspeed: {{zero_optimization: {{stage: 1}}}}
 evaluate:
   probe: {{epochs: 2, batch_size: 32}}
+  rendered_people: 3
   baselines:
     random encoder: {{train: {{epochs: 0}}}}
     batchnorm adapts: {{train: {{epochs: 0}}, evaluate: {{protocol: adapted-batchnorm}}}}
@@ -126,9 +127,11 @@ def test_one_run_with_everything_in_it(submitted, client):
     assert run.data.params["method.queue_size"] == "32"
     assert run.data.params["train.batch_size"] == "8"
     assert {"f1/mean", "f1/AU12", "fold0/f1/AU12", "fold2/f1/mean", "online/effective_rank"} <= run.data.metrics.keys()
+    assert {"effective_rank", "encoder/au_f1", "encoder/pose_r2"} <= run.data.metrics.keys()
+    assert {"seconds_per_step", "peak_memory_gb"} <= run.data.metrics.keys()
     assert [point.step for point in client.get_metric_history(run.info.run_id, "loss/tcl")] == [1, 2, 3]
     kept = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
-    assert {"method.safetensors", "f1_labelled.csv", "figures"} <= kept
+    assert {"method.safetensors", "f1_labelled.csv", "summary.csv", "figures"} <= kept
     figures = {artifact.path for artifact in client.list_artifacts(run.info.run_id, "figures")}
     assert {"figures/f1_labelled.png", "figures/losses.png", "figures/contact_sheet.png"} <= figures
     assert {data.dataset.name for data in run.inputs.dataset_inputs} == {"test", "labelled"}
@@ -169,6 +172,7 @@ def test_submitted_again_it_is_the_same_run_and_trains_nothing(submitted, world,
     assert len(runs(client, row="tiny")) == 1
     assert "/3 steps" in submitted.stdout
     assert "/3 steps" not in again.stdout
+    assert "known truth" not in again.stdout
     assert "F1 x 100 on labelled" in again.stdout
 
 

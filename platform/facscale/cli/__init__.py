@@ -1,4 +1,4 @@
-"""The command line: `facscale run`, `check`, `methods`, `data`, `sync`, `demo`. Heavy imports wait for their command."""
+"""The command line: `facscale run`, `check`, `methods`, `data`, `retrieve`, `sync`, `demo`. Heavy imports wait for their command."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Teaching(click.Group):
 @click.group(cls=Teaching, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="facscale")
 def main() -> None:
-    r"""Train, sweep and compare facial action unit representations on a cluster.
+    """Train, sweep and compare facial action unit representations on a cluster.
 
     A job is one YAML file. These do the same thing:
 
@@ -49,7 +49,7 @@ def main() -> None:
 @SPEC
 @OVERRIDES
 def run(spec: Path, overrides: tuple[str, ...]) -> None:
-    r"""Run a job (jobs/*.yaml) or a data pipeline (pipelines/*.yaml) on the Ray cluster at hand.
+    """Run a job (jobs/*.yaml) or a data pipeline (pipelines/*.yaml) on the Ray cluster at hand.
 
     Inside `ray job submit` that is the job's cluster; with RAY_ADDRESS set, that one; else the cluster that runs on
     this machine; else a new one on this machine, for this run alone.
@@ -103,6 +103,48 @@ def data(url: str, sheet: Path | None) -> None:
     from facscale.cli.data import show_data
 
     show_data(url, sheet=sheet)
+
+
+@main.command()
+@click.argument("export")
+@click.argument("data")
+@click.argument("queries", nargs=-1, metavar="[QUERY]...")
+@click.option(
+    "--embedding",
+    default="encoder",
+    show_default=True,
+    metavar="NAME",
+    help='Which one of the method; TCAE has "pose" too.',
+)
+@click.option("--k", default=8, show_default=True, help="Answers to each query.")
+@click.option("--sheet", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw queries and answers.")
+@click.option(
+    "--strangers/--anyone", default=True, show_default=True, help="Who answers: only other people, or any other video."
+)
+@click.option("--seed", default=0, show_default=True, help="Draws the frames that are asked about without a QUERY.")
+@click.option("--number", default=6, show_default=True, help="How many frames that are.")
+def retrieve(
+    export: str, data: str, queries: tuple[str, ...], embedding: str, k: int, sheet: Path | None,
+    strangers: bool, seed: int, number: int,  # noqa: FBT001 - a flag of the command line
+) -> None:  # fmt: skip
+    """Find the frames that show the same face movements: the nearest ones of other people, by an exported method.
+
+    EXPORT is the method.safetensors of a run, DATA a data set of shards; both may be s3://bucket/... A QUERY is a photo
+    of a face or a frame of DATA, IDENTITY/VIDEO/FRAME. Without one, frames of DATA are drawn.
+
+    \b
+        facscale retrieve method.safetensors s3://faces/bp4d smile.jpg --sheet smiles.png
+        facscale retrieve method.safetensors s3://faces/bp4d F001/T1/12 F001/T8/40 --k 3
+        facscale retrieve tcae.safetensors s3://faces/bp4d --embedding pose --anyone
+
+    Of each video the best frame answers. AUs that the query shows too are marked. Features are computed on the Ray
+    cluster at hand, once: they are kept in ~/.cache/facscale/embeddings.
+    """
+    from facscale.cli.retrieve import retrieve_faces
+
+    retrieve_faces(
+        export, data, queries, embedding=embedding, k=k, sheet=sheet, strangers=strangers, seed=seed, number=number
+    )
 
 
 @main.command()

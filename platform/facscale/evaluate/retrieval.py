@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import normalize
 
 QUERIES = 2000  # frames asked about, at most
+BLOCK = 10_000  # features that are normalised, and so copied, at a time
 
 
 def nearest(
@@ -19,8 +20,11 @@ def nearest(
     allowed [Q, N] says which of them may answer; of each `group` [N] only the best one does. Where fewer than k may
     answer, the rest has similarity -inf.
     """
-    writable = np.require(features, requirements="W")  # torch takes no others, such as Arrow's
-    similar = normalize(torch.from_numpy(queries), dim=1) @ normalize(torch.from_numpy(writable), dim=1).T
+    asked = normalize(torch.from_numpy(queries), dim=1)
+    similar = torch.empty(len(queries), len(features), dtype=asked.dtype)
+    for first in range(0, len(features), BLOCK):
+        part = slice(first, first + BLOCK)
+        similar[:, part] = asked @ normalize(torch.tensor(features[part]), dim=1).T
     similar.masked_fill_(~torch.from_numpy(allowed), -torch.inf)
     if group is not None:
         for row in similar:

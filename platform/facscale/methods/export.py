@@ -76,8 +76,11 @@ def load(data: bytes, *, source: str = "the export") -> Method:
         raise SpecError(f"{source}: not an exported method (a safetensors file is expected): {error}") from None
     if about.get("facscale") != FORMAT:
         return _of_torchvision(weights, source=source)
-    method = TypeAdapter(Recipe).validate_json(about["recipe"]).build()
-    method.load_state_dict(weights)
+    try:
+        method = TypeAdapter(Recipe).validate_json(about.get("recipe", "")).build()
+        method.load_state_dict(weights)
+    except (ValueError, RuntimeError) as error:  # pydantic's is a ValueError
+        raise SpecError(f"{source}: its recipe does not fit this facscale: {str(error).splitlines()[0]}") from None
     return method.eval()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from facscale.job.variants import rows
+from facscale.job.variants import repeated, rows, training_key
+from facscale.methods import DataFacts
 from facscale.spec import read
+from facscale.train.worker import Task
 
 JOB = """
 method: {name: clp, margin: 0.2}
@@ -27,3 +29,13 @@ def test_null_leaves_an_inherited_baseline_out(tmp_path):
     path = tmp_path / "job.yaml"
     path.write_text(JOB)
     assert [row.name for row in rows(read(path, ["evaluate.baselines.random=null"]), name="main")] == ["main", "wide"]
+
+
+def test_a_row_is_repeated_for_each_seed_and_only_the_seed_decides_the_weights(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text(JOB)
+    (main, *_), (once, *_) = (rows(read(path, [f"seeds={n}", "seed=4"]), name="main") for n in (2, 1))
+    assert [(row.title, row.job.seed) for row in repeated(main)] == [("main seed 4", 4), ("main seed 5", 5)]
+    assert [row.title for row in repeated(once)] == ["main"]
+    keys = [training_key(Task(row.job, row.config, DataFacts()), fingerprints=[]) for row in [*repeated(main), once]]
+    assert keys[0] == keys[2] != keys[1]
