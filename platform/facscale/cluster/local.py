@@ -68,3 +68,11 @@ def refuse_impossible(job: Job) -> None:
                 + (" (0 trains on the CPU)" if name == "GPU" else "")
                 + ", join more nodes, or set cluster.autoscaling=true if it grows on demand"
             )
+
+
+def at_once(job: Job) -> int:
+    """How many trainings of this job the cluster holds side by side, as it stands now: at least 1."""
+    there = ray.cluster_resources()
+    return max(
+        1, int(min(there.get(name, 0) / (job.cluster.most_workers * each) for name, each in resources(job).items()))
+    )

@@ -27,7 +27,7 @@ COLUMNS = {
     "encoder/pose_r2": Column("pose: R2", decimals=2),
     "identity/accuracy": Column("identity, %", 100),
     "effective_rank": Column("effective rank"),
-    "recall/at_1": Column("recall at 1, %", 100),
+    "recall/at_10": Column("recall at 10, %", 100),
     "seconds_per_step": Column("s a step", decimals=3),
     "peak_memory_gb": Column("peak GB", decimals=2),
 }

@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import Tensor, nn
 
+from facscale.data.folds import Fold
 from facscale.evaluate import Counts, Row, count, cross_validate, frames_of
 from facscale.evaluate.embed import Embeddings, embed
 from facscale.job.labelled import Labelled
+from facscale.job.lanes import Lanes
 from facscale.job.variants import Variant
 from facscale.methods import DataFacts, Method, export
 from facscale.spec import Job
@@ -38,6 +40,7 @@ class Judge:
     """Trains and tests the variants of one job, under one name in the storage."""
 
     train: Train
+    lanes: Lanes
 
     def pretrained(self, variant: Variant, *, facts: DataFacts, inputs: dict[str, bytes]) -> bytes:
         """The exported method of a variant that learns without labels."""
@@ -59,13 +62,12 @@ class Judge:
     def folds(self, variant: Variant, *, on: Labelled, inputs: dict[str, bytes]) -> list[bytes]:
         """The exported methods of a variant that learns from labels, one trained on each fold's people."""
         job = variant.job.model_copy(update={"data": variant.job.data.model_copy(update={"labelled": (on.url,)})})
-        return [
-            self.train(
-                Task(job, variant.config, on.facts(fold), inputs, subjects=fold.train),
-                f"{variant.title} {on.name} {fold.name}",
-            )
-            for fold in on.split
-        ]
+
+        def train(fold: Fold) -> bytes:
+            task = Task(job, variant.config, on.facts(fold), inputs, subjects=fold.train)
+            return self.train(task, fold_title(variant, on, fold))
+
+        return self.lanes.map(train, on.split)
 
     def tested(self, variant: Variant, folds: Sequence[bytes], *, on: Labelled) -> Row:
         """F1 of what `folds` made, each on the people that it has not seen."""
@@ -77,6 +79,11 @@ class Judge:
             counts.append(count(probability=probability, au=found.au[test], threshold=variant.job.evaluate.threshold))
         names = [fold.name for fold in on.split]
         return Row.counted(variant.name, aus=on.aus, counts=Counts.stack(counts), folds=names, source=on.split.source)
+
+
+def fold_title(variant: Variant, on: Labelled, fold: Fold) -> str:
+    """What the training of one fold is called."""
+    return f"{variant.title} {on.name} {fold.name}"
 
 
 def adapting(variant: Variant) -> Variant:

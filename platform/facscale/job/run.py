@@ -7,6 +7,8 @@ import os
 import socket
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -16,12 +18,13 @@ import numpy as np
 from rich.console import Console
 from safetensors.torch import save_file
 
-from facscale.cluster import join, refuse_impossible
+from facscale.cluster import at_once, join, refuse_impossible
 from facscale.data import Dataset
 from facscale.evaluate import Row, Table, figures
 from facscale.evaluate.summary import Summary
-from facscale.job.judge import Judge
+from facscale.job.judge import Judge, fold_title
 from facscale.job.labelled import Labelled
+from facscale.job.lanes import Lanes
 from facscale.job.measure import measure
 from facscale.job.record import Recorder
 from facscale.job.variants import Variant, repeated, rows, run_key, stages, training_key
@@ -86,6 +89,8 @@ class Story:
         self.fingerprints = [data.manifest.fingerprint for data in self.unlabelled] + [
             data.fingerprint for data in self.sets
         ]
+        self.first = repeated(self.main)[0].title
+        self.lanes = Lanes(at_once(job))
         self.key = run_key([self.main, *self.baselines], fingerprints=self.fingerprints)
         self.spool = SPOOL / f"{self.main.name}-{self.key}"
         self.tracker = Tracker(
@@ -116,8 +121,10 @@ class Story:
         """Train and judge every row; print, log and draw the tables."""
         tables = {data.name: Table(()) for data in self.sets}
         worth: dict[str, list[dict[str, float]]] = {}
+        everything = [one for row in (self.main, *self.baselines) for one in repeated(row)]
+        found = self.lanes.map(self.judged, everything)
         for row in (self.main, *self.baselines):
-            judged = [self.judged(one) for one in repeated(row)]
+            judged = [told for one, told in zip(everything, found, strict=True) if one.name == row.name]
             worth[row.name] = [one.values for one in judged]
             for data in self.sets:
                 tables[data.name] += Table((Row.repeated([one.rows[data.name] for one in judged]),))
@@ -131,6 +138,20 @@ class Story:
         self.tracker.text(summary.csv(), "summary.csv")
         self.tracker.text(summary.markdown(), "summary.md")
 
+    @contextmanager
+    def run(self, row: Variant, title: str) -> Iterator[Run]:
+        """The job's own run for its first training, else one level below it: further rows, seeds, folds and stages."""
+        if title == self.first:
+            yield self.tracker
+            return
+        below = self.tracker.child(f"{self.key}/{title}", title, self.tags(row))
+        try:
+            yield below
+        except BaseException:
+            below.close("FAILED")
+            raise
+        below.close()
+
     def describe(self, row: Variant, tracker: Run) -> None:
         """Parameters and data sets of a run."""
         tracker.params({**row.job.model_dump(mode="json", exclude={"method"}), "method": row.job.method.name})
@@ -143,46 +164,47 @@ class Story:
             tracker.dataset(data.name, url=data.url, fingerprint=data.fingerprint, context="cross-validation")
 
     def judged(self, row: Variant) -> Judged:
-        """One variant with one seed, trained, judged and told: the first of all in the job's own run, others below it."""
-        first = row.name == self.main.name and row.job.seed == self.main.job.seed
-        tracker: Run = self.tracker
-        if not first:
-            tracker = self.tracker.child(f"{self.key}/{row.title}", row.title, self.tags(row))
-        self.describe(row, tracker)
-        rows, exported, cost = self.trained_and_tested(row, tracker)
-        measures = measure(exported, job=row.job, on=self.sets, fingerprints=self.fingerprints)
-        values = {**measures.values, **cost}
-        for data in self.sets:
-            prefix = "" if data is self.sets[0] else f"{data.name}/"
-            values |= {prefix + metric: value for metric, value in rows[data.name].metrics().items()}
-        tracker.metrics(values)
-        if measures.lengths:
-            title = f"{row.title}: mean length of movements, where an image is 2 long"
-            tracker.figure(figures.histogram(measures.lengths, title=title, x="length"), "movement_lengths")
-        if first and not row.learns_from_labels:
-            self.log_export(row, exported)
-        if not first:
-            tracker.close()
+        """One variant with one seed, trained, judged and told."""
+        with self.run(row, row.title) as tracker:
+            self.describe(row, tracker)
+            trained, rows = self.trained_and_tested(row, tracker)
+            measures = measure(trained.exported, job=row.job, on=self.sets, fingerprints=self.fingerprints)
+            values = {**measures.values, **trained.spent}
+            for data in self.sets:
+                prefix = "" if data is self.sets[0] else f"{data.name}/"
+                values |= {prefix + metric: value for metric, value in rows[data.name].metrics().items()}
+            tracker.metrics(values)
+            if measures.lengths:
+                title = f"{row.title}: mean length of movements, where an image is 2 long"
+                tracker.figure(figures.histogram(measures.lengths, title=title, x="length"), "movement_lengths")
+            if tracker is self.tracker and not row.learns_from_labels:
+                self.log_export(row, trained.exported)
         return Judged(rows, values)
 
-    def trained_and_tested(self, row: Variant, tracker: Run) -> tuple[dict[str, Row], bytes, dict[str, float]]:
-        """F1 by labelled data set, the exported method (of the first fold, where there are some), and what it cost."""
-        cost: dict[str, float] = {}
+    def trained_and_tested(self, row: Variant, tracker: Run) -> tuple[Trained, dict[str, Row]]:
+        """The method (the first fold's, where there are some) and what it cost; its F1 by labelled data set."""
+        spent: dict[str, dict[str, float]] = {}
 
         def train(task: Task, title: str) -> bytes:
-            done = self.trained(task, title=title, tracker=tracker)
-            cost.update(done.spent)
-            return done.exported
+            with nullcontext(tracker) if title == row.title else self.run(row, title) as own:
+                exported, spent[title] = self.trained(task, title=title, tracker=own)
+            return exported
 
-        judge = Judge(train)
+        judge = Judge(train, self.lanes)
         inputs = self.inputs(row, judge)
-        if row.learns_from_labels:
-            folds = {data.name: judge.folds(row, on=data, inputs=inputs) for data in self.sets}
-            rows = {data.name: judge.tested(row, folds[data.name], on=data) for data in self.sets}
-            return rows, folds[self.sets[0].name][0], cost
-        facts = DataFacts(identities=sum(dataset.manifest.counts["identities"] for dataset in self.unlabelled))
-        exported, own = judge.pretrained(row, facts=facts, inputs=inputs), dict(cost)  # a probe may train as well
-        return {data.name: judge.probed(row, exported, on=data) for data in self.sets}, exported, own
+        if not row.learns_from_labels:
+            facts = DataFacts(identities=sum(dataset.manifest.counts["identities"] for dataset in self.unlabelled))
+            exported = judge.pretrained(row, facts=facts, inputs=inputs)
+            rows = {data.name: judge.probed(row, exported, on=data) for data in self.sets}
+            return Trained(exported, spent[row.title]), rows
+        folds = {data.name: judge.folds(row, on=data, inputs=inputs) for data in self.sets}
+        rows = {data.name: judge.tested(row, folds[data.name], on=data) for data in self.sets}
+        for data in self.sets:
+            for fold, line in zip(data.split, rows[data.name].by_fold, strict=True):
+                with self.run(row, fold_title(row, data, fold)) as own:
+                    own.metrics(Row(row.name, data.aus, line[None], line, (fold.name,)).metrics())
+        first = fold_title(row, self.sets[0], self.sets[0].split[0])
+        return Trained(folds[self.sets[0].name][0], spent[first]), rows
 
     def inputs(self, row: Variant, judge: Judge) -> dict[str, bytes]:
         """What the row's method is built on: its stages, trained now, and exported files, whose checksums must hold."""
@@ -196,12 +218,13 @@ class Story:
         return {key: trained[source.stage] if source.stage else fetch(source) for key, source in row.job.inputs.items()}
 
     def trained(self, task: Task, *, title: str, tracker: Run) -> Trained:
-        """One training, watched. Its curves go to the row's run, in the main job under plain names."""
+        """One training, watched, when its turn has come. Its curves go to `tracker`."""
         recorder = Recorder(tracker, title=title)
         reader = Reader(recorder.receive)
         try:
             place = f"{folder_name(title)}-{training_key(task, fingerprints=self.fingerprints)}"
-            exported = fit(replace(task, mailbox=reader.mailbox), name=place)
+            with self.lanes.turn:
+                exported = fit(replace(task, mailbox=reader.mailbox), name=place)
             return Trained(exported, spent(task.job, name=place))
         finally:
             reader.close()
