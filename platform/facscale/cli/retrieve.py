@@ -20,7 +20,7 @@ from facscale.cluster import join
 from facscale.data import DataError, Dataset, augment
 from facscale.data.storage import Folder
 from facscale.evaluate import figures
-from facscale.evaluate.embed import Embeddings, embed
+from facscale.evaluate.embed import Embeddings, OfFace, embed
 from facscale.evaluate.retrieval import nearest
 from facscale.ingest import detectors
 from facscale.ingest.crops import crops
@@ -55,7 +55,7 @@ class Answer:
 
 
 class Embedding(nn.Module):
-    """One of a method's several embeddings, as something to embed with."""
+    """One of a method's several embeddings, as an encoder."""
 
     def __init__(self, method: Method, name: str, *, dim: int) -> None:
         super().__init__()
@@ -81,7 +81,9 @@ def retrieve_faces(
     refuse_lonely(dataset, asked, strangers=strangers)
     join()
     workers, gpus = share(dataset)
-    found = embed(encoder, dataset.url, image_size=size, spec=AUGMENT, cache_dir=str(CACHE), workers=workers, gpus=gpus)
+    found = embed(
+        OfFace(encoder), dataset.url, image_size=size, spec=AUGMENT, cache_dir=str(CACHE), workers=workers, gpus=gpus
+    )
     rows = places(found, dataset)
     asked = asked or [stored(dataset, int(rows[row])) for row in drawn(found, number=number, seed=seed)]
     answers = answered(asked, features(encoder, asked, size=size), found, k=k, strangers=strangers)

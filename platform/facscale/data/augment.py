@@ -95,6 +95,30 @@ def apply(images: Tensor, parameters: Tensor, *, size: int) -> Tensor:
     return result.view(*parameters.shape[:-1], 3, size, size)
 
 
+def landmarks(points: Tensor, parameters: Tensor, *, stored: int, size: int) -> Tensor:
+    """Where landmarks come to lie: 68 of them [..., 136] in pixels of the stored crop -> [..., V, 68, 2] of the network's input.
+
+    parameters [..., V, P]; `stored` and `size` are the sides of both. In a mirrored face left and right points change
+    places, so that each number still names the same side of the person. nan stays nan.
+    """
+    across = (2 * points.unflatten(-1, (68, 2)) + 1) / stored - 1  # in [-1, 1]
+    affine = _affine(parameters.reshape(-1, parameters.shape[-1])).view(*parameters.shape[:-1], 2, 3)
+    moved = torch.linalg.solve(affine[..., :2], (across[..., None, :, :] - affine[..., None, :, 2]).mT).mT
+    mirrored = parameters[..., 1, None, None] > 0
+    moved = torch.where(mirrored, moved[..., _mirrored(moved.device), :], moved)
+    return ((moved + 1) * size - 1) / 2
+
+
+@lru_cache
+def _mirrored(device: torch.device) -> Tensor:
+    """The number of each of iBUG's 68 points in a mirror image [68]."""
+    jaw, brows, bridge, nostrils = range(16, -1, -1), range(26, 16, -1), range(27, 31), range(35, 30, -1)
+    eyes = (45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40)
+    outer = (54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55)
+    inner = (64, 63, 62, 61, 60, 67, 66, 65)
+    return torch.tensor([*jaw, *brows, *bridge, *nostrils, *eyes, *outer, *inner], device=device)
+
+
 def _apply(images: Tensor, changes: Tensor, into: Tensor) -> None:
     """As `apply`: images [N, H, W, 3], changes [N, V, P], into [N, V, 3, S, S]."""
     count, views, _, size, _ = into.shape
@@ -133,11 +157,15 @@ class Augmenter:
         self.size = size
 
     def __call__(self, batch: Batch) -> Batch:
-        """A batch with images [B, F, V, 3, size, size] float32 in [0, 1]; everything else as it was."""
+        """A batch with images [B, F, V, 3, size, size] float32 in [0, 1], and `landmarks` moved with them."""
         return Batch({name: self._view(faces) for name, faces in batch.items()})
 
     def _view(self, faces: Faces) -> Faces:
-        return replace(faces, images=apply(faces.images, faces.augmentation, size=self.size))
+        columns = dict(faces.columns)
+        if "landmarks" in columns:
+            stored = faces.images.shape[-2]
+            columns["landmarks"] = landmarks(columns["landmarks"], faces.augmentation, stored=stored, size=self.size)
+        return replace(faces, images=apply(faces.images, faces.augmentation, size=self.size), columns=columns)
 
 
 def _shrunk(images: Tensor, *, size: int) -> Tensor:

@@ -120,7 +120,8 @@ class Faces:
     images: Tensor  # [B, F, V, 3, S, S] float in [0, 1], augmented; as decoded: [B, F, H, W, 3] uint8
     identity: Tensor  # [B] int64, the number of the identity in its data set(s)
     augmentation: Tensor  # [B, F, V, P] float32, what was or will be done to each image (`augment.PARAMETERS`)
-    columns: dict[str, Tensor] = field(default_factory=dict)  # name -> [B, F, ...], as stored
+    columns: dict[str, Tensor] = field(default_factory=dict)  # name -> [B, F, ...], as stored; augmented images move
+    # their landmarks with them: [B, F, V, 68, 2] in pixels of the images
 
     def first(self, count: int) -> Faces:
         """The first `count` samples."""

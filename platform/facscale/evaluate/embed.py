@@ -22,13 +22,15 @@ import ray
 import ray.data
 import simplejpeg
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from facscale.data import CorruptError, DataError, Dataset, augment
+from facscale.data.rows import as_numpy
+from facscale.data.views import Batch, Faces, Frames, View
 from facscale.progress import Progress
 from facscale.spec.models import Augment
 
-VERSION = 1  # of what a cached file holds and how it is computed; part of its name
+VERSION = 2  # of what a cached file holds and how it is computed; part of its name
 SMALL = ("identity", "video", "frame")
 PLACE = ("shard", "row_group", "row")
 log = logging.getLogger("facscale.evaluate")
@@ -49,27 +51,47 @@ class Embeddings:
         return len(self.features)
 
 
+class Embeds(nn.Module):
+    """What gives each frame of a data set `dim` features: from a batch with `views` of it, to [B, dim]."""
+
+    dim: int
+    views: Mapping[str, View]  # of a sample that starts at the frame
+
+
+class OfFace(Embeds):
+    """An encoder of images [N, 3, S, S] in [0, 1] -> [N, dim], asked about each frame alone."""
+
+    def __init__(self, encoder: Any) -> None:
+        """`encoder`: a module with the attribute `dim`."""
+        super().__init__()
+        self.encoder, self.dim = encoder, encoder.dim
+        self.views = {"face": Frames(source="labelled")}
+
+    def forward(self, batch: Batch) -> Tensor:
+        """[B, dim]."""
+        features: Tensor = self.encoder(batch.face.images[:, 0, 0])
+        return features
+
+
 def embed(
-    encoder: nn.Module, dataset_url: str, *, image_size: int, spec: Augment, cache_dir: str, workers: int = 1,
+    model: Embeds, dataset_url: str, *, image_size: int, spec: Augment, cache_dir: str, workers: int = 1,
     batch_size: int = 256, cpus: float = 1.0, gpus: float = 0.0, max_bad: float = 0.001,
 ) -> Embeddings:  # fmt: skip
     """Features of all frames of a data set, from the cache where they are known.
 
-    encoder: images [N, 3, S, S] in [0, 1] -> [N, D], with attribute `dim` (D); S = image_size, after the centre crop
-    that `spec` implies; cache_dir: any fsspec URL; workers: Ray actors, each with `cpus` and `gpus`. Raises DataError if
-    the data set cannot be read, or a larger share of its frames than `max_bad` is damaged (each is logged).
+    model: gives D features to each frame (`OfFace` makes one of an encoder); image_size: side of its images, after the
+    centre crop that `spec` implies; cache_dir: any fsspec URL; workers: Ray actors, each with `cpus` and `gpus`. Raises
+    DataError if the data set cannot be read, or a larger share of its frames than `max_bad` is damaged (each is logged).
     """
     dataset = Dataset(dataset_url)
     store, folder = fsspec.core.url_to_fs(cache_dir)
-    key = cache_key(
-        encoder, fingerprint=dataset.manifest.fingerprint, crop={"crop": spec.crop, "image_size": image_size}
-    )
+    key = cache_key(model, fingerprint=dataset.manifest.fingerprint, crop={"crop": spec.crop, "image_size": image_size})
     path = f"{folder}/{key}.parquet"
     if not store.exists(path):
         options = {"url": dataset_url, "image_size": image_size, "spec": spec, "batch_size": batch_size}
         options["device"] = "cuda" if gpus else "cpu"
         actors = {"compute": ray.data.ActorPoolStrategy(size=workers), "num_cpus": cpus, "num_gpus": gpus}
-        tables = _computed(encoder, dataset, options=options, actors=actors)
+        tables = _computed(model, dataset, options=options, actors=actors)
         table = _checked(tables, dataset=dataset, max_bad=max_bad)
         store.makedirs(folder, exist_ok=True)
         with store.open(f"{path}.part", "wb") as file:
@@ -79,11 +101,12 @@ def embed(
         return _embeddings(pq.read_table(file), aus=dataset.manifest.au)
 
 
-def cache_key(encoder: nn.Module, *, fingerprint: str, crop: Mapping[str, Any]) -> str:
-    """32 hexadecimal digits over the encoder's class, weights and buffers, the data and the crop."""
-    facts = [VERSION, type(encoder).__qualname__, fingerprint, dict(crop)]
+def cache_key(model: Embeds, *, fingerprint: str, crop: Mapping[str, Any]) -> str:
+    """32 hexadecimal digits over the model's class, views, weights and buffers, the data and the crop."""
+    views = {name: repr(view) for name, view in model.views.items()}
+    facts = [VERSION, type(model).__qualname__, views, fingerprint, dict(crop)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    for name, value in encoder.state_dict().items():
+    for name, value in model.state_dict().items():
         array = value.detach().cpu().contiguous()
         digest.update(f"{name} {array.dtype} {list(array.shape)}".encode())
         digest.update(array.reshape(-1).view(torch.uint8).numpy())
@@ -91,30 +114,48 @@ def cache_key(encoder: nn.Module, *, fingerprint: str, crop: Mapping[str, Any]) 
 
 
 class _Embedder:
-    """A Ray actor that holds the encoder and turns row groups into rows of features."""
+    """A Ray actor that holds the model and turns row groups into rows of features."""
 
-    def __init__(self, encoder: Any, *, url: str, image_size: int, spec: Augment, batch_size: int, device: str) -> None:
-        """`encoder` is Ray's reference to it."""
-        self.encoder = ray.get(encoder).to(device).eval()
+    def __init__(self, model: Any, *, url: str, image_size: int, spec: Augment, batch_size: int, device: str) -> None:
+        """`model` is Ray's reference to it."""
+        self.model = ray.get(model).to(device).eval()
         self.dataset = Dataset(url)
-        self.image_size, self.batch_size, self.device = image_size, batch_size, device
+        self.prepare, self.batch_size, self.device = augment.Augmenter(size=image_size), batch_size, device
         self.parameters = torch.from_numpy(augment.still(spec))
 
     def __call__(self, group: dict[str, np.ndarray]) -> pa.Table:
         """The readable frames of one row group, which arrays of length 1 name."""
         place = {"shard": int(group["shard"][0]), "row_group": int(group["row_group"][0])}
         labels = ["au"] if self.dataset.manifest.au else []
+        wanted = {name for view in self.model.views.values() for name in view.columns}
+        empty = np.empty((0, self.model.dim), np.float32)
         try:
-            table = self.dataset.read(**place, columns=["jpeg", *SMALL, *labels])
+            table = self.dataset.read(**place, columns=sorted({"jpeg", *SMALL, *labels, *wanted}))
         except CorruptError as error:
             log.warning("left out: %s", error)
-            return self._table(place, rows=[], features=np.empty((0, self.encoder.dim), np.float32), rest=None)
+            return self._table(place, rows=np.empty(0, int), features=empty, rest=None)
         pictures = [self._decoded(jpeg, where=(place, row)) for row, jpeg in enumerate(table["jpeg"].to_pylist())]
-        rows = [row for row, picture in enumerate(pictures) if picture is not None]
-        good = [picture for picture in pictures if picture is not None]
-        features = [self._features(part) for part in _split(good, size=self.batch_size)]
-        empty = np.empty((0, self.encoder.dim), np.float32)
+        readable = np.array([picture is not None for picture in pictures])
+        chosen = {name: self._chosen(view, **place) for name, view in self.model.views.items()}
+        rows = np.flatnonzero(np.all([readable[numbers].all(axis=1) for numbers in chosen.values()], axis=0))
+        columns = {name: as_numpy(table[name]) for name in wanted}
+        features = [
+            self._features({name: numbers[part] for name, numbers in chosen.items()}, pictures, columns)
+            for part in np.split(rows, range(self.batch_size, len(rows), self.batch_size))
+            if len(part)
+        ]
         return self._table(place, rows=rows, features=np.concatenate([empty, *features]), rest=table.take(rows))
+
+    def _chosen(self, view: View, *, shard: int, row_group: int) -> np.ndarray:
+        """The rows of this row group [rows, F] that the view of each row wants, within its own run."""
+        runs = self.dataset.runs
+        return np.stack(
+            [
+                runs.start[run] + view.choose(frame, int(runs.frames[run]), np.random.default_rng(0))
+                for run in np.flatnonzero((runs.shard == shard) & (runs.row_group == row_group))
+                for frame in range(int(runs.frames[run]))
+            ]
+        )
 
     def _decoded(self, jpeg: bytes, *, where: Any) -> np.ndarray | None:
         try:
@@ -125,19 +166,27 @@ class _Embedder:
         return picture
 
     @torch.no_grad()
-    def _features(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
-        """B times [H, W, 3] uint8 -> [B, D] float32."""
-        pixels = torch.from_numpy(np.stack(pictures)).to(self.device)
-        parameters = self.parameters.to(self.device).expand(len(pixels), -1)
-        faces = augment.apply(pixels, parameters, size=self.image_size)
-        features: np.ndarray = self.encoder(faces).float().cpu().numpy()
+    def _features(
+        self, chosen: Mapping[str, np.ndarray], pictures: Sequence[Any], columns: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
+        """Of samples whose views show the given rows [B, F]: [B, D] float32."""
+        batch = Batch()
+        for name, rows in chosen.items():
+            images = np.stack([np.stack([pictures[row] for row in sample]) for sample in rows])
+            batch[name] = Faces(
+                images=torch.from_numpy(images),
+                identity=torch.zeros(len(rows), dtype=torch.int64),
+                augmentation=self.parameters.expand(*rows.shape, 1, -1),
+                columns={column: torch.from_numpy(columns[column][rows]) for column in self.model.views[name].columns},
+            )
+        features: np.ndarray = self.model(self.prepare(batch.to(torch.device(self.device)))).float().cpu().numpy()
         return features
 
     def _table(
-        self, place: Mapping[str, int], *, rows: Sequence[int], features: np.ndarray, rest: pa.Table | None
+        self, place: Mapping[str, int], *, rows: np.ndarray, features: np.ndarray, rest: pa.Table | None
     ) -> pa.Table:
         columns: dict[str, Any] = {name: np.full(len(rows), value, np.int32) for name, value in place.items()}
-        columns["row"] = np.array(rows, np.int32)
+        columns["row"] = rows.astype(np.int32)
         columns["features"] = pa.FixedSizeListArray.from_arrays(pa.array(features.reshape(-1)), features.shape[1])
         kinds = {"identity": pa.string(), "video": pa.string(), "frame": pa.int32()}
         kinds |= {"au": pa.list_(pa.int8(), len(self.dataset.manifest.au))} if self.dataset.manifest.au else {}
@@ -147,7 +196,7 @@ class _Embedder:
 
 
 def _computed(
-    encoder: nn.Module, dataset: Dataset, *, options: Mapping[str, Any], actors: Mapping[str, Any]
+    model: Embeds, dataset: Dataset, *, options: Mapping[str, Any], actors: Mapping[str, Any]
 ) -> Iterator[pa.Table]:
     """Tables of rows, in whatever order the actors finish."""
     shards = dataset.manifest.shards
@@ -158,7 +207,7 @@ def _computed(
     ]
     groups = ray.data.from_items(places, override_num_blocks=len(places))
     groups.context.enable_progress_bars = False  # ours counts frames
-    held = ray.put(copy.deepcopy(encoder).cpu())  # alive until the last table: actors that restart ask for it again
+    held = ray.put(copy.deepcopy(model).cpu())  # alive until the last table: actors that restart ask for it again
     work = groups.map_batches(
         _Embedder, batch_size=1, fn_constructor_args=(held,), fn_constructor_kwargs=dict(options), **actors
     )
@@ -192,7 +241,3 @@ def _embeddings(table: pa.Table, *, aus: Sequence[int]) -> Embeddings:
         au=matrix("au", len(aus)) if aus else np.empty((len(table), 0), np.int8),
         aus=tuple(aus),
     )
-
-
-def _split(rows: Sequence[np.ndarray], *, size: int) -> Iterator[Sequence[np.ndarray]]:
-    return (rows[start : start + size] for start in range(0, len(rows), size))

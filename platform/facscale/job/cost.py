@@ -18,7 +18,6 @@ from facscale.spec import Job
 
 TRIED = 2  # samples of the small step: BatchNorm wants more than one
 STATES = {"sgd": 1, "lars": 1, "adam": 2, "adamw": 2}  # tensors that the optimizer keeps for each parameter
-COLUMNS = {"landmarks": (136,)}  # widths of columns that are not one value an AU
 
 
 @dataclass(frozen=True)
@@ -81,8 +80,9 @@ def random_batch(views: Mapping[str, View], *, size: int, aus: int, samples: int
     random = torch.Generator().manual_seed(seed)
 
     def column(name: str, view: View) -> Tensor:
-        shape = (samples, view.count, *COLUMNS.get(name, (aus,)))
-        return torch.randint(0, 2, shape, generator=random, dtype=torch.int8)
+        if name == "landmarks":
+            return size * torch.rand(samples, view.count, view.views, 68, 2, generator=random)
+        return torch.randint(0, 2, (samples, view.count, aus), generator=random, dtype=torch.int8)
 
     return Batch(
         {

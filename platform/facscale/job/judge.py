@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from facscale.data.folds import Fold
+from facscale.data.views import Batch
 from facscale.evaluate import Counts, Row, count, cross_validate, frames_of
-from facscale.evaluate.embed import Embeddings, embed
+from facscale.evaluate.embed import Embeddings, Embeds, OfFace, embed
 from facscale.job.labelled import Labelled
 from facscale.job.lanes import Lanes
 from facscale.job.variants import Variant
@@ -22,17 +23,18 @@ from facscale.train.worker import Task
 Train = Callable[[Task, str], bytes]  # a task and what to call it -> the exported method
 
 
-class Predictions(nn.Module):
-    """A labelled method as something to embed with: images -> AU logits."""
+class Predictions(Embeds):
+    """A labelled method as something to embed with: the samples that it judges -> AU logits."""
 
     def __init__(self, method: Method) -> None:
         super().__init__()
         self.method = method
+        self.views = method.judged(method.config)
         self.dim = len(method.facts.aus)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """[N, 3, S, S] -> [N, n]."""
-        return self.method.predict(images)
+    def forward(self, batch: Batch) -> Tensor:
+        """[B, n]."""
+        return self.method.predict(batch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Judge:
             adapted = adapting(variant)
             return self.tested(adapted, self.folds(adapted, on=on, inputs={"pretrained": exported}), on=on)
         evaluate = variant.job.evaluate
-        found = embedded(export.load(exported).encoder, job=variant.job, on=on)
+        found = embedded(OfFace(export.load(exported).encoder), job=variant.job, on=on)
         table = cross_validate(
             found.features, au=found.au, identity=found.identity, aus=on.aus, split=on.split, name=variant.name,
             probe=evaluate.probe, threshold=evaluate.threshold, seed=evaluate.seed,
@@ -99,9 +101,9 @@ def adapting(variant: Variant) -> Variant:
     return dataclasses.replace(variant, job=job, method=Supervised, config=Supervised.Config(trainable="batchnorm"))
 
 
-def embedded(encoder: nn.Module, *, job: Job, on: Labelled) -> Embeddings:
+def embedded(model: Embeds, *, job: Job, on: Labelled) -> Embeddings:
     """Of all frames of a labelled data set, kept beside the runs."""
     return embed(
-        encoder, on.url, image_size=job.data.image_size, spec=job.data.augment, cache_dir=f"{storage(job)}/embeddings",
+        model, on.url, image_size=job.data.image_size, spec=job.data.augment, cache_dir=f"{storage(job)}/embeddings",
         workers=job.cluster.most_workers, cpus=job.cluster.cpus_per_worker, gpus=job.cluster.gpus_per_worker, max_bad=job.data.max_bad,
     )  # fmt: skip

@@ -22,6 +22,7 @@ from facscale.data.synthetic.truth import Truth, truth
 from facscale.data.views import Frames
 from facscale.evaluate.diagnostics import effective_rank
 from facscale.evaluate.disentangle import disentanglement
+from facscale.evaluate.embed import OfFace
 from facscale.evaluate.identity import identity_accuracy
 from facscale.evaluate.lengths import lengths
 from facscale.evaluate.retrieval import recall
@@ -74,7 +75,7 @@ def measure(exported: bytes, *, job: Job, on: Sequence[Labelled], fingerprints: 
 
 def of_frames(exported: bytes, *, job: Job, on: Labelled) -> dict[str, float]:
     """Identity leakage, effective rank and recall of the encoder's embedding of labelled frames."""
-    found = embedded(export.load(exported).encoder, job=job, on=on)
+    found = embedded(OfFace(export.load(exported).encoder), job=job, on=on)
     some = np.random.default_rng(0).permutation(len(found))[:RANKED]
     values = {
         "identity/accuracy": identity_accuracy(found.features, identity=found.identity, video=found.video),

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from facscale.data.views import Batch, View
+from facscale.data.views import Batch, Frames, View
 from facscale.nn import Encoder
 from facscale.spec import Block
 
@@ -109,8 +109,13 @@ class Method(nn.Module):
         """The columns of a sheet: images [N, 3, S, S] in [0, 1], or displacements [N, 2, S, S] in pixels."""
         return {}
 
-    def predict(self, images: Tensor) -> Tensor:
-        """Images [N, 3, S, S] in [0, 1] -> AU logits [N, len(facts.aus)]; methods that train on labels have it."""
+    @staticmethod
+    def judged(config: Any) -> Mapping[str, View]:
+        """The views from which `predict` tells the AUs of a frame: the frame alone, unless a method wants more."""
+        return {"face": Frames(source="labelled")}
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Samples with the views of `judged` -> AU logits [B, len(facts.aus)]; methods that train on labels have it."""
         raise NotImplementedError
 
     @classmethod

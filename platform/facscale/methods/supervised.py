@@ -15,11 +15,13 @@ from facscale.nn import LinearProbe, ResNet, masked_bce
 
 
 class Supervised(Method):
-    """Encoder, BatchNorm and a bias-free linear layer (the classifier of CLP's section IV.A), trained together.
+    """Li and Shan, "Contrastive Learning of Person-independent Representations for Facial Action Unit Detection", TIP 2023.
 
-    The loss is binary cross-entropy, positives and negatives of each AU weighted inversely to their frequency among the
-    training frames; missing labels (-1) take no part. `trainable: batchnorm` is the paper's other protocol, "the parameters in the
-    encoder were frozen except that in the batch-norm layers"; it wants the input `pretrained`, whose encoder is taken.
+    arXiv 2403.03400, section IV.A: encoder, BatchNorm and a bias-free linear layer (the paper's classifier), trained
+    together. The loss is binary cross-entropy, positives and negatives of each AU weighted inversely to their frequency
+    among the training frames; missing labels (-1) take no part. `trainable: batchnorm` is the paper's other protocol,
+    "the parameters in the encoder were frozen except that in the batch-norm layers"; it wants the input `pretrained`,
+    whose encoder is taken.
     """
 
     class Config(MethodConfig):
@@ -51,9 +53,8 @@ class Supervised(Method):
     @trains("encoder", "classifier")
     def classify(self, batch: Batch) -> Losses:
         """Weighted binary cross-entropy over the labels that are there."""
-        logits = self.predict(batch.face.images[:, 0, 0])
-        return {"bce": Loss(masked_bce(logits, au=batch.face.au[:, 0], weights=self.label_weights))}
+        return {"bce": Loss(masked_bce(self.predict(batch), au=batch.face.au[:, 0], weights=self.label_weights))}
 
-    def predict(self, images: Tensor) -> Tensor:
-        """Images [N, 3, S, S] in [0, 1] -> AU logits [N, A]."""
-        return self.classifier(self.encoder(images))
+    def predict(self, batch: Batch) -> Tensor:
+        """One frame -> AU logits [B, A]."""
+        return self.classifier(self.encoder(batch.face.images[:, 0, 0]))

@@ -288,3 +288,41 @@ def test_blur_against_opencv_and_only_where_it_is_drawn():
     )
     np.testing.assert_allclose(blurred, expected, atol=0.05)
     np.testing.assert_allclose(plain, image(), atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"rotation": 25.0}, {"flip": 1.0}, {"crop_width": 0.7, "crop_height": 0.8, "crop_x": 0.2, "crop_y": 0.9}],
+    ids=str,
+)
+def test_landmarks_move_with_the_face(changes):
+    """A bright dot is drawn at one landmark; in the augmented image the dot lies where the landmark is said to be."""
+    size, rng = 40, np.random.default_rng(0)
+    points = rng.uniform(16, 31, (68, 2)).astype(np.float32)
+    for number in (3, 30, 36, 48):
+        dotted = np.zeros((SIZE, SIZE, 3), np.float32)
+        rows, columns = np.indices((SIZE, SIZE))
+        distance = (columns - points[number, 0]) ** 2 + (rows - points[number, 1]) ** 2
+        dotted[:] = (255 * np.exp(-distance / 8))[..., None]
+        seen = changed(dotted.round().astype(np.uint8), size=size, **changes)[..., 0]
+        rows, columns = np.indices((size, size))
+        centre = [(grid * seen).sum() / seen.sum() for grid in (columns, rows)]
+        parameter = parameters(**changes)
+        found = augment.landmarks(torch.from_numpy(points.reshape(1, 136)), parameter[:, None], stored=SIZE, size=size)
+        assert found.shape == (1, 1, 68, 2)
+        there = augment._mirrored(torch.device("cpu"))[number] if changes.get("flip") else number
+        assert found[0, 0, there].numpy() == pytest.approx(centre, abs=0.25)
+
+
+def test_mirroring_twice_changes_nothing_and_keeps_the_middle():
+    mirrored = augment._mirrored(torch.device("cpu"))
+    assert (mirrored[mirrored] == torch.arange(68)).all()
+    assert sorted(mirrored.tolist()) == list(range(68))
+    for middle in (8, 27, 28, 29, 30, 33, 51, 57, 62, 66):
+        assert mirrored[middle] == middle
+
+
+def test_unknown_landmarks_stay_unknown():
+    points = torch.full((2, 136), float("nan"))
+    found = augment.landmarks(points, parameters(rotation=10.0).expand(2, 1, -1), stored=SIZE, size=20)
+    assert found.isnan().all()
