@@ -18,9 +18,10 @@ Descent = Literal["inverse-sqrt", "inverse", "exponential", "constant"]
 
 
 class CLP(Method):
-    """Li and Shan, "Contrastive Learning of Person-independent Representations for Facial Action Unit Detection".
+    """Li and Shan, "Contrastive Learning of Person-independent Representations for Facial Action Unit Detection", TIP 2023.
 
-    Temporal contrastive learning (TCL), for a clip f_1 ... f_J of one face, in the normalised space of the TCL head::
+    arXiv 2403.03400. Temporal contrastive learning (TCL), for a clip f_1 ... f_J of one face, in the normalised space
+    of the TCL head::
 
         L_triplet = sum_{j=2}^{J-1} lambda_j [D(f_1, f_j) - D(f_1, f_{j+1}) + m]_+                  (1)
         L_tcl     = L_triplet(f_1 ... f_J) + L_triplet(f_J ... f_1)

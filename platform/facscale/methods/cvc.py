@@ -17,9 +17,9 @@ from facscale.nn.workers import through_shuffled
 
 
 class CVC(Method):
-    """Wu and Wang, "Contrastive Learning of Image Representations with Cross-Video Cycle-Consistency", arXiv 2105.06463.
+    """Wu and Wang, "Contrastive Learning of Image Representations with Cross-Video Cycle-Consistency", ICCV 2021.
 
-    For two frames of one video, q of the one and k of the other, with two heads of their own each::
+    arXiv 2105.06463. For two frames of one video, q of the one and k of the other, with two heads of their own each::
 
         L_intra = -log exp(q k / T) / (exp(q k / T) + sum_{n in Q} exp(q n / T))
         q^      = normalised sum_{u in U} softmax_u(q u / T) u                     (soft nearest neighbour)

@@ -20,10 +20,11 @@ ORIGIN = -1.2  # where the first one stands
 
 
 class DeformAE(Method):
-    """Shu et al., "Deforming Autoencoders: Unsupervised Disentangling of Shape and Appearance", arXiv 1806.06503.
+    """Shu et al., "Deforming Autoencoders: Unsupervised Disentangling of Shape and Appearance", ECCV 2018.
 
-    An image I is encoded as z, and z as the codes of texture and deformation; two decoders tell a texture T and steps
-    d > 0 between neighbouring pixels, whose running sums are where each pixel of the image lies in the texture::
+    arXiv 1806.06503. An image I is encoded as z, and z as the codes of texture and deformation; two decoders tell a
+    texture T and steps d > 0 between neighbouring pixels, whose running sums are where each pixel of the image lies in
+    the texture::
 
         W   = clamp(cumsum(5 sigmoid(d) / S) - 1.2, -1, 1),   I' = T taken at W
         L   = mean |I' - I| + l1 sum |grad(W - identity)| + l2 mean (batch mean of (W - identity))^2

@@ -16,9 +16,9 @@ from facscale.nn.workers import through_shuffled
 
 
 class MoCo(Method):
-    """He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", arXiv 1911.05722.
+    """He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", CVPR 2020.
 
-    For a query q, its key k+ and the K keys of a queue::
+    arXiv 1911.05722. For a query q, its key k+ and the K keys of a queue::
 
         L = -log exp(q k+ / T) / (exp(q k+ / T) + sum_{i=1}^{K} exp(q k_i / T))                     (1)
         theta_k <- m theta_k + (1 - m) theta_q                                                     (2)

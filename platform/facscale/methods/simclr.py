@@ -14,9 +14,10 @@ from facscale.nn import ResNet, normalised_head, nt_xent
 
 
 class SimCLR(Method):
-    """Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", arXiv 2002.05709.
+    """Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020.
 
-    For the copies i and j of one frame among the 2N of the whole batch, all workers' samples together::
+    arXiv 2002.05709. For the copies i and j of one frame among the 2N of the whole batch, all workers' samples
+    together::
 
         l(i, j) = -log exp(sim(z_i, z_j) / T) / sum_{k != i} exp(sim(z_i, z_k) / T)                 (1)
 

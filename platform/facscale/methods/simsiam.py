@@ -15,9 +15,9 @@ from facscale.nn import ResNet, normalised_head
 
 
 class SimSiam(Method):
-    """Chen and He, "Exploring Simple Siamese Representation Learning", arXiv 2011.10566.
+    """Chen and He, "Exploring Simple Siamese Representation Learning", CVPR 2021.
 
-    For the copies x1 and x2 of a frame, z = f(x) and p = h(z)::
+    arXiv 2011.10566. For the copies x1 and x2 of a frame, z = f(x) and p = h(z)::
 
         D(p, z) = - p / |p| . z / |z|                                                               (1)
         L = D(p1, stopgrad(z2)) / 2 + D(p2, stopgrad(z1)) / 2                                       (4)

@@ -19,9 +19,9 @@ SCALE = {"L": 50.0, "ab": 110.0}  # of the channels, to about [-1, 1]
 
 
 class SplitBrain(Method):
-    """Zhang, Isola and Efros, "Split-Brain Autoencoders", arXiv 1611.09842.
+    """Zhang, Isola and Efros, "Split-Brain Autoencoders: Unsupervised Learning by Cross-Channel Prediction", CVPR 2017.
 
-    In Lab, with X1 = L and X2 = ab, two halves of a network tell each other's channels::
+    arXiv 1611.09842. In Lab, with X1 = L and X2 = ab, two halves of a network tell each other's channels::
 
         L = l(F1(X1), X2) + l(F2(X2), X1)                                                          (Eqs. 1 and 2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors.torch import save
 from conftest import ROOT
 from faces import lengths_data_set
 from facscale import methods
+from facscale.cli.methods import CITATION
 from facscale.data.augment import Augmenter
 from facscale.data.stream import Stream
 from facscale.job.cost import random_batch
@@ -22,11 +24,8 @@ from facscale.methods.base import total
 from facscale.nn import ResNet
 from facscale.spec import Block, SpecError, parse, read
 from facscale.spec.models import Data
+from tiny import small
 
-SMALL = {
-    "depth": 18, "width": 4, "hidden": 8, "embedding": 8, "queue_size": 24, "cycle_queue_size": 24, "support": 8,
-    "projection": 8, "bottleneck": 4, "block_length": 0.1, "breadth": 0.1, "latent": 8, "pool": 2,
-}  # fmt: skip
 FACTS = DataFacts(aus=(1, 12), label_weights=((0.6, 0.7), (2.0, 3.0)), identities=6, image_size=32)
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
 OURS = [name for name in methods.names() if (Path(methods.__file__).parent / f"{name}.py").exists()]
@@ -37,7 +36,7 @@ OTHERS = ["tiny-gan", "tiny-staged"]
 def case(request, plugins):
     """A method's class, a small configuration, and a way to build it."""
     kind = methods.find(request.param)
-    config = kind.Config(**{key: value for key, value in SMALL.items() if key in kind.Config.model_fields})
+    config = kind.Config(**small(kind.Config))
 
     def build():
         torch.manual_seed(0)
@@ -129,6 +128,12 @@ def test_configurations_are_closed_and_frozen(case):
 def test_the_docstring_is_there(case):
     assert case[1].__doc__
     assert len(case[1].__doc__) > 40
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_docstring_of_ours_begins_with_a_citation_and_its_year(name):
+    first, _ = inspect.getdoc(methods.find(name)).split("\n\n", 1)
+    assert CITATION.fullmatch(first), first
 
 
 def test_every_trainable_parameter_lies_in_exactly_one_root(case):
@@ -233,6 +238,8 @@ def torch_file(content):
         (torch_file(Harmful()), "tensors alone are read"),
         (torch_file({"linear.weight": torch.zeros(2)}), "nor a ResNet"),
         (save({"linear.weight": torch.zeros(2)}), "nor a ResNet"),
+        (save({"w": torch.zeros(2)}, {"facscale": export.FORMAT}), "does not fit this facscale"),
+        (save({"w": torch.zeros(2)}, {"facscale": export.FORMAT, "recipe": "{}"}), "does not fit this facscale"),
     ],
 )
 def test_what_is_no_export_is_refused_and_never_run(data, message, capsys):
@@ -251,7 +258,8 @@ def test_a_checkpoint_with_torchvisions_names(depth, width, pack):
     torch.testing.assert_close(found.encoder(images), source(images))
     child = export.build("supervised", methods.find("supervised").Config(), FACTS, pretrained=found)
     rebuilt = export.load(export.save(child))
-    torch.testing.assert_close(rebuilt.predict(images), child.eval().predict(images))
+    batch = random_batch(child.judged(child.config), size=32, aus=2)
+    torch.testing.assert_close(rebuilt.predict(batch), child.eval().predict(batch))
 
 
 def test_hyper_parameters_are_checked_with_file_and_line(tmp_path):

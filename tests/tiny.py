@@ -1,0 +1,17 @@
+"""Hyper-parameters that make any method tiny, by key: for tests that train whatever methods and jobs there are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from facscale.methods import MethodConfig
+
+SMALL = {
+    "depth": 18, "width": 4, "hidden": 8, "embedding": 8, "queue_size": 24, "cycle_queue_size": 24, "support": 8,
+    "projection": 8, "bottleneck": 4, "block_length": 0.1, "breadth": 0.1, "latent": 8, "pool": 2, "patience": 1,
+}  # fmt: skip
+
+
+def small(config: type[MethodConfig]) -> dict[str, Any]:
+    """Those of them that a method has."""
+    return {key: value for key, value in SMALL.items() if key in config.model_fields}
