@@ -97,10 +97,16 @@ class ResNet(Encoder):
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, 3, S, S] in [0, 1] -> [N, dim]."""
+        return self.maps(images)[-1].mean((2, 3))
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """What the four stages give, at a 4th, 8th, 16th and 32nd of the image's side."""
         x = self.maxpool(self.bn1(self.conv1((images - self.mean) / self.std)).relu())
+        found = []
         for number in range(1, 5):
             x = self.get_submodule(f"layer{number}")(x)
-        return x.mean((2, 3))
+            found.append(x)
+        return found
 
 
 def _shortcut(inputs: int, outputs: int, *, stride: int) -> nn.Module:

@@ -1,0 +1,80 @@
+"""Where on a face an AU is seen: a pair of squares about points that landmarks tell.
+
+The centres follow Li, Abtahi and Zhu (CVPR 2017) in their best-kept form, JAA-Net's code; AU10's are EAC-Net's. Each is a
+landmark, moved down by a share of the ruler: the horizontal distance of the inner eye corners.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import grid_sample
+
+INNER_CORNERS = (39, 42)
+BELOW_MOUTH = ((56, 58), 1 / 2)
+CENTRES: dict[int, tuple[tuple[int, int], float]] = {  # AU -> image-left and image-right landmark, rulers downwards
+    1: ((21, 22), -1 / 2),
+    2: ((18, 25), -1 / 3),
+    4: ((19, 24), 1 / 3),
+    6: ((41, 46), 1),
+    7: ((38, 43), 0),
+    9: ((32, 34), -1 / 2),
+    10: ((49, 53), 0),
+    12: ((48, 54), 0),
+    14: ((48, 54), 0),
+    15: ((48, 54), 0),
+    17: BELOW_MOUTH,
+    23: ((51, 57), 0),
+    24: ((51, 57), 0),
+    25: ((51, 57), 0),
+    26: BELOW_MOUTH,
+}
+SHARE = 48 / 192  # side of a square, as a share of the image's
+
+
+def centres(landmarks: Tensor, aus: Sequence[int]) -> Tensor:
+    """Centres [N, A, 2, 2] (pair, then x and y) of AUs from landmarks [N, 68, 2], in the same pixels.
+
+    Raises ValueError for an AU that has none.
+    """
+    unknown = [au for au in aus if au not in CENTRES]
+    if unknown:
+        known = ", ".join(map(str, CENTRES))
+        raise ValueError(f"AU {unknown[0]} has no region of interest; there are some for {known}")
+    points = torch.tensor([CENTRES[au][0] for au in aus], device=landmarks.device)
+    shifts = torch.tensor([CENTRES[au][1] for au in aus], device=landmarks.device)
+    ruler = (landmarks[:, INNER_CORNERS[0], 0] - landmarks[:, INNER_CORNERS[1], 0]).abs()
+    found = landmarks[:, points]
+    down = (ruler[:, None] * shifts)[:, :, None].expand(found.shape[:-1])
+    return torch.stack([found[..., 0], found[..., 1] + down], -1)
+
+
+def cut(maps: Tensor, places: Tensor, *, size: int, cells: int, share: float = SHARE) -> Tensor:
+    """Squares [N, K, C, cells, cells] of maps [N, C, H, W] about places [N, K, 2], which are pixels of an image of `size`.
+
+    A square is `share` of the image wide. What lies outside of the image is its border.
+    """
+    steps = (torch.arange(cells, device=maps.device, dtype=torch.float32) + 0.5) / cells - 0.5
+    offsets = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1) * 2 * share
+    middle = (2 * places + 1) / size - 1
+    grid = (middle[:, :, None, None] + offsets).flatten(1, 2)  # all squares of an image below one another
+    taken = grid_sample(maps, grid.to(maps.dtype), padding_mode="border", align_corners=False)
+    return taken.unflatten(2, (places.shape[1], cells)).transpose(1, 2)
+
+
+def without(images: Tensor, places: Tensor, *, share: float = SHARE) -> Tensor:
+    """Images [N, 3, S, S] with white squares about places [N, K, 2]; places that are nan leave their image as it is."""
+    size = images.shape[-1]
+    pixels = torch.arange(size, device=images.device)
+    inside = (pixels - places[..., None]).abs() <= share * size / 2  # [N, K, 2, S]
+    hidden = (inside[:, :, 1, :, None] & inside[:, :, 0, None, :]).any(1)[:, None]
+    return torch.where(hidden, torch.ones_like(images), images)
+
+
+def covered(places: Tensor, hidden: Tensor, *, size: int, share: float = SHARE) -> Tensor:
+    """Which AUs [N, A] have one of their centres [N, A, 2, 2] in one of the hidden squares about [N, K, 2]."""
+    apart = (places.flatten(1, 2)[:, :, None] - hidden[:, None]).abs()  # [N, 2 A, K, 2]
+    within = (apart <= share * size / 2).all(-1).any(-1)
+    return within.unflatten(1, places.shape[1:3]).any(-1)
