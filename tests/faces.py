@@ -27,9 +27,10 @@ def track(
     frames: Iterable[int],
     size: int = 32,
     au: int = 0,
+    flow: bool = False,
     quality: int = 95,
 ) -> pa.Table:
-    """The rows of one track with the given frame numbers; `au` label columns."""
+    """The rows of one track with the given frame numbers; `au` label columns, and optical flow if wanted."""
     frames = list(frames)
     random = np.random.default_rng([identity, video, number])
     pictures = (picture(identity, video, number, frame, size=size) for frame in frames)
@@ -47,6 +48,9 @@ def track(
         labels = random.integers(-1, 2, (len(frames), au), dtype=np.int8)
         columns["au"] = pa.FixedSizeListArray.from_arrays(pa.array(labels.ravel()), au)
         columns["intensity"] = pa.FixedSizeListArray.from_arrays(pa.array((labels * 3).clip(-1).ravel()), au)
+    if flow:
+        steps = random.integers(-40, 40, (len(frames), 2 * (size // 4) ** 2), dtype=np.int8)
+        columns["flow"] = pa.FixedSizeListArray.from_arrays(pa.array(steps.ravel()), steps.shape[1])
     return pa.table(columns)
 
 
@@ -64,6 +68,6 @@ def data_set(
 def lengths_data_set(url: str, lengths: list[int], **options: Any) -> Dataset:
     """One track an identity, of the given lengths, in row groups of a few kilobytes."""
     options = {"row_group_mb": 0.02, "shard_mb": 0.1, **options}
-    size, au = options.get("size", 32), len(options.get("au", ()))
-    tracks = (track(person, frames=range(length), size=size, au=au) for person, length in enumerate(lengths))
+    size, au, flow = options.get("size", 32), len(options.get("au", ())), options.pop("flow", False)
+    tracks = (track(person, frames=range(length), size=size, au=au, flow=flow) for person, length in enumerate(lengths))
     return data_set(url, tracks, **options)

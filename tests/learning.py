@@ -10,13 +10,17 @@ from facscale.methods.base import total
 
 
 def learned(method: Method, batch: Batch, *, steps: int, lr: float) -> list[dict[str, float]]:
-    """Train all phases of a method together, with Adam; its losses of every step, and their weighted sum as "total"."""
+    """Train every phase's own submodules with Adam; the losses of every step, and their weighted sum as "total"."""
     update = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=lr)
     history = []
     for _ in range(steps):
-        losses = {name: loss for phase in method.phases() for name, loss in getattr(method, phase)(batch).items()}
+        losses = {}
         update.zero_grad()
-        total(losses).backward()
+        for phase, modules in method.phases().items():
+            parameters = [p for name in modules for p in method.get_submodule(name).parameters() if p.requires_grad]
+            losses |= (found := getattr(method, phase)(batch))
+            if found:
+                total(found).backward(inputs=parameters)
         update.step()
         method.after_step()
         history.append({name: loss.value.item() for name, loss in losses.items()} | {"total": total(losses).item()})

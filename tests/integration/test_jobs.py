@@ -41,7 +41,7 @@ TINY = (
 def data(tmp_path_factory):
     """40 people with one clip of 20 labelled frames each."""
     url = str(tmp_path_factory.mktemp("data") / "faces")
-    lengths_data_set(url, [20] * 40, au=(1, 12), row_group_mb=0.2)
+    lengths_data_set(url, [20] * 40, au=(1, 12), flow=True, row_group_mb=0.2)
     return url
 
 

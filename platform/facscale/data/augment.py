@@ -35,6 +35,7 @@ PARAMETERS = (
 )  # fmt: skip
 DRAWS = 14  # random numbers of an image
 WHOLE_FACE = 0.875  # side of the centre crop that is usual after training on small random ones
+FLOW_STEP, FLOW_UNKNOWN = 1 / 8, -128  # pixels of the stored crop; where no later frame was
 BLUR = (0.1 / 224, 2.0 / 224)  # shares of the side (Chen et al., SimCLR, arXiv 2002.05709, appendix A)
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 YIQ = np.array([GREY, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
@@ -109,6 +110,24 @@ def landmarks(points: Tensor, parameters: Tensor, *, stored: int, size: int) -> 
     return ((moved + 1) * size - 1) / 2
 
 
+def flow(steps: Tensor, parameters: Tensor, *, stored: int, size: int) -> Tensor:
+    """Stored optical flow [..., 2 f f] int8 -> what is seen of it in the network's input: [..., V, 2, h, h], h = size / 4.
+
+    Stored are steps of `FLOW_STEP` pixels of a crop of `stored` pixels, on f x f points, x then y; given are pixels of
+    an input of `size` pixels, or nan where none is known. parameters [..., V, P].
+    """
+    side = round((steps.shape[-1] / 2) ** 0.5)
+    changes = parameters.reshape(-1, parameters.shape[-1])
+    affine = _affine(changes)
+    views = parameters.shape[-2]
+    there = steps.float().masked_fill(steps == FLOW_UNKNOWN, torch.nan)
+    vectors = (there * FLOW_STEP * 2 / stored).reshape(-1, 2, side, side).repeat_interleave(views, 0)
+    grid = functional.affine_grid(affine, [len(changes), 2, size // 4, size // 4], align_corners=False)
+    taken = functional.grid_sample(vectors, grid, padding_mode="border", align_corners=False)
+    turned = torch.linalg.solve(affine[..., :2], taken.flatten(2)).view_as(taken) * size / 2
+    return turned.view(*parameters.shape[:-1], *turned.shape[1:])
+
+
 @lru_cache
 def _mirrored(device: torch.device) -> Tensor:
     """The number of each of iBUG's 68 points in a mirror image [68]."""
@@ -157,7 +176,7 @@ class Augmenter:
         self.size = size
 
     def __call__(self, batch: Batch) -> Batch:
-        """A batch with images [B, F, V, 3, size, size] float32 in [0, 1], and `landmarks` moved with them."""
+        """A batch with images [B, F, V, 3, size, size] float32 in [0, 1], and `landmarks` and `flow` moved with them."""
         return Batch({name: self._view(faces) for name, faces in batch.items()})
 
     def _view(self, faces: Faces) -> Faces:
@@ -165,6 +184,8 @@ class Augmenter:
         if "landmarks" in columns:
             stored = faces.images.shape[-2]
             columns["landmarks"] = landmarks(columns["landmarks"], faces.augmentation, stored=stored, size=self.size)
+        if "flow" in columns:
+            columns["flow"] = flow(columns["flow"], faces.augmentation, stored=faces.images.shape[-2], size=self.size)
         return replace(faces, images=apply(faces.images, faces.augmentation, size=self.size), columns=columns)
 
 

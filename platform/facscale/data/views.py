@@ -24,7 +24,7 @@ class View(ABC):
     source: Source = "unlabelled"
     views: int = 1  # V: independently augmented copies of every frame
     shared: bool = False  # one augmentation for all frames of a sample (each copy still has its own)
-    columns: tuple[str, ...] = ()  # stored columns to deliver with the frames: "au", "intensity", "landmarks"
+    columns: tuple[str, ...] = ()  # stored columns to deliver with the frames: "au", "intensity", "landmarks", "flow"
 
     @property
     @abstractmethod
@@ -121,7 +121,7 @@ class Faces:
     identity: Tensor  # [B] int64, the number of the identity in its data set(s)
     augmentation: Tensor  # [B, F, V, P] float32, what was or will be done to each image (`augment.PARAMETERS`)
     columns: dict[str, Tensor] = field(default_factory=dict)  # name -> [B, F, ...], as stored; augmented images move
-    # their landmarks with them: [B, F, V, 68, 2] in pixels of the images
+    # their landmarks [B, F, V, 68, 2] and flow [B, F, V, 2, S / 4, S / 4] with them, in pixels of the images
 
     def first(self, count: int) -> Faces:
         """The first `count` samples."""

@@ -105,7 +105,8 @@ class Extractor:
         kept, tracks = 0, set()
         writer: pq.ParquetWriter | None = None
         try:
-            for faces in _batched(crops(sightings, self.pipeline.crop)):
+            flow = self.pipeline.flow.frames * frames.step if self.pipeline.flow else 0
+            for faces in _batched(crops(sightings, self.pipeline.crop, flow_to=flow)):
                 table = self._table(faces, labels)
                 writer = writer or pq.ParquetWriter(path, table.schema, compression="none", use_dictionary=False)
                 writer.write_table(table)
@@ -135,6 +136,9 @@ class Extractor:
             "jpeg": pa.array([simplejpeg.encode_jpeg(face.image, quality=quality) for face in faces], pa.binary()),
             "landmarks": fixed(np.stack([face.points.ravel() for face in faces])),
         }
+        told = [face.flow for face in faces if face.flow is not None]
+        if told:
+            columns["flow"] = fixed(np.stack(told))
         if labels.au:
             found = [labels.at(face.number) for face in faces]
             columns["au"] = fixed(np.stack([occurrence for occurrence, _ in found]))

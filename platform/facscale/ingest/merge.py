@@ -80,7 +80,9 @@ def _finished(track: pa.Table, status: Status, *, number: int, au: Sequence[int]
         "identity": pa.array([status.identity] * rows),
         "video": pa.array([status.video] * rows),
         "track": pa.array(np.full(rows, number, np.int32)),
-        **{name: track[name] for name in ("frame", "time_s", "jpeg", "landmarks")},
+        **{
+            name: track[name] for name in ("frame", "time_s", "jpeg", "landmarks", "flow") if name in track.column_names
+        },
     }
     for name in ("au", "intensity") if au else ():
         values = np.full((rows, len(au)), -1, np.int8)

@@ -55,7 +55,8 @@ def run(pipeline: Pipeline, *, progress: bool = True) -> Report:
 def recipe_of(pipeline: Pipeline) -> dict[str, Any]:
     """All that decides what the crops look like; where they come from and go to, and how fast, does not."""
     source = pipeline.source
-    return {
+    flow = {"flow": pipeline.flow.model_dump(mode="json")} if pipeline.flow else {}
+    return flow | {
         "version": RECIPE_VERSION,
         "layout": source.layout,
         "every": source.every,

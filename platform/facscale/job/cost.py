@@ -61,8 +61,9 @@ def measure(config: Any, *, job: Job, facts: DataFacts, inputs: Mapping[str, Met
     with FlopCounterMode(display=False) as counter:
         for phase in method.phases():
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-                loss = total(getattr(method, phase)(batch))
-            loss.backward()
+                losses = getattr(method, phase)(batch)
+            if losses:
+                total(losses).backward()
     roots = [method.get_submodule(name) for root in method.roots() for name in root.modules]
     images = sum(faces.images.numel() for faces in batch.values())
     return Cost(
@@ -82,6 +83,8 @@ def random_batch(views: Mapping[str, View], *, size: int, aus: int, samples: int
     def column(name: str, view: View) -> Tensor:
         if name == "landmarks":
             return size * torch.rand(samples, view.count, view.views, 68, 2, generator=random)
+        if name == "flow":
+            return torch.randn(samples, view.count, view.views, 2, size // 4, size // 4, generator=random)
         return torch.randint(0, 2, (samples, view.count, aus), generator=random, dtype=torch.int8)
 
     return Batch(

@@ -101,6 +101,10 @@ class Method(nn.Module):
         """What there is to judge in images [N, 3, S, S]: features [N, D] by name, "encoder" first."""
         return {"encoder": self.encoder(images)}
 
+    def matrices(self) -> Mapping[str, Tensor]:
+        """What it has learned about pairs of AUs: by name, [A, A] in the order of `facts.aus`."""
+        return {}
+
     def movements(self, source: Tensor, target: Tensor) -> Mapping[str, Tensor]:
         """Methods that move pixels: by name, from where each pixel comes, [N, 2, S, S] in pixels (x, then y)."""
         return {}
@@ -138,6 +142,11 @@ class Method(nn.Module):
                 f"{cls.__name__}: phases must train the same submodules or wholly different ones, not {phases}"
             )
         return roots
+
+    def learning(self) -> tuple[Root, ...]:
+        """The roots that hold something to learn: an option may leave one empty, and then its phases are left out."""
+        roots = self.roots()
+        return tuple(root for root in roots if any(list(self.get_submodule(n).parameters()) for n in root.modules))
 
     @classmethod
     def learns_from_labels(cls, config: Any) -> bool:

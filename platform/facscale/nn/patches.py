@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
-HALVINGS = 4
+BETWEEN = 4  # layers beside the one that makes a vector of the smallest map, or the reverse
 
 
 class PatchGenerator(nn.Module):
-    """Five transposed convolutions: [N, dim] -> pictures [N, 3, side, side] in [0, 1]; side is a multiple of 16."""
+    """Five transposed convolutions: [N, dim] -> pictures [N, 3, side, side] in [0, 1]."""
 
     def __init__(self, dim: int, *, side: int, width: int = 1024) -> None:
         super().__init__()
-        channels = [width // 2**n for n in range(HALVINGS)]
-        layers: list[nn.Module] = [nn.ConvTranspose2d(dim, width, smallest(side), bias=False)]
-        for inputs, outputs in pairwise(channels):
+        sizes = halved(side)
+        channels = [*(width // 2**n for n in range(BETWEEN)), 3]
+        layers: list[nn.Module] = [nn.ConvTranspose2d(dim, width, sizes.smallest, bias=False)]
+        for number, (inputs, outputs) in enumerate(pairwise(channels), start=1):
             layers += [nn.BatchNorm2d(inputs), nn.ReLU(inplace=True)]
-            layers += [nn.ConvTranspose2d(inputs, outputs, 4, 2, padding=1, bias=False)]
-        layers += [nn.BatchNorm2d(channels[-1]), nn.ReLU(inplace=True)]
-        self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(channels[-1], 3, 4, 2, padding=1), nn.Sigmoid())
+            kernel, stride = (4, 2) if number > BETWEEN - sizes.halvings else (3, 1)
+            layers += [nn.ConvTranspose2d(inputs, outputs, kernel, stride, padding=1, bias=number == BETWEEN)]
+        self.layers = nn.Sequential(*layers, nn.Sigmoid())
 
     def forward(self, features: Tensor) -> Tensor:
         """[N, dim] -> [N, 3, side, side]."""
@@ -33,12 +35,15 @@ class PatchJudge(nn.Module):
 
     def __init__(self, *, side: int, outputs: int = 1, width: int = 1024) -> None:
         super().__init__()
-        channels = [width // 2**n for n in reversed(range(HALVINGS))]
-        layers: list[nn.Module] = [nn.Conv2d(3, channels[0], 4, 2, padding=1), nn.LeakyReLU(0.2, inplace=True)]
-        for inputs, after in pairwise(channels):
-            layers += [nn.Conv2d(inputs, after, 4, 2, padding=1, bias=False), nn.BatchNorm2d(after)]
+        sizes = halved(side)
+        channels = [3, *(width // 2**n for n in reversed(range(BETWEEN)))]
+        layers: list[nn.Module] = []
+        for number, (inputs, after) in enumerate(pairwise(channels)):
+            kernel, stride = (4, 2) if number < sizes.halvings else (3, 1)
+            layers += [nn.Conv2d(inputs, after, kernel, stride, padding=1, bias=not number)]
+            layers += [nn.BatchNorm2d(after)] if number else []
             layers += [nn.LeakyReLU(0.2, inplace=True)]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(width, outputs, smallest(side)), nn.Flatten())
+        self.layers = nn.Sequential(*layers, nn.Conv2d(width, outputs, sizes.smallest), nn.Flatten())
 
     def forward(self, pictures: Tensor) -> Tensor:
         """[N, 3, side, side] -> [N, outputs]."""
@@ -46,8 +51,16 @@ class PatchJudge(nn.Module):
         return logits
 
 
-def smallest(side: int) -> int:
-    """What four halvings leave of `side` pixels. Raises ValueError where they do not come out even."""
-    if side % 2**HALVINGS:
-        raise ValueError(f"patches of {side} pixels cannot be halved {HALVINGS} times; take a multiple of 16")
-    return side // 2**HALVINGS
+class Halved(NamedTuple):
+    """How often a side is halved, at most `BETWEEN` times, and what is left of it."""
+
+    halvings: int
+    smallest: int
+
+
+def halved(side: int) -> Halved:
+    """48 -> 4 times, 3 pixels; 8 -> 3 times, 1 pixel."""
+    count = 0
+    while count < BETWEEN and side % 2 == 0:
+        side, count = side // 2, count + 1
+    return Halved(count, side)

@@ -29,7 +29,7 @@ class Transformer(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """[N, A, D] -> [N, A, D]."""
-        asked = self.indicators.expand(len(features), -1, -1).to(features.dtype)
+        asked = self.indicators[None].repeat(len(features), 1, 1).to(features.dtype)
         gathered: Tensor = self.decoder(asked, self.encoder(features))
         return gathered
 

@@ -31,7 +31,21 @@ CENTRES: dict[int, tuple[tuple[int, int], float]] = {  # AU -> image-left and im
     25: ((51, 57), 0),
     26: BELOW_MOUTH,
 }
+UPRIGHT = {  # where a face looks straight ahead in a default crop, as shares of its side: mean of rendered people
+    18: (0.282, 0.269), 19: (0.340, 0.248), 21: (0.457, 0.254), 22: (0.547, 0.254), 24: (0.663, 0.249),
+    25: (0.717, 0.269), 32: (0.462, 0.518), 34: (0.544, 0.518), 38: (0.378, 0.325), 39: (0.413, 0.344),
+    41: (0.340, 0.348), 42: (0.587, 0.344), 43: (0.622, 0.325), 46: (0.659, 0.348), 48: (0.361, 0.615),
+    49: (0.410, 0.600), 51: (0.503, 0.594), 53: (0.595, 0.600), 54: (0.643, 0.616), 56: (0.550, 0.670),
+    57: (0.504, 0.673), 58: (0.457, 0.670),
+}  # fmt: skip
 SHARE = 48 / 192  # side of a square, as a share of the image's
+
+
+def known(landmarks: Tensor, *, size: int) -> Tensor:
+    """Landmarks [N, 68, 2] in pixels of images of `size`; those that are nan become an upright face's."""
+    upright = torch.full((68, 2), torch.nan, device=landmarks.device)
+    upright[list(UPRIGHT)] = torch.tensor(list(UPRIGHT.values()), device=landmarks.device) * size
+    return torch.where(landmarks.isnan(), upright.to(landmarks.dtype), landmarks)
 
 
 def centres(landmarks: Tensor, aus: Sequence[int]) -> Tensor:

@@ -249,6 +249,12 @@ class Crop(Block):
     quality: int = Field(default=92, ge=1, le=100)  # JPEG
 
 
+class Flow(Block):
+    """TV-L1 optical flow to a later frame, which is aligned as this one is; stored with each frame, 4 times smaller."""
+
+    frames: PositiveInt = 3  # ahead, of those that are kept
+
+
 class Render(Block):
     """Synthetic talking faces, rendered into `source.root` in the tree of `source.layout` before they are read."""
 
@@ -278,5 +284,6 @@ class Pipeline(Block):
     render: Render | None = None
     detector: Detector = Detector()
     crop: Crop = Crop()
+    flow: Flow | None = None  # none: not computed, which takes most of an hour for each 10,000 frames of 256 pixels
     output: Url
     ingest: Ingest = Ingest()

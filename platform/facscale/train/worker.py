@@ -142,7 +142,7 @@ def build(task: Task, streams: dict[str, Stream], *, rank: int, world: int, devi
     state: dict[str, Any] = checkpoint.read(latest) if latest else {}
     if state:
         method.load_state_dict(state["method"])
-    engines = [Engine(method, root, job=task.job, world=world) for root in method.roots()]
+    engines = [Engine(method, root, job=task.job, world=world) for root in method.learning()]
     for engine in engines:
         engine.load_state(state.get("optimizers", {}).get(engine.root.name, {}))
     if task.job.train.compile:

@@ -201,7 +201,7 @@ def test_an_export_rebuilds_the_method(case):
 def test_the_stream_yields_its_sample(case, tmp_path):
     _, kind, config, _ = case
     views = kind.sample(config)
-    data = lengths_data_set(str(tmp_path / "d"), [20] * 6, au=(1, 12), row_group_mb=0.5)
+    data = lengths_data_set(str(tmp_path / "d"), [20] * 6, au=(1, 12), flow=True, row_group_mb=0.5)
     for source in {view.source for view in views.values()}:
         wanted = {name: view for name, view in views.items() if view.source == source}
         stream = Stream([data], wanted, spec=Data(image_size=24), batch_size=4, seed=0)

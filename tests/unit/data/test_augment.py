@@ -326,3 +326,39 @@ def test_unknown_landmarks_stay_unknown():
     points = torch.full((2, 136), float("nan"))
     found = augment.landmarks(points, parameters(rotation=10.0).expand(2, 1, -1), stored=SIZE, size=20)
     assert found.isnan().all()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"rotation": 30.0}, {"flip": 1.0}, {"crop_width": 0.5, "crop_height": 0.5, "crop_x": 0.5, "crop_y": 0.5}],
+    ids=str,
+)
+def test_flow_turns_and_grows_with_the_face(changes):
+    """Everywhere the same vector: its landmarks before and after, both augmented, say what it becomes."""
+    size, side = 32, SIZE // 4
+    vector = np.array([2.0, -1.5])
+    steps = np.broadcast_to((vector / augment.FLOW_STEP).astype(np.int8)[:, None, None], (2, side, side)).reshape(1, -1)
+    parameter = parameters(**changes)
+    found = augment.flow(torch.from_numpy(steps.copy()), parameter[:, None], stored=SIZE, size=size)
+    assert found.shape == (1, 1, 2, size // 4, size // 4)
+    points = np.full((2, 68, 2), 24.0, np.float32)
+    points[1] += vector
+    ends = augment.landmarks(
+        torch.from_numpy(points.reshape(2, 136)), parameter[:, None].expand(2, 1, -1), stored=SIZE, size=size
+    )
+    expected = (ends[1] - ends[0])[0, 0]
+    assert found[0, 0].flatten(1).T.numpy() == pytest.approx(expected.expand(64, 2).numpy(), abs=1e-4)
+
+
+def test_flow_stays_at_its_place():
+    side = SIZE // 4
+    steps = torch.zeros(1, 2, side, side, dtype=torch.int8)
+    steps[0, 0, 2, 1] = 64  # 8 pixels to the right, near the upper left corner
+    found = augment.flow(steps.flatten(1), parameters(flip=1.0)[:, None], stored=SIZE, size=SIZE)[0, 0]
+    assert found[0, 2, side - 2].item() == pytest.approx(-8.0)
+    assert (found.abs() > 0.1).sum() == 1
+
+
+def test_unknown_flow_is_nan_everywhere():
+    steps = torch.full((1, 2 * 144), augment.FLOW_UNKNOWN, dtype=torch.int8)
+    assert augment.flow(steps, parameters(rotation=5.0)[:, None], stored=SIZE, size=16).isnan().all()

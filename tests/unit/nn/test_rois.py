@@ -1,0 +1,68 @@
+"""Regions of interest, with numbers worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from facscale.nn.rois import CENTRES, centres, covered, cut, known, without
+
+
+def marks(**points):
+    landmarks = torch.zeros(1, 68, 2)
+    for number, place in points.items():
+        landmarks[0, int(number[1:])] = torch.tensor(place)
+    return landmarks
+
+
+def test_centres_are_landmarks_moved_by_the_ruler():
+    landmarks = marks(
+        p39=(40.0, 50.0), p42=(60.0, 58.0), p21=(35.0, 30.0), p22=(65.0, 32.0), p41=(30.0, 52.0), p46=(70.0, 54.0)
+    )
+    found = centres(landmarks, (1, 6))[0]
+    # The ruler is 60 - 40 = 20, whatever the eyes' heights. AU1: half of it upwards; AU6: all of it downwards.
+    assert found[0].tolist() == [[35.0, 20.0], [65.0, 22.0]]
+    assert found[1].tolist() == [[30.0, 72.0], [70.0, 74.0]]
+
+
+def test_every_au_of_the_protocols_has_a_place_on_an_upright_face():
+    landmarks = known(torch.full((1, 68, 2), torch.nan), size=100)
+    found = centres(landmarks, tuple(CENTRES))
+    assert found.isfinite().all()
+    assert ((found > 10) & (found < 90)).all()
+    left, right = found[0, :, 0, 0], found[0, :, 1, 0]
+    central = torch.tensor([au in {23, 24, 25} for au in CENTRES])  # above one another, not beside
+    assert (left[~central] < right[~central] + 5).logical_or(left[~central] > right[~central]).all()
+    with pytest.raises(ValueError, match="AU 43 has no region"):
+        centres(landmarks, (43,))
+
+
+def test_a_square_of_whole_pixels_is_what_slicing_gives():
+    maps = torch.rand(2, 3, 16, 16)
+    # A fourth of the image is 4 of 16 cells; about the point between cells 5 and 6 (of 16 pixels) lie cells 4..7.
+    places = torch.tensor([[[5.5, 7.5]], [[9.5, 3.5]]])
+    found = cut(maps, places, size=16, cells=4)
+    torch.testing.assert_close(found[0, 0], maps[0, :, 6:10, 4:8])
+    torch.testing.assert_close(found[1, 0], maps[1, :, 2:6, 8:12])
+
+
+def test_maps_of_another_scale_are_cut_at_the_same_place():
+    image = torch.rand(1, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)  # blocks of 8 pixels
+    maps = torch.nn.functional.avg_pool2d(image, 8)
+    found = cut(maps, torch.tensor([[[11.5, 19.5]]]), size=32, cells=1)  # the middle of block (1, 2)
+    assert found.flatten().tolist() == pytest.approx([maps[0, 0, 2, 1].item()])
+
+
+def test_removed_squares_are_white_and_nothing_else_is():
+    images = torch.zeros(2, 3, 16, 16)
+    places = torch.tensor([[[4.0, 8.0], [12.0, 8.0]], [[torch.nan] * 2] * 2])
+    found = without(images, places)
+    assert (found[0] == 1).sum() == 3 * 2 * 25  # 2 pixels to each side of the centre: 5 x 5
+    assert (found[0, :, 6:11, 2:7] == 1).all()
+    assert (found[1] == 0).all()
+
+
+def test_an_au_is_covered_when_one_of_its_centres_is():
+    places = torch.tensor([[[[4.0, 8.0], [12.0, 8.0]], [[5.9, 9.0], [30.0, 30.0]], [[9.0, 1.0], [9.0, 15.0]]]])
+    hidden = torch.tensor([[[4.0, 8.0], [12.0, 8.0]]])
+    assert covered(places, hidden, size=16).tolist() == [[True, True, False]]
