@@ -44,6 +44,12 @@ class Fold:
     test: frozenset[str]
 
 
+def some(people: Collection[str], *, count: int, seed: int) -> frozenset[str]:
+    """`count` of them at random; fewer are always among more. 0: all."""
+    order = sorted(people, key=lambda person: hashlib.sha256(f"{seed}/{person}".encode()).digest())
+    return frozenset(order[: count or None])
+
+
 def parts(people: Collection[str], *, validation: float, test: float, seed: int) -> dict[str, frozenset[str]]:
     """People at random into "train", "validation" and "test", by the shares of the latter two.
 

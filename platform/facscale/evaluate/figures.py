@@ -7,7 +7,7 @@ from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import hsv_to_rgb
+from matplotlib.colors import LinearSegmentedColormap, hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -82,6 +82,25 @@ def panels(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, tit
         axes.plot(steps, values, color=_colour(0), linewidth=1.6, marker="o" if len(values) < 20 else "", markersize=3)
         axes.set_title(name, loc="left", fontsize=10, color=INK)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+    return figure
+
+
+def heatmap(values: np.ndarray, *, labels: Sequence[str], title: str) -> Figure:
+    """A square matrix in [-1, 1]: blue above 0, orange below, each value written into its field."""
+    side = 1.2 + 0.42 * len(labels)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(
+        values, cmap=LinearSegmentedColormap.from_list("", [COLOURS[1], "#ffffff", COLOURS[0]]), vmin=-1, vmax=1
+    )
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK)
+    axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=8)
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    for (row, column), value in np.ndenumerate(values):
+        colour = "white" if abs(value) > 0.6 else INK
+        axes.text(column, row, f"{value:.1f}".replace("0.", "."), ha="center", va="center", fontsize=6, color=colour)
     return figure
 
 

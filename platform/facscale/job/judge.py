@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
 
-from facscale.data.folds import Fold
+from facscale.data.folds import Fold, some
 from facscale.data.views import Batch
 from facscale.evaluate import Counts, Row, count, cross_validate, frames_of
 from facscale.evaluate.embed import Embeddings, Embeds, OfFace, embed
@@ -37,7 +37,7 @@ class Predictions(Embeds):
         return self.method.predict(batch)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Judge:
     """Trains and tests the variants of one job, under one name in the storage."""
 
@@ -65,11 +65,13 @@ class Judge:
         """The exported methods of a variant that learns from labels, one trained on each fold's people."""
         job = variant.job.model_copy(update={"data": variant.job.data.model_copy(update={"labelled": (on.url,)})})
 
-        def train(fold: Fold) -> bytes:
-            task = Task(job, variant.config, on.facts(fold), inputs, subjects=fold.train)
+        def trained(fold: Fold) -> bytes:
+            train = some(fold.train, count=job.evaluate.subjects, seed=job.evaluate.seed)
+            few = replace(fold, train=train)
+            task = Task(job, variant.config, on.facts(few), inputs, subjects=few.train)
             return self.train(task, fold_title(variant, on, fold))
 
-        return self.lanes.map(train, on.split)
+        return self.lanes.map(trained, on.split)
 
     def tested(self, variant: Variant, folds: Sequence[bytes], *, on: Labelled) -> Row:
         """F1 of what `folds` made, each on the people that it has not seen."""
@@ -98,7 +100,7 @@ def adapting(variant: Variant) -> Variant:
     data = variant.job.data.model_copy(update={"per_track": "all"})
     job = variant.job.model_copy(update={"data": data, "train": type(variant.job.train).model_validate(train)})
     job = job.model_copy(update={"method": type(job.method)(name="supervised")})
-    return dataclasses.replace(variant, job=job, method=Supervised, config=Supervised.Config(trainable="batchnorm"))
+    return replace(variant, job=job, method=Supervised, config=Supervised.Config(trainable="batchnorm"))
 
 
 def embedded(model: Embeds, *, job: Job, on: Labelled) -> Embeddings:

@@ -28,7 +28,7 @@ from facscale.job.lanes import Lanes
 from facscale.job.measure import measure
 from facscale.job.record import Recorder
 from facscale.job.variants import Variant, repeated, rows, run_key, stages, training_key
-from facscale.methods import DataFacts, export
+from facscale.methods import DataFacts, Method, export
 from facscale.spec import Document, Job, SpecError
 from facscale.spec.models import Input
 from facscale.track import Tracker
@@ -177,6 +177,7 @@ class Story:
             if measures.lengths:
                 title = f"{row.title}: mean length of movements, where an image is 2 long"
                 tracker.figure(figures.histogram(measures.lengths, title=title, x="length"), "movement_lengths")
+            self.draw_matrices(export.load(trained.exported), tracker, title=row.title)
             if tracker is self.tracker and not row.learns_from_labels:
                 self.log_export(row, trained.exported)
         return Judged(rows, values)
@@ -229,6 +230,13 @@ class Story:
         finally:
             reader.close()
             recorder.finish()
+
+    def draw_matrices(self, method: Method, tracker: Run, *, title: str) -> None:
+        """What a method has learned about pairs of AUs, if it tells something."""
+        labels = [f"AU{au}" for au in method.facts.aus]
+        for name, values in method.matrices().items():
+            figure = figures.heatmap(values.detach().numpy(), labels=labels, title=f"{title}: {name}")
+            tracker.figure(figure, name.replace(" ", "_"))
 
     def log_export(self, row: Variant, exported: bytes) -> None:
         """The encoder as safetensors and as a loadable MLflow model, and a contact sheet of what it was judged on."""

@@ -167,6 +167,7 @@ class Evaluate(Block):
     folds: int = Field(default=3, ge=2)
     threshold: Fraction = 0.5
     seed: NonNegativeInt = 0  # of the split, where a data set has no published folds
+    subjects: NonNegativeInt = 0  # people of each fold's training part that are learned from; 0: all of them
     probe: Probe = Probe()
     rendered_people: NonNegativeInt = 40  # rendered with known truth, to measure disentanglement; 0: none
     pairs: NonNegativeInt = 6400  # of frames, whose movements are measured where a method tells some; 0: none

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from facscale.data.errors import DataError
-from facscale.data.folds import PUBLISHED, folds, parts
+from facscale.data.folds import PUBLISHED, folds, parts, some
 
 NAMES = st.lists(st.text("abcXYZ019", min_size=1, max_size=6), min_size=3, max_size=40, unique=True)
 
@@ -105,3 +105,11 @@ def test_people_are_parted_once_and_for_all():
 def test_too_few_people_to_part():
     with pytest.raises(DataError, match="3 people are too few for data.validation=0.1 and data.test=0"):
         parts(["a", "b", "c"], validation=0.1, test=0, seed=0)
+
+
+def test_some_people_are_always_the_same_and_fewer_are_among_more():
+    everybody = [f"p{n}" for n in range(20)]
+    three, nine = (some(everybody, count=count, seed=1) for count in (3, 9))
+    assert len(three) == 3
+    assert three < nine < frozenset(everybody) == some(reversed(everybody), count=0, seed=1)
+    assert some(everybody, count=9, seed=2) != nine

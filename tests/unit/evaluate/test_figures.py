@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from facscale.evaluate import Counts, Row, Table
-from facscale.evaluate.figures import contact_sheet, curves, f1_bars, panels
+from facscale.evaluate.figures import contact_sheet, curves, f1_bars, heatmap, histogram, panels
 
 
 def drawn(figure):
@@ -58,3 +58,16 @@ def test_a_contact_sheet_shows_every_image(labels):
         np.array_equal(axes.images[0].get_array(), image) for axes, image in zip(figure.axes, images, strict=True)
     ] == [True] * 5
     assert len(drawn(figure))
+
+
+def test_a_heatmap_shows_each_value_in_its_field():
+    values = np.array([[1.0, -0.25], [-0.25, 1.0]])
+    (axes,) = heatmap(values, labels=["AU1", "AU12"], title="relation").axes
+    assert [text.get_text() for text in axes.texts] == ["1.0", "-.2", "-.2", "1.0"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["AU1", "AU12"]
+
+
+def test_a_histogram_tells_the_means():
+    (axes,) = histogram({"au": [0.1, 0.3], "pose": [0.5, 0.7]}, title="lengths", x="length").axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["au  mean 0.2000", "pose  mean 0.6000"]
+    assert sum(patch.get_height() for patch in axes.patches) == 4 - 1  # the longest half per cent lies outside
