@@ -68,7 +68,10 @@ def test_each_face_is_followed_in_its_own_alignment():
     points[36:42, 0], points[42:48, 0] = 60.0, 87.0  # 27 pixels apart: Crop's share of a square of 96
     seen = [
         Sighting(
-            Frame(n, n / 25, np.roll(picture, 2 * n, axis=1)[:, 20:180].copy()), Box(20, 20, 140, 140), points + [2 * n, 0], 0
+            Frame(n, n / 25, np.roll(picture, 2 * n, axis=1)[:, 20:180].copy()),
+            Box(20, 20, 140, 140),
+            points + np.array([2 * n, 0]),
+            0,
         )
         for n in (0, 1, 2, 3, 4, 6)
     ]
