@@ -67,6 +67,8 @@ def start_ray(folder: Path, *, port: int = RAY_PORT, dashboard: int = DASHBOARD_
     noted = folder / "ray.pid"
     if noted.exists() and alive(noted):
         return
+    from facscale.cluster.local import answers
+
     log = (folder / "ray.log").open("w")
     command = [BIN / "ray", "start", "--head", "--block", "--port", port, "--dashboard-port", dashboard]
     command += ["--dashboard-agent-listen-port", dashboard + 1, "--ray-client-server-port", dashboard + 2]
@@ -80,7 +82,8 @@ def start_ray(folder: Path, *, port: int = RAY_PORT, dashboard: int = DASHBOARD_
         if process.poll() is not None:
             raise SystemExit(f"error: Ray did not start; {folder / 'ray.log'} says why")
         asked = [str(BIN / "ray"), "job", "list", "--address", address]
-        if subprocess.run(asked, capture_output=True, check=False, env=variables).returncode == 0:
+        listed = subprocess.run(asked, capture_output=True, check=False, env=variables).returncode == 0
+        if listed and answers(f"127.0.0.1:{dashboard + 1}"):  # the agent, which starts jobs, comes up after the list
             return
         time.sleep(1)
     raise SystemExit(f"error: Ray does not answer at {address}; see {folder / 'ray.log'}")
