@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from safetensors.torch import save_file
 
-from facscale.cluster import at_once, join, refuse_impossible
+from facscale.cluster import at_once, join, leave, refuse_impossible
 from facscale.data import Dataset
 from facscale.evaluate import Row, Table, figures
 from facscale.evaluate.summary import Summary
@@ -55,6 +55,7 @@ def run_job(document: Document, *, name: str) -> int:
         story.tell()
     except BaseException as error:
         story.tracker.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", wait=10)
+        leave()
         raise
     delivered = story.tracker.close()
     story.say(
