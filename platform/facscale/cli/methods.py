@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 from rich.console import Console
@@ -61,10 +62,17 @@ def summary(name: str) -> dict[str, str]:
         "paper": citation(method),
         "needs": needs(method.sample(method.Config())),
         "inputs": inputs(method),
-        "defaults": " ".join(f"{key}={'null' if value is None else value}" for key, value in defaults.items()),
+        "defaults": " ".join(f"{key}={written(value)}" for key, value in defaults.items()),
         "jobs": ", ".join(f"jobs/{path.name}" for path in jobs(name)),
     }
     return {heading: text for heading, text in said.items() if text}
+
+
+def written(value: Any) -> str:
+    """As an override has it, in one word."""
+    if isinstance(value, list):
+        return f"[{','.join(map(written, value))}]"
+    return "null" if value is None else str(value)
 
 
 def citation(method: type[Method]) -> str:
