@@ -34,11 +34,6 @@ def join() -> None:
         raise silent from None
 
 
-def leave() -> None:
-    """End what this process still has running on the cluster; threads that wait for it go on with an error."""
-    ray.shutdown()
-
-
 def stands_here() -> bool:
     """Whether the cluster that was last started on this machine still answers. Ray would wait for it for minutes."""
     folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - as Ray has it

@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from safetensors.torch import save_file
 
-from facscale.cluster import at_once, join, leave, refuse_impossible
+from facscale.cluster import at_once, join, refuse_impossible
 from facscale.data import Dataset
 from facscale.evaluate import Row, Table, figures
 from facscale.evaluate.summary import Summary
@@ -41,6 +41,7 @@ from facscale.train.worker import Task, urls
 
 SPOOL = Path("~/.cache/facscale/journal").expanduser()
 WIDTH = 150  # of tables in a log
+INTERRUPTED = 130  # exit status, as shells have it
 
 
 def run_job(document: Document, *, name: str) -> int:
@@ -55,7 +56,8 @@ def run_job(document: Document, *, name: str) -> int:
         story.tell()
     except BaseException as error:
         story.tracker.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", wait=10)
-        leave()
+        if isinstance(error, KeyboardInterrupt) and story.lanes.count > 1:
+            os._exit(INTERRUPTED)  # its threads would go on waiting for Ray, which ends what a driver leaves behind
         raise
     delivered = story.tracker.close()
     story.say(

@@ -25,7 +25,7 @@ from facscale.cli.retrieve import (
 from facscale.cli.retrieve import table as table_of
 from facscale.data import Dataset, align
 from facscale.data.synthetic import render_clip
-from facscale.evaluate.embed import Embeddings, cache_key
+from facscale.evaluate.embed import Embeddings, OfFace, cache_key
 from facscale.ingest import detectors
 from facscale.methods import DataFacts, export, find
 from facscale.spec.models import Crop
@@ -190,7 +190,9 @@ def test_strangers_answer_or_anyone_but_once_for_a_video():
 
 def test_embeddings_of_one_method_are_kept_apart_in_the_cache():
     method = export.build("tcae", find("tcae").Config(), DataFacts(image_size=32))
-    keys = {cache_key(Embedding(method, name, dim=256), fingerprint="f", crop={}) for name in ("encoder", "pose")}
+    keys = {
+        cache_key(OfFace(Embedding(method, name, dim=256)), fingerprint="f", crop={}) for name in ("encoder", "pose")
+    }
     assert len(keys) == 2
 
 
