@@ -11,9 +11,13 @@ Every image has P parameters, in the order of `PARAMETERS`:
     crop width, crop height     sides of the crop as shares of the stored side
     crop x, y     share of the room that is left free lying left of / above the crop; 0.5: the middle
     blur          standard deviation of a Gaussian as a share of the network's side; 0: none
+    quality       of JPEG compression, a whole number; 0: none
+    holes         number of black squares
+    hole x, hole y, hole side       where in [0, 1] the sequence of their places and sides begins
 
-The stored image is rotated, cropped, resized, mirrored, then coloured and blurred, in this order; what lies outside is
-filled by reflection, so that there are no black corners. Colours leave [0, 1] only inside, they are clamped at the end.
+The stored image is rotated, cropped, resized, mirrored, then coloured, blurred, compressed and punched, in this order
+(the last three: `degrade`); what lies outside is filled by reflection, so that there are no black corners. Colours leave
+[0, 1] only inside, they are clamped before the blur.
 """
 
 from __future__ import annotations
@@ -26,18 +30,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from facscale.data import degrade
+from facscale.data.degrade import BLUR, GREY, HOLES, QUALITY
 from facscale.data.views import Batch, Faces
 from facscale.spec import models
 
 PARAMETERS = (
     "rotation", "flip", "brightness", "contrast", "saturation", "hue", "crop width", "crop height", "crop x", "crop y",
-    "blur",
+    "blur", "quality", "holes", "hole x", "hole y", "hole side",
 )  # fmt: skip
-DRAWS = 14  # random numbers of an image
+# Random numbers of an image, in two lots: where the second came later, what the first decides stayed as it was.
+DRAWS = (14, 7)
 WHOLE_FACE = 0.875  # side of the centre crop that is usual after training on small random ones
 FLOW_STEP, FLOW_UNKNOWN = 1 / 8, -128  # pixels of the stored crop; where no later frame was
-BLUR = (0.1 / 224, 2.0 / 224)  # shares of the side (Chen et al., SimCLR, arXiv 2002.05709, appendix A)
-GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 YIQ = np.array([GREY, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
 # Bilinear sampling looks at 2 x 2 pixels, so an image that shrinks more than about twofold is averaged first.
 SHRINK_BEFORE = 0.8
@@ -47,14 +52,14 @@ IMAGES_AT_ONCE = {"cpu": 16}
 
 def draw(spec: models.Augment, *, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
     """Parameters [*shape, P] float32 of independently augmented images."""
-    return scale(spec, random.random((*shape, DRAWS)))
+    return scale(spec, np.concatenate([random.random((*shape, lot)) for lot in DRAWS], axis=-1))
 
 
 def scale(spec: models.Augment, unit: np.ndarray) -> np.ndarray:
-    """Parameters [..., P] float32 from uniform numbers [..., DRAWS] in [0, 1)."""
-    (rotation, flip, brightness, contrast, saturation, hue, side, x, y, aspect, jitter, grey, blur, sigma) = (
-        np.moveaxis(unit, -1, 0)
-    )
+    """Parameters [..., P] float32 from uniform numbers [..., sum(DRAWS)] in [0, 1)."""
+    first, second = np.split(np.moveaxis(unit, -1, 0), DRAWS[:1])
+    rotation, flip, brightness, contrast, saturation, hue, side, x, y, aspect, jitter, grey, blur, sigma = first
+    compression, quality, holes, number, *hole = second
     jittered, low, high = jitter < spec.jitter, *spec.crop
     strengths = ((brightness, spec.brightness), (contrast, spec.contrast), (saturation, spec.saturation))
     colours = [np.where(jittered, np.maximum(0, 1 + most * (2 * drawn - 1)), 1) for drawn, most in strengths]
@@ -71,6 +76,9 @@ def scale(spec: models.Augment, unit: np.ndarray) -> np.ndarray:
         x,
         y,
         np.where(blur < spec.blur, BLUR[0] + (BLUR[1] - BLUR[0]) * sigma, 0),
+        np.where(compression < spec.compression, _whole(quality, *QUALITY), 0),
+        np.where(holes < spec.holes, _whole(number, *HOLES), 0),
+        *hole,
     )
     return np.stack(columns, axis=-1).astype(np.float32)
 
@@ -78,7 +86,7 @@ def scale(spec: models.Augment, unit: np.ndarray) -> np.ndarray:
 def still(spec: models.Augment) -> np.ndarray:
     """Parameters [P] of evaluation: a centre crop as large as training's mean, but with the whole face; nothing else."""
     side = max(WHOLE_FACE, sum(spec.crop) / 2)
-    return np.array([0, 0, 1, 1, 1, 0, side, side, 0.5, 0.5, 0], dtype=np.float32)
+    return np.array([0, 0, 1, 1, 1, 0, side, side, 0.5, 0.5, *[0] * 6], dtype=np.float32)
 
 
 def apply(images: Tensor, parameters: Tensor, *, size: int) -> Tensor:
@@ -149,23 +157,7 @@ def _apply(images: Tensor, changes: Tensor, into: Tensor) -> None:
     taken = taken.view(count, 3, views, size * size).transpose(1, 2)
     matrix, shift = _colour(changes, mean=pixels.mean((2, 3))[:, None])
     torch.add(matrix @ taken, shift, out=into.view(count, views, 3, -1)).clamp_(0, 1)
-    _blur(into.flatten(0, 1), changes.flatten(0, 1)[:, -1])
-
-
-def _blur(images: Tensor, sigma: Tensor) -> None:
-    """Blur images [N, 3, S, S] in place by their own Gaussians [N], shares of the side; 0 leaves an image as it is."""
-    chosen = torch.nonzero(sigma)[:, 0]
-    if not len(chosen):
-        return
-    size = images.shape[-1]
-    reach = max(1, round(3 * BLUR[1] * size))
-    places = torch.arange(-reach, reach + 1, device=images.device)
-    kernels = torch.softmax(-0.5 * (places / (sigma[chosen, None] * size)).square(), dim=1)
-    kernels = kernels.repeat_interleave(3, 0)[:, None]  # [3 N, 1, taps]
-    rows = functional.pad(images[chosen].flatten(0, 1)[None], [reach] * 4, mode="reflect")  # [1, 3 N, S + 2 r, S + 2 r]
-    down = functional.conv2d(rows, kernels[..., None], groups=rows.shape[1])
-    across = functional.conv2d(down, kernels[..., None, :], groups=rows.shape[1])
-    images[chosen] = across[0].unflatten(0, (-1, 3))
+    degrade.apply(into.flatten(0, 1), changes.flatten(0, 1)[:, -6:])
 
 
 class Augmenter:
@@ -180,12 +172,13 @@ class Augmenter:
         return Batch({name: self._view(faces) for name, faces in batch.items()})
 
     def _view(self, faces: Faces) -> Faces:
-        columns = dict(faces.columns)
+        if not faces.images.numel():
+            return replace(faces, images=torch.empty(*faces.augmentation.shape[:3], 3, 0, 0))
+        columns, stored = dict(faces.columns), faces.images.shape[-2]
         if "landmarks" in columns:
-            stored = faces.images.shape[-2]
             columns["landmarks"] = landmarks(columns["landmarks"], faces.augmentation, stored=stored, size=self.size)
         if "flow" in columns:
-            columns["flow"] = flow(columns["flow"], faces.augmentation, stored=faces.images.shape[-2], size=self.size)
+            columns["flow"] = flow(columns["flow"], faces.augmentation, stored=stored, size=self.size)
         return replace(faces, images=apply(faces.images, faces.augmentation, size=self.size), columns=columns)
 
 
@@ -199,9 +192,14 @@ def _shrunk(images: Tensor, *, size: int) -> Tensor:
     return functional.interpolate(pixels, size=(side, side), mode="area")
 
 
+def _whole(unit: np.ndarray, smallest: int, largest: int) -> np.ndarray:
+    """Whole numbers, all equally likely, from uniform numbers in [0, 1)."""
+    return smallest + np.floor((largest + 1 - smallest) * unit)
+
+
 def _affine(parameters: Tensor) -> Tensor:
     """Where each output point is taken from: matrices [N, 2, 3] in [-1, 1] coordinates (y down) from [N, P]."""
-    rotation, flip, _, _, _, _, width, height, x, y, _ = parameters.unbind(-1)
+    rotation, flip, _, _, _, _, width, height, x, y, *_ = parameters.unbind(-1)
     cos, sin = torch.cos(torch.deg2rad(rotation)), torch.sin(torch.deg2rad(rotation))
     mirrored = width * (1 - 2 * flip)
     centre_x, centre_y = (1 - width) * (2 * x - 1), (1 - height) * (2 * y - 1)

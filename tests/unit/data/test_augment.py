@@ -22,6 +22,7 @@ SIZE = 48
 NOTHING = {
     "rotation": 0.0, "flip": 0.0, "brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0,
     "crop width": 1.0, "crop height": 1.0, "crop x": 0.5, "crop y": 0.5, "blur": 0.0,
+    "quality": 0.0, "holes": 0.0, "hole x": 0.5, "hole y": 0.5, "hole side": 0.5,
 }  # fmt: skip
 
 
@@ -257,7 +258,7 @@ def test_drawn_parameters_keep_to_their_ranges(rotation, flip, jitter, hue, crop
 
 
 def test_parameters_are_drawn_independently():
-    spec = models.Augment(hue=0.2, crop=(0.5, 0.7), aspect=1.01, blur=1.0)
+    spec = models.Augment(hue=0.2, crop=(0.5, 0.7), aspect=1.01, blur=1.0, compression=1.0, holes=1.0)
     drawn = augment.draw(spec, shape=(20_000,), random=np.random.default_rng(1))
     width, height = drawn[:, 6].copy(), drawn[:, 7].copy()
     drawn[:, 6], drawn[:, 7] = width * height, width / height  # a crop's area and its shape are independent
@@ -273,7 +274,7 @@ def test_how_often_colour_changes_colour_goes_and_blur_comes():
     untouched = (brightness == 1) & (contrast == 1) & (hue == 0)
     assert abs(untouched.mean() - 0.2) < 0.02
     assert abs((saturation == 0).mean() - 0.2) < 0.02
-    assert abs((drawn[:, -1] > 0).mean() - 0.5) < 0.02
+    assert abs((drawn[:, PARAMETERS.index("blur")] > 0).mean() - 0.5) < 0.02
     assert set(saturation[untouched].tolist()) == {0.0, 1.0}
 
 
