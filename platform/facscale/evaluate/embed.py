@@ -10,7 +10,7 @@ import copy
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,12 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self.features)
 
+    def chosen(self, rows: np.ndarray) -> Embeddings:
+        """Some of the frames, by their numbers."""
+        return Embeddings(
+            self.features[rows], self.identity[rows], self.video[rows], self.frame[rows], self.au[rows], self.aus
+        )
+
 
 class Embeds(nn.Module):
     """What gives each frame of a data set `dim` features: from a batch with `views` of it, to [B, dim]."""
@@ -76,8 +82,9 @@ class OfFace(Embeds):
 def embed(
     model: Embeds, dataset_url: str, *, image_size: int, spec: Augment, cache_dir: str, workers: int = 1,
     batch_size: int = 256, cpus: float = 1.0, gpus: float = 0.0, max_bad: float = 0.001,
+    subjects: Collection[str] | None = None,
 ) -> Embeddings:  # fmt: skip
-    """Features of all frames of a data set, from the cache where they are known.
+    """Features of all frames of a data set (of `subjects` alone, if some are named), from the cache where they are known.
 
     model: gives D features to each frame (`OfFace` makes one of an encoder); image_size: side of its images, after the
     centre crop that `spec` implies; cache_dir: any fsspec URL; workers: Ray actors, each with `cpus` and `gpus`. Raises
@@ -85,14 +92,18 @@ def embed(
     """
     dataset = Dataset(dataset_url)
     store, folder = fsspec.core.url_to_fs(cache_dir)
-    key = cache_key(model, fingerprint=dataset.manifest.fingerprint, crop={"crop": spec.crop, "image_size": image_size})
+    about: dict[str, Any] = {"crop": spec.crop, "image_size": image_size}
+    if subjects is not None:
+        about["subjects"] = sorted(subjects)
+    key = cache_key(model, fingerprint=dataset.manifest.fingerprint, about=about)
     path = f"{folder}/{key}.parquet"
     if not store.exists(path):
         options = {"url": dataset_url, "image_size": image_size, "spec": spec, "batch_size": batch_size}
-        options["device"] = "cuda" if gpus else "cpu"
+        options |= {"device": "cuda" if gpus else "cpu", "subjects": subjects}
         actors = {"compute": ray.data.ActorPoolStrategy(size=workers), "num_cpus": cpus, "num_gpus": gpus}
-        tables = _computed(model, dataset, options=options, actors=actors)
-        table = _checked(tables, dataset=dataset, max_bad=max_bad)
+        wanted = _wanted(dataset, subjects=subjects)
+        tables = _computed(model, dataset, runs=wanted, options=options, actors=actors)
+        table = _checked(tables, dataset=dataset, total=int(dataset.runs.frames[wanted].sum()), max_bad=max_bad)
         store.makedirs(folder, exist_ok=True)
         with store.open(f"{path}.part", "wb") as file:
             pq.write_table(table, file)
@@ -101,10 +112,10 @@ def embed(
         return _embeddings(pq.read_table(file), aus=dataset.manifest.au)
 
 
-def cache_key(model: Embeds, *, fingerprint: str, crop: Mapping[str, Any]) -> str:
-    """32 hexadecimal digits over the model's class, views, weights and buffers, the data and the crop."""
+def cache_key(model: Embeds, *, fingerprint: str, about: Mapping[str, Any]) -> str:
+    """32 hexadecimal digits over the model's class, views, weights and buffers, the data and what else is `about` it."""
     views = {name: repr(view) for name, view in model.views.items()}
-    facts = [VERSION, type(model).__qualname__, views, fingerprint, dict(crop)]
+    facts = [VERSION, type(model).__qualname__, views, fingerprint, dict(about)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, value in model.state_dict().items():
         array = value.detach().cpu().contiguous()
@@ -116,8 +127,12 @@ def cache_key(model: Embeds, *, fingerprint: str, crop: Mapping[str, Any]) -> st
 class _Embedder:
     """A Ray actor that holds the model and turns row groups into rows of features."""
 
-    def __init__(self, model: Any, *, url: str, image_size: int, spec: Augment, batch_size: int, device: str) -> None:
+    def __init__(
+        self, model: Any, *, url: str, image_size: int, spec: Augment, batch_size: int, device: str,
+        subjects: Collection[str] | None,
+    ) -> None:  # fmt: skip
         """`model` is Ray's reference to it."""
+        self.subjects = subjects
         self.model = ray.get(model).to(device).eval()
         self.dataset = Dataset(url)
         self.prepare, self.batch_size, self.device = augment.Augmenter(size=image_size), batch_size, device
@@ -134,10 +149,14 @@ class _Embedder:
         except CorruptError as error:
             log.warning("left out: %s", error)
             return self._table(place, rows=np.empty(0, int), features=empty, rest=None)
-        pictures = [self._decoded(jpeg, where=(place, row)) for row, jpeg in enumerate(table["jpeg"].to_pylist())]
-        readable = np.array([picture is not None for picture in pictures])
+        rows = np.arange(len(table))
+        if self.subjects is not None:
+            rows = np.flatnonzero(np.isin(table["identity"].to_pylist(), list(self.subjects)))
         chosen = {name: self._chosen(view, **place) for name, view in self.model.views.items()}
-        rows = np.flatnonzero(np.all([readable[numbers].all(axis=1) for numbers in chosen.values()], axis=0))
+        needed = {int(row) for numbers in chosen.values() for row in numbers[rows].ravel()}
+        pictures = {row: self._decoded(table["jpeg"][row].as_py(), where=(place, row)) for row in sorted(needed)}
+        readable = [row for row, picture in pictures.items() if picture is not None]
+        rows = rows[np.all([np.isin(numbers[rows], readable).all(axis=1) for numbers in chosen.values()], axis=0)]
         columns = {name: as_numpy(table[name]) for name in wanted}
         features = [
             self._features({name: numbers[part] for name, numbers in chosen.items()}, pictures, columns)
@@ -167,12 +186,12 @@ class _Embedder:
 
     @torch.no_grad()
     def _features(
-        self, chosen: Mapping[str, np.ndarray], pictures: Sequence[Any], columns: Mapping[str, np.ndarray]
+        self, chosen: Mapping[str, np.ndarray], pictures: Mapping[int, Any], columns: Mapping[str, np.ndarray]
     ) -> np.ndarray:
         """Of samples whose views show the given rows [B, F]: [B, D] float32."""
         batch = Batch()
         for name, rows in chosen.items():
-            images = np.stack([np.stack([pictures[row] for row in sample]) for sample in rows])
+            images = np.stack([np.stack([pictures[row] for row in sample.tolist()]) for sample in rows])
             batch[name] = Faces(
                 images=torch.from_numpy(images),
                 identity=torch.zeros(len(rows), dtype=torch.int64),
@@ -195,33 +214,37 @@ class _Embedder:
         return pa.table(columns)
 
 
+def _wanted(dataset: Dataset, *, subjects: Collection[str] | None) -> np.ndarray:
+    """The numbers of the runs that show one of them."""
+    runs = dataset.runs
+    if subjects is None:
+        return np.arange(len(runs))
+    return np.flatnonzero(np.isin(np.asarray(runs.identities), list(subjects))[runs.identity])
+
+
 def _computed(
-    model: Embeds, dataset: Dataset, *, options: Mapping[str, Any], actors: Mapping[str, Any]
+    model: Embeds, dataset: Dataset, *, runs: np.ndarray, options: Mapping[str, Any], actors: Mapping[str, Any]
 ) -> Iterator[pa.Table]:
-    """Tables of rows, in whatever order the actors finish."""
-    shards = dataset.manifest.shards
-    places = [
-        {"shard": number, "row_group": group}
-        for number, shard in enumerate(shards)
-        for group in range(len(shard.row_groups))
-    ]
+    """Tables of rows of the row groups that hold `runs`, in whatever order the actors finish."""
+    found = np.unique(np.stack([dataset.runs.shard[runs], dataset.runs.row_group[runs]], axis=1), axis=0)
+    places = [{"shard": int(shard), "row_group": int(group)} for shard, group in found]
     groups = ray.data.from_items(places, override_num_blocks=len(places))
     groups.context.enable_progress_bars = False  # ours counts frames
     held = ray.put(copy.deepcopy(model).cpu())  # alive until the last table: actors that restart ask for it again
     work = groups.map_batches(
         _Embedder, batch_size=1, fn_constructor_args=(held,), fn_constructor_kwargs=dict(options), **actors
     )
-    title, total = f"embedding {dataset.manifest.name}", dataset.manifest.counts["frames"]
-    with Progress(title, total=total, unit="frames") as bar:
+    total = int(dataset.runs.frames[runs].sum())
+    with Progress(f"embedding {dataset.manifest.name}", total=total, unit="frames") as bar:
         for table in work.iter_batches(batch_size=None, batch_format="pyarrow"):
             bar.advance(len(table))
             yield table
 
 
-def _checked(tables: Iterator[pa.Table], *, dataset: Dataset, max_bad: float) -> pa.Table:
-    """All rows in the data set's order. Raises DataError if too many are missing."""
+def _checked(tables: Iterator[pa.Table], *, dataset: Dataset, total: int, max_bad: float) -> pa.Table:
+    """All rows in the data set's order. Raises DataError if too many of `total` are missing."""
     found = [table for table in tables if len(table)]
-    total, good = dataset.manifest.counts["frames"], sum(map(len, found))
+    good = sum(map(len, found))
     if total - good > max_bad * total or not good:
         raise DataError(
             f"{dataset.url}: {total - good} of {total} frames cannot be read, more than data.max_bad ({max_bad:g}) allows; "

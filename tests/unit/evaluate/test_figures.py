@@ -3,8 +3,8 @@ import io
 import numpy as np
 import pytest
 
-from facscale.evaluate import Counts, Row, Table
-from facscale.evaluate.figures import contact_sheet, curves, f1_bars, heatmap, histogram, panels
+from facscale.evaluate import Counts, Predictions, Row, Table
+from facscale.evaluate.figures import contact_sheet, curves, f1_bars, heatmap, histogram, panels, timeline
 
 
 def drawn(figure):
@@ -71,3 +71,39 @@ def test_a_histogram_tells_the_means():
     (axes,) = histogram({"au": [0.1, 0.3], "pose": [0.5, 0.7]}, title="lengths", x="length").axes
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["au  mean 0.2000", "pose  mean 0.6000"]
     assert sum(patch.get_height() for patch in axes.patches) == 4 - 1  # the longest half per cent lies outside
+
+
+def course(name, *, aus, au, frame):
+    """What a method says of one video."""
+    frames = len(frame)
+    probability = np.random.default_rng(0).random((frames, len(aus)), np.float32)
+    place = np.full(frames, "F001"), np.full(frames, "T1"), np.array(frame, np.int32), np.zeros(frames, np.int8)
+    return Predictions(name, aus, probability, np.array(au, np.int8), *place, ("fold0",))
+
+
+def test_a_timeline_has_a_panel_an_au_and_a_line_a_method():
+    au = [[1, -1, 0], [1, -1, -1], [0, -1, 1], [0, -1, 1], [0, -1, 1]]
+    methods = [course(name, aus=(1, 2, 12), au=au, frame=[3, 4, 5, 9, 10]) for name in ("still", "moving")]
+    figure = timeline(methods, threshold=0.4)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["AU1", "AU12"]  # AU2 is not labelled
+    first, last = figure.axes
+    threshold, still, _ = first.lines
+    assert set(threshold.get_ydata()) == {0.4}
+    assert still.get_xdata() == pytest.approx([3, 4, 5, np.nan, 9, 10], nan_ok=True)  # nothing is drawn over a gap
+    assert still.get_ydata()[4] == pytest.approx(methods[0].probability[3, 0])
+    assert (len(first.collections), len(last.collections)) == (1, 2)  # frames that are not labelled are an area too
+    area = first.collections[0].get_paths()[0].vertices
+    assert area[area[:, 1] == 1, 0].max() == 4.5  # half way to the first frame in which it is over
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert sorted(legend) == ["labelled active", "moving", "not labelled", "still", "threshold"]
+    assert figure.get_suptitle() == "F001, T1"
+    assert len(drawn(figure))
+
+
+def test_a_timeline_shows_the_aus_that_change_most():
+    au = np.zeros((40, 14), int)
+    for number in range(14):
+        au[: 2 * number : 2, number] = 1  # AU number + 1 changes all the more often
+    video = course("ours", aus=tuple(range(1, 15)), au=au, frame=range(40))
+    assert [axes.get_ylabel() for axes in timeline([video]).axes] == [f"AU{number}" for number in range(3, 15)]
+    assert [axes.get_ylabel() for axes in timeline([video], aus=[9, 4]).axes] == ["AU9", "AU4"]

@@ -1,0 +1,138 @@
+"""What a method said of people it had not seen, kept and asked."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from facscale.data.folds import folds
+from facscale.evaluate import Predictions, cross_validate, fit_probe, frames_of, predict
+from facscale.spec.models import Probe
+
+AUS = (1, 2, 12)
+
+
+def predictions(frames=60, *, name="ours", seed=0, aus=AUS, fold="fold0"):
+    """Four people with two videos each, as far as they go, in no order."""
+    random = np.random.default_rng(seed)
+    number = random.permutation(frames)
+    return Predictions(
+        name, aus, random.random((frames, len(aus)), np.float32), random.integers(-1, 2, (frames, len(aus)), np.int8),
+        identity=np.array([f"id{one % 4}" for one in number]), video=np.array([f"v{one // 4 % 2}" for one in number]),
+        frame=number.astype(np.int32), fold=np.zeros(frames, np.int8), folds=(fold,), source="drawn",
+    )  # fmt: skip
+
+
+def same(one, other):
+    for field in fields(one):
+        mine, theirs = getattr(one, field.name), getattr(other, field.name)
+        if isinstance(mine, np.ndarray):
+            assert np.array_equal(mine, theirs)
+            assert mine.dtype == theirs.dtype
+        else:
+            assert mine == theirs
+    return True
+
+
+def test_its_f1_is_that_of_the_cross_validation():
+    random = np.random.default_rng(0)
+    features = random.normal(size=(600, 8)).astype(np.float32)
+    au = (features @ random.normal(size=(8, 3)) > [0, 1, 2]).astype(np.int8)
+    au[::7, 1] = -1
+    identity = np.array([f"id{number}" for number in range(12)]).repeat(50)
+    split, probe = folds(identity, seed=0), Probe(epochs=3, batch_size=64)
+    pieces = []
+    for fold in split:
+        train, test = frames_of(fold.train, identity=identity), frames_of(fold.test, identity=identity)
+        model = fit_probe(features[train], au=au[train], probe=probe, seed=5 + fold.index)
+        place = identity[test], np.full(len(test), "v"), test.astype(np.int32), np.zeros(len(test), np.int8)
+        found = predict(model, features=features[test])
+        pieces.append(Predictions("ours", AUS, found, au[test], *place, (fold.name,), split.source))
+    ours = Predictions.joined(pieces)
+    assert ours.folds == tuple(fold.name for fold in split)
+    assert sorted(ours.frame.tolist()) == list(range(600))
+    for threshold in (0.5, 0.9):
+        theirs = cross_validate(
+            features, au=au, identity=identity, aus=AUS, split=split, name="ours", probe=probe, threshold=threshold,
+            seed=5,
+        ).rows[0]  # fmt: skip
+        found = ours.row(threshold)
+        assert np.array_equal(found.by_fold, theirs.by_fold, equal_nan=True)
+        assert np.array_equal(found.pooled, theirs.pooled, equal_nan=True)
+        assert (found.name, found.aus, found.folds, found.source) == ("ours", AUS, theirs.folds, theirs.source)
+
+
+def test_it_survives_a_file():
+    ours = Predictions.joined([predictions(), predictions(20, fold="fold1", seed=1)])
+    assert same(Predictions.read(ours.parquet()), ours)
+
+
+def test_empty_ones_survive_a_file():
+    nothing = predictions().chosen(np.array([], int))
+    assert same(
+        Predictions.read(nothing.parquet()), replace(nothing, identity=np.array([], str), video=np.array([], str))
+    )
+    assert Predictions.read(predictions(4, aus=()).parquet()).au.shape == (4, 0)
+
+
+def test_joined_folds_are_numbered_on():
+    three = Predictions.joined([predictions(fold=f"fold{number}", seed=number) for number in range(3)])
+    assert three.fold.tolist() == [0] * 60 + [1] * 60 + [2] * 60
+    again = Predictions.joined([three, predictions(fold="more")])
+    assert again.folds == ("fold0", "fold1", "fold2", "more")
+    assert again.fold.tolist() == three.fold.tolist() + [3] * 60
+    assert again.fold.dtype == np.int8
+
+
+@pytest.mark.parametrize("change", [{"name": "other"}, {"aus": (1, 2, 4)}, {"source": "other"}])
+def test_only_what_belongs_together_is_joined(change):
+    with pytest.raises(ValueError, match="only predictions of one method"):
+        Predictions.joined([predictions(), replace(predictions(), **change)])
+
+
+def test_wrong_shapes_are_named():
+    with pytest.raises(ValueError, match=r"au \[60, 2\] does not fit 60 frames of 3 AUs"):
+        replace(predictions(), au=np.zeros((60, 2), np.int8))
+    with pytest.raises(ValueError, match=r"video \[59\]"):
+        replace(predictions(), video=np.full(59, "v"))
+
+
+@pytest.mark.parametrize("kind", [str, object])  # as numpy has it, and as a table gives it
+def test_a_video_is_its_frames_in_order(kind):
+    everything = predictions()
+    everything = replace(everything, identity=everything.identity.astype(kind), video=everything.video.astype(kind))
+    found = everything.of("id2", "v1")
+    assert found.frame.tolist() == [number for number in range(60) if number % 4 == 2 and number // 4 % 2 == 1]
+    assert set(found.identity) == {"id2"}
+    row = everything.frame.tolist().index(found.frame[3])
+    assert np.array_equal(found.probability[3], everything.probability[row])
+    with pytest.raises(ValueError, match="no frame of video v9 of id2"):
+        everything.of("id2", "v9")
+
+
+def test_the_video_with_most_change_is_a_slow_loops():
+    for seed in range(5):
+        ours = predictions(200, seed=seed)
+        best, most = None, -1
+        for place in sorted(set(zip(ours.identity.tolist(), ours.video.tolist(), strict=True))):
+            au = ours.of(*place).au.tolist()
+            changes = 0
+            for before, after in pairwise(au):
+                changes += sum(
+                    one != other and -1 not in {one, other} for one, other in zip(before, after, strict=True)
+                )
+            if changes > most:
+                best, most = place, changes
+        assert ours.video_with_most_change() == best
+
+
+def test_change_from_one_video_to_the_next_is_none():
+    au = np.array([[0], [0], [1], [1], [0], [1]], np.int8)
+    ours = Predictions(
+        "ours", (1,), np.zeros((6, 1), np.float32), au, np.array(["a", "a", "b", "b", "c", "c"]), np.full(6, "v"),
+        np.array([0, 1, 0, 1, 0, 1], np.int32), np.zeros(6, np.int8), ("fold0",),
+    )  # fmt: skip
+    assert ours.video_with_most_change() == ("c", "v")
