@@ -151,11 +151,14 @@ def _render(pipeline: Pipeline, *, progress: bool) -> None:
         raise SpecError(
             f"faces are rendered into a local folder only; {pipeline.source.root} is none: change source.root"
         )
-    if pipeline.source.layout == "videos":
-        raise SpecError('faces are rendered as voxceleb2, bp4d or disfa; the layout "videos" has no tree of its own')
-    synthetic.write_tree(
-        root, layout=pipeline.source.layout, render=pipeline.render, workers=pipeline.ingest.workers, progress=progress
-    )
+    match pipeline.source.layout:
+        case "voxceleb2" | "bp4d" | "disfa" as layout:
+            workers = pipeline.ingest.workers
+            synthetic.write_tree(root, layout=layout, render=pipeline.render, workers=workers, progress=progress)
+        case other:
+            raise SpecError(
+                f'faces are rendered as voxceleb2, bp4d or disfa; the layout "{other}" has no tree of its own'
+            )
 
 
 def _recipe_without_listing(finished: Dataset) -> dict[str, Any]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import simplejpeg
 
 from facscale.data import DataError
 from facscale.ingest import layouts
+from facscale.ingest.extract import Extractor
 from facscale.ingest.items import Item, is_unsafe, list_files
-from facscale.spec import SpecError
+from facscale.spec import Pipeline, SpecError
 
 
 def items(name, *files):
@@ -21,7 +24,7 @@ def labels(name, item, **contents):
 
 
 def test_every_layout_of_the_spec_exists():
-    assert layouts.names() == ("bp4d", "disfa", "videos", "voxceleb2")
+    assert layouts.names() == ("affwild2", "bp4d", "disfa", "videos", "voxceleb2")
     with pytest.raises(SpecError, match="bp4d"):
         layouts.find("bp4")
 
@@ -119,6 +122,114 @@ def test_disfa_says_which_line_is_wrong(line):
     item = Item("SN001", "left", "", (), labels=("SN001_au1.txt",))
     with pytest.raises(ValueError, match=r"SN001_au1\.txt, line 2"):
         layouts.find("disfa").labels(item, lambda _: f"0,0\n{line}\n".encode())
+
+
+def affwild2(*names, video="video59", images=("00001", "00002")):
+    return items("affwild2", *(f"cropped_aligned/{video}/{image}.jpg" for image in images), *names)
+
+
+def test_affwild2_takes_each_folder_of_images_for_an_identity():
+    train, other = "annotations/AU_Set/Train_Set/video59.txt", "annotations/AU_Set/Validation_Set/video59_right.txt"
+    found = items(
+        "affwild2",
+        "cropped_aligned/video59/00010.jpg",
+        "cropped_aligned/video59/00009.jpg",
+        "cropped_aligned/video59/cover.jpg",
+        "cropped_aligned/video59_right/00001.jpg",
+        "cropped_aligned/46-24-484x360_left/00003.jpg",
+        "annotations/VA_Set/Train_Set/video59.txt",
+        "cropped/video59/00009.jpg",
+        train,
+        other,
+    )
+    assert [(item.identity, item.video, item.fps, item.labels) for item in found] == [
+        ("46-24-484x360_left", "46-24-484x360", 24, ()),
+        ("video59", "video59", 30, (train,)),
+        ("video59_right", "video59", 30, (other,)),
+    ]
+    assert found[1].numbers == (9, 10)
+    assert found[1].files == ("cropped_aligned/video59/00009.jpg", "cropped_aligned/video59/00010.jpg")
+    for folder in ("AU_Set/Training_Set", "AU_Detection_Challenge/Train_Set"):
+        assert affwild2(f"annotations/{folder}/video59.txt")[0].labels == (f"annotations/{folder}/video59.txt",)
+
+
+@pytest.mark.parametrize("au", [(1, 2, 4, 6, 12, 15, 20, 25), (1, 2, 4, 6, 7, 10, 12, 15, 23, 24, 25, 26)])
+def test_affwild2_rows_belong_to_images_from_one_on(au):
+    (item,) = affwild2("annotations/AU_Set/Train_Set/video59.txt", images=("00001", "00003", "00006"))
+    rows = np.eye(5, len(au), dtype=int)
+    rows[1, 3] = -1
+    text = ",".join(f"AU{n}" for n in au) + " \r\n" + "".join(",".join(map(str, row)) + "\r\n" for row in rows)
+    found, notes = layouts.find("affwild2").labels(item, lambda _: text.encode())
+    assert found.au == au
+    assert notes == [
+        "1 images come after the last row of annotations/AU_Set/Train_Set/video59.txt: stored as not labelled"
+    ]
+    for number in (1, 3, 4, 5):
+        assert found.at(number)[0].tolist() == rows[number - 1].tolist()
+    for number in (0, 2, 6):  # one -1: nobody labelled the frame
+        assert set(found.at(number)[0].tolist()) == {-1}
+    assert set(found.at(1)[1].tolist()) == {-1}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "occ, line 1: '' does not name AUs"),
+        ("0,1\n0,0\n", "occ, line 1: '0,1' does not name AUs"),
+        ("Neutral,Anger\n0,0\n", "occ, line 1: 'Neutral,Anger' does not name AUs"),
+        ("AU1,AU9\n0,0\n", "occ, line 1: 'AU1,AU9' does not name AUs of Aff-Wild2"),
+        ("AU1,AU1\n0,0\n", "occ, line 1: 'AU1,AU1' does not name AUs .* each once; put the file"),
+        ("AU1,AU2\n0,1\n0\n", "occ, line 3: 1 values under a header of 2; unpack"),
+        ("AU1,AU2\n0,1\n\n0,1\n", "occ, line 3: 1 values under a header of 2"),
+        ("AU1,AU2\n0,x\n", "occ, line 2: 'x' is none of 0, 1, -1; unpack"),
+        ("AU1,AU2\n0,0.5\n", "occ, line 2: '0.5' is none of 0, 1, -1"),
+    ],
+)
+def test_affwild2_says_which_line_is_wrong(text, message):
+    with pytest.raises(ValueError, match=message):
+        labels("affwild2", Item("video1", "video1", "", (), labels=("occ",)), occ=text)
+
+
+def test_affwild2_without_labels_is_noted_and_with_two_files_refused():
+    found, notes = layouts.find("affwild2").labels(affwild2()[0], bytes)
+    assert found.au == ()
+    assert notes == ["no label file video59.txt in annotations/AU_Set: stored as not labelled"]
+    (item,) = affwild2(*(f"annotations/AU_Set/{name}/video59.txt" for name in ("Train_Set", "Training_Set")))
+    with pytest.raises(ValueError, match=r"several label files \(.*Train_Set/video59.txt, .*\): keep those of one"):
+        layouts.find("affwild2").labels(item, bytes)
+
+
+def test_affwild2_counted_from_zero_would_shift_its_labels():
+    (item,) = affwild2(images=("00000", "00001"))
+    with pytest.raises(ValueError, match=r"video59/00000\.jpg: images are counted from 1"):
+        layouts.find("affwild2").labels(item, bytes)
+
+
+def test_affwild2_from_files_to_labelled_crops(tmp_path):
+    folder = tmp_path / "raw/cropped_aligned/video1_left"
+    folder.mkdir(parents=True)
+    for number in (1, 2, 4):  # 3: its authors found no face
+        (folder / f"{number:05d}.jpg").write_bytes(simplejpeg.encode_jpeg(np.full((112, 112, 3), 90, np.uint8)))
+    text = tmp_path / "raw/annotations/AU_Set/Validation_Set/video1_left.txt"
+    text.parent.mkdir(parents=True)
+    text.write_text("AU1,AU25\n0,1\n-1,1\n1,1\n1,0\n1,1\n")
+    spec = Pipeline.model_validate(
+        {
+            "source": {"layout": "affwild2", "root": str(tmp_path / "raw")},
+            "detector": {"name": "none"},
+            "crop": {"size": 64},
+            "output": str(tmp_path / "out"),
+        }
+    )
+    listing = list_files(spec.source.root)
+    (item,) = layouts.find("affwild2").items(listing.files)
+    status = Extractor(spec, run="r")(item, item.key(listing.files))
+    assert (status.identity, status.video, status.faces, status.fps, status.faults) == (
+        "video1_left", "video1", 3, 30, ()
+    )  # fmt: skip
+    table = pq.read_table(tmp_path / f"out/_parts/{status.key}.parquet")
+    assert table["frame"].to_pylist() == [1, 2, 4]
+    assert table["au"].to_pylist() == [[0, 1], [-1, -1], [1, 0]]
 
 
 @pytest.mark.parametrize("name", ["../a.mp4", "a/../../b.mp4", "/etc/passwd", "a//b.mp4", "a\\b.mp4", "a\n.mp4", "./a"])
