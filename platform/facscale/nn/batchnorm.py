@@ -1,7 +1,9 @@
-"""BatchNorm over the batches of all workers, on any device (torch's own runs on GPUs alone)."""
+"""BatchNorm over the batches of all workers, on any device (torch's own runs on GPUs alone), and kept still for a while."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -56,3 +58,15 @@ def synchronise(module: nn.Module) -> None:
             module.register_module(name, made)
         else:
             synchronise(child)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """As in evaluation: BatchNorm normalises by its running statistics and leaves them as they are."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True

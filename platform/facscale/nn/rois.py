@@ -7,6 +7,7 @@ landmark, moved down by a share of the ruler: the horizontal distance of the inn
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -65,6 +66,11 @@ def centres(landmarks: Tensor, aus: Sequence[int]) -> Tensor:
     return torch.stack([found[..., 0], found[..., 1] + down], -1)
 
 
+def patch_side(size: int) -> int:
+    """Side of a square in an image of `size`."""
+    return round(SHARE * size)
+
+
 def cut(maps: Tensor, places: Tensor, *, size: int, cells: int, share: float = SHARE) -> Tensor:
     """Squares [N, K, C, cells, cells] of maps [N, C, H, W] about places [N, K, 2], which are pixels of an image of `size`.
 
@@ -92,3 +98,35 @@ def covered(places: Tensor, hidden: Tensor, *, size: int, share: float = SHARE) 
     apart = (places.flatten(1, 2)[:, :, None] - hidden[:, None]).abs()  # [N, 2 A, K, 2]
     within = (apart <= share * size / 2).all(-1).any(-1)
     return within.unflatten(1, places.shape[1:3]).any(-1)
+
+
+class Removed(NamedTuple):
+    """R of N faces have lost the pair of squares of one AU."""
+
+    images: Tensor  # [N, 3, S, S]
+    rows: Tensor  # [R] which faces, in rising order
+    which: Tensor  # [R] the AU's column
+    hidden: Tensor  # [R, 2, 2] the centres of its squares
+    covered: Tensor  # [N, A] AUs of which a centre is hidden
+
+
+def remove(images: Tensor, places: Tensor, *, share: float) -> Removed:
+    """Paint the squares of one random AU of `places` [N, A, 2, 2] white, in a share of the images but in one at least."""
+    count, aus = places.shape[:2]
+    which = torch.randint(aus, (count,), device=images.device)
+    rows = torch.randperm(count, device=images.device)[: max(1, round(share * count))].sort().values
+    hidden = places[rows, which[rows]]
+    left, gone = images.clone(), torch.zeros(count, aus, dtype=torch.bool, device=images.device)
+    left[rows] = without(images[rows], hidden)
+    gone[rows] = covered(places[rows], hidden, size=images.shape[-1])
+    return Removed(left, rows, which[rows], hidden, gone)
+
+
+def pasted(images: Tensor, patches: Tensor, places: Tensor) -> Tensor:
+    """Images [N, 3, S, S] with patches [N, K, 3, s, s] about places [N, K, 2], moved to lie inside."""
+    result, side = images.clone(), patches.shape[-1]
+    corners = (places - (side - 1) / 2).round().long().clamp(0, images.shape[-1] - side)
+    for image, its_patches, its_corners in zip(result, patches, corners.tolist(), strict=True):
+        for patch, (x, y) in zip(its_patches, its_corners, strict=True):
+            image[:, y : y + side, x : x + side] = patch
+    return result

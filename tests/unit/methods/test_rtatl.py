@@ -9,8 +9,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from facscale import methods
+from facscale.data.views import Batch
 from facscale.job.cost import random_batch
 from facscale.methods import DataFacts, export
+from facscale.nn.rois import known, remove
 from learning import learned
 
 AUS = (1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24)
@@ -30,8 +32,6 @@ def batch_of(method, *, samples=4, seed=0):
     batch = random_batch(
         KIND.sample(method.config), size=method.facts.image_size, aus=len(method.facts.aus), samples=samples, seed=seed
     )
-    from facscale.nn.rois import known
-
     random = torch.Generator().manual_seed(seed)
     for faces in batch.values():
         shape = faces.columns["landmarks"].shape
@@ -43,20 +43,54 @@ def batch_of(method, *, samples=4, seed=0):
     return batch
 
 
-def test_the_size_is_the_papers():
-    """19.12 M parameters and 5.57 GFLOPs at inference, 54.62 M and 10.75 GFLOPs in training (section 4.2)."""
-    method = build(size=192, aus=AUS, width=64, hidden=2048, patch_width=1024)
+def operations(run):
+    """Of a forward pass, in 10^9; a multiplication and an addition are two."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops() / 1e9
+
+
+@pytest.fixture
+def full_size():
+    """The method as large as the paper's, and one labelled face, which loses its squares."""
+    method = build(size=192, aus=AUS, width=64, hidden=2048, patch_width=1024, removed=1.0)
+    one = random_batch(KIND.sample(method.config), size=192, aus=len(AUS), samples=1)
+    return method, Batch(labelled=one.labelled)
+
+
+def test_the_size_is_the_papers(full_size):
+    """19.12 M parameters and 5.57 GFLOPs at inference, 54.62 M parameters in training (section 4.2)."""
+    method, batch = full_size
     count = {
         name: sum(p.numel() for p in part.parameters()) / 1e6
         for name, part in {"whole": method, "seen": method.regions, "encoder": method.encoder}.items()
     }
     assert count["seen"] + count["encoder"] == pytest.approx(19.12, rel=0.03)
     assert count["whole"] == pytest.approx(54.62, rel=0.03)
-    one = random_batch(KIND.judged(method.config), size=192, aus=len(AUS), samples=1)
-    with FlopCounterMode(display=False) as counter:
-        method.eval().predict(one)
-    inference = counter.get_total_flops() / 1e9
-    assert inference == pytest.approx(5.57, rel=0.03)
+    method.eval()
+    assert operations(lambda: method.predict(Batch(face=batch.labelled))) == pytest.approx(5.57, rel=0.03)
+
+
+def test_the_papers_operations_in_training_lie_between_two_readings(full_size):
+    """10.75 GFLOPs (section 4.2): more than every net once on what it sees, less than both phases together."""
+    method, batch = full_size
+    first, second = operations(lambda: method.learn(batch)), operations(lambda: method.judge_patches(batch))
+    painted = method.painted.fake
+    assert painted.shape == (2, 3, 48, 48)
+    again = operations(lambda: method.adversary["real"](painted))
+    assert second == pytest.approx(3 * again)  # D on real and painted patches, C on real ones
+    assert operations(lambda: method.tasks["inpainting"](torch.rand(2, 128))) == pytest.approx(0.925, rel=0.01)
+    assert again == pytest.approx(0.920, rel=0.01)
+    assert first + second - again == pytest.approx(10.24, rel=0.01)
+    assert first + second == pytest.approx(11.16, rel=0.01)
+    assert first + second - again / 2 == pytest.approx(10.75, rel=0.03)
+
+
+def test_an_intact_face_is_seen_for_a_missing_label(full_size):
+    method, batch = full_size
+    labelled = operations(lambda: method.learn(batch))
+    batch.labelled.columns["au"][:] = -1
+    assert operations(lambda: method.learn(batch)) - labelled == pytest.approx(5.57, rel=0.03)
 
 
 def test_the_adversarial_losses_by_hand():
@@ -99,7 +133,7 @@ def test_the_supervised_loss_leaves_out_what_is_painted_over():
     batch.labelled.columns["au"][:] = torch.tensor([1, 0, 1, -1, 0], dtype=torch.int8)
     torch.manual_seed(3)
     faces = method.together(batch)
-    removed = method.remove(faces)
+    removed = remove(faces.images, faces.places, share=1.0)
     rows = torch.arange(len(faces.images))
     assert removed.rows.tolist() == rows.tolist()
     assert removed.covered[rows, removed.which].all()
@@ -140,8 +174,12 @@ def test_an_unlabelled_face_takes_what_it_is_predicted_to_show():
     batch = batch_of(method)
     batch.labelled.columns["au"][:] = 1
     faces = method.together(batch)
-    removed = method.remove(faces)
-    labels = method.shown(faces, removed).view(-1, 2)
+    removed = remove(faces.images, faces.places, share=1.0)
+    before = {name: buffer.clone() for name, buffer in method.named_buffers()}
+    labels = method.train().shown(faces, removed).view(-1, 2)
+    assert all(module.training for module in method.modules())
+    assert all(torch.equal(buffer, before[name]) for name, buffer in method.named_buffers())
+    method.eval()
     assert (labels[:4] == 1).all()
     predicted = method.regions(method.encoder.maps(faces.images[4:]), faces.places[4:]).logits
     expected = (predicted.gather(1, removed.which[4:, None]) > 0).float().expand(-1, 2)
@@ -154,8 +192,8 @@ def test_the_larger_prediction_counts():
     faces = method.together(batch)
     maps = method.encoder.maps(faces.images)
     seen = method.regions(maps, faces.places)
-    overall = method.regions.overall(maps[-1].mean((2, 3)))
-    local = (seen.regional.mean(2) * method.regions.regional).sum(-1) + method.regions.bias
+    overall = method.regions.overall.layer(maps[-1].mean((2, 3)))
+    local = (seen.regional.mean(2) * method.regions.weight).sum(-1) + method.regions.bias
     torch.testing.assert_close(seen.logits, torch.maximum(local, overall))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from facscale.nn.rois import CENTRES, centres, covered, cut, known, without
+from facscale.nn.rois import CENTRES, centres, covered, cut, known, pasted, remove, without
 
 
 def marks(**points):
@@ -66,3 +66,26 @@ def test_an_au_is_covered_when_one_of_its_centres_is():
     places = torch.tensor([[[[4.0, 8.0], [12.0, 8.0]], [[5.9, 9.0], [30.0, 30.0]], [[9.0, 1.0], [9.0, 15.0]]]])
     hidden = torch.tensor([[[4.0, 8.0], [12.0, 8.0]]])
     assert covered(places, hidden, size=16).tolist() == [[True, True, False]]
+
+
+def test_patches_that_were_cut_are_pasted_where_they_were():
+    images = torch.rand(2, 3, 16, 16)
+    places = torch.tensor([[[5.5, 7.5], [9.5, 3.5]], [[13.5, 1.5], [6.5, 6.5]]])
+    patches = cut(images, places, size=16, cells=4)
+    torch.testing.assert_close(pasted(images, patches, places), images)
+    inside = pasted(images, torch.zeros(2, 1, 3, 4, 4), torch.tensor([[[15.0, 0.0]], [[0.0, 15.0]]]))
+    assert (inside[0, :, :4, 12:] == 0).all()
+    assert (inside[1, :, 12:, :4] == 0).all()
+    assert (inside == 0).sum() == 2 * 3 * 16
+
+
+def test_a_share_of_the_faces_loses_one_au():
+    images, places = torch.zeros(10, 3, 16, 16), torch.rand(10, 4, 2, 2) * 8 + 4
+    found = remove(images, places, share=0.3)
+    assert len(found.rows) == 3
+    assert found.rows.tolist() == sorted(set(found.rows.tolist()))
+    assert (found.images.flatten(1).amax(1).nonzero()[:, 0] == found.rows).all()
+    assert torch.equal(found.images[found.rows], without(images[found.rows], places[found.rows, found.which]))
+    assert found.covered.any(1).nonzero()[:, 0].tolist() == found.rows.tolist()
+    assert found.covered[found.rows, found.which].all()
+    assert len(remove(images, places, share=0.0).rows) == 1
