@@ -14,7 +14,7 @@ demo-stop: $(VENV)/ready
 	$(BIN)/facscale demo --stop
 
 test: check
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest # tests start processes of their own, which share the cores
 
 check: $(VENV)/ready
 	$(BIN)/ruff check

@@ -7,9 +7,9 @@ from typing import Any
 from facscale.methods import MethodConfig
 
 SMALL = {
-    "depth": 18, "width": 4, "hidden": 8, "embedding": 8, "queue_size": 24, "cycle_queue_size": 24, "support": 8,
+    "depth": 18, "width": 8, "hidden": 8, "embedding": 8, "queue_size": 24, "cycle_queue_size": 24, "support": 8,
     "projection": 8, "bottleneck": 4, "block_length": 0.1, "breadth": 0.1, "latent": 8, "pool": 2, "patience": 1,
-    "patch_width": 16,
+    "patch_width": 16, "levels": 2, "resnet_width": 4,
 }  # fmt: skip
 
 

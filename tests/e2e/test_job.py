@@ -91,6 +91,7 @@ def submit(world, *words, cwd=ROOT):
         capture_output=True,
         text=True,
         check=False,
+        timeout=900,
         env=os.environ | {"PATH": path} | world["token"],
     )
 

@@ -151,14 +151,14 @@ def test_a_corrupt_row_group_is_left_out_whole(tmp_path, images):
 
 def test_the_cache_key_depends_on_all_that_matters():
     one = OfFace(Colours())
-    key = cache_key(one, fingerprint="f", crop={"image_size": 48})
-    assert key == cache_key(OfFace(Colours()), fingerprint="f", crop={"image_size": 48})
+    key = cache_key(one, fingerprint="f", about={"image_size": 48})
+    assert key == cache_key(OfFace(Colours()), fingerprint="f", about={"image_size": 48})
     others = [
-        cache_key(one, fingerprint="g", crop={"image_size": 48}),
-        cache_key(one, fingerprint="f", crop={"image_size": 64}),
+        cache_key(one, fingerprint="g", about={"image_size": 48}),
+        cache_key(one, fingerprint="f", about={"image_size": 64}),
     ]
     one.encoder.mix[0, 0] += 1e-6  # buffers count too
-    others.append(cache_key(one, fingerprint="f", crop={"image_size": 48}))
+    others.append(cache_key(one, fingerprint="f", about={"image_size": 48}))
     one.views = {"face": Triple(source="labelled", interval=1)}
-    others.append(cache_key(one, fingerprint="f", crop={"image_size": 48}))
+    others.append(cache_key(one, fingerprint="f", about={"image_size": 48}))
     assert len({key, *others}) == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,79 +15,113 @@ from facscale import methods
 from facscale.data import Dataset, augment
 from facscale.evaluate import cross_validate
 from facscale.job.cost import random_batch
-from facscale.job.labelled import Labelled
-from facscale.job.run import fetch
-from facscale.methods import DataFacts, Method, export
+from facscale.job.judge import Judge, fold_title
+from facscale.job.labelled import Labelled, groups
+from facscale.job.lanes import Lanes
+from facscale.job.variants import rows
+from facscale.methods import Method, export
 from facscale.nn import ResNet
+from facscale.nn.fan import FAN
 from facscale.spec import read
 from facscale.spec.models import Probe
 from facscale.train.launch import samples_per_epoch
 from facscale.train.probe import labelled_frames
-from facscale.train.worker import Task
+from facscale.train.worker import make_method, urls
 from tiny import small
 from watching import watched
 
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
+STAGES = [(ROOT / "jobs" / "aunet.yaml", "labels")]  # trained as jobs are, for they are never a job of their own
 STEPS, BATCH, VALIDATE = 24, 8, 10
 KILL_AT = 7  # two checkpoints before it, and many steps after it
+TRAINED = {"batch_size": BATCH, "precision": "float32", "log_every": 1, "checkpoint_every": 3}
 TINY = (
-    "data.image_size=32", "data.threads=1",
-    f"train.batch_size={BATCH}", "train.precision=float32", "train.log_every=1", "train.checkpoint_every=3",
-    "train.probe_frames=40", "train.validation_batches=1",
+    "data.image_size=32", "data.threads=1", "train.probe_frames=40", "train.validation_batches=1",
     "cluster.workers=2", "cluster.gpus_per_worker=0", "cluster.cpus_per_worker=1",
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """40 people with one clip of 20 labelled frames each."""
-    url = str(tmp_path_factory.mktemp("data") / "faces")
-    lengths_data_set(url, [20] * 40, au=(1, 12), flow=True, row_group_mb=0.2)
-    return url
+    """40 people with one clip of 20 labelled frames each: all data sets that our jobs name."""
+    folder = tmp_path_factory.mktemp("data")
+    lengths_data_set(str(folder / "faces"), [20] * 40, au=(1, 12), flow=True, row_group_mb=0.2)
+    for name in ("bp4d", "bp4d_flow", "disfa_flow", "voxceleb2", "synthetic", "synthetic_bp4d"):
+        (folder / name).symlink_to(folder / "faces")
+    lengths_data_set(str(folder / "disfa"), [20] * 12, au=(12, 4, 1), row_group_mb=0.2)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A ResNet's weights with torchvision's names, as a spec's input."""
-    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
-    source = ResNet(18, width=4)
-    torch.save({**source.state_dict(), "fc.weight": torch.zeros(9, source.dim), "fc.bias": torch.zeros(9)}, path)
-    return f"{{url: {path}, sha256: {hashlib.sha256(path.read_bytes()).hexdigest()}}}"
+def weights(tmp_path_factory):
+    """Files that stand for the public ones, by the argument of a method; as a spec's inputs."""
+    folder = tmp_path_factory.mktemp("weights")
+    resnet, fan = ResNet(18, width=4), FAN(stacks=3, width=8, levels=2)
+    files = {
+        "pretrained": {**resnet.state_dict(), "fc.weight": torch.zeros(9, resnet.dim), "fc.bias": torch.zeros(9)},
+        "fan": fan.state_dict(),
+    }
+    for name, state in files.items():
+        torch.save(state, folder / name)
+    return {
+        name: f"{{url: {folder / name}, sha256: {hashlib.sha256((folder / name).read_bytes()).hexdigest()}}}"
+        for name in files
+    }
 
 
-def a_task(path, *, data, checkpoint, storage):
-    """The job at `path` as its user would submit it, but tiny, and of STEPS steps; a labelled one in its first fold."""
-    here = [*TINY, f"data.unlabelled={data}", f"data.labelled={data}", f"cluster.storage={storage}"]
-    document = read(path, here)
+class Noting:
+    """Notes what a judge would have trained, and gives it untrained."""
+
+    def __init__(self):
+        self.tasks = {}
+
+    def __call__(self, task, title):
+        self.tasks[title] = task
+        return export.save(make_method(task))
+
+
+def a_task(path, stage, *, weights, storage):
+    """The job at `path` (or a stage of it) as its user would submit it, but tiny, and of STEPS steps; in the first fold."""
+    document = read(path)
+    words = [*TINY, f"cluster.storage={storage}", *(f"train.{key}={value}" for key, value in TRAINED.items())]
+    for name in document.data.get("stages", {}):
+        words += [f"stages.{name}.train.{key}={value}" for key, value in TRAINED.items()]
     kind = methods.find(document.data["method"]["name"])
-    here += [f"method.{key}={value}" for key, value in small(kind.Config).items()]
-    here += [
-        f"inputs.{name}={checkpoint}" for name, source in document.data.get("inputs", {}).items() if "url" in source
+    words += [f"method.{key}={value}" for key, value in small(kind.Config).items()]
+    words += [
+        f"inputs.{name}={weights[name]}" for name, source in document.data.get("inputs", {}).items() if "url" in source
     ]
     if document.data["train"].get("validate_every"):
-        here.append(f"train.validate_every={VALIDATE}")
-    whole = configured(read(path, here))
-    epochs = (STEPS - 0.5) * BATCH / samples_per_epoch(whole)
-    return configured(read(path, [*here, f"train.epochs={epochs}"]))
+        words.append(f"train.validate_every={VALIDATE}")
+    row, *_ = rows(read(path, words), name="row")
+    sets = [Labelled.open(url, evaluate=row.job.evaluate) for url in urls(row.job, "labelled")]
+    noting = Noting()
+    judge, group = Judge(row, noting, Lanes(1), identities=40), groups(row.job, sets)[0]
+    if row.learns_from_labels:
+        judge.folds(group)
+        task = noting.tasks[" ".join(filter(None, [fold_title(row, group, 0), stage]))]
+    else:
+        assert judge.pretrained
+        task = noting.tasks[row.title]
+    epochs = (STEPS - 0.5) * BATCH / samples_per_epoch(task)
+    train = task.job.train.model_copy(update={"epochs": epochs})
+    return replace(task, job=task.job.model_copy(update={"train": train}))
 
 
-def configured(document):
-    job, kind, config = methods.configure(document)
-    inputs = {name: fetch(source) for name, source in job.inputs.items()}
-    if not kind.learns_from_labels(config):
-        return Task(job, config, DataFacts(identities=40), inputs)
-    labelled = Labelled.open(job.data.labelled, evaluate=job.evaluate)
-    fold = labelled.split.folds[0]
-    return Task(job, config, labelled.facts(fold), inputs, subjects=fold.train)
-
-
-@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
-def test_a_job_survives_the_loss_of_a_worker_and_its_encoder_is_judged(ray_cluster, data, checkpoint, tmp_path, path):
-    task = a_task(path, data=data, checkpoint=checkpoint, storage=tmp_path)
+@pytest.mark.parametrize(
+    ("path", "stage"), [*((path, "") for path in JOBS), *STAGES], ids=lambda part: getattr(part, "stem", part)
+)
+def test_a_job_survives_the_loss_of_a_worker_and_its_encoder_is_judged(
+    ray_cluster, data, weights, tmp_path, monkeypatch, path, stage
+):
+    monkeypatch.setenv("FACSCALE_DATA", str(data))
+    task = a_task(path, stage, weights=weights, storage=tmp_path)
     watcher, exported = watched(task, name=path.stem, kill_at=KILL_AT)
     survived(watcher)
     told(watcher, task)
-    judged(export.load(exported), data=data, job=task.job)
+    method = export.load(exported)
+    if method.sees:
+        judged(method, data=str(data / "faces"), job=task.job)
 
 
 def survived(watcher):
@@ -101,7 +136,7 @@ def told(watcher, task):
     train, kind = task.job.train, methods.find(task.job.method.name)
     looks = {*range(VALIDATE, STEPS, VALIDATE), STEPS} if train.validate_every else set()
     assert bool(train.probe_every) == any(name.startswith("online/") for name in watcher.metrics)
-    assert bool(looks) == ("validation/total" in watcher.metrics)
+    assert bool(looks and task.job.data.validation) == ("validation/total" in watcher.metrics)
     assert {step for step, columns in watcher.pictures if columns} == (
         looks if kind.pictures != Method.pictures else set()
     )
@@ -118,9 +153,10 @@ def judged(method, *, data, job):
     assert features.isfinite().all()
     assert features.std(0).any()
     if method.learns_from_labels(method.config):
-        batch = random_batch(method.judged(method.config), size=job.data.image_size, aus=au.shape[1], samples=5)
+        aus = len(method.facts.aus)
+        batch = random_batch(method.judged(method.config), size=job.data.image_size, aus=aus, samples=5)
         logits = method.predict(batch)
-        assert logits.shape == (5, au.shape[1])
+        assert logits.shape == (5, aus)
         assert logits.isfinite().all()
         return
     labelled = Labelled.open(data, evaluate=job.evaluate)

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from facscale.cluster.local import answers
 from facscale.progress import duration
 
 ROOT = Path(__file__).parents[3]
@@ -67,8 +68,6 @@ def start_ray(folder: Path, *, port: int = RAY_PORT, dashboard: int = DASHBOARD_
     noted = folder / "ray.pid"
     if noted.exists() and alive(noted):
         return
-    from facscale.cluster.local import answers
-
     log = (folder / "ray.log").open("w")
     command = [BIN / "ray", "start", "--head", "--block", "--port", port, "--dashboard-port", dashboard]
     command += ["--dashboard-agent-listen-port", dashboard + 1, "--ray-client-server-port", dashboard + 2]

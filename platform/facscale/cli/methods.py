@@ -107,12 +107,14 @@ def inputs(method: type[Method]) -> str:
 
 
 def jobs(name: str) -> list[Path]:
-    """Our job files that train the method called `name`."""
-    return [path for path in sorted(JOBS.glob("*.yaml")) if named(path) == name]
+    """Our job files that train the method called `name`, as what is judged or as a stage."""
+    return [path for path in sorted(JOBS.glob("*.yaml")) if name in named(path)]
 
 
-def named(path: Path) -> str:
-    """The method of a job file, its own or that of the file which it extends; its variables may be unset."""
+def named(path: Path) -> list[str]:
+    """The method of a job file and those of its stages, its own or of the file it extends; its variables may be unset."""
     spec = yaml.safe_load(path.read_text(encoding="utf-8"))
-    own: str = spec.get("method", {}).get("name", "")
-    return named(path.parent / spec["extends"]) if not own and "extends" in spec else own
+    blocks = [spec, *spec.get("stages", {}).values()]
+    own = [block["method"]["name"] for block in blocks if "name" in block.get("method", {})]
+    extended = named(path.parent / spec["extends"]) if "extends" in spec else []
+    return [*own, *(extended[1:] if "name" in spec.get("method", {}) else extended)]

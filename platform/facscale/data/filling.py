@@ -56,6 +56,8 @@ class Filler:
         for name, faces in batch.items():
             for column, values in picked.columns[name].items():
                 faces.columns[column].numpy()[at] = values[rank]
+            if not self._source.views[name].pixels:
+                continue
             for frame, index in enumerate(picked.indices[name][rank]):
                 why = decode(picked.rows.jpeg(index), images[name][at, frame])
                 if why:

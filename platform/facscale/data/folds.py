@@ -46,8 +46,7 @@ class Fold:
 
 def some(people: Collection[str], *, count: int, seed: int) -> frozenset[str]:
     """`count` of them at random; fewer are always among more. 0: all."""
-    order = sorted(people, key=lambda person: hashlib.sha256(f"{seed}/{person}".encode()).digest())
-    return frozenset(order[: count or None])
+    return frozenset(_order(people, seed=seed)[: count or None])
 
 
 def parts(people: Collection[str], *, validation: float, test: float, seed: int) -> dict[str, frozenset[str]]:
@@ -55,7 +54,7 @@ def parts(people: Collection[str], *, validation: float, test: float, seed: int)
 
     Raises DataError where a part with a share would be empty, or nobody would be left to train on.
     """
-    order = sorted(people, key=lambda person: hashlib.sha256(f"{seed}/{person}".encode()).digest())
+    order = _order(people, seed=seed)
     first, second = round(test * len(order)), round((test + validation) * len(order))
     found = {"test": order[:first], "validation": order[first:second], "train": order[second:]}
     for name, share in (("test", test), ("validation", validation), ("train", 1.0)):
@@ -108,18 +107,29 @@ def folds(
         raise DataError(
             f"{len(people)} subjects cannot be split into {k} folds: every fold needs 2 parts and a subject to test"
         )
-    for name, parts in PUBLISHED.items():
-        tests = [frozenset(part) & frozenset(people) for part in parts]
-        if k == len(parts) and all(tests) and sum(map(len, tests)) == len(people):
-            some = "" if len(people) == sum(map(len, parts)) else f", {len(people)} of {sum(map(len, parts))} subjects"
-            return _split(tests, source=f"{name}'s published parts{some}")
+    for name, published in PUBLISHED.items():
+        tests = [frozenset(part) & frozenset(people) for part in published]
+        if k == len(published) and all(tests) and sum(map(len, tests)) == len(people):
+            everybody = sum(map(len, published))
+            left_out = "" if len(people) == everybody else f", {len(people)} of {everybody} subjects"
+            return _split(tests, source=f"{name}'s published parts{left_out}")
     return _split(_spread(people, k=k, seed=seed, positives=positives or {}), source=f"drawn with seed {seed}")
+
+
+def untouched(subjects: Collection[str]) -> Split:
+    """Of people whom nothing is trained on: one fold that tests them all."""
+    return Split((Fold(0, "all", frozenset(), frozenset(subjects)),), source="everybody, and nobody is trained on")
+
+
+def _order(people: Collection[str], *, seed: int) -> list[str]:
+    """At random, but two people follow each other in the same order whoever else is there."""
+    return sorted(people, key=lambda person: hashlib.sha256(f"{seed}/{person}".encode()).digest())
 
 
 def _split(tests: Sequence[frozenset[str]], *, source: str) -> Split:
     everyone = frozenset().union(*tests)
-    parts = (Fold(index, f"fold{index}", everyone - test, test) for index, test in enumerate(tests))
-    return Split(tuple(parts), source)
+    turns = (Fold(index, f"fold{index}", everyone - test, test) for index, test in enumerate(tests))
+    return Split(tuple(turns), source)
 
 
 def _spread(

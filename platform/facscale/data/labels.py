@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 
 from facscale.data.errors import DataError
@@ -26,6 +28,21 @@ def occurrence(labels: np.ndarray) -> np.ndarray:
 def from_intensity(intensity: np.ndarray, *, at_least: int = 2) -> np.ndarray:
     """Occurrence [N, n] from intensities 0..5 (-1 not labelled); DISFA's papers count an AU from 2 on."""
     return np.where(intensity < 0, -1, intensity >= at_least).astype(np.int8)
+
+
+def union(lists: Iterable[Sequence[int]]) -> tuple[int, ...]:
+    """The AU numbers of several data sets, each once, those of the first set first."""
+    return tuple(dict.fromkeys(au for aus in lists for au in aus))
+
+
+def spread(labels: np.ndarray, *, given: Sequence[int], wanted: Sequence[int]) -> np.ndarray:
+    """Labels [N, n] of the AUs `given` in the columns of `wanted` [N, m]; -1 where one is not given."""
+    if tuple(given) == tuple(wanted):
+        return labels
+    result = np.full((len(labels), len(wanted)), -1, labels.dtype)
+    both = [au for au in wanted if au in given]
+    result[:, [wanted.index(au) for au in both]] = labels[:, [given.index(au) for au in both]]
+    return result
 
 
 def frequencies(au: np.ndarray) -> np.ndarray:

@@ -150,7 +150,7 @@ class Loading:
         size = source.datasets[0].manifest.image_size
         for name, view in source.views.items():
             pack.batch[name] = Faces(
-                images=self._buffers.take((count, view.count, size, size, 3)),
+                images=self._buffers.take((count, view.count, *((size, size) if view.pixels else (0, 0)), 3)),
                 identity=self._tensor(identity.copy()),
                 augmentation=self._tensor(source.parameters(name, keys)),
                 columns={column: self._empty(column, count, view.count) for column in view.columns},

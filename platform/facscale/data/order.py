@@ -66,8 +66,8 @@ def uniform(bits: np.ndarray) -> np.ndarray:
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def population(runs: Sequence[Runs], *, extent: int, subjects: Collection[str] | None = None) -> Population:
-    """The runs of at least `extent` frames, of the identities in `subjects` (None: of all)."""
+def population(runs: Sequence[Runs], *, extent: int, subjects: Sequence[Collection[str]] | None = None) -> Population:
+    """The runs of at least `extent` frames; `subjects`: of these identities of each data set alone."""
     dataset, run, frames, group = [], [], [], []
     groups_before = 0
     for number, stored in enumerate(runs):
@@ -76,7 +76,7 @@ def population(runs: Sequence[Runs], *, extent: int, subjects: Collection[str] |
         distinct, rank = np.unique(words, return_inverse=True)
         keep = stored.frames >= extent
         if subjects is not None:
-            keep &= np.isin(np.asarray(stored.identities), list(subjects))[stored.identity]
+            keep &= np.isin(np.asarray(stored.identities), list(subjects[number]))[stored.identity]
         dataset.append(np.full(int(keep.sum()), number))
         run.append(np.flatnonzero(keep))
         frames.append(stored.frames[keep].astype(np.int64))

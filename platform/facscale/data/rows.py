@@ -12,10 +12,13 @@ import pyarrow as pa
 
 from facscale.data.cache import Cache
 from facscale.data.errors import DataError
+from facscale.data.labels import spread
 from facscale.data.shards import Dataset
 
 log = logging.getLogger(__name__)
 
+PER_AU = ("au", "intensity")  # columns with one value for each AU of the data set
+DATA_SET = "data_set"  # a column that is not stored: the number of the data set
 SPARSE = 0.5  # below this share of needed rows only these are kept in memory
 
 
@@ -42,8 +45,8 @@ class Place:
 class Rows:
     """Stored frames, by row number within their row group."""
 
-    def __init__(self, table: pa.Table, *, columns: Sequence[str], kept: np.ndarray | None) -> None:
-        """`kept`: the row numbers that `table` holds, ascending; None: all of them."""
+    def __init__(self, table: pa.Table, *, columns: Mapping[str, np.ndarray], kept: np.ndarray | None) -> None:
+        """`kept`: the row numbers that `table` and `columns` hold, ascending; None: all of them."""
         jpeg = table["jpeg"].combine_chunks()
         jpeg = jpeg.chunk(0) if isinstance(jpeg, pa.ChunkedArray) else jpeg
         self._table = table  # owns the bytes
@@ -52,7 +55,7 @@ class Rows:
         offsets = np.frombuffer(jpeg.buffers()[1], dtype=width)[jpeg.offset : jpeg.offset + len(jpeg) + 1]
         self._offsets: list[int] = offsets.tolist()
         self._kept = kept
-        self.columns = {name: as_numpy(table[name]) for name in columns}
+        self.columns = columns
 
     def indices(self, rows: np.ndarray) -> np.ndarray:
         """Where the given rows stand in here, same shape."""
@@ -78,9 +81,12 @@ def as_numpy(column: pa.ChunkedArray) -> np.ndarray:
 class Reader:
     """Fetches row groups of several data sets: local ones in place, remote ones through the cache."""
 
-    def __init__(self, datasets: Sequence[Dataset], *, columns: Sequence[str], cache: Cache | None) -> None:
+    def __init__(
+        self, datasets: Sequence[Dataset], *, columns: Sequence[str], aus: Sequence[int], cache: Cache | None
+    ) -> None:
+        """`aus`: the AUs in whose order labels are delivered."""
         self._datasets = datasets
-        self._columns = tuple(dict.fromkeys(columns))
+        self._columns, self._aus = tuple(dict.fromkeys(columns)), tuple(aus)
         self._cache = cache
         self.stop = threading.Event()  # set: give up waiting for a store
 
@@ -93,10 +99,18 @@ class Reader:
         else:
             group = dataset.manifest.shards[place.shard].row_groups[place.row_group]
             data = self._cache.get(group.checksum, lambda: dataset.fetch(**where, stop=self.stop))
-        table = dataset.decode(data, **where, columns=["jpeg", *self._columns])
-        if needed is not None and len(needed) < SPARSE * len(table):
-            return Rows(table.take(pa.array(needed)), columns=self._columns, kept=needed)
-        return Rows(table, columns=self._columns, kept=None)
+        stored = [name for name in self._columns if name != DATA_SET]
+        table = dataset.decode(data, **where, columns=["jpeg", *stored])
+        kept = needed if needed is not None and len(needed) < SPARSE * len(table) else None
+        if kept is not None:
+            table = table.take(pa.array(kept))
+        columns = {name: as_numpy(table[name]) for name in stored}
+        for name in PER_AU:
+            if name in columns:
+                columns[name] = spread(columns[name], given=dataset.manifest.au, wanted=self._aus)
+        if DATA_SET in self._columns:
+            columns[DATA_SET] = np.full(len(table), place.dataset, np.int64)
+        return Rows(table, columns=columns, kept=kept)
 
 
 @dataclass
@@ -129,17 +143,26 @@ class Faults:
                 )
 
 
-def column_shapes(datasets: Sequence[Dataset], names: Sequence[str]) -> Mapping[str, tuple[np.dtype, tuple[int, ...]]]:
-    """(dtype, shape of one row) of each named column. Raises DataError where a data set lacks one, or they differ."""
+def column_shapes(
+    datasets: Sequence[Dataset], names: Sequence[str], *, aus: int
+) -> Mapping[str, tuple[np.dtype, tuple[int, ...]]]:
+    """(dtype, shape of one row) of each named column; labels have `aus` AUs.
+
+    Raises DataError where a data set lacks one, or they differ.
+    """
     found: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
     for dataset in datasets:
         schema = dataset.arrow_schema
         for name in names:
+            if name == DATA_SET:
+                found[name] = (np.dtype(np.int64), ())
+                continue
             if name not in schema.names:
                 hint = "it has no labels" if name in ("au", "intensity") else f"it has {', '.join(schema.names)}"
                 raise DataError(f"{dataset.url} has no column {name!r}: {hint}")
             kind = schema.field(name).type
-            shape = (kind.list_size,) if pa.types.is_fixed_size_list(kind) else ()
+            width = aus if name in PER_AU else getattr(kind, "list_size", 0)
+            shape = (width,) if pa.types.is_fixed_size_list(kind) else ()
             try:
                 dtype = np.dtype((kind.value_type if shape else kind).to_pandas_dtype())
             except NotImplementedError:

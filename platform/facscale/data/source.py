@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from facscale.data import augment, order
 from facscale.data.errors import DataError
+from facscale.data.labels import union
 from facscale.data.rows import Faults, Place, column_shapes
 from facscale.data.shards import Dataset
 from facscale.data.views import View
@@ -28,10 +28,10 @@ class Source:
         seed: int,
         rank: int = 0,
         world: int = 1,
-        subjects: Collection[str] | None = None,
+        subjects: Mapping[str, Collection[str]] | None = None,
         pin: bool = False,
     ) -> None:
-        """`batch_size` samples are taken by all `world` workers together; `subjects`: only these identities.
+        """`batch_size` samples are taken by all `world` workers together; `subjects`: only these identities, by data set URL.
 
         Raises DataError where the data sets cannot give what the views ask for.
         """
@@ -41,12 +41,14 @@ class Source:
         self.datasets, self.views, self.spec, self.pin = tuple(datasets), dict(views), spec, pin
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
         names = [name for view in views.values() for name in view.columns]
-        self.columns = column_shapes(datasets, names)
+        self.aus = union(dataset.manifest.au for dataset in datasets)
+        self.columns = column_shapes(datasets, names, aus=len(self.aus))
         extent = max(view.extent for view in views.values())
-        self.population = order.population([dataset.runs for dataset in datasets], extent=extent, subjects=subjects)
+        chosen = None if subjects is None else [subjects[dataset.url] for dataset in datasets]
+        self.population = order.population([dataset.runs for dataset in datasets], extent=extent, subjects=chosen)
         self.samples_per_epoch = int(order.samples_of_runs(self.population, per_track=spec.per_track).sum())
         if not self.samples_per_epoch:
-            raise DataError(_why_empty(datasets, extent=extent, subjects=subjects))
+            raise DataError(_why_empty(datasets, extent=extent, chosen=chosen))
         self._row_of_run = np.concatenate([dataset.runs.start for dataset in datasets])
         self._first_run = np.cumsum([0, *(len(dataset.runs) for dataset in datasets)])
         self._first_identity = np.cumsum([0, *(len(dataset.runs.identities) for dataset in datasets)])
@@ -97,9 +99,12 @@ class Source:
         """Augmentation [B, F, V, P] float32 of samples with the given keys [B]."""
         view = self.views[view_name]
         number = list(self.views).index(view_name)
-        shape: tuple[Any, ...] = (1 if view.shared else view.count, view.views, augment.DRAWS)
-        bits = order.hashed(keys[:, None], number, np.arange(np.prod(shape)))
-        drawn = augment.scale(self.spec.augment, order.uniform(bits).reshape(len(keys), *shape))
+        shape = (len(keys), 1 if view.shared else view.count, view.views)
+        images = shape[1] * shape[2]
+        unit = order.uniform(order.hashed(keys[:, None], number, np.arange(images * sum(augment.DRAWS))))
+        first, second = np.split(unit, [images * augment.DRAWS[0]], axis=1)
+        unit = np.concatenate([first.reshape(*shape, -1), second.reshape(*shape, -1)], axis=-1)
+        drawn = augment.scale(self.spec.augment, unit)
         return np.broadcast_to(drawn, (len(keys), view.count, *drawn.shape[2:])).copy()
 
 
@@ -112,9 +117,9 @@ def _check(datasets: Sequence[Dataset], views: Mapping[str, View]) -> None:
         raise DataError(f"data sets that are read together need crops of one size ({given}); make one of them again")
 
 
-def _why_empty(datasets: Sequence[Dataset], *, extent: int, subjects: Collection[str] | None) -> str:
+def _why_empty(datasets: Sequence[Dataset], *, extent: int, chosen: Sequence[Collection[str]] | None) -> str:
     where = ", ".join(dataset.url for dataset in datasets)
     longest = max((int(dataset.runs.frames.max()) for dataset in datasets if len(dataset.runs)), default=0)
     if longest < extent:
         return f"{where}: a sample needs {extent} unbroken frames, the longest run has {longest}; shorten the method's clip"
-    return f"{where}: no run of {extent} frames belongs to the {len(subjects or ())} chosen identities"
+    return f"{where}: no run of {extent} frames belongs to the {sum(map(len, chosen or ()))} chosen identities"

@@ -38,7 +38,7 @@ class Stream(Source):
         remote = any(not dataset.folder.local for dataset in self.datasets)
         limit = int(self.spec.cache_gb * GIGABYTE)
         cache = Cache(self.spec.cache, limit_bytes=limit) if remote else None
-        reader = Reader(self.datasets, columns=columns, cache=cache)
+        reader = Reader(self.datasets, columns=columns, aus=self.aus, cache=cache)
         loading = Loading(self, reader=reader, fetchers=8 if remote else 2)
         try:
             yield from loading.run(start)

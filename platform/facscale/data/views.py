@@ -24,7 +24,9 @@ class View(ABC):
     source: Source = "unlabelled"
     views: int = 1  # V: independently augmented copies of every frame
     shared: bool = False  # one augmentation for all frames of a sample (each copy still has its own)
-    columns: tuple[str, ...] = ()  # stored columns to deliver with the frames: "au", "intensity", "landmarks", "flow"
+    columns: tuple[str, ...] = ()  # to deliver with the frames: the stored ones "au", "intensity", "landmarks", "flow",
+    # and "data_set", the number of the data set
+    pixels: bool = True  # False: no images are read, only columns
 
     @property
     @abstractmethod
@@ -117,11 +119,14 @@ class Triple(View):
 class Faces:
     """One view of a batch."""
 
-    images: Tensor  # [B, F, V, 3, S, S] float in [0, 1], augmented; as decoded: [B, F, H, W, 3] uint8
+    images: (
+        Tensor  # [B, F, V, 3, S, S] float in [0, 1], augmented; as decoded: [B, F, H, W, 3] uint8; sides 0: no pixels
+    )
     identity: Tensor  # [B] int64, the number of the identity in its data set(s)
     augmentation: Tensor  # [B, F, V, P] float32, what was or will be done to each image (`augment.PARAMETERS`)
-    columns: dict[str, Tensor] = field(default_factory=dict)  # name -> [B, F, ...], as stored; augmented images move
-    # their landmarks [B, F, V, 68, 2] and flow [B, F, V, 2, S / 4, S / 4] with them, in pixels of the images
+    columns: dict[str, Tensor] = field(default_factory=dict)  # name -> [B, F, ...], as stored, but "au" and "intensity"
+    # with the AUs of all data sets (-1 where a set has no such label); augmented images move their landmarks
+    # [B, F, V, 68, 2] and flow [B, F, V, 2, S / 4, S / 4] with them, in pixels of the images
 
     def first(self, count: int) -> Faces:
         """The first `count` samples."""

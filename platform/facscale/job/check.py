@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from facscale.data import Dataset
-from facscale.job.cost import Cost, matrix_rate, measure
-from facscale.job.labelled import Labelled
+from facscale.job.cost import Cost, cost_of, matrix_rate
+from facscale.job.labelled import Labelled, groups, learned
 from facscale.job.variants import Variant, rows, stages
 from facscale.methods import DataFacts, Method, export
 from facscale.progress import duration
@@ -49,15 +49,18 @@ def resolved(row: Variant) -> str:
 
 def describe(row: Variant, *, sets: list[Labelled], console: Console) -> None:
     """One row: its views, its data, its cost."""
-    facts = sets[0].facts() if sets else DataFacts()
+    facts = learned(groups(row.job, sets)[0].sets, evaluate=row.job.evaluate).facts if sets else DataFacts()
+    for stage in stages(row).values():
+        describe(stage, sets=sets, console=console)
     console.print(f"\n[bold]{row.name}[/bold] ({row.job.method.name})")
     workers = row.job.cluster.most_workers
     (plan, steps), table = data_plan(row, facts=facts), Table(show_header=False, box=None, pad_edge=False)
     for name, view in row.method.sample(row.config).items():
         batch = row.job.train.batch_size // row.job.train.accumulate // workers
-        shape = f"[{batch}, {view.count}, {view.views}, 3, {row.job.data.image_size}, {row.job.data.image_size}]"
+        side = row.job.data.image_size
+        shape = f"[{batch}, {view.count}, {view.views}, 3, {side}, {side}]" if view.pixels else f"{batch} labels"
         table.add_row(f"view {name}", f"{view.source}: {type(view).__name__}, {shape} a worker and micro-batch")
-    cost = measure(row.config, job=row.job, facts=facts, inputs=untrained(row, facts))
+    cost = cost_of(row.config, job=row.job, facts=facts, inputs=untrained(row, facts))
     for name, text in [*plan.items(), *cost_lines(row, cost, workers=workers)]:
         table.add_row(name, text)
     console.print(table)
@@ -115,4 +118,5 @@ def untrained(row: Variant, facts: DataFacts) -> dict[str, Method]:
         name: export.of_job(stage.job, stage.config, facts, untrained(stage, facts))
         for name, stage in stages(row).items()
     }
-    return {key: made[source.stage] for key, source in row.job.inputs.items() if source.stage}
+    given = {name: source.stage for name, source in row.job.inputs.items() if source and source.stage}
+    return {name: made[stage] for name, stage in given.items()}

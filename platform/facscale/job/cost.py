@@ -45,7 +45,7 @@ class Cost:
         }
 
 
-def measure(config: Any, *, job: Job, facts: DataFacts, inputs: Mapping[str, Method]) -> Cost:
+def cost_of(config: Any, *, job: Job, facts: DataFacts, inputs: Mapping[str, Method]) -> Cost:
     """Run every phase once on random images, and count."""
     method = export.of_job(job, config, facts, inputs).train()
     batch = random_batch(method.sample(config), size=job.data.image_size, aus=len(facts.aus))
@@ -85,12 +85,18 @@ def random_batch(views: Mapping[str, View], *, size: int, aus: int, samples: int
             return size * torch.rand(samples, view.count, view.views, 68, 2, generator=random)
         if name == "flow":
             return torch.randn(samples, view.count, view.views, 2, size // 4, size // 4, generator=random)
+        if name == "data_set":
+            return torch.zeros(samples, view.count, dtype=torch.int64)
         return torch.randint(0, 2, (samples, view.count, aus), generator=random, dtype=torch.int8)
+
+    def images(view: View) -> Tensor:
+        side = size if view.pixels else 0
+        return torch.rand(samples, view.count, view.views, 3, side, side, generator=random)
 
     return Batch(
         {
             name: Faces(
-                images=torch.rand(samples, view.count, view.views, 3, size, size, generator=random),
+                images=images(view),
                 identity=torch.arange(samples),
                 augmentation=torch.zeros(samples, view.count, view.views, len(PARAMETERS)),
                 columns={name: column(name, view) for name in view.columns},

@@ -1,29 +1,34 @@
-"""From a variant to its rows of F1: train it as its kind demands, test it on people it has never seen."""
+"""From a variant to what it predicts: train it as its kind demands, test it on people it has never seen."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 
 import numpy as np
 from torch import Tensor
 
-from facscale.data.folds import Fold, some
+from facscale.data.labels import spread, union
 from facscale.data.views import Batch
-from facscale.evaluate import Counts, Row, count, cross_validate, frames_of
+from facscale.evaluate import frames_of
 from facscale.evaluate.embed import Embeddings, Embeds, OfFace, embed
-from facscale.job.labelled import Labelled
+from facscale.evaluate.predictions import Predictions
+from facscale.evaluate.probe import fit_probe
+from facscale.evaluate.probe import predict as probability_of
+from facscale.job.inputs import fetch
+from facscale.job.labelled import Group, Labelled, learned
 from facscale.job.lanes import Lanes
-from facscale.job.variants import Variant
+from facscale.job.variants import Variant, of_fold, stages
 from facscale.methods import DataFacts, Method, export
 from facscale.spec import Job
 from facscale.train.launch import storage
-from facscale.train.worker import Task
+from facscale.train.worker import Task, urls
 
 Train = Callable[[Task, str], bytes]  # a task and what to call it -> the exported method
 
 
-class Predictions(Embeds):
+class Logits(Embeds):
     """A labelled method as something to embed with: the samples that it judges -> AU logits."""
 
     def __init__(self, method: Method) -> None:
@@ -39,55 +44,116 @@ class Predictions(Embeds):
 
 @dataclass(frozen=True)
 class Judge:
-    """Trains and tests the variants of one job, under one name in the storage."""
+    """Trains and tests one variant; what it is built on is trained first, and once where that tells no test labels."""
 
+    variant: Variant
     train: Train
     lanes: Lanes
+    identities: int = 0  # people of the unlabelled data
+    given: Mapping[str, bytes] = field(default_factory=dict)  # exported methods that are there, by argument
 
-    def pretrained(self, variant: Variant, *, facts: DataFacts, inputs: dict[str, bytes]) -> bytes:
+    @cached_property
+    def once(self) -> dict[str, bytes]:
+        """The stages that are the same in every fold, trained; those that read other labelled sets, on all of their people."""
+        found: dict[str, bytes] = {}
+        for name, stage in stages(self.variant).items():
+            if name in of_fold(self.variant):
+                continue
+            facts = DataFacts(identities=self.identities)
+            if stage.learns_from_labels:
+                evaluate = stage.job.evaluate
+                others = [Labelled.open(url, evaluate=evaluate, whole=True) for url in urls(stage.job, "labelled")]
+                facts = learned(others, evaluate=evaluate).facts
+            found[name] = self.train(task(stage, facts=facts, trained=found), stage.title)
+        return found
+
+    @cached_property
+    def pretrained(self) -> bytes:
         """The exported method of a variant that learns without labels."""
-        return self.train(Task(variant.job, variant.config, facts, inputs), variant.title)
+        facts = DataFacts(identities=self.identities)
+        return self.train(task(self.variant, facts=facts, trained=self.once), self.variant.title)
 
-    def probed(self, variant: Variant, exported: bytes, *, on: Labelled) -> Row:
-        """F1 of a frozen encoder, by the spec's protocol."""
-        if variant.job.evaluate.protocol == "adapted-batchnorm":
-            adapted = adapting(variant)
-            return self.tested(adapted, self.folds(adapted, on=on, inputs={"pretrained": exported}), on=on)
-        evaluate = variant.job.evaluate
-        found = embedded(OfFace(export.load(exported).encoder), job=variant.job, on=on)
-        table = cross_validate(
-            found.features, au=found.au, identity=found.identity, aus=on.aus, split=on.split, name=variant.name,
-            probe=evaluate.probe, threshold=evaluate.threshold, seed=evaluate.seed,
-        )  # fmt: skip
-        return table.rows[0]
-
-    def folds(self, variant: Variant, *, on: Labelled, inputs: dict[str, bytes]) -> list[bytes]:
+    def folds(self, on: Group) -> list[bytes]:
         """The exported methods of a variant that learns from labels, one trained on each fold's people."""
-        job = variant.job.model_copy(update={"data": variant.job.data.model_copy(update={"labelled": (on.url,)})})
+        trained = self.once  # before the folds, which go side by side
+        return self.lanes.map(partial(self._fold, on, trained=trained), on.folds)
 
-        def trained(fold: Fold) -> bytes:
-            train = some(fold.train, count=job.evaluate.subjects, seed=job.evaluate.seed)
-            few = replace(fold, train=train)
-            task = Task(job, variant.config, on.facts(few), inputs, subjects=few.train)
-            return self.train(task, fold_title(variant, on, fold))
+    def _fold(self, on: Group, fold: int, *, trained: Mapping[str, bytes]) -> bytes:
+        title, found = fold_title(self.variant, on, fold), dict(trained)
+        subjects, facts = learned(on.sets, fold=fold, evaluate=self.variant.job.evaluate)
+        for name, stage in stages(self.variant).items():
+            if name in of_fold(self.variant):
+                mine = task(reading(stage, on), facts=facts, trained=found)
+                found[name] = self.train(replace(mine, subjects=subjects), f"{title} {name}")
+        mine = task(reading(self.variant, on), facts=facts, trained=found)
+        return self.train(replace(mine, subjects=subjects, inputs={**mine.inputs, **self.given}), title)
 
-        return self.lanes.map(trained, on.split)
+    def tested(self, folds: Sequence[bytes], *, on: Group) -> dict[str, Predictions]:
+        """What `folds` made say, each of people that it has not seen; by table."""
+        pieces: dict[str, list[Predictions]] = {}
+        for fold, exported in zip(on.folds, folds, strict=True):
+            model = Logits(export.load(exported))
+            for data, people in on.tests(fold):
+                found = embedded(model, job=self.variant.job, on=data, subjects=people)
+                probability = 1 / (1 + np.exp(-found.features))
+                piece = self._piece(
+                    found, probability, aus=model.method.facts.aus, on=data, fold=on.sets[0].split[fold].name
+                )
+                pieces.setdefault(on.titled(data), []).append(piece)
+        return {title: Predictions.joined(found) for title, found in pieces.items()}
 
-    def tested(self, variant: Variant, folds: Sequence[bytes], *, on: Labelled) -> Row:
-        """F1 of what `folds` made, each on the people that it has not seen."""
-        counts = []
-        for fold, exported in zip(on.split, folds, strict=True):
-            found = embedded(Predictions(export.load(exported)), job=variant.job, on=on)
-            test = frames_of(fold.test, identity=found.identity)
-            probability = 1 / (1 + np.exp(-found.features[test]))
-            counts.append(count(probability=probability, au=found.au[test], threshold=variant.job.evaluate.threshold))
-        names = [fold.name for fold in on.split]
-        return Row.counted(variant.name, aus=on.aus, counts=Counts.stack(counts), folds=names, source=on.split.source)
+    def probed(self, *, on: Group) -> dict[str, Predictions]:
+        """What probes on the frozen encoder say, one trained on each fold's people, by the spec's protocol; by table."""
+        if self.variant.job.evaluate.protocol == "adapted-batchnorm":
+            adapted = Judge(adapting(self.variant), self.train, self.lanes, given={"pretrained": self.pretrained})
+            return adapted.tested(adapted.folds(on), on=on)
+        evaluate, encoder = self.variant.job.evaluate, OfFace(export.load(self.pretrained).encoder)
+        look = partial(embedded, encoder, job=self.variant.job)
+        seen = {data.url: look(on=data) for data in (*on.sets, *on.transfer)}
+        aus, pieces = union(data.aus for data in on.sets), dict[str, list[Predictions]]()
+        for fold in on.folds:
+            parts = [(data, frames_of(data.split[fold].train, identity=seen[data.url].identity)) for data in on.sets]
+            features = np.concatenate([seen[data.url].features[rows] for data, rows in parts])
+            labels = [spread(seen[data.url].au[rows], given=data.aus, wanted=aus) for data, rows in parts]
+            probe = fit_probe(features, au=np.concatenate(labels), probe=evaluate.probe, seed=evaluate.seed + fold)
+            for data, people in on.tests(fold):
+                found = seen[data.url].chosen(frames_of(people, identity=seen[data.url].identity))
+                probability = probability_of(probe, features=found.features)
+                piece = self._piece(found, probability, aus=aus, on=data, fold=on.sets[0].split[fold].name)
+                pieces.setdefault(on.titled(data), []).append(piece)
+        return {title: Predictions.joined(found) for title, found in pieces.items()}
+
+    def _piece(
+        self, found: Embeddings, probability: np.ndarray, *, aus: Sequence[int], on: Labelled, fold: str
+    ) -> Predictions:
+        """Of one fold: of the AUs that are both told and labelled."""
+        both = tuple(au for au in on.aus if au in aus)
+        return Predictions(
+            self.variant.name, both, probability[:, [aus.index(au) for au in both]].astype(np.float32),
+            found.au[:, [on.aus.index(au) for au in both]], found.identity, found.video, found.frame,
+            fold=np.zeros(len(found), np.int8), folds=(fold,), source=on.split.source,
+        )  # fmt: skip
 
 
-def fold_title(variant: Variant, on: Labelled, fold: Fold) -> str:
+def task(of: Variant, *, facts: DataFacts, trained: Mapping[str, bytes]) -> Task:
+    """A variant's training, on stages that are trained and on files that are read now."""
+    given = {
+        place: trained[source.stage] if source.stage else fetch(source) for place, source in of.job.built_on.items()
+    }
+    start = given.pop("start", None)
+    inputs = {place.removeprefix("inputs."): exported for place, exported in given.items()}
+    return Task(of.job, of.config, facts, inputs, start=start)
+
+
+def reading(of: Variant, on: Group) -> Variant:
+    """The variant on the sets of one group alone."""
+    data = of.job.data.model_copy(update={"labelled": tuple(part.url for part in on.sets)})
+    return replace(of, job=of.job.model_copy(update={"data": data}))
+
+
+def fold_title(variant: Variant, on: Group, fold: int) -> str:
     """What the training of one fold is called."""
-    return f"{variant.title} {on.name} {fold.name}"
+    return f"{variant.title} {on.name} {on.sets[0].split[fold].name}"
 
 
 def adapting(variant: Variant) -> Variant:
@@ -99,13 +165,15 @@ def adapting(variant: Variant) -> Variant:
     train = {"batch_size": probe.batch_size, "epochs": probe.epochs, "optimizer": optimizer}
     data = variant.job.data.model_copy(update={"per_track": "all"})
     job = variant.job.model_copy(update={"data": data, "train": type(variant.job.train).model_validate(train)})
-    job = job.model_copy(update={"method": type(job.method)(name="supervised")})
+    of_the_method = {"method": type(job.method)(name="supervised"), "inputs": {}, "stages": {}, "start": None}
+    job = job.model_copy(update=of_the_method)
     return replace(variant, job=job, method=Supervised, config=Supervised.Config(trainable="batchnorm"))
 
 
-def embedded(model: Embeds, *, job: Job, on: Labelled) -> Embeddings:
-    """Of all frames of a labelled data set, kept beside the runs."""
+def embedded(model: Embeds, *, job: Job, on: Labelled, subjects: Collection[str] | None = None) -> Embeddings:
+    """Of the frames of a labelled data set (of these people), kept beside the runs."""
     return embed(
         model, on.url, image_size=job.data.image_size, spec=job.data.augment, cache_dir=f"{storage(job)}/embeddings",
-        workers=job.cluster.most_workers, cpus=job.cluster.cpus_per_worker, gpus=job.cluster.gpus_per_worker, max_bad=job.data.max_bad,
+        workers=job.cluster.most_workers, cpus=job.cluster.cpus_per_worker, gpus=job.cluster.gpus_per_worker,
+        max_bad=job.data.max_bad, subjects=subjects,
     )  # fmt: skip

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
 from facscale.data import DataError, Dataset
-from facscale.data.folds import Fold, Split, folds
-from facscale.data.labels import class_weights
+from facscale.data.folds import Split, folds, some, untouched
+from facscale.data.labels import class_weights, inverse_frequency, spread, union
 from facscale.evaluate import frames_of, positives
 from facscale.methods import DataFacts
+from facscale.spec import Job
 from facscale.spec.models import Evaluate
 
 
@@ -28,8 +30,11 @@ class Labelled:
     split: Split
 
     @classmethod
-    def open(cls, url: str, *, evaluate: Evaluate) -> Self:
-        """Read the labels and make the folds. Raises DataError for a data set without labels, or with too few people."""
+    def open(cls, url: str, *, evaluate: Evaluate, whole: bool = False) -> Self:
+        """Read the labels and make the folds; `whole`: one fold that tests everybody.
+
+        Raises DataError for a data set without labels, or with too few people.
+        """
         dataset = Dataset(url)
         manifest = dataset.manifest
         if not manifest.au:
@@ -45,13 +50,71 @@ class Labelled:
             .astype(np.int8)
         )
         people = sorted(set(identity))
-        if len(people) < evaluate.folds:
+        if whole:
+            split = untouched(people)
+        elif len(people) < evaluate.folds:
             raise DataError(f"{url} has {len(people)} subjects, too few for evaluate.folds={evaluate.folds}")
-        split = folds(people, k=evaluate.folds, seed=evaluate.seed, positives=positives(au, identity=identity))
-        return cls(url, manifest.name, manifest.fingerprint, tuple(manifest.au), au, identity, split)
+        else:
+            split = folds(people, k=evaluate.folds, seed=evaluate.seed, positives=positives(au, identity=identity))
+        return cls(dataset.url, manifest.name, manifest.fingerprint, tuple(manifest.au), au, identity, split)
 
-    def facts(self, fold: Fold | None = None) -> DataFacts:
-        """What a method may know: of the training frames of `fold` alone, if one is given."""
-        rows = frames_of(fold.train, identity=self.identity) if fold else np.arange(len(self.au))
-        weights = class_weights(self.au[rows])
-        return DataFacts(aus=self.aus, label_weights=tuple(tuple(map(float, line)) for line in weights))
+
+@dataclass(frozen=True)
+class Group:
+    """Labelled sets that are learned from together, fold by fold, and the sets on which that is tested."""
+
+    sets: tuple[Labelled, ...]
+    transfer: tuple[Labelled, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """As in "BP4D + DISFA"."""
+        return " + ".join(data.name for data in self.sets)
+
+    @property
+    def folds(self) -> range:
+        """Numbers of the folds, which are as many in each set."""
+        return range(len(self.sets[0].split))
+
+    def titled(self, on: Labelled) -> str:
+        """What a table of F1 on a set is called: the set, and what was learned from where that is another one."""
+        return on.name if any(on is data for data in self.sets) else f"{on.name}, learned on {self.name}"
+
+    def tests(self, fold: int) -> list[tuple[Labelled, Collection[str]]]:
+        """Whom a fold tests, by set."""
+        own: list[tuple[Labelled, Collection[str]]] = [(data, data.split[fold].test) for data in self.sets]
+        return own + [(data, data.split[0].test) for data in self.transfer]
+
+
+def groups(job: Job, sets: Sequence[Labelled], *, transfer: Sequence[Labelled] = ()) -> list[Group]:
+    """The sets of a job, each on its own, or all together where the spec mixes them."""
+    parts = [tuple(sets)] if job.data.mixed else [(data,) for data in sets]
+    return [Group(part, tuple(transfer)) for part in parts if part]
+
+
+class Learned(NamedTuple):
+    """What may be learned from: people of some data sets, and what a method may know of their labels."""
+
+    subjects: dict[str, Collection[str]]  # by URL
+    facts: DataFacts
+
+
+def learned(sets: Sequence[Labelled], *, fold: int | None = None, evaluate: Evaluate) -> Learned:
+    """The people that a fold trains on in each set (as many as the spec says); without `fold`, everybody."""
+    chosen: dict[str, Collection[str]] = {}
+    for data in sets:
+        people = frozenset(data.identity) if fold is None else data.split[fold].train
+        chosen[data.url] = people if fold is None else some(people, count=evaluate.subjects, seed=evaluate.seed)
+    aus = union(data.aus for data in sets)
+    labels = [
+        spread(data.au[frames_of(chosen[data.url], identity=data.identity)], given=data.aus, wanted=aus)
+        for data in sets
+    ]
+    au = np.concatenate(labels)
+    facts = DataFacts(
+        aus=aus,
+        label_weights=tuple(tuple(map(float, line)) for line in class_weights(au)),
+        au_weights=tuple(map(float, inverse_frequency(au))),
+        sets=tuple(data.aus for data in sets),
+    )
+    return Learned(chosen, facts)

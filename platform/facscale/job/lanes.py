@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -17,6 +18,11 @@ class Lanes:
     def __init__(self, count: int) -> None:
         self.count = count
         self.turn = threading.BoundedSemaphore(count)
+        self._places: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    def alone(self, place: str) -> threading.Lock:
+        """Held by whoever trains there; another row that wants the same training waits, and finds it done."""
+        return self._places[place]
 
     def map(self, call: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """The results in the order of the items. All are tried; then the first error is raised.

@@ -61,13 +61,11 @@ def measure(exported: bytes, *, job: Job, on: Sequence[Labelled], fingerprints: 
     place = f"{folder}/{key}.json"
     if store.exists(place):
         return Measures(**json.loads(store.cat_file(place)))
-    found = Measures({}, {})
-    if on:
-        found.values.update(of_frames(exported, job=job, on=on[0]))
+    values = of_frames(exported, job=job, on=on[0]) if on else {}
     ask = ray.remote(on_a_worker).options(num_cpus=job.cluster.cpus_per_worker, num_gpus=job.cluster.gpus_per_worker)
     known = ray.put(known_faces(job, on)) if job.evaluate.rendered_people else None
     moved = ray.get(ask.remote(exported, known, job))
-    found = Measures(found.values | moved.values, moved.lengths)
+    found = Measures(values | moved.values, moved.lengths)
     store.makedirs(folder, exist_ok=True)
     store.pipe_file(place, json.dumps(asdict(found)).encode())
     return found

@@ -39,6 +39,8 @@ class DataFacts:
 
     aus: tuple[int, ...] = ()  # the labelled action units, in the order of the columns of `au`
     label_weights: tuple[tuple[float, ...], ...] = ()  # of their negatives and positives: inverse class frequencies
+    au_weights: tuple[float, ...] = ()  # of each AU, inverse to its frequency; their mean is 1
+    sets: tuple[tuple[int, ...], ...] = ()  # the AUs of each labelled data set that is trained on
     identities: int = 0  # of the unlabelled data
     image_size: int = 224  # pixels, side of the network's square input
 
@@ -77,6 +79,7 @@ class Method(nn.Module):
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     constant_rate: ClassVar[tuple[str, ...]] = ()  # submodules whose learning rate no schedule changes
+    sees: ClassVar[bool] = True  # False: it has no encoder of images, and can only be a stage of others
     encoder: Encoder
     recipe: Any  # what rebuilds it (`export.Recipe`); the platform sets it
 
@@ -152,6 +155,14 @@ class Method(nn.Module):
     def learns_from_labels(cls, config: Any) -> bool:
         """Whether training sees labels: then it is trained anew in each fold of the cross-validation."""
         return any(view.source == "labelled" for view in cls.sample(config).values())
+
+    @classmethod
+    def adopted(cls, weights: Mapping[str, Tensor]) -> tuple[Any, dict[str, Tensor]] | None:
+        """Public weights of its encoder, under the names of their own release: the configuration and the encoder's state.
+
+        None: they are not of this method.
+        """
+        return None
 
 
 def total(losses: Losses) -> Tensor:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import safetensors.torch
 import torch
@@ -19,11 +20,12 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from facscale.methods import DataFacts, Method, find
-from facscale.nn.resnet import BLOCKS
+from facscale.methods import DataFacts, Method, find, names
 from facscale.spec import Job, SpecError
 
 FORMAT = "2"
+# How torch.save's files begin: archives since 2020, and before that the pickle of a number of its own.
+TORCH = (b"PK", pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2))
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,12 @@ def save(method: Method) -> bytes:
 
 
 def load(data: bytes, *, source: str = "the export") -> Method:
-    """The method that `save` wrote, in eval mode; or a ResNet with torchvision's names (`.pth`, safetensors), as `supervised`.
+    """The method that `save` wrote, in eval mode; or public weights (torch.save's, safetensors), as the method they are of.
 
     Raises SpecError for bytes that are neither, or that no one should trust; `source` says where they come from.
     """
-    if data[:2] == b"PK":  # torch.save's archive
-        return _of_torchvision(_unpickled(data, source=source), source=source)
+    if data.startswith(TORCH):
+        return _of_public(_unpickled(data, source=source), source=source)
     try:
         weights = safetensors.torch.load(data)
         size = int.from_bytes(data[:8], "little")  # of the header: JSON, as the format has it
@@ -75,7 +77,7 @@ def load(data: bytes, *, source: str = "the export") -> Method:
     except SafetensorError as error:
         raise SpecError(f"{source}: not an exported method (a safetensors file is expected): {error}") from None
     if about.get("facscale") != FORMAT:
-        return _of_torchvision(weights, source=source)
+        return _of_public(weights, source=source)
     try:
         method = TypeAdapter(Recipe).validate_json(about.get("recipe", "")).build()
         method.load_state_dict(weights)
@@ -85,6 +87,11 @@ def load(data: bytes, *, source: str = "the export") -> Method:
 
 
 def _unpickled(data: bytes, *, source: str) -> Any:
+    if _is_program(data):
+        raise SpecError(
+            f"{source}: a TorchScript archive, whose weights cannot be read without running its code; if you trust it, "
+            'convert it once: torch.save(torch.jit.load("FILE").state_dict(), "WEIGHTS.pth")'
+        )
     try:
         return torch.load(BytesIO(data), map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError) as error:
@@ -94,24 +101,41 @@ def _unpickled(data: bytes, *, source: str) -> Any:
         ) from None
 
 
-def _of_torchvision(weights: Any, *, source: str) -> Method:
-    """A ResNet-18, 34 or 50 of any width, from a state dictionary; its classifier is left out."""
-    names = set(weights) if isinstance(weights, dict) else set()
-    blocks = tuple(sum(f"layer{stage}.{n}.conv1.weight" in names for n in range(99)) for stage in range(1, 5))
-    bottleneck = "layer1.0.conv3.weight" in names
-    depths = [depth for depth, counts in BLOCKS.items() if counts == blocks and (depth == 50) == bottleneck]
-    if not depths:
-        raise SpecError(
-            f"{source}: neither an export of this facscale nor a ResNet-18, 34 or 50 with torchvision's parameter names"
-        )
-    config = {"depth": depths[0], "width": len(weights["conv1.weight"])}
-    method = build("supervised", find("supervised").Config.model_validate(config), DataFacts())
-    kept = {name: value for name, value in weights.items() if not name.startswith("fc.")}
+def _is_program(data: bytes) -> bool:
     try:
-        method.encoder.load_state_dict(kept)
-    except RuntimeError as error:
-        raise SpecError(f"{source}: does not fit a ResNet-{depths[0]}: {str(error).splitlines()[-1].strip()}") from None
-    return method.eval()
+        return any(name.endswith("/constants.pkl") for name in ZipFile(BytesIO(data)).namelist())
+    except BadZipFile:
+        return False
+
+
+def _of_public(weights: Any, *, source: str) -> Method:
+    """The method, freshly built, whose encoder these weights are; they may lie in a checkpoint's `state_dict`."""
+    held = weights.get("state_dict", weights) if isinstance(weights, dict) else {}
+    known = isinstance(held, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in held.items())
+    for name, kind in _kinds() if known else ():
+        try:
+            if (found := kind.adopted(held)) is None:
+                continue
+            config, state = found
+            method = build(name, config, DataFacts())
+            method.encoder.load_state_dict(state)
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise SpecError(f"{source}: has names of {name}'s encoder, but does not fit it: {reason}") from None
+        return method.eval()
+    raise SpecError(
+        f"{source}: neither an export of this facscale nor a ResNet-18, 34 or 50 with torchvision's parameter names, nor a "
+        "FAN with the face-alignment package's"
+    )
+
+
+def _kinds() -> Iterator[tuple[str, type[Method]]]:
+    """All methods by name; what another package only claims to be one is nobody's business here."""
+    for name in names():
+        try:
+            yield name, find(name)
+        except SpecError:
+            continue
 
 
 class Exported(nn.Module):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from facscale.data.views import Batch, Frames, View
 from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
 from facscale.nn import LinearProbe, ResNet, masked_bce
+from facscale.nn.resnet import BLOCKS
 
 
 class Supervised(Method):
@@ -49,6 +50,17 @@ class Supervised(Method):
     def sample(config: Config) -> Mapping[str, View]:
         """One labelled frame."""
         return {"face": Frames(source="labelled", columns=("au",))}
+
+    @classmethod
+    def adopted(cls, weights: Mapping[str, Tensor]) -> tuple[Config, dict[str, Tensor]] | None:
+        """torchvision's ResNet-18, 34 or 50, of any width; its classifier is left out."""
+        blocks = tuple(sum(f"layer{stage}.{n}.conv1.weight" in weights for n in range(99)) for stage in range(1, 5))
+        bottleneck = "layer1.0.conv3.weight" in weights
+        depths = [depth for depth, counts in BLOCKS.items() if counts == blocks and (depth == 50) == bottleneck]
+        if not depths or "bn1.weight" not in weights:
+            return None
+        config = cls.Config.model_validate({"depth": depths[0], "width": weights["bn1.weight"].numel()})
+        return config, {name: value for name, value in weights.items() if not name.startswith("fc.")}
 
     @trains("encoder", "classifier")
     def classify(self, batch: Batch) -> Losses:

@@ -108,6 +108,28 @@ class ResNet(Encoder):
             found.append(x)
         return found
 
+    def parts(self) -> list[nn.Module]:
+        """Its four stages as modules, each on what the one before it gives; the first takes images."""
+        return [First(self), *(self.get_submodule(f"layer{number}") for number in range(2, 5))]
+
+
+class First(nn.Module):
+    """All of a ResNet up to the end of its first stage, sharing its layers."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, of: ResNet) -> None:
+        super().__init__()
+        self.register_buffer("mean", of.mean, persistent=False)
+        self.register_buffer("std", of.std, persistent=False)
+        self.layers = nn.Sequential(of.conv1, of.bn1, nn.ReLU(), of.maxpool, of.get_submodule("layer1"))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, 3, S, S] in [0, 1] -> [N, width, S / 4, S / 4] (four times as many for depth 50)."""
+        maps: Tensor = self.layers((images - self.mean) / self.std)
+        return maps
+
 
 def _shortcut(inputs: int, outputs: int, *, stride: int) -> nn.Module:
     if stride == 1 and inputs == outputs:

@@ -28,6 +28,7 @@ Path_ = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
 PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq")}
+OF_THE_METHOD = frozenset({"inputs", "start"})  # keys of a spec, beside "method", that mean that method
 MAX_NODES = 100_000  # an alias bomb unfolds past this long before it hurts
 VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
@@ -93,9 +94,12 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Document:
 def merge(below: Document, above: Document) -> Document:
     """Lay one document over another: mappings merge key by key, everything else is replaced.
 
-    A method's options belong to that method: naming another one drops them.
+    A method's options and inputs belong to that method: naming another one drops them.
     """
     data, origins = dict(below.data), dict(below.origins)
+    if _other_method("method", data.get("method"), above.data.get("method")):
+        for key in OF_THE_METHOD & data.keys():
+            del data[key]
     for key, value in above.data.items():
         old: Any = data.get(key)
         lower, upper = _child(below, key), _child(above, key)
@@ -155,8 +159,9 @@ def _model_at(model: type[BaseModel], path: Path_) -> type[BaseModel]:
     return model
 
 
-def _other_method(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    return key == "method" and new.get("name", old.get("name")) != old.get("name")
+def _other_method(key: str, old: Any, new: Any) -> bool:
+    both = isinstance(old, Mapping) and isinstance(new, Mapping)
+    return key == "method" and both and new.get("name", old.get("name")) != old.get("name")
 
 
 def _child(document: Document, key: str) -> Document:

@@ -57,6 +57,8 @@ class Augment(Block):
     jitter: Fraction = 1.0  # probability that brightness, contrast, saturation and hue change at all
     grey: Fraction = 0.0  # probability that all colour goes
     blur: Fraction = 0.0  # probability of a Gaussian blur, sigma uniform in [0.1, 2] pixels of 224
+    compression: Fraction = 0.0  # probability of JPEG artefacts, quality uniform in [30, 95]
+    holes: Fraction = 0.0  # probability of 1 to 8 black squares, sides uniform in [1/32, 1/8] of the image's
     crop: Range = (0.8, 1.0)  # side of the random crop as a share of the image's side
     aspect: Annotated[float, Field(ge=1, le=4)] = 1.0  # width / height of the crop, log-uniform in [1 / x, x]
 
@@ -72,8 +74,9 @@ class Data(Block):
 
     unlabelled: tuple[Url, ...] | Url = ()
     labelled: tuple[Url, ...] | Url = ()
-    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the unlabelled people whose loss is only watched
-    test: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of them that no training looks at
+    mixed: bool = False  # the labelled sets are learned from together, each fold of all at once; else each on its own
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the people whose loss is only watched
+    test: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the unlabelled people that no training looks at
     image_size: PositiveInt = 224  # pixels, side of the network's square input
     per_track: PositiveInt | Literal["all"] = (
         1  # samples an epoch takes from each track; "all": as many as fit side by side
@@ -125,7 +128,10 @@ class Train(Block):
     keep_checkpoints: PositiveInt = 2
     probe_every: NonNegativeInt = 1000  # steps between online probes and collapse diagnostics; 0: never
     probe_frames: PositiveInt = 512  # labelled frames of the online probe
-    validate_every: NonNegativeInt = 0  # steps between looks at the people of data.validation; 0: never
+    validate_every: NonNegativeInt = (
+        0  # steps between looks at the people of data.validation (without any: at sheets of
+    )
+    # pictures of the others alone); 0: never
     validation_batches: PositiveInt = 8  # at each look, the same ones
 
 
@@ -167,6 +173,7 @@ class Evaluate(Block):
     folds: int = Field(default=3, ge=2)
     threshold: Fraction = 0.5
     seed: NonNegativeInt = 0  # of the split, where a data set has no published folds
+    transfer: tuple[Url, ...] = ()  # labelled sets that nothing learns from: what each fold learned is tested there too
     subjects: NonNegativeInt = 0  # people of each fold's training part that are learned from; 0: all of them
     probe: Probe = Probe()
     rendered_people: NonNegativeInt = 40  # rendered with known truth, to measure disentanglement; 0: none
@@ -206,7 +213,8 @@ class Job(Block):
     seeds: PositiveInt = 1  # trainings of every row, with seed, seed + 1, ...: the tables show their mean and spread
     method: Method
     stages: dict[str, dict[str, Any]] = {}  # trained first, in this order: each a patch over this very spec
-    inputs: dict[str, Input] = {}  # what the method's constructor takes beyond its hyper-parameters
+    inputs: dict[str, Input | None] = {}  # what the method's constructor takes beyond its hyper-parameters; null: none
+    start: Input | None = None  # the same method, trained before: weights that fit by name and shape are begun with
     data: Data = Data()
     train: Train = Train()
     cluster: Cluster = Cluster()
@@ -218,16 +226,22 @@ class Job(Block):
     def _one_way_to_say_each_thing(self) -> Job:
         for key in self.deepspeed.keys() & OWNED_BY_THE_LOOP.keys():
             raise ValueError(f"deepspeed.{key} is set from {OWNED_BY_THE_LOOP[key]}; write it there")
-        for name, source in self.inputs.items():
+        for name, source in self.built_on.items():
             if source.stage and source.stage not in self.stages:
-                raise ValueError(f'inputs.{name} names the stage "{source.stage}", which is not under stages')
+                raise ValueError(f'{name} names the stage "{source.stage}", which is not under stages, or comes later')
         return self
+
+    @property
+    def built_on(self) -> dict[str, Input]:
+        """All trained methods that it takes, by where they are written."""
+        given = {f"inputs.{name}": source for name, source in self.inputs.items()} | {"start": self.start}
+        return {place: source for place, source in given.items() if source is not None}
 
 
 class Source(Block):
     """Raw videos or images as a data set's authors lay them out."""
 
-    layout: Literal["voxceleb2", "bp4d", "disfa", "videos"]
+    layout: Literal["voxceleb2", "bp4d", "disfa", "affwild2", "videos"]
     root: Url
     every: PositiveInt = 1  # keep each n-th frame
     limit: NonNegativeInt = 0  # videos read at most; 0: all
@@ -285,6 +299,6 @@ class Pipeline(Block):
     render: Render | None = None
     detector: Detector = Detector()
     crop: Crop = Crop()
-    flow: Flow | None = None  # none: not computed, which takes most of an hour for each 10,000 frames of 256 pixels
+    flow: Flow | None = None  # none: not computed; TV-L1 takes 4.5 hours of a core for 10,000 frames of 256 pixels
     output: Url
     ingest: Ingest = Ingest()

@@ -23,7 +23,7 @@ from facscale.data.stream import Stream
 from facscale.data.views import Batch
 from facscale.methods import DataFacts, Method, export, find
 from facscale.nn.batchnorm import synchronise
-from facscale.spec import Job
+from facscale.spec import Job, SpecError
 from facscale.train import checkpoint
 from facscale.train.engine import Engine
 from facscale.train.loop import Run, train
@@ -40,7 +40,8 @@ class Task:
     config: Any  # the method's own
     facts: DataFacts
     inputs: Mapping[str, bytes] = field(default_factory=dict)  # exported methods, by the name of the argument
-    subjects: Collection[str] | None = None  # labelled identities to train on; None: all
+    start: bytes | None = None  # an exported method, whose weights are begun with where they fit
+    subjects: Mapping[str, Collection[str]] | None = None  # labelled identities to train on, by data set URL; None: all
     mailbox: Any = None  # actor that takes records of training (`mailbox.Mailbox`)
 
     def tell(self, kind: str, **record: Any) -> None:
@@ -98,7 +99,7 @@ def spent(run: Run) -> dict[str, float]:
 def open_streams(task: Task, *, rank: int, world: int, pin: bool, part: str = "train") -> dict[str, Stream]:
     """One stream for each source that the method's views name; the first view's source sets the epoch.
 
-    `part` of the unlabelled people: "train", "validation" or "test".
+    `part` of the people: "train", "validation" or "test" (of the labelled ones, a fold tests others).
     """
     views = find(task.job.method.name).sample(task.config)
     data, streams = task.job.data, dict[str, Stream]()
@@ -112,18 +113,36 @@ def open_streams(task: Task, *, rank: int, world: int, pin: bool, part: str = "t
             seed=task.job.seed,
             rank=rank,
             world=world,
-            subjects=task.subjects if source == "labelled" else people(task.job, datasets, part=part),
+            subjects=(
+                labelled_people(task, datasets, part=part)
+                if source == "labelled"
+                else people(task.job, datasets, part=part)
+            ),
             pin=pin,
         )
     return streams
 
 
-def people(job: Job, datasets: Sequence[Dataset], *, part: str) -> Collection[str] | None:
-    """The unlabelled identities of one part; None: everybody."""
+def people(job: Job, datasets: Sequence[Dataset], *, part: str) -> Mapping[str, Collection[str]] | None:
+    """The unlabelled identities of one part, by data set URL; None: everybody. Who is in several sets is one person."""
     if not (job.data.validation or job.data.test):
         return None
     everybody = {person for dataset in datasets for person in dataset.runs.identities}
-    return parts(everybody, validation=job.data.validation, test=job.data.test, seed=job.seed)[part]
+    found = parts(everybody, validation=job.data.validation, test=job.data.test, seed=job.seed)[part]
+    return {dataset.url: found for dataset in datasets}
+
+
+def labelled_people(task: Task, datasets: Sequence[Dataset], *, part: str) -> Mapping[str, Collection[str]] | None:
+    """Of those that the task may learn from, the ones that are trained on, or only watched."""
+    if not task.job.data.validation:
+        return task.subjects
+    return {
+        dataset.url: parts(
+            task.subjects[dataset.url] if task.subjects else dataset.runs.identities,
+            validation=task.job.data.validation, test=0, seed=task.job.seed,
+        )[part]
+        for dataset in datasets
+    }  # fmt: skip
 
 
 def urls(job: Job, source: str) -> tuple[str, ...]:
@@ -165,7 +184,30 @@ def build(task: Task, streams: dict[str, Stream], *, rank: int, world: int, devi
 def make_method(task: Task) -> Method:
     """The method as it is initialised from the current random state, on the inputs that the spec gives it."""
     inputs = {name: export.load(exported) for name, exported in task.inputs.items()}
-    return export.of_job(task.job, task.config, task.facts, inputs)
+    method = export.of_job(task.job, task.config, task.facts, inputs)
+    if task.start is not None:
+        begin_with(method, export.load(task.start))
+    return method
+
+
+def begin_with(method: Method, start: Method) -> None:
+    """Take over every weight that is trained and that `start` has under the same name in the same shape.
+
+    Raises SpecError where there is none.
+    """
+    own, given = method.state_dict(), start.state_dict()
+    trained = {
+        f"{path}.{name}"
+        for root in method.learning()
+        for part in root.modules
+        for path, module in method.get_submodule(part).named_modules(prefix=part)
+        if any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+        for name in (*dict(module.named_parameters(recurse=False)), *dict(module.named_buffers(recurse=False)))
+    }
+    fits = {name: given[name] for name in trained & own.keys() & given.keys() if own[name].shape == given[name].shape}
+    if not fits:
+        raise SpecError(f"start: {start.recipe.method} has not one weight that {method.recipe.method} could begin with")
+    method.load_state_dict(fits, strict=False)
 
 
 def laid_out(batch: Batch, job: Job) -> Batch:
@@ -181,10 +223,11 @@ def laid_out(batch: Batch, job: Job) -> Batch:
 
 
 def held_out(task: Task, *, rank: int, world: int) -> list[Batch]:
-    """This worker's share of the first batches of the people of `data.validation`."""
+    """This worker's share of the first batches of the people of `data.validation`; without any, of the others."""
     if not task.job.train.validate_every:
         return []
-    streams = open_streams(task, rank=rank, world=world, pin=False, part="validation")
+    part = "validation" if task.job.data.validation else "train"
+    streams = open_streams(task, rank=rank, world=world, pin=False, part=part)
     batches = zipped(streams, 0)
     try:
         return list(itertools.islice(batches, task.job.train.validation_batches))
@@ -193,19 +236,24 @@ def held_out(task: Task, *, rank: int, world: int) -> list[Batch]:
 
 
 def watch(task: Task, run: Run, validation: Validation) -> None:
-    """Losses over the people who are not trained on, to the method and to whoever watches; and pictures of some."""
-    losses = validation.losses()
-    run.method.after_validation(losses["total"])
+    """Losses over the people who are not trained on, to the method and to whoever watches; and pictures.
+
+    Where nobody is set aside, there are only pictures, of people who are trained on.
+    """
+    if task.job.data.validation:
+        losses = validation.losses()
+        run.method.after_validation(losses["total"])
+        if run.rank == 0:
+            values = {f"validation/{name}": value for name, value in losses.items()}
+            task.tell("metrics", step=run.step, values=values)
     if run.rank == 0:
-        values = {f"validation/{name}": value for name, value in losses.items()}
-        task.tell("metrics", step=run.step, values=values)
         task.tell("pictures", step=run.step, columns=validation.pictures())
 
 
 def online_probe(task: Task, run: Run) -> OnlineProbe | None:
     """On rank 0, where the spec wants one and there are labels."""
     labelled = urls(task.job, "labelled")
-    wanted = run.rank == 0 and task.job.train.probe_every and labelled
+    wanted = run.rank == 0 and task.job.train.probe_every and labelled and run.method.sees
     return OnlineProbe(labelled[0], job=task.job, device=run.device) if wanted else None
 
 

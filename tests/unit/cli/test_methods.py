@@ -40,7 +40,7 @@ def test_a_block_says_paper_needs_and_defaults(shown):
 def test_defaults_are_shown_as_they_are_overridden(name, monkeypatch):
     monkeypatch.setenv("FACSCALE_DATA", "s3://faces")
     shown = [f"method.{word}" for word in summary(name)["defaults"].split()]
-    _, kind, config = methods.configure(read(jobs(name)[0], shown))
+    _, kind, config = methods.configure(read(jobs(name)[0], [f"method.name={name}", *shown]))
     assert config == kind.Config()
 
 

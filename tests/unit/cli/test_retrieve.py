@@ -191,7 +191,7 @@ def test_strangers_answer_or_anyone_but_once_for_a_video():
 def test_embeddings_of_one_method_are_kept_apart_in_the_cache():
     method = export.build("tcae", find("tcae").Config(), DataFacts(image_size=32))
     keys = {
-        cache_key(OfFace(Embedding(method, name, dim=256)), fingerprint="f", crop={}) for name in ("encoder", "pose")
+        cache_key(OfFace(Embedding(method, name, dim=256)), fingerprint="f", about={}) for name in ("encoder", "pose")
     }
     assert len(keys) == 2
 

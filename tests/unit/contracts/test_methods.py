@@ -26,27 +26,36 @@ from facscale.spec import Block, SpecError, parse, read
 from facscale.spec.models import Data
 from tiny import small
 
-FACTS = DataFacts(aus=(1, 12), label_weights=((0.6, 0.7), (2.0, 3.0)), identities=6, image_size=32)
+FACTS = DataFacts(
+    aus=(1, 12),
+    label_weights=((0.6, 0.7), (2.0, 3.0)),
+    au_weights=(0.5, 1.5),
+    sets=((1, 12),),
+    identities=6,
+    image_size=32,
+)
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
 OURS = [name for name in methods.names() if (Path(methods.__file__).parent / f"{name}.py").exists()]
 OTHERS = ["tiny-gan", "tiny-staged"]
+BUILT_ON = {"tiny-staged": {"teacher": "tiny-gan"}, "aunet on fan": {"fan": "fan", "labels": "labelvae"}}
 
 
-@pytest.fixture(params=OURS + OTHERS)
+@pytest.fixture(params=[*OURS, *OTHERS, "aunet on fan"])
 def case(request, plugins):
     """A method's class, a small configuration, and a way to build it."""
-    kind = methods.find(request.param)
+    name = request.param.split(" ")[0]
+    kind = methods.find(name)
     config = kind.Config(**small(kind.Config))
 
     def build():
         torch.manual_seed(0)
         inputs = {}
-        if request.param == "tiny-staged":
-            teacher = methods.find("tiny-gan")
-            inputs["teacher"] = export.build("tiny-gan", teacher.Config(), DataFacts())
-        return export.build(request.param, config, FACTS, **inputs)
+        for argument, other in BUILT_ON.get(request.param, {}).items():
+            below = methods.find(other)
+            inputs[argument] = export.build(other, below.Config(**small(below.Config)), FACTS)
+        return export.build(name, config, FACTS, **inputs)
 
-    return request.param, kind, config, build
+    return name, kind, config, build
 
 
 def a_batch(kind, config, seed=0):
@@ -85,8 +94,11 @@ def test_a_spec_can_name_no_other_code():
 
 
 def test_every_method_of_ours_has_a_job():
-    named = {read_job(path)[0].method.name for path in JOBS}
-    assert set(OURS) <= named
+    jobs = [read_job(path)[0] for path in JOBS]
+    named = {job.method.name for job in jobs}
+    staged = {stage["method"]["name"] for job in jobs for stage in job.stages.values() if "method" in stage}
+    assert {name for name in OURS if methods.find(name).sees} <= named
+    assert set(OURS) <= named | staged
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
@@ -191,6 +203,8 @@ def test_an_export_rebuilds_the_method(case):
     loaded = export.load(export.save(method))
     assert same(method, loaded)
     assert loaded.config == config
+    if not kind.sees:
+        return
     images = torch.rand(3, 3, 32, 32)
     rebuilt = export.Exported(**asdict(loaded.recipe))
     rebuilt.load_state_dict({f"encoder.{key}": value for key, value in method.encoder.state_dict().items()})
@@ -209,7 +223,8 @@ def test_the_stream_yields_its_sample(case, tmp_path):
         batch = Augmenter(size=24)(next(batches))
         batches.close()
         for name, view in wanted.items():
-            assert batch[name].images.shape == (4, view.count, view.views, 3, 24, 24)
+            side = 24 if view.pixels else 0
+            assert batch[name].images.shape == (4, view.count, view.views, 3, side, side)
             assert set(batch[name].columns) == set(view.columns)
 
 

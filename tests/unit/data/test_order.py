@@ -179,11 +179,11 @@ def test_uniform_numbers_are_uniform_and_unrelated():
 
 def test_short_runs_and_other_subjects_are_left_out():
     sets = [stored([5, 9, 2, 9, 9, 4], [0, 0, 1, 1, 2, 5]), stored([9, 1, 9], [0, 1, 2])]
-    runs = order.population(sets, extent=4, subjects=["id0", "id2"])
+    runs = order.population(sets, extent=4, subjects=[["id0", "id2"], ["id0", "id2"]])
     kept = list(zip(runs.dataset.tolist(), runs.run.tolist(), runs.frames.tolist(), strict=True))
     assert kept == [(0, 0, 5), (0, 3, 9), (0, 5, 4), (1, 0, 9), (1, 2, 9)]
     assert len(set(runs.group.tolist())) == 5
-    assert len(order.population(sets, extent=4, subjects=["nobody"])) == 0
+    assert len(order.population(sets, extent=4, subjects=[["nobody"], []])) == 0
 
 
 @pytest.mark.parametrize("per_track", [1, "all"])

@@ -32,7 +32,8 @@ FACE = {"face": Frames(count=1, columns=("frame", "track", "au"))}
 def make(dataset, views=CLIP, *, batch_size=6, seed=3, rank=0, world=1, subjects=None, **options) -> Stream:
     spec = models.Data(**{"canonical_streams": 3, "shuffle_block": 2, "threads": 2, "prefetch": 2, **options})
     sets = dataset if isinstance(dataset, list) else [dataset]
-    return Stream(sets, views, spec=spec, batch_size=batch_size, seed=seed, rank=rank, world=world, subjects=subjects)
+    chosen = subjects and {data.url: subjects for data in sets}
+    return Stream(sets, views, spec=spec, batch_size=batch_size, seed=seed, rank=rank, world=world, subjects=chosen)
 
 
 def take(stream: Stream, count: int, *, start: int = 0) -> list:
@@ -176,6 +177,59 @@ def test_only_the_chosen_subjects_are_read(dataset):
     assert set(seen.tolist()) == {3, 5}
     whole = sum(group.length for shard in dataset.manifest.shards for group in shard.row_groups)
     assert 0 < stream.bytes_per_epoch < whole == make(dataset, FACE).bytes_per_epoch
+
+
+@pytest.fixture
+def two_sets(tmp_path):
+    """Two data sets with the same people's names and AUs in part: AU1 and AU12; AU12, AU4 and AU1."""
+    lengths = [6, 5, 7]
+    one = lengths_data_set(str(tmp_path / "one"), lengths, au=(1, 12))
+    return [one, lengths_data_set(str(tmp_path / "other"), lengths, au=(12, 4, 1))]
+
+
+def test_sets_with_different_aus_are_read_as_one(two_sets):
+    views = {"face": Frames(columns=("au", "intensity", "frame", "data_set"))}
+    stream = make(two_sets, views, per_track="all", batch_size=6)
+    assert stream.aus == (1, 12, 4)
+    seen = set()
+    for batch in take(stream, 6):
+        face = batch.face
+        assert face.au.shape == face.intensity.shape == (6, 1, 3)
+        for number in range(6):
+            of, frame, person = int(face.data_set[number]), int(face.frame[number]), int(face.identity[number])
+            stored = two_sets[of].table(["identity", "frame", "au", "intensity"]).to_pylist()
+            name = f"id{person - 3 * of:05d}"
+            row = next(row for row in stored if (row["identity"], row["frame"]) == (name, frame))
+            aus = two_sets[of].manifest.au
+            for column, values in (("au", face.au), ("intensity", face.intensity)):
+                expected = [row[column][aus.index(au)] if au in aus else -1 for au in (1, 12, 4)]
+                assert values[number, 0].tolist() == expected
+            seen.add((of, name, frame))
+    assert len(seen) == 36
+
+
+def test_people_are_chosen_by_data_set_though_their_names_are_the_same(two_sets):
+    chosen = {two_sets[0].url: ["id00000"], two_sets[1].url: ["id00002"]}
+    spec = models.Data(per_track="all", canonical_streams=2, threads=1)
+    views = {"face": Frames(columns=("data_set",))}
+    stream = Stream(two_sets, views, spec=spec, batch_size=13, seed=0, subjects=chosen)
+    assert stream.samples_per_epoch == 13
+    (batch,) = take(stream, 1)
+    people = set(zip(batch.face.data_set[:, 0].tolist(), batch.face.identity.tolist(), strict=True))
+    assert people == {(0, 0), (1, 5)}
+
+
+def test_a_view_without_pixels_decodes_nothing(dataset, monkeypatch):
+    views = {"face": Frames(columns=("au", "frame"), pixels=False)}
+    with monkeypatch.context() as patch:
+        patch.setattr(filling, "decode", lambda *_: pytest.fail("decoded"))
+        (batch,) = take(make(dataset, views), 1)
+    assert batch.face.images.shape == (6, 1, 0, 0, 3)
+    prepared = augment.Augmenter(size=16)(batch).face
+    assert prepared.images.shape == (6, 1, 1, 3, 0, 0)
+    (seen,) = take(make(dataset, FACE), 1)
+    torch.testing.assert_close(prepared.au, seen.face.au)
+    torch.testing.assert_close(prepared.frame, seen.face.frame)
 
 
 @pytest.mark.parametrize(

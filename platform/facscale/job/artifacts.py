@@ -1,0 +1,103 @@
+"""What a job keeps beside its metrics: tables, figures, predictions, and the encoder itself."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from safetensors.torch import save_file
+
+from facscale.data import Dataset
+from facscale.evaluate import Table, figures
+from facscale.evaluate.predictions import Predictions
+from facscale.evaluate.relations import adjacency
+from facscale.evaluate.significance import compared
+from facscale.evaluate.summary import Summary
+from facscale.job.labelled import Labelled
+from facscale.job.variants import Variant
+from facscale.methods import Method
+from facscale.track.encoder import log_encoder
+from facscale.track.tracker import Run
+from facscale.train.probe import labelled_frames
+
+
+def tell_table(table: Table, *, title: str, console: Console, tracker: Run) -> None:
+    """F1 of all rows on one data set."""
+    console.print(table.rich(title=f"F1 x 100 on {title}"))
+    tracker.figure(figures.f1_bars(table, title=f"F1 on {title}"), f"f1_{title}")
+    tracker.text(table.csv(), f"f1_{title}.csv")
+    tracker.text(table.json(), f"f1_{title}.json")
+
+
+def tell_comparison(
+    predictions: Sequence[Predictions], *, title: str, threshold: float, console: Console, tracker: Run
+) -> None:
+    """Rows against the first one, on the same frames: relations between AUs, paired tests, one video's course."""
+    first = predictions[0]
+    if len(predictions) < 2 or len(first) > len({*zip(first.identity, first.video, first.frame, strict=True)}):
+        return  # alone, or tested by every fold: the folds' mistakes are not independent
+    comparison = compared(predictions, threshold=threshold)
+    console.print(comparison.rich(title=f"Beside {first.name} on {title} (first seeds)"))
+    tracker.text(comparison.csv(), f"comparison_{title}.csv")
+    tracker.text(comparison.markdown(), f"comparison_{title}.md")
+    video = first.video_with_most_change()
+    course = [method.of(*video) for method in predictions]
+    about = f"{title}: {video.video} of {video.identity}, whom none has seen"
+    tracker.figure(figures.timeline(course, threshold=threshold, title=about), f"timeline_{title}")
+
+
+def tell_summary(worth: Mapping[str, Sequence[Mapping[str, float]]], *, console: Console, tracker: Run) -> None:
+    """What the encoders hold beyond F1: figures by row and seed."""
+    summary = Summary({name: list(values) for name, values in worth.items()})
+    console.print(summary.rich(title="What the encoders hold, and what their training cost"))
+    tracker.text(summary.csv(), "summary.csv")
+    tracker.text(summary.markdown(), "summary.md")
+
+
+def keep_predictions(predictions: Predictions, *, title: str, threshold: float, tracker: Run) -> None:
+    """What was said of every test frame, as Parquet; and how AUs go together in it and in the labels (AUNet's Figure 8)."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"predictions_{title}.parquet"
+        file.write_bytes(predictions.parquet())
+        tracker.artifact(file)
+    labels = [f"AU{au}" for au in predictions.aus]
+    for name, values in adjacency(predictions, threshold=threshold)._asdict().items():
+        about = f"{predictions.name}: AUs together, {name}, on {title}"
+        tracker.figure(figures.heatmap(values, labels=labels, title=about), f"together_{name}_{title}")
+
+
+def draw_lengths(lengths: Mapping[str, Sequence[float]], *, tracker: Run, title: str) -> None:
+    """How far the movements of a method that moves pixels reach."""
+    if lengths:
+        about = f"{title}: mean length of movements, where an image is 2 long"
+        tracker.figure(figures.histogram(lengths, title=about, x="length"), "movement_lengths")
+
+
+def draw_matrices(method: Method, *, tracker: Run, title: str) -> None:
+    """What a method has learned about pairs of AUs, if it tells something."""
+    labels = [f"AU{au}" for au in method.facts.aus]
+    for name, values in method.matrices().items():
+        figure = figures.heatmap(values.detach().numpy(), labels=labels, title=f"{title}: {name}")
+        tracker.figure(figure, name.replace(" ", "_"))
+
+
+def log_export(method: Method, exported: bytes, *, row: Variant, tracker: Run, on: Sequence[Labelled]) -> None:
+    """The encoder as safetensors and as a loadable MLflow model, and a contact sheet of what it was judged on."""
+    size = row.job.data.image_size
+    with tempfile.TemporaryDirectory() as folder:
+        whole, weights = Path(folder) / "method.safetensors", Path(folder) / "encoder.safetensors"
+        whole.write_bytes(exported)
+        save_file(
+            {f"encoder.{name}": value.contiguous() for name, value in method.encoder.state_dict().items()}, weights
+        )
+        tracker.artifact(whole)
+        about = {"encoder": "facscale.methods.export:Exported", "options": asdict(method.recipe)}
+        log_encoder(tracker, weights=weights, config=about, example=np.zeros((2, 3, size, size), np.float32))
+    if on:
+        images, _, identities = labelled_frames(Dataset(on[0].url), count=24)
+        sheet = figures.contact_sheet(images[:24], labels=list(identities[:24]), title=on[0].name)
+        tracker.figure(sheet, "contact_sheet")

@@ -1,0 +1,231 @@
+"""The story of a job: train every row, judge it, compare, and tell MLflow all the way."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+
+from facscale.cluster import at_once
+from facscale.data import Dataset
+from facscale.evaluate import Row, Table
+from facscale.evaluate.predictions import Predictions
+from facscale.job import artifacts
+from facscale.job.judge import Judge, fold_title
+from facscale.job.labelled import Group, Labelled, groups
+from facscale.job.lanes import Lanes
+from facscale.job.measure import measure
+from facscale.job.record import Recorder
+from facscale.job.variants import Variant, repeated, run_key, training_key
+from facscale.methods import export
+from facscale.spec import Job
+from facscale.track import Tracker
+from facscale.track.tracker import Run
+from facscale.train.launch import Trained, fit, spent, storage
+from facscale.train.mailbox import Reader
+from facscale.train.worker import Task
+
+SPOOL = Path("~/.cache/facscale/journal").expanduser()
+WIDTH = 150  # of tables in a log
+
+
+class Judged(NamedTuple):
+    """What there is to say of one training: what it predicted by table, F1 likewise, and all figures by name."""
+
+    predictions: dict[str, Predictions]
+    rows: dict[str, Row]
+    values: dict[str, float]
+
+
+class Story:
+    """One job on its way: what is known, and whom to tell."""
+
+    def __init__(
+        self, main: Variant, baselines: Sequence[Variant], *, sets: Sequence[Labelled],
+        transfer: Sequence[Labelled] = (), unlabelled: Sequence[Dataset] = (),
+    ) -> None:  # fmt: skip
+        """`main` is the job's own row; every row is judged on `sets` and `transfer`."""
+        self.main, self.baselines = main, list(baselines)
+        self.sets, self.transfer, self.unlabelled = list(sets), list(transfer), list(unlabelled)
+        self.console = Console(width=WIDTH if not os.isatty(1) else None, highlight=False)
+        self.fingerprints = [data.manifest.fingerprint for data in self.unlabelled]
+        self.fingerprints += [data.fingerprint for data in (*self.sets, *self.transfer)]
+        self.first = repeated(main)[0].title
+        self.lanes = Lanes(at_once(main.job))
+        self.key = run_key([main, *self.baselines], fingerprints=self.fingerprints)
+        self.spool = SPOOL / f"{main.name}-{self.key}"
+        track = main.job.track
+        self.tracker = Tracker(
+            track.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{default_store(main.job)}",
+            track.experiment or (self.sets[0].name if self.sets else "facscale"),
+            key=self.key,
+            name=main.name,
+            spool=self.spool,
+            tags=self.tags(main) | track.tags,
+        )
+
+    def say(self, text: str) -> None:
+        """A line for whoever watches."""
+        self.console.print(text)
+
+    def tags(self, of: Variant) -> dict[str, str]:
+        """What every run can be searched by."""
+        cluster = of.job.cluster.name or socket.gethostname()
+        return {
+            "method": of.job.method.name,
+            "row": of.name,
+            "cluster": cluster,
+            "data": " ".join(fingerprint[:12] for fingerprint in self.fingerprints),
+            "git.commit": commit(),
+        }
+
+    def tell(self) -> None:
+        """Train and judge every row; print, log and draw the tables."""
+        everything = [one for row in (self.main, *self.baselines) for one in repeated(row)]
+        found = self.lanes.map(self.judged, everything)
+        by_row: dict[str, list[Judged]] = {}
+        for one, judged in zip(everything, found, strict=True):
+            by_row.setdefault(one.name, []).append(judged)
+        for title in dict.fromkeys(title for judged in found for title in judged.rows):
+            told = [[one for one in seeds if title in one.rows] for seeds in by_row.values()]
+            rows = [Row.repeated([one.rows[title] for one in seeds]) for seeds in told if seeds]
+            predictions = [seeds[0].predictions[title] for seeds in told if seeds]
+            artifacts.tell_table(Table(tuple(rows)), title=title, console=self.console, tracker=self.tracker)
+            threshold = self.main.job.evaluate.threshold
+            artifacts.tell_comparison(
+                predictions, title=title, threshold=threshold, console=self.console, tracker=self.tracker
+            )
+        worth = {name: [one.values for one in seeds] for name, seeds in by_row.items()}
+        artifacts.tell_summary(worth, console=self.console, tracker=self.tracker)
+
+    @contextmanager
+    def run(self, row: Variant, title: str) -> Iterator[Run]:
+        """The job's own run for its first training, else one level below it: further rows, seeds, folds and stages."""
+        if title == self.first:
+            yield self.tracker
+            return
+        below = self.tracker.child(f"{self.key}/{title}", title, self.tags(row))
+        try:
+            yield below
+        except BaseException:
+            below.close("FAILED")
+            raise
+        below.close()
+
+    def describe(self, row: Variant, tracker: Run) -> None:
+        """Parameters and data sets of a run."""
+        tracker.params({**row.job.model_dump(mode="json", exclude={"method"}), "method": row.job.method.name})
+        tracker.params({"method": row.config.model_dump(mode="json")})
+        for dataset in self.unlabelled:
+            tracker.dataset(
+                dataset.manifest.name, url=dataset.url, fingerprint=dataset.manifest.fingerprint, context="pre-training"
+            )
+        for context, sets in (("cross-validation", self.sets), ("transfer", self.transfer)):
+            for data in sets:
+                tracker.dataset(data.name, url=data.url, fingerprint=data.fingerprint, context=context)
+
+    def judged(self, row: Variant) -> Judged:
+        """One variant with one seed, trained, judged and told."""
+        with self.run(row, row.title) as tracker:
+            self.describe(row, tracker)
+            trained, predictions = self.trained_and_tested(row, tracker)
+            measures = measure(trained.exported, job=row.job, on=self.sets, fingerprints=self.fingerprints)
+            values = {**measures.values, **trained.spent}
+            rows = {title: told.row(row.job.evaluate.threshold) for title, told in predictions.items()}
+            for title, line in rows.items():
+                values |= {prefixed(title, rows) + metric: value for metric, value in line.metrics().items()}
+            tracker.metrics(values)
+            artifacts.draw_lengths(measures.lengths, tracker=tracker, title=row.title)
+            for title, told in predictions.items():
+                artifacts.keep_predictions(told, title=title, threshold=row.job.evaluate.threshold, tracker=tracker)
+            method = export.load(trained.exported)
+            artifacts.draw_matrices(method, tracker=tracker, title=row.title)
+            if tracker is self.tracker and not row.learns_from_labels:
+                artifacts.log_export(method, trained.exported, row=row, tracker=tracker, on=self.sets)
+        return Judged(predictions, rows, values)
+
+    def trained_and_tested(self, row: Variant, tracker: Run) -> tuple[Trained, dict[str, Predictions]]:
+        """The method (the first fold's, where there are some) and what it cost; what it says of test people, by table."""
+        costs: dict[str, dict[str, float]] = {}
+
+        def train(task: Task, title: str) -> bytes:
+            with nullcontext(tracker) if title == row.title else self.run(row, title) as own:
+                exported, costs[title] = self.trained(task, title=title, tracker=own)
+            return exported
+
+        identities = sum(dataset.manifest.counts["identities"] for dataset in self.unlabelled)
+        judge, predictions = Judge(row, train, self.lanes, identities), dict[str, Predictions]()
+        parts = groups(row.job, self.sets, transfer=self.transfer)
+        if not row.learns_from_labels:
+            exported = judge.pretrained
+            for part in parts:
+                predictions |= judge.probed(on=part)
+            return Trained(exported, costs[row.title]), predictions
+        first = None
+        for part in parts:
+            folds = judge.folds(part)
+            told = judge.tested(folds, on=part)
+            self.tell_folds(row, part, told)
+            predictions |= told
+            first = first or Trained(folds[0], costs[fold_title(row, part, 0)])
+        if first is None:
+            raise ValueError(f"{row.name} learns from labels, and there are none")  # the data's check refuses it before
+        return first, predictions
+
+    def tell_folds(self, row: Variant, part: Group, told: dict[str, Predictions]) -> None:
+        """F1 of each fold, to the run in which it was trained."""
+        lines = {title: of.row(row.job.evaluate.threshold) for title, of in told.items()}
+        for fold in part.folds:
+            with self.run(row, fold_title(row, part, fold)) as own:
+                for title, line in lines.items():
+                    one = Row(row.name, line.aus, line.by_fold[fold][None], line.by_fold[fold], (line.folds[fold],))
+                    own.metrics({prefixed(title, lines) + name: value for name, value in one.metrics().items()})
+
+    def trained(self, task: Task, *, title: str, tracker: Run) -> Trained:
+        """One training, watched, when its turn has come. Its curves go to `tracker`."""
+        place = f"{folder_name(title)}-{training_key(task, fingerprints=self.fingerprints)}"
+        with self.lanes.alone(place), self.lanes.turn:
+            recorder = Recorder(tracker, title=title)
+            reader = Reader(recorder.receive)
+            try:
+                exported = fit(replace(task, mailbox=reader.mailbox), name=place)
+                return Trained(exported, spent(task.job, name=place))
+            finally:
+                reader.close()
+                recorder.finish()
+
+
+def prefixed(title: str, titles: dict[str, Row]) -> str:
+    """Before the names of a table's metrics: nothing for the first table, else its title."""
+    return "" if title == next(iter(titles)) else f"{folder_name(title)}/"
+
+
+def folder_name(title: str) -> str:
+    """Letters, digits and dashes only."""
+    return "".join(letter if letter.isalnum() else "-" for letter in title)
+
+
+def default_store(job: Job) -> Path:
+    """Where runs are tracked when nobody names a server: a SQLite file beside the runs, or at home for remote storage."""
+    home = Path("~/facscale").expanduser() if "://" in storage(job) else Path(storage(job))
+    home.mkdir(parents=True, exist_ok=True)
+    return home / "mlflow.db"
+
+
+def commit() -> str:
+    """Of the code that runs, where it is a checkout."""
+    done = subprocess.run(
+        ["git", "rev-parse", "HEAD"],  # noqa: S607 - whichever git is in the path
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip() or "unknown"
