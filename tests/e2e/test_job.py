@@ -18,6 +18,7 @@ from safetensors.torch import load
 from conftest import PLUGINS, ROOT
 from faces import lengths_data_set
 from facscale.cli.demo import authentication, start_ray, stop_ray
+from facscale.evaluate.predictions import Predictions
 from facscale.track import server
 
 BIN = Path(sys.executable).parent
@@ -35,11 +36,16 @@ train: {{batch_size: 8, epochs: 1, log_every: 1, checkpoint_every: 3, probe_ever
 cluster: {{workers: 2, gpus_per_worker: 0, cpus_per_worker: 1, storage: {folder}/runs}}
 deepspeed: {{zero_optimization: {{stage: 1}}}}
 evaluate:
+  folds: 2
   probe: {{epochs: 2, batch_size: 32}}
   rendered_people: 3
   baselines:
     random encoder: {{train: {{epochs: 0}}}}
     batchnorm adapts: {{train: {{epochs: 0}}, evaluate: {{protocol: adapted-batchnorm}}}}
+    labels learned:
+      method: {{name: aunet, interval: 2, resnet_width: 4, hidden: 8}}
+      stages: {{labels: {{method: {{name: labelvae, latent: 2}}, train: {{probe_every: 0}}}}}}
+      inputs: {{labels: {{stage: labels}}}}
 """
 
 
@@ -127,14 +133,16 @@ def test_one_run_with_everything_in_it(submitted, client):
     assert {"cluster", "data", "git.commit", "facscale.key"} <= run.data.tags.keys()
     assert run.data.params["method.queue_size"] == "32"
     assert run.data.params["train.batch_size"] == "8"
-    assert {"f1/mean", "f1/AU12", "fold0/f1/AU12", "fold2/f1/mean", "online/effective_rank"} <= run.data.metrics.keys()
+    assert {"f1/mean", "f1/AU12", "fold0/f1/AU12", "fold1/f1/mean", "online/effective_rank"} <= run.data.metrics.keys()
     assert {"effective_rank", "encoder/au_f1", "encoder/pose_r2"} <= run.data.metrics.keys()
     assert {"seconds_per_step", "peak_memory_gb"} <= run.data.metrics.keys()
     assert [point.step for point in client.get_metric_history(run.info.run_id, "loss/tcl")] == [1, 2, 3]
     kept = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
     assert {"method.safetensors", "f1_labelled.csv", "summary.csv", "figures"} <= kept
+    assert {"predictions_labelled.parquet", "comparison_labelled.csv"} <= kept
     figures = {artifact.path for artifact in client.list_artifacts(run.info.run_id, "figures")}
     assert {"figures/f1_labelled.png", "figures/losses.png", "figures/contact_sheet.png"} <= figures
+    assert {"figures/timeline_labelled.png", "figures/together_predicted_labelled.png"} <= figures
     assert {data.dataset.name for data in run.inputs.dataset_inputs} == {"test", "labelled"}
 
 
@@ -152,6 +160,32 @@ def test_batchnorm_alone_learns_in_the_adapted_probe(submitted, world):
     before, after = load(whole.read_bytes()), load(fold.read_bytes())
     assert torch.equal(before["encoder.layer4.1.conv2.weight"], after["encoder.layer4.1.conv2.weight"])
     assert not torch.equal(before["encoder.layer4.1.bn2.weight"], after["encoder.layer4.1.bn2.weight"])
+
+
+def test_a_row_that_learns_from_labels_is_trained_fold_by_fold_with_its_stage(submitted, client, world):
+    (main,) = runs(client, row="tiny")
+    of_row = {run.info.run_name: run for run in runs(client, row="labels learned")}
+    folds = [f"labels learned labelled fold{number}" for number in range(2)]
+    assert set(of_row) == {"labels learned", *folds, *(f"{fold} labels" for fold in folds)}
+    assert all(run.data.tags["mlflow.parentRunId"] == main.info.run_id for run in of_row.values())
+    of_folds = [of_row[fold] for fold in folds]
+    mean = np.mean([run.data.metrics["f1/mean"] for run in of_folds])
+    assert of_row["labels learned"].data.metrics["fold1/f1/mean"] == of_folds[1].data.metrics["f1/mean"]
+    assert mean == pytest.approx(of_row["labels learned"].data.metrics["f1/mean"], abs=0.05)
+    assert "loss/consistency" in of_folds[0].data.metrics
+    assert "loss/divergence" in of_row[f"{folds[0]} labels"].data.metrics
+    with client_file(client, of_folds[1], "method.safetensors") as fold:
+        assert {"classifier.3.weight", "labels.coders.0.mean.weight"} <= load(fold.read()).keys()
+    with client_file(client, of_row["labels learned"], "predictions_labelled.parquet") as kept:
+        told = Predictions.read(kept.read())
+    assert len(told) == 9 * 20
+    people = [set(told.identity[told.fold == number].tolist()) for number in range(2)]
+    assert not people[0] & people[1]
+    assert told.row(0.5).mean == pytest.approx(of_row["labels learned"].data.metrics["f1/mean"])
+
+
+def client_file(client, run, name):
+    return Path(client.download_artifacts(run.info.run_id, name)).open("rb")
 
 
 @pytest.mark.filterwarnings("ignore:.*Any type hint")

@@ -19,6 +19,17 @@ from facscale.evaluate.f1 import Counts, count
 from facscale.evaluate.table import Row
 
 ABOUT = b"predictions"  # the file's metadata, as JSON
+
+
+def matched(methods: Sequence[Predictions]) -> list[Predictions]:
+    """The frames that all have, in the same order: one that wants neighbours leaves a frame out where they are damaged."""
+    places = [list(zip(one.identity.tolist(), one.video.tolist(), one.frame.tolist(), strict=True)) for one in methods]
+    common = set(places[0]).intersection(*places[1:])
+    rows = [np.flatnonzero([place in common for place in of]) for of in places]
+    found = [one.chosen(kept) for one, kept in zip(methods, rows, strict=True)]
+    return [one.chosen(one.order()) for one in found]
+
+
 PLACE = {"identity": pa.string(), "video": pa.string(), "frame": pa.int32(), "fold": pa.int8()}
 ARRAYS = ("probability", "au", *PLACE)
 

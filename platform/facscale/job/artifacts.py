@@ -12,13 +12,13 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from facscale.data import Dataset
-from facscale.evaluate import Table, figures
-from facscale.evaluate.predictions import Predictions
+from facscale.evaluate import Row, Table, figures
+from facscale.evaluate.predictions import Predictions, matched
 from facscale.evaluate.relations import adjacency
 from facscale.evaluate.significance import compared
 from facscale.evaluate.summary import Summary
 from facscale.job.labelled import Labelled
-from facscale.job.variants import Variant
+from facscale.job.variants import Variant, digest
 from facscale.methods import Method
 from facscale.track.encoder import log_encoder
 from facscale.track.tracker import Run
@@ -40,14 +40,38 @@ def tell_comparison(
     first = predictions[0]
     if len(predictions) < 2 or len(first) > len({*zip(first.identity, first.video, first.frame, strict=True)}):
         return  # alone, or tested by every fold: the folds' mistakes are not independent
-    comparison = compared(predictions, threshold=threshold)
+    methods = matched(predictions)
+    comparison = compared(methods, threshold=threshold)
     console.print(comparison.rich(title=f"Beside {first.name} on {title} (first seeds)"))
     tracker.text(comparison.csv(), f"comparison_{title}.csv")
     tracker.text(comparison.markdown(), f"comparison_{title}.md")
-    video = first.video_with_most_change()
-    course = [method.of(*video) for method in predictions]
+    video = methods[0].video_with_most_change()
+    course = [method.of(*video) for method in methods]
     about = f"{title}: {video.video} of {video.identity}, whom none has seen"
     tracker.figure(figures.timeline(course, threshold=threshold, title=about), f"timeline_{title}")
+
+
+def tell_efficiency(rows: Mapping[str, Row], variants: Sequence[Variant], *, title: str, tracker: Run) -> None:
+    """F1 against the number of people learned from (RTATL's Figure 4), where rows of one method differ in that."""
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for name, alike in same_but_for_people([one for one in variants if one.name in rows]).items():
+        lines[name] = sorted((one.job.evaluate.subjects, 100 * rows[one.name].mean) for one in alike)
+    if lines:
+        series = {name: ([x for x, _ in points], [y for _, y in points]) for name, points in lines.items()}
+        about = f"F1 x 100 on {title} by people learned from"
+        tracker.figure(figures.curves(series, title=about, y="F1 x 100", x="people"), f"people_{title}")
+
+
+def same_but_for_people(variants: Sequence[Variant]) -> dict[str, list[Variant]]:
+    """Rows that differ in `evaluate.subjects` alone, two or more; under the name of the one with the most people."""
+    groups: dict[str, list[Variant]] = {}
+    for one in variants:
+        if one.job.evaluate.subjects:
+            said = one.said()
+            said["evaluate"] = {"protocol": said["evaluate"]["protocol"]}
+            groups.setdefault(digest([said]), []).append(one)
+    most = {max(alike, key=lambda one: one.job.evaluate.subjects).name: alike for alike in groups.values()}
+    return {name: alike for name, alike in most.items() if len(alike) > 1}
 
 
 def tell_summary(worth: Mapping[str, Sequence[Mapping[str, float]]], *, console: Console, tracker: Run) -> None:
@@ -85,16 +109,23 @@ def draw_matrices(method: Method, *, tracker: Run, title: str) -> None:
         tracker.figure(figure, name.replace(" ", "_"))
 
 
+def keep_export(exported: bytes, *, tracker: Run) -> None:
+    """A trained method as a file: `method.safetensors`."""
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "method.safetensors"
+        whole.write_bytes(exported)
+        tracker.artifact(whole)
+
+
 def log_export(method: Method, exported: bytes, *, row: Variant, tracker: Run, on: Sequence[Labelled]) -> None:
     """The encoder as safetensors and as a loadable MLflow model, and a contact sheet of what it was judged on."""
     size = row.job.data.image_size
+    keep_export(exported, tracker=tracker)
     with tempfile.TemporaryDirectory() as folder:
-        whole, weights = Path(folder) / "method.safetensors", Path(folder) / "encoder.safetensors"
-        whole.write_bytes(exported)
+        weights = Path(folder) / "encoder.safetensors"
         save_file(
             {f"encoder.{name}": value.contiguous() for name, value in method.encoder.state_dict().items()}, weights
         )
-        tracker.artifact(whole)
         about = {"encoder": "facscale.methods.export:Exported", "options": asdict(method.recipe)}
         log_encoder(tracker, weights=weights, config=about, example=np.zeros((2, 3, size, size), np.float32))
     if on:

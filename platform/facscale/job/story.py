@@ -98,6 +98,8 @@ class Story:
             rows = [Row.repeated([one.rows[title] for one in seeds]) for seeds in told if seeds]
             predictions = [seeds[0].predictions[title] for seeds in told if seeds]
             artifacts.tell_table(Table(tuple(rows)), title=title, console=self.console, tracker=self.tracker)
+            by_name = dict(zip([row.name for row in rows], rows, strict=True))
+            artifacts.tell_efficiency(by_name, [self.main, *self.baselines], title=title, tracker=self.tracker)
             threshold = self.main.job.evaluate.threshold
             artifacts.tell_comparison(
                 predictions, title=title, threshold=threshold, console=self.console, tracker=self.tracker
@@ -172,18 +174,19 @@ class Story:
         for part in parts:
             folds = judge.folds(part)
             told = judge.tested(folds, on=part)
-            self.tell_folds(row, part, told)
+            self.tell_folds(row, part, told, exported=folds)
             predictions |= told
             first = first or Trained(folds[0], costs[fold_title(row, part, 0)])
         if first is None:
             raise ValueError(f"{row.name} learns from labels, and there are none")  # the data's check refuses it before
         return first, predictions
 
-    def tell_folds(self, row: Variant, part: Group, told: dict[str, Predictions]) -> None:
-        """F1 of each fold, to the run in which it was trained."""
+    def tell_folds(self, row: Variant, part: Group, told: dict[str, Predictions], *, exported: Sequence[bytes]) -> None:
+        """F1 of each fold, and what was trained, to the run in which it was."""
         lines = {title: of.row(row.job.evaluate.threshold) for title, of in told.items()}
         for fold in part.folds:
             with self.run(row, fold_title(row, part, fold)) as own:
+                artifacts.keep_export(exported[fold], tracker=own)
                 for title, line in lines.items():
                     one = Row(row.name, line.aus, line.by_fold[fold][None], line.by_fold[fold], (line.folds[fold],))
                     own.metrics({prefixed(title, lines) + name: value for name, value in one.metrics().items()})

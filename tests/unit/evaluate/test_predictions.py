@@ -10,6 +10,7 @@ import pytest
 
 from facscale.data.folds import folds
 from facscale.evaluate import Predictions, cross_validate, fit_probe, frames_of, predict
+from facscale.evaluate.predictions import matched
 from facscale.spec.models import Probe
 
 AUS = (1, 2, 12)
@@ -136,3 +137,19 @@ def test_change_from_one_video_to_the_next_is_none():
         np.array([0, 1, 0, 1, 0, 1], np.int32), np.zeros(6, np.int8), ("fold0",),
     )  # fmt: skip
     assert ours.video_with_most_change() == ("c", "v")
+
+
+def test_methods_are_compared_on_the_frames_that_all_have():
+    names = np.array(["a", "a", "b", "b"])
+    frames = np.array([1, 2, 1, 2], np.int32)
+    parts = [[0, 1, 2], [3, 2, 1]]
+    methods = [
+        Predictions(
+            f"m{number}", (1,), frames[rows, None].astype(np.float32) / 10, np.ones((3, 1), np.int8), names[rows],
+            np.full(3, "v"), frames[rows], fold=np.zeros(3, np.int8), folds=("all",),
+        )
+        for number, rows in enumerate(parts)
+    ]  # fmt: skip
+    first, second = matched(methods)
+    assert first.identity.tolist() == second.identity.tolist() == ["a", "b"]
+    assert first.frame.tolist() == second.frame.tolist() == [2, 1]
