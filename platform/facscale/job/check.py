@@ -8,8 +8,9 @@ from rich.table import Table
 
 from facscale.data import Dataset
 from facscale.job.cost import Cost, cost_of, matrix_rate
+from facscale.job.inputs import fetch
 from facscale.job.labelled import Labelled, groups, learned
-from facscale.job.variants import Variant, rows, stages
+from facscale.job.variants import Variant, digest, rows, stages
 from facscale.methods import DataFacts, Method, export
 from facscale.progress import duration
 from facscale.spec import Document, SpecError
@@ -30,7 +31,12 @@ def check_job(document: Document, *, name: str) -> None:
             settings(row.job, world=workers)
     console.print(resolved(variants[0]), markup=False)
     sets = [Labelled.open(url, evaluate=variants[0].job.evaluate) for url in urls(variants[0].job, "labelled")]
+    stages_told = set[str]()
     for row in variants:
+        for stage in stages(row).values():
+            if digest([stage.said()]) not in stages_told:
+                stages_told.add(digest([stage.said()]))
+                describe(stage, sets=sets, console=console)
         describe(row, sets=sets, console=console)
     for data in sets:
         sizes = ", ".join(f"{len(fold.test)} people" for fold in data.split)
@@ -50,8 +56,6 @@ def resolved(row: Variant) -> str:
 def describe(row: Variant, *, sets: list[Labelled], console: Console) -> None:
     """One row: its views, its data, its cost."""
     facts = learned(groups(row.job, sets)[0].sets, evaluate=row.job.evaluate).facts if sets else DataFacts()
-    for stage in stages(row).values():
-        describe(stage, sets=sets, console=console)
     console.print(f"\n[bold]{row.name}[/bold] ({row.job.method.name})")
     workers = row.job.cluster.most_workers
     (plan, steps), table = data_plan(row, facts=facts), Table(show_header=False, box=None, pad_edge=False)
@@ -113,10 +117,10 @@ def estimate(row: Variant, cost: Cost, *, steps: int, workers: int) -> str:
 
 
 def untrained(row: Variant, facts: DataFacts) -> dict[str, Method]:
-    """Stand-ins for the inputs that stages will train; exported files are loaded when the job runs."""
+    """Its inputs: files as they are, stand-ins for what stages will train. Raises SpecError for a file that cannot be read."""
     made = {
         name: export.of_job(stage.job, stage.config, facts, untrained(stage, facts))
         for name, stage in stages(row).items()
     }
-    given = {name: source.stage for name, source in row.job.inputs.items() if source and source.stage}
-    return {name: made[stage] for name, stage in given.items()}
+    given = {name: source for name, source in row.job.inputs.items() if source}
+    return {name: made[source.stage] if source.stage else export.load(fetch(source)) for name, source in given.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 import fsspec
 
@@ -11,6 +12,7 @@ from facscale.spec import SpecError
 from facscale.spec.models import Input
 
 
+@lru_cache(maxsize=8)  # folds and rows ask for the same few
 def fetch(source: Input) -> bytes:
     """The exported method at a URL. Raises SpecError where it cannot be read or is not the one that the spec means."""
     try:

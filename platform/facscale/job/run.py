@@ -6,9 +6,10 @@ import os
 
 from facscale.cluster import join, refuse_impossible
 from facscale.data import DataError, Dataset
+from facscale.job.inputs import fetch
 from facscale.job.labelled import Labelled
 from facscale.job.story import Story
-from facscale.job.variants import Variant, rows
+from facscale.job.variants import Variant, rows, stages
 from facscale.spec import Document
 from facscale.train.worker import urls
 
@@ -21,6 +22,8 @@ def run_job(document: Document, *, name: str) -> int:
     sets = [Labelled.open(url, evaluate=main.job.evaluate) for url in urls(main.job, "labelled")]
     unlabelled = [Dataset(url) for url in urls(main.job, "unlabelled")]
     transfer = untouched(main, sets=sets)
+    for row in (main, *baselines):
+        fetch_all(row)
     join()
     refuse_impossible(main.job)
     story = Story(main, baselines, sets=sets, transfer=transfer, unlabelled=unlabelled)
@@ -38,6 +41,14 @@ def run_job(document: Document, *, name: str) -> int:
         else f"MLflow could not be reached; later: facscale sync {story.spool}"
     )
     return 0
+
+
+def fetch_all(row: Variant) -> None:
+    """Read every file that it and its stages are built on. Raises SpecError for one that cannot be."""
+    for one in (row, *stages(row).values()):
+        for source in one.job.built_on.values():
+            if source.url:
+                fetch(source)
 
 
 def untouched(main: Variant, *, sets: list[Labelled]) -> list[Labelled]:

@@ -23,17 +23,18 @@ from facscale.job.labelled import Group, Labelled, groups
 from facscale.job.lanes import Lanes
 from facscale.job.measure import measure
 from facscale.job.record import Recorder
-from facscale.job.variants import Variant, repeated, run_key, training_key
+from facscale.job.variants import Variant, repeated, run_key, stages, training_key
 from facscale.methods import export
 from facscale.spec import Job
 from facscale.track import Tracker
 from facscale.track.tracker import Run
 from facscale.train.launch import Trained, fit, spent, storage
 from facscale.train.mailbox import Reader
-from facscale.train.worker import Task
+from facscale.train.worker import Task, urls
 
 SPOOL = Path("~/.cache/facscale/journal").expanduser()
 WIDTH = 150  # of tables in a log
+SOURCES = ("unlabelled", "labelled")
 
 
 class Judged(NamedTuple):
@@ -57,6 +58,7 @@ class Story:
         self.console = Console(width=WIDTH if not os.isatty(1) else None, highlight=False)
         self.fingerprints = [data.manifest.fingerprint for data in self.unlabelled]
         self.fingerprints += [data.fingerprint for data in (*self.sets, *self.transfer)]
+        self.fingerprints += [Dataset(url).manifest.fingerprint for url in read_by_stages([main, *self.baselines])]
         self.first = repeated(main)[0].title
         self.lanes = Lanes(at_once(main.job))
         self.key = run_key([main, *self.baselines], fingerprints=self.fingerprints)
@@ -203,6 +205,13 @@ class Story:
             finally:
                 reader.close()
                 recorder.finish()
+
+
+def read_by_stages(variants: Sequence[Variant]) -> list[str]:
+    """The data sets that only stages read."""
+    own = {url for row in variants for source in SOURCES for url in urls(row.job, source)}
+    below = [stage.job for row in variants for stage in stages(row).values()]
+    return sorted({url for job in below for source in SOURCES for url in urls(job, source)} - own)
 
 
 def prefixed(title: str, titles: dict[str, Row]) -> str:
