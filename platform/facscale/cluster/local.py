@@ -7,6 +7,7 @@ import os
 import re
 import socket
 from pathlib import Path
+from typing import Any
 
 import ray
 
@@ -28,10 +29,27 @@ def join() -> None:
     silent = SpecError(f"no Ray cluster answers at {named}: start one with `ray start --head`, or unset RAY_ADDRESS")
     if PLACE.fullmatch(named) and not answers(named):
         raise silent
+    quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
     try:
-        ray.init(address=None if named or stands_here() else "local", logging_level=logging.WARNING, log_to_driver=True)
+        if named or stands_here():
+            ray.init(**quiet)
+        else:
+            ray.init(address="local", **own_dashboard(), **quiet)
     except ConnectionError:
         raise silent from None
+
+
+def own_dashboard() -> dict[str, Any]:
+    """Options of a Ray that is started here: a dashboard, and in its processes the address of it.
+
+    Without the address Ray Train looks for the cluster that was last started on this machine, and after each training
+    waits 12 s for one that is long gone.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    variables = {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}"}
+    return {"include_dashboard": True, "dashboard_port": port, "runtime_env": {"env_vars": variables}}
 
 
 def stands_here() -> bool:
