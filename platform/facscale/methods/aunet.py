@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from facscale.data.views import Batch, Frames, Triple, View
-from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
+from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, encoder_of, trains
 from facscale.methods.labelvae import LabelVAE
 from facscale.nn import ResNet, masked_bce
 from facscale.nn.fan import FAN
@@ -158,17 +158,13 @@ def trunk(config: AUNet.Config, *, fan: Method | None, pretrained: Method | None
     """The encoder on what a FAN sees, or where there is none on a ResNet. Raises SpecError for inputs that are neither."""
     temporal, share = config.interval > 0, config.motion
     if fan is not None:
-        given = getattr(fan, "encoder", None)
-        if not isinstance(given, FAN):
-            raise SpecError(f"inputs.fan is {fan.recipe.method}, which holds no FAN")
+        given = encoder_of(fan, FAN, place="inputs.fan")
         if given.stacks < config.stacks:
             raise SpecError(f"method.stacks is {config.stacks}, but the FAN of inputs.fan has {given.stacks}")
         return of_landmarks(given, stacks=config.stacks, width=config.width, temporal=temporal, share=share)
-    if pretrained is None:
-        return of_pixels(ResNet(config.depth, width=config.resnet_width), temporal=temporal, share=share)
-    resnet = getattr(pretrained, "encoder", None)
-    if not isinstance(resnet, ResNet):
-        raise SpecError(f"inputs.pretrained is {pretrained.recipe.method}, which holds no ResNet")
+    resnet = ResNet(config.depth, width=config.resnet_width)
+    if pretrained is not None:
+        resnet = encoder_of(pretrained, ResNet, place="inputs.pretrained")
     return of_pixels(resnet, temporal=temporal, share=share)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from facscale.data.views import Batch, Frames, View
 from facscale.nn import Encoder
-from facscale.spec import Block
+from facscale.spec import Block, SpecError
 
 MethodConfig = Block  # frozen and closed: a wrong key fails before anything starts, with the nearest known one
 
@@ -31,6 +31,7 @@ class Loss(NamedTuple):
 Losses = dict[str, Loss]
 Phase = Callable[[Any, Batch], Losses]
 AnyPhase = TypeVar("AnyPhase", bound=Phase)
+AnyEncoder = TypeVar("AnyEncoder", bound=Encoder)
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,14 @@ class Method(nn.Module):
         None: they are not of this method.
         """
         return None
+
+
+def encoder_of(given: Method, kind: type[AnyEncoder], *, place: str) -> AnyEncoder:
+    """The encoder of an input. Raises SpecError where it is of another kind; `place` is where the spec names it."""
+    found = getattr(given, "encoder", None)
+    if not isinstance(found, kind):
+        raise SpecError(f"{place} is {given.recipe.method}, which holds no {kind.__name__}")
+    return found
 
 
 def total(losses: Losses) -> Tensor:

@@ -7,12 +7,12 @@ from functools import partial
 from typing import Annotated, Literal, NamedTuple
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, binary_cross_entropy_with_logits, normalize, softplus
 
 from facscale.data.views import Batch, Frames, View
-from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
+from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, encoder_of, trains
 from facscale.nn import ResNet, masked_bce
 from facscale.nn.batchnorm import evaluating
 from facscale.nn.patches import PatchGenerator, PatchJudge
@@ -75,14 +75,22 @@ class RTATL(Method):
         patch_width: Annotated[int, Field(ge=8, multiple_of=8)] = 1024  # most channels of G, D and C
         temperature: PositiveFloat = 0.1  # of the exemplar task
 
+        @field_validator("tasks")
+        @classmethod
+        def _tiles_have_no_regions(cls, tasks: tuple[Task, ...]) -> tuple[Task, ...]:
+            if {"jigsaw", "inpainting"} <= set(tasks):
+                raise ValueError("jigsaw leaves no regions to be painted; take it or inpainting")
+            return tasks
+
     config: Config
     encoder: ResNet
     label_weights: Tensor
 
     def __init__(self, config: Config, facts: DataFacts, *, pretrained: Method | None = None) -> None:
         super().__init__(config, facts)
-        given = pretrained.encoder if pretrained else None
-        self.encoder = given if isinstance(given, ResNet) else ResNet(config.depth, width=config.width)
+        self.encoder = ResNet(config.depth, width=config.width)
+        if pretrained is not None:
+            self.encoder = encoder_of(pretrained, ResNet, place="inputs.pretrained")
         self.regions = reader(config, facts, dim=self.encoder.dim)
         dim, patch = self.encoder.dim, {"side": patch_side(facts.image_size), "width": config.patch_width}
         heads: dict[Task, Callable[[], nn.Module]] = {

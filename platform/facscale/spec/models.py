@@ -192,7 +192,7 @@ class Track(Block):
 
 
 class Input(Block):
-    """A trained method that another one builds on: an earlier stage of the same job, an exported file, a ResNet's weights."""
+    """A trained method that another one builds on: an earlier stage of the same job, an exported file, public weights."""
 
     stage: str = ""
     url: Url = ""

@@ -13,6 +13,7 @@ from facscale.data.views import Batch
 from facscale.job.cost import random_batch
 from facscale.methods import DataFacts, export
 from facscale.nn.rois import known, remove
+from facscale.spec import SpecError
 from learning import learned
 
 AUS = (1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24)
@@ -216,3 +217,11 @@ def test_every_row_of_the_papers_table_learns_a_batch_by_heart(options):
     assert mean("supervised", slice(-10, None)) < 0.6 * mean("supervised", slice(0, 3))
     for name in {"reconstruction", "flow", "rotation", "jigsaw"} & set(history[0]):
         assert mean(name, slice(-10, None)) < mean(name, slice(0, 3)), name
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="jigsaw leaves no regions"):
+        KIND.Config(tasks=("jigsaw", "inpainting"))
+    other = export.build("splitbrain", methods.find("splitbrain").Config(breadth=0.1), DataFacts())
+    with pytest.raises(SpecError, match=r"inputs\.pretrained is splitbrain, which holds no ResNet"):
+        export.build("rtatl", KIND.Config(**TINY), DataFacts(aus=AUS, image_size=64), pretrained=other)
