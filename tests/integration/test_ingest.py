@@ -17,11 +17,14 @@ import pytest
 import simplejpeg
 
 from facscale import ingest, spec
-from facscale.data import DataError, Dataset
+from facscale.data import DataError, Dataset, Stream
+from facscale.data.augment import FLOW_STEP, FLOW_UNKNOWN, Augmenter
+from facscale.data.views import Frames
 from facscale.ingest import layouts
 from facscale.ingest.extract import Extractor
 from facscale.ingest.items import list_files
 from facscale.ingest.report import Report
+from facscale.spec.models import Data
 from plugins.blob_faces import DEADLY, draw, passing, write_video
 
 pytestmark = pytest.mark.usefixtures("plugins")
@@ -273,3 +276,23 @@ def test_from_s3_to_s3(tmp_path, s3_bucket):
     assert ingest.contact_sheet(remote.output).shape[2] == 3
     again = ingest.run(remote, progress=False)
     assert again.outcome == "already there"
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_flow_is_stored_with_each_frame_that_has_a_later_one(tmp_path):
+    write_video(tmp_path / "raw/anna/a.mp4", passing(20))
+    ingest.run(pipeline(tmp_path, flow={"frames": 3}), progress=False)
+    dataset = Dataset(str(tmp_path / "out"))
+    rows = dataset.table(["frame", "flow"])
+    flow = np.array(rows["flow"].to_pylist(), np.int8)
+    assert flow.shape == (20, 2 * 12 * 12)  # a quarter of the crop's side
+    known = (flow != FLOW_UNKNOWN).all(axis=1)
+    assert known.tolist() == [True] * 17 + [False] * 3
+    assert (flow[~known] == FLOW_UNKNOWN).all()
+    assert np.abs(flow[known] * FLOW_STEP).mean() < 1  # the red square moves through the room, not within its crop
+    stream = Stream([dataset], {"face": Frames(columns=("flow",))}, spec=Data(per_track="all"), batch_size=20, seed=0)
+    batches = stream.batches()
+    seen = Augmenter(size=24)(next(batches)).face.flow
+    batches.close()
+    assert seen.shape == (20, 1, 1, 2, 6, 6)
+    assert int(seen.isnan().flatten(1).all(1).sum()) == 3

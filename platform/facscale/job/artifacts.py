@@ -24,6 +24,8 @@ from facscale.track.encoder import log_encoder
 from facscale.track.tracker import Run
 from facscale.train.probe import labelled_frames
 
+LINES = 4  # methods in one video's course: more cannot be told apart
+
 
 def tell_table(table: Table, *, title: str, console: Console, tracker: Run) -> None:
     """F1 of all rows on one data set."""
@@ -46,7 +48,7 @@ def tell_comparison(
     tracker.text(comparison.csv(), f"comparison_{title}.csv")
     tracker.text(comparison.markdown(), f"comparison_{title}.md")
     video = methods[0].video_with_most_change()
-    course = [method.of(*video) for method in methods]
+    course = [method.of(*video) for method in methods[:LINES]]
     about = f"{title}: {video.video} of {video.identity}, whom none has seen"
     tracker.figure(figures.timeline(course, threshold=threshold, title=about), f"timeline_{title}")
 
