@@ -45,7 +45,6 @@ def ray_cluster() -> Iterator[str]:
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # else an end, or a death, is seen after 2 s
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process more at each start; tests/e2e has it
         "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:1",  # no dashboard: after each run Ray Train would seek it for 12 s
-        "TORCHDYNAMO_DISABLE": "1",  # no job compiles; DeepSpeed would load the compiler, 2 s in each worker
     }
     context = ray.init(
         address="local",  # never the cluster that somebody runs on this machine

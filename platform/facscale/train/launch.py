@@ -117,7 +117,8 @@ def samples_per_epoch(task: Task) -> int:
 
 def environment(job: Job) -> dict[str, str]:
     """Of the workers: as many threads as each one has cores, so that neighbours do not fight over them; no chatter."""
-    return {
+    compiler = {} if job.train.compile else {"TORCHDYNAMO_DISABLE": "1"}  # DeepSpeed would load it, for 2 s
+    return compiler | {
         "OMP_NUM_THREADS": str(max(1, int(job.cluster.cpus_per_worker))),
         "PYTHONWARNINGS": "ignore",
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it turns what libraries print, and we hold back, into records of a log

@@ -9,6 +9,7 @@ import pytest
 
 from faces import lengths_data_set
 from facscale.data import DataError
+from facscale.evaluate import cross_validate
 from facscale.evaluate.embed import Embeddings
 from facscale.job import judge as judging
 from facscale.job.judge import Judge
@@ -241,3 +242,45 @@ def test_weights_come_from_the_training_people_of_all_sets(urls):
         for count in (defaultdict(int, {au: known[au] - positive[au] for au in known}), positive)
     ]
     np.testing.assert_allclose(facts.label_weights, halves, rtol=1e-6)
+
+
+CLP = (
+    "method: {name: clp, depth: 18, width: 4}\ndata: {labelled: [ONE], image_size: 32}\nevaluate: {folds: 3, seed: 1}\n"
+)
+
+
+def looked_at(model, *, job, on, subjects=None):
+    """Features that tell something of the labels, whatever the model."""
+    assert subjects is None  # a frozen encoder's features are computed once
+    random = np.random.default_rng(len(on.aus))
+    told = on.au.clip(0).astype(np.float32) @ random.normal(size=(len(on.aus), 5)).astype(np.float32)
+    return Embeddings(
+        features=told + 0.3 * random.normal(size=told.shape).astype(np.float32), identity=on.identity,
+        video=np.full(len(on.au), "v0"), frame=np.tile(np.arange(6, dtype=np.int32), 9), au=on.au, aus=on.aus,
+    )  # fmt: skip
+
+
+def test_a_frozen_encoder_is_probed_as_cross_validation_has_it(written, monkeypatch):
+    (row,) = written(CLP)
+    trainer, judge, (one,) = judged(row)
+    monkeypatch.setattr(judging, "embedded", looked_at)
+    told = judge.probed(on=one)["one"]
+    (data,) = one.sets
+    seen = looked_at(None, job=None, on=data)
+    expected = cross_validate(
+        seen.features, au=seen.au, identity=seen.identity, aus=data.aus, split=data.split, name="main",
+        probe=row.job.evaluate.probe, seed=row.job.evaluate.seed,
+    )  # fmt: skip
+    np.testing.assert_allclose(told.row(0.5).by_fold, expected.rows[0].by_fold)
+    assert list(trainer.tasks) == ["main"]
+
+
+def test_a_probe_too_learns_from_mixed_sets_and_is_tested_elsewhere(written, urls, monkeypatch):
+    (row,) = written(CLP, "data: {labelled: [ONE, OTHER], mixed: true}")
+    _, judge, (both,) = judged(row)
+    monkeypatch.setattr(judging, "embedded", looked_at)
+    assert {title: of.aus for title, of in judge.probed(on=both).items()} == {"one": (1, 12), "other": (12, 4, 1)}
+    (row,) = written(CLP, evaluate="{transfer: [" + urls["OTHER"] + "], folds: 3}")
+    _, judge, (one,) = judged(row, transfer=untouched(row, sets=sets_of(row)))
+    away = judge.probed(on=one)["other, learned on one"]
+    assert (away.aus, len(away)) == ((12, 1), 3 * 54)
