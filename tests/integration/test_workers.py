@@ -28,7 +28,7 @@ def test_nt_xent_and_batchnorm_are_the_whole_batchs(found):
     for one in found:
         assert one["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
         for name, parameter in layers.named_parameters():
-            torch.testing.assert_close(one["gradients"][name], parameter.grad, atol=1e-6, rtol=1e-5)
+            torch.testing.assert_close(one["gradients"][name], parameter.grad, atol=5e-6, rtol=1e-5)
         for name, value in layers.state_dict().items():
             torch.testing.assert_close(one["state"][name], value, atol=1e-6, rtol=1e-5)
 
