@@ -84,8 +84,11 @@ def a_task(path, stage, *, weights, storage):
     """The job at `path` (or a stage of it) as its user would submit it, but tiny, and of STEPS steps; in the first fold."""
     document = read(path)
     words = [*TINY, f"cluster.storage={storage}", *(f"train.{key}={value}" for key, value in TRAINED.items())]
-    for name in document.data.get("stages", {}):
+    for name, of_stage in document.data.get("stages", {}).items():
         words += [f"stages.{name}.train.{key}={value}" for key, value in TRAINED.items()]
+        if "name" in of_stage.get("method", {}):
+            options = small(methods.find(of_stage["method"]["name"]).Config)
+            words += [f"stages.{name}.method.{key}={value}" for key, value in options.items() if key != "latent"]
     kind = methods.find(document.data["method"]["name"])
     words += [f"method.{key}={value}" for key, value in small(kind.Config).items()]
     words += [

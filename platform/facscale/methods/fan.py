@@ -13,6 +13,7 @@ from torch.nn.functional import interpolate
 from facscale.data.views import Batch, Frames, View
 from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
 from facscale.nn.fan import FAN, STEP
+from facscale.spec import SpecError
 
 OUTER_CORNERS = (36, 45)  # of the eyes
 GREEN = (0.0, 1.0, 0.0)
@@ -51,7 +52,7 @@ class FaceAlignment(Method):
         super().__init__(config, facts)
         least = STEP * 2**config.levels
         if facts.image_size % STEP or facts.image_size < least:
-            raise ValueError(
+            raise SpecError(
                 f"data.image_size is {facts.image_size}, but FAN wants a multiple of {STEP} from {least} on"
             )
         self.encoder = FAN(stacks=config.stacks, width=config.width, levels=config.levels)

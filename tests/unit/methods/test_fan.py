@@ -150,7 +150,7 @@ def test_pictures_show_where_the_landmarks_are():
 
 @pytest.mark.parametrize("size", [34, 12])
 def test_an_image_that_cannot_be_halved_so_often(size):
-    with pytest.raises(ValueError, match=f"data.image_size is {size}, but FAN wants a multiple of 4 from 16 on"):
+    with pytest.raises(SpecError, match=f"data.image_size is {size}, but FAN wants a multiple of 4 from 16 on"):
         build(size=size)
 
 
