@@ -40,6 +40,7 @@ class AUNet(Method):
 
     The paper does not say, and is taken from the authors' code: 0.1 `motion` beside 0.9 static; w_i times the number of
     AUs; logits averaged with the mirrored face's at test; the classifier's hidden layer of 128 with BatchNorm.
+    Where positives are rare, Eq. 1 finds few of them soon: `weighting: class` is as the other methods weigh labels.
     `consistency: code` is theirs too: mean squared difference of mu, plus mean deviation of the prediction alone. In
     ResNet18-A, motion is taken after the first stage. Differs from the paper: crops are aligned by the eyes, not boxes.
 
@@ -53,6 +54,7 @@ class AUNet(Method):
         interval: NonNegativeInt = 10  # T, frames; 0: one frame alone
         consistency_weight: NonNegativeFloat = 1.0  # g, where the input `labels` is given
         consistency: Literal["paper", "code"] = "paper"
+        weighting: Literal["au", "class"] = "au"  # class: positives and negatives of each AU weigh the same together
         motion: float = Field(default=0.1, ge=0, le=1)  # share of motion when it is mixed with static maps
         stacks: PositiveInt = 2  # hourglasses of the FAN that are used
         width: Annotated[int, Field(ge=4, multiple_of=4)] = 256  # of the trunk on FAN's features
@@ -80,8 +82,8 @@ class AUNet(Method):
         if labels is not None and not (isinstance(labels, LabelVAE) and labels.facts.sets == facts.sets):
             raise SpecError("inputs.labels is no label VAE of just the data sets (and AUs) that are learned from")
         self.labels = labels.requires_grad_(False) if isinstance(labels, LabelVAE) else None
-        weights = torch.tensor(facts.au_weights).expand(2, -1)  # of negatives and positives alike
-        self.register_buffer("weights", weights.contiguous())
+        of_aus = (facts.au_weights, facts.au_weights)  # of negatives and positives alike
+        self.register_buffer("weights", torch.tensor(of_aus if config.weighting == "au" else facts.label_weights))
 
     @staticmethod
     def sample(config: Config) -> Mapping[str, View]:
