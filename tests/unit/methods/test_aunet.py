@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -135,6 +136,21 @@ def test_classification_is_eq_1_with_weights_of_the_labels():
         batch.face.au[row, 0, column] = -1
     left = [4 * cost(*one) for one in every if one not in missing]  # n w_i
     assert method.classify(batch)["bce"].value.item() == pytest.approx(sum(left) / len(left), rel=1e-5)
+
+
+def test_by_option_both_classes_of_an_au_weigh_the_same():
+    facts = replace(facts_of(), label_weights=((0.6, 0.7, 0.8, 0.9), (3.0, 2.0, 1.5, 1.2)))
+    method = build(facts=facts, interval=0, labels=False, weighting="class").eval()
+    batch = batch_of(method)
+    loss = method.classify(batch)["bce"].value
+    logits, au = method.classifier(method.encoder.of_clips(method.clips(batch))), batch.face.au[:, 0]
+    terms = [
+        -facts.label_weights[int(label)][n] * math.log(1 / (1 + math.exp(-(logit if label else -logit))))
+        for row, labels in zip(logits.tolist(), au.tolist(), strict=True)
+        for n, (logit, label) in enumerate(zip(row, labels, strict=True))
+        if label >= 0
+    ]
+    assert loss.item() == pytest.approx(sum(terms) / len(terms), rel=1e-5)
 
 
 def encoded(coder, values):
