@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from facscale.cluster import join
 from facscale.data import DataError, Dataset, augment
-from facscale.data.storage import Folder
 from facscale.evaluate import figures
 from facscale.evaluate.embed import Embeddings, OfFace, embed
 from facscale.evaluate.retrieval import nearest
@@ -26,6 +25,7 @@ from facscale.ingest import detectors
 from facscale.ingest.crops import crops
 from facscale.ingest.frames import Frame, decode_image
 from facscale.ingest.tracking import Tracker
+from facscale.job.inputs import read
 from facscale.methods import Method, export
 from facscale.spec import SpecError
 from facscale.spec import nearest as hint
@@ -75,7 +75,7 @@ def retrieve_faces(
     """Print the k nearest frames of each query, and draw them where `sheet` says. Raises SpecError, DataError."""
     refuse_wrong(k=k, number=number, sheet=sheet)
     dataset = Dataset(data_url)
-    method = loaded(source)
+    method = export.load(read(source), source=source)
     encoder, size = chosen(method, embedding, source=source), method.recipe.facts.image_size
     asked = faces(queries, dataset)
     refuse_lonely(dataset, asked, strangers=strangers)
@@ -119,20 +119,6 @@ def refuse_lonely(dataset: Dataset, asked: Sequence[Face], *, strangers: bool) -
     if len(crowd) == 1 and not (asked and all(face.identity is None for face in asked)):
         whose, more = ("person", "; --anyone lets that person's other videos answer") if strangers else ("video", "")
         raise DataError(f"{dataset.url}: nobody can answer, all its frames are of one {whose}, {crowd[0]}{more}")
-
-
-def loaded(source: str) -> Method:
-    """The exported method in a file at any URL. Raises SpecError, and DataError for a store that does not answer."""
-    folder, slash, name = source.rpartition("/")
-    if Path(source).expanduser().is_dir():
-        raise SpecError(f"{source} is a folder; EXPORT is a file, such as the method.safetensors of a run")
-    try:
-        data = Folder(folder or slash or ".").read(name)
-    except FileNotFoundError:
-        raise SpecError(
-            f"{source}: there is no such file (you are in {Path.cwd()}); EXPORT is a file, such as the method.safetensors of a run"
-        ) from None
-    return export.load(data, source=source)
 
 
 def chosen(method: Method, embedding: str, *, source: str) -> nn.Module:
@@ -213,8 +199,8 @@ def stored(dataset: Dataset, row: int) -> Face:
     place = int(np.searchsorted(ends, row, side="right"))
     shard, number, rows = groups[place]
     columns = ["identity", "video", "frame", "jpeg", *(["au"] if dataset.manifest.au else [])]
-    read = dataset.read(shard=shard, row_group=number, columns=columns).slice(row - int(ends[place]) + rows, 1)
-    found = {name: values[0] for name, values in read.to_pydict().items()}
+    kept = dataset.read(shard=shard, row_group=number, columns=columns).slice(row - int(ends[place]) + rows, 1)
+    found = {name: values[0] for name, values in kept.to_pydict().items()}
     (name,) = named([found["identity"]], [found["video"]], [found["frame"]])
     try:
         image = simplejpeg.decode_jpeg(found["jpeg"], colorspace="RGB")
