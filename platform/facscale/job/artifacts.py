@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -30,9 +31,9 @@ LINES = 4  # methods in one video's course: more cannot be told apart
 def tell_table(table: Table, *, title: str, console: Console, tracker: Run) -> None:
     """F1 of all rows on one data set."""
     console.print(table.rich(title=f"F1 x 100 on {title}"))
-    tracker.figure(figures.f1_bars(table, title=f"F1 on {title}"), f"f1_{title}")
-    tracker.text(table.csv(), f"f1_{title}.csv")
-    tracker.text(table.json(), f"f1_{title}.json")
+    tracker.figure(figures.f1_bars(table, title=f"F1 on {title}"), f"f1_{file_name(title)}")
+    tracker.text(table.csv(), f"f1_{file_name(title)}.csv")
+    tracker.text(table.json(), f"f1_{file_name(title)}.json")
 
 
 def tell_comparison(
@@ -45,12 +46,12 @@ def tell_comparison(
     methods = matched(predictions)
     comparison = compared(methods, threshold=threshold)
     console.print(comparison.rich(title=f"Beside {first.name} on {title} (first seeds)"))
-    tracker.text(comparison.csv(), f"comparison_{title}.csv")
-    tracker.text(comparison.markdown(), f"comparison_{title}.md")
+    tracker.text(comparison.csv(), f"comparison_{file_name(title)}.csv")
+    tracker.text(comparison.markdown(), f"comparison_{file_name(title)}.md")
     video = methods[0].video_with_most_change()
     course = [method.of(*video) for method in methods[:LINES]]
     about = f"{title}: {video.video} of {video.identity}, whom none has seen"
-    tracker.figure(figures.timeline(course, threshold=threshold, title=about), f"timeline_{title}")
+    tracker.figure(figures.timeline(course, threshold=threshold, title=about), f"timeline_{file_name(title)}")
 
 
 def tell_efficiency(rows: Mapping[str, Row], variants: Sequence[Variant], *, title: str, tracker: Run) -> None:
@@ -61,7 +62,7 @@ def tell_efficiency(rows: Mapping[str, Row], variants: Sequence[Variant], *, tit
     if lines:
         series = {name: ([x for x, _ in points], [y for _, y in points]) for name, points in lines.items()}
         about = f"F1 x 100 on {title} by people learned from"
-        tracker.figure(figures.curves(series, title=about, y="F1 x 100", x="people"), f"people_{title}")
+        tracker.figure(figures.curves(series, title=about, y="F1 x 100", x="people"), f"people_{file_name(title)}")
 
 
 def same_but_for_people(variants: Sequence[Variant]) -> dict[str, list[Variant]]:
@@ -87,13 +88,13 @@ def tell_summary(worth: Mapping[str, Sequence[Mapping[str, float]]], *, console:
 def keep_predictions(predictions: Predictions, *, title: str, threshold: float, tracker: Run) -> None:
     """What was said of every test frame, as Parquet; and how AUs go together in it and in the labels (AUNet's Figure 8)."""
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / f"predictions_{title}.parquet"
+        file = Path(folder) / f"predictions_{file_name(title)}.parquet"
         file.write_bytes(predictions.parquet())
         tracker.artifact(file)
     labels = [f"AU{au}" for au in predictions.aus]
     for name, values in adjacency(predictions, threshold=threshold)._asdict().items():
         about = f"{predictions.name}: AUs together, {name}, on {title}"
-        tracker.figure(figures.heatmap(values, labels=labels, title=about), f"together_{name}_{title}")
+        tracker.figure(figures.heatmap(values, labels=labels, title=about), f"together_{name}_{file_name(title)}")
 
 
 def draw_lengths(lengths: Mapping[str, Sequence[float]], *, tracker: Run, title: str) -> None:
@@ -134,3 +135,8 @@ def log_export(method: Method, exported: bytes, *, row: Variant, tracker: Run, o
         images, _, identities = labelled_frames(Dataset(on[0].url), count=24)
         sheet = figures.contact_sheet(images[:24], labels=list(identities[:24]), title=on[0].name)
         tracker.figure(sheet, "contact_sheet")
+
+
+def file_name(title: str) -> str:
+    """A table's title without what a store's paths may not hold."""
+    return re.sub(r"[^\w.-]+", "-", title)

@@ -9,7 +9,7 @@ from functools import cached_property, partial
 import numpy as np
 from torch import Tensor
 
-from facscale.data.labels import spread, union
+from facscale.data.labels import spread
 from facscale.data.views import Batch
 from facscale.evaluate import frames_of
 from facscale.evaluate.embed import Embeddings, Embeds, OfFace, embed
@@ -26,6 +26,8 @@ from facscale.train.launch import storage
 from facscale.train.worker import Task, urls
 
 Train = Callable[[Task, str], bytes]  # a task and what to call it -> the exported method
+Said = tuple[Embeddings, np.ndarray]  # frames of some people, and the probability of each AU [N, n]
+Says = Callable[[Labelled, Collection[str]], Said]
 
 
 class Logits(Embeds):
@@ -90,17 +92,17 @@ class Judge:
 
     def tested(self, folds: Sequence[bytes], *, on: Group) -> dict[str, Predictions]:
         """What `folds` made say, each of people that it has not seen; by table."""
-        pieces: dict[str, list[Predictions]] = {}
-        for fold, exported in zip(on.folds, folds, strict=True):
-            model = Logits(export.load(exported))
-            for data, people in on.tests(fold):
+
+        def asked(fold: int) -> Says:
+            model = Logits(export.load(folds[fold]))
+
+            def says(data: Labelled, people: Collection[str]) -> Said:
                 found = embedded(model, job=self.variant.job, on=data, subjects=people)
-                probability = 1 / (1 + np.exp(-found.features))
-                piece = self._piece(
-                    found, probability, aus=model.method.facts.aus, on=data, fold=on.sets[0].split[fold].name
-                )
-                pieces.setdefault(on.titled(data), []).append(piece)
-        return {title: Predictions.joined(found) for title, found in pieces.items()}
+                return found, 1 / (1 + np.exp(-found.features))
+
+            return says
+
+        return self._told(asked, on=on)
 
     def probed(self, *, on: Group) -> dict[str, Predictions]:
         """What probes on the frozen encoder say, one trained on each fold's people, by the spec's protocol; by table."""
@@ -108,31 +110,42 @@ class Judge:
             adapted = Judge(adapting(self.variant), self.train, self.lanes, given={"pretrained": self.pretrained})
             return adapted.tested(adapted.folds(on), on=on)
         evaluate, encoder = self.variant.job.evaluate, OfFace(export.load(self.pretrained).encoder)
-        look = partial(embedded, encoder, job=self.variant.job)
-        seen = {data.url: look(on=data) for data in (*on.sets, *on.transfer)}
-        aus, pieces = union(data.aus for data in on.sets), dict[str, list[Predictions]]()
+        seen = {data.url: embedded(encoder, job=self.variant.job, on=data) for data in (*on.sets, *on.transfer)}
+
+        def of(data: Labelled, people: Collection[str]) -> Embeddings:
+            return seen[data.url].chosen(frames_of(people, identity=seen[data.url].identity))
+
+        def asked(fold: int) -> Says:
+            parts = [of(data, data.split[fold].train) for data in on.sets]
+            au = [spread(part.au, given=part.aus, wanted=on.aus) for part in parts]
+            probe = fit_probe(
+                np.concatenate([part.features for part in parts]), au=np.concatenate(au),
+                probe=evaluate.probe, seed=evaluate.seed + fold,
+            )  # fmt: skip
+
+            def says(data: Labelled, people: Collection[str]) -> Said:
+                found = of(data, people)
+                return found, probability_of(probe, features=found.features)
+
+            return says
+
+        return self._told(asked, on=on)
+
+    def _told(self, asked: Callable[[int], Says], *, on: Group) -> dict[str, Predictions]:
+        """What each fold says of whom it tests, of the AUs that are both learned and labelled there; by table."""
+        pieces: dict[str, list[Predictions]] = {}
         for fold in on.folds:
-            parts = [(data, frames_of(data.split[fold].train, identity=seen[data.url].identity)) for data in on.sets]
-            features = np.concatenate([seen[data.url].features[rows] for data, rows in parts])
-            labels = [spread(seen[data.url].au[rows], given=data.aus, wanted=aus) for data, rows in parts]
-            probe = fit_probe(features, au=np.concatenate(labels), probe=evaluate.probe, seed=evaluate.seed + fold)
+            says = asked(fold)
             for data, people in on.tests(fold):
-                found = seen[data.url].chosen(frames_of(people, identity=seen[data.url].identity))
-                probability = probability_of(probe, features=found.features)
-                piece = self._piece(found, probability, aus=aus, on=data, fold=on.sets[0].split[fold].name)
+                found, probability = says(data, people)
+                both = tuple(au for au in data.aus if au in on.aus)
+                piece = Predictions(
+                    self.variant.name, both, probability[:, [on.aus.index(au) for au in both]].astype(np.float32),
+                    found.au[:, [data.aus.index(au) for au in both]], found.identity, found.video, found.frame,
+                    fold=np.zeros(len(found), np.int8), folds=(on.sets[0].split[fold].name,), source=data.split.source,
+                )  # fmt: skip
                 pieces.setdefault(on.titled(data), []).append(piece)
         return {title: Predictions.joined(found) for title, found in pieces.items()}
-
-    def _piece(
-        self, found: Embeddings, probability: np.ndarray, *, aus: Sequence[int], on: Labelled, fold: str
-    ) -> Predictions:
-        """Of one fold: of the AUs that are both told and labelled."""
-        both = tuple(au for au in on.aus if au in aus)
-        return Predictions(
-            self.variant.name, both, probability[:, [aus.index(au) for au in both]].astype(np.float32),
-            found.au[:, [on.aus.index(au) for au in both]], found.identity, found.video, found.frame,
-            fold=np.zeros(len(found), np.int8), folds=(fold,), source=on.split.source,
-        )  # fmt: skip
 
 
 def task(of: Variant, *, facts: DataFacts, trained: Mapping[str, bytes]) -> Task:

@@ -72,6 +72,11 @@ class Group:
         return " + ".join(data.name for data in self.sets)
 
     @property
+    def aus(self) -> tuple[int, ...]:
+        """All that is learned of, those of the first set first."""
+        return union(data.aus for data in self.sets)
+
+    @property
     def folds(self) -> range:
         """Numbers of the folds, which are as many in each set."""
         return range(len(self.sets[0].split))
