@@ -9,7 +9,7 @@ from rich.table import Table
 from facscale.data import Dataset
 from facscale.job.cost import Cost, cost_of, matrix_rate
 from facscale.job.inputs import fetch
-from facscale.job.labelled import Labelled, groups, learned
+from facscale.job.labelled import Labelled, groups, learned, transferred
 from facscale.job.variants import Variant, digest, rows, stages
 from facscale.methods import DataFacts, Method, export
 from facscale.progress import duration
@@ -43,6 +43,8 @@ def check_job(document: Document, *, name: str) -> None:
         console.print(
             f"\n[bold]cross-validation[/bold] on {data.name}: {len(data.au):,} frames, {len(data.aus)} AUs; folds from {data.split.source}: {sizes}"
         )
+    for data in transferred(variants[0].job, sets=sets):
+        console.print(f"[bold]tested too[/bold] on {data.name}: {len(data.au):,} frames; nobody of it is learned from")
 
 
 def resolved(row: Variant) -> str:

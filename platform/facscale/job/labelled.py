@@ -97,6 +97,21 @@ def groups(job: Job, sets: Sequence[Labelled], *, transfer: Sequence[Labelled] =
     return [Group(part, tuple(transfer)) for part in parts if part]
 
 
+def transferred(job: Job, *, sets: Sequence[Labelled]) -> list[Labelled]:
+    """The sets of `evaluate.transfer`. Raises DataError for one that is learned from, or shares no AU with those that are."""
+    found = [Labelled.open(url, evaluate=job.evaluate, whole=True) for url in job.evaluate.transfer]
+    for data in found:
+        if data.url in {other.url for other in sets}:
+            raise DataError(
+                f"{data.url} is under data.labelled and under evaluate.transfer; nothing may learn from the latter"
+            )
+        if not any(set(data.aus) & set(other.aus) for other in sets):
+            raise DataError(
+                f"{data.url} (evaluate.transfer) has no AU in common with data.labelled, so nothing can be tested"
+            )
+    return found
+
+
 class Learned(NamedTuple):
     """What may be learned from: people of some data sets, and what a method may know of their labels."""
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 from facscale.cluster import join, refuse_impossible
-from facscale.data import DataError, Dataset
+from facscale.data import Dataset
 from facscale.job.inputs import fetch
-from facscale.job.labelled import Labelled
+from facscale.job.labelled import Labelled, transferred
 from facscale.job.story import Story
 from facscale.job.variants import Variant, rows, stages
 from facscale.spec import Document
@@ -21,7 +21,7 @@ def run_job(document: Document, *, name: str) -> int:
     main, *baselines = rows(document, name=str(document.data.get("name") or name))
     sets = [Labelled.open(url, evaluate=main.job.evaluate) for url in urls(main.job, "labelled")]
     unlabelled = [Dataset(url) for url in urls(main.job, "unlabelled")]
-    transfer = untouched(main, sets=sets)
+    transfer = transferred(main.job, sets=sets)
     for row in (main, *baselines):
         fetch_all(row)
     join()
@@ -49,19 +49,3 @@ def fetch_all(row: Variant) -> None:
         for source in one.job.built_on.values():
             if source.url:
                 fetch(source)
-
-
-def untouched(main: Variant, *, sets: list[Labelled]) -> list[Labelled]:
-    """The sets of `evaluate.transfer`. Raises DataError for one that is learned from, or shares no AU with those that are."""
-    found = [Labelled.open(url, evaluate=main.job.evaluate, whole=True) for url in main.job.evaluate.transfer]
-    learned = {data.url for data in sets}
-    for data in found:
-        if data.url in learned:
-            raise DataError(
-                f"{data.url} is under data.labelled and under evaluate.transfer; nothing may learn from the latter"
-            )
-        if not any(set(data.aus) & set(other.aus) for other in sets):
-            raise DataError(
-                f"{data.url} (evaluate.transfer) has no AU in common with data.labelled, so nothing can be tested"
-            )
-    return found

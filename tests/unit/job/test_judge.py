@@ -13,9 +13,8 @@ from facscale.evaluate import cross_validate
 from facscale.evaluate.embed import Embeddings
 from facscale.job import judge as judging
 from facscale.job.judge import Judge
-from facscale.job.labelled import Labelled, groups, learned
+from facscale.job.labelled import Labelled, groups, learned, transferred
 from facscale.job.lanes import Lanes
-from facscale.job.run import untouched
 from facscale.job.variants import of_fold, rows, stages
 from facscale.methods import export
 from facscale.spec import SpecError, read
@@ -200,7 +199,7 @@ def pretended(model, *, job, on, subjects=None):
 
 def test_what_was_learned_is_tested_on_sets_that_nobody_learned_from(written, urls, monkeypatch):
     (row,) = written(AUNET, evaluate="{transfer: [" + urls["OTHER"] + "], folds: 3}")
-    away = untouched(row, sets=sets_of(row))
+    away = transferred(row.job, sets=sets_of(row))
     trainer, judge, (one,) = judged(row, transfer=away)
     monkeypatch.setattr(judging, "embedded", pretended)
     told = judge.tested(judge.folds(one), on=one)
@@ -215,11 +214,11 @@ def test_what_was_learned_is_tested_on_sets_that_nobody_learned_from(written, ur
 def test_a_set_for_transfer_must_be_another_one_with_a_common_au(written, urls, tmp_path):
     (row,) = written(AUNET, evaluate="{transfer: [" + urls["ONE"] + "]}")
     with pytest.raises(DataError, match="is under data.labelled and under evaluate.transfer"):
-        untouched(row, sets=sets_of(row))
+        transferred(row.job, sets=sets_of(row))
     lengths_data_set(str(tmp_path / "far"), [3] * 3, au=(25,))
     (row,) = written(AUNET, evaluate="{transfer: [" + str(tmp_path / "far") + "]}")
     with pytest.raises(DataError, match="no AU in common"):
-        untouched(row, sets=sets_of(row))
+        transferred(row.job, sets=sets_of(row))
 
 
 def test_weights_come_from_the_training_people_of_all_sets(urls):
@@ -281,6 +280,6 @@ def test_a_probe_too_learns_from_mixed_sets_and_is_tested_elsewhere(written, url
     monkeypatch.setattr(judging, "embedded", looked_at)
     assert {title: of.aus for title, of in judge.probed(on=both).items()} == {"one": (1, 12), "other": (12, 4, 1)}
     (row,) = written(CLP, evaluate="{transfer: [" + urls["OTHER"] + "], folds: 3}")
-    _, judge, (one,) = judged(row, transfer=untouched(row, sets=sets_of(row)))
+    _, judge, (one,) = judged(row, transfer=transferred(row.job, sets=sets_of(row)))
     away = judge.probed(on=one)["other, learned on one"]
     assert (away.aus, len(away)) == ((12, 1), 3 * 54)
