@@ -50,7 +50,7 @@ def joined(monkeypatch, tmp_path):
     """The address that Ray is asked for; as on a machine without any cluster."""
     asked = []
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", lambda *, address, **_: asked.append(address))
+    monkeypatch.setattr(ray, "init", lambda *, address=None, **_: asked.append(address))
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     (tmp_path / "ray").mkdir()
@@ -72,6 +72,15 @@ def silence():
 def test_without_any_cluster_one_is_started(joined):
     join()
     assert joined == ["local"]
+
+
+def test_what_is_started_here_is_told_where_its_dashboard_is(joined, monkeypatch):
+    options = {}
+    monkeypatch.setattr(ray, "init", lambda **given: options.update(given))
+    join()
+    variables = options["runtime_env"]["env_vars"]
+    assert options["include_dashboard"]
+    assert variables["RAY_API_SERVER_ADDRESS"] == f"http://127.0.0.1:{options['dashboard_port']}"
 
 
 def test_the_cluster_of_this_machine_is_joined_only_while_it_answers(joined, listener, silence, tmp_path):
