@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -95,6 +95,11 @@ class Runs:
 
     def __len__(self) -> int:
         return len(self.shard)
+
+    def of(self, people: Collection[str]) -> np.ndarray:
+        """Which runs show one of these identities: bool [R]."""
+        shown: np.ndarray = np.isin(np.asarray(self.identities), list(people))[self.identity]
+        return shown
 
     @classmethod
     def from_table(cls, table: pa.Table) -> Self:

@@ -76,7 +76,7 @@ def population(runs: Sequence[Runs], *, extent: int, subjects: Sequence[Collecti
         distinct, rank = np.unique(words, return_inverse=True)
         keep = stored.frames >= extent
         if subjects is not None:
-            keep &= np.isin(np.asarray(stored.identities), list(subjects[number]))[stored.identity]
+            keep &= stored.of(subjects[number])
         dataset.append(np.full(int(keep.sum()), number))
         run.append(np.flatnonzero(keep))
         frames.append(stored.frames[keep].astype(np.int64))

@@ -219,7 +219,7 @@ def _wanted(dataset: Dataset, *, subjects: Collection[str] | None) -> np.ndarray
     runs = dataset.runs
     if subjects is None:
         return np.arange(len(runs))
-    return np.flatnonzero(np.isin(np.asarray(runs.identities), list(subjects))[runs.identity])
+    return np.flatnonzero(runs.of(subjects))
 
 
 def _computed(

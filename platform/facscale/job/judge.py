@@ -55,11 +55,21 @@ class Judge:
     given: Mapping[str, bytes] = field(default_factory=dict)  # exported methods that are there, by argument
 
     @cached_property
+    def stages(self) -> dict[str, Variant]:
+        """`variants.stages` of the variant: read once, for each fold asks."""
+        return stages(self.variant)
+
+    @cached_property
+    def of_fold(self) -> frozenset[str]:
+        """`variants.of_fold` of the variant."""
+        return of_fold(self.variant)
+
+    @cached_property
     def once(self) -> dict[str, bytes]:
         """The stages that are the same in every fold, trained; those that read other labelled sets, on all of their people."""
         found: dict[str, bytes] = {}
-        for name, stage in stages(self.variant).items():
-            if name in of_fold(self.variant):
+        for name, stage in self.stages.items():
+            if name in self.of_fold:
                 continue
             facts = DataFacts(identities=self.identities)
             if stage.learns_from_labels:
@@ -83,8 +93,8 @@ class Judge:
     def _fold(self, on: Group, fold: int, *, trained: Mapping[str, bytes]) -> bytes:
         title, found = fold_title(self.variant, on, fold), dict(trained)
         subjects, facts = learned(on.sets, fold=fold, evaluate=self.variant.job.evaluate)
-        for name, stage in stages(self.variant).items():
-            if name in of_fold(self.variant):
+        for name, stage in self.stages.items():
+            if name in self.of_fold:
                 mine = task(reading(stage, on), facts=facts, trained=found)
                 found[name] = self.train(replace(mine, subjects=subjects), f"{title} {name}")
         mine = task(reading(self.variant, on), facts=facts, trained=found)

@@ -100,7 +100,7 @@ class Story:
             rows = [Row.repeated([one.rows[title] for one in seeds]) for seeds in told if seeds]
             predictions = [seeds[0].predictions[title] for seeds in told if seeds]
             artifacts.tell_table(Table(tuple(rows)), title=title, console=self.console, tracker=self.tracker)
-            by_name = dict(zip([row.name for row in rows], rows, strict=True))
+            by_name = {row.name: row for row in rows}
             artifacts.tell_efficiency(by_name, [self.main, *self.baselines], title=title, tracker=self.tracker)
             threshold = self.main.job.evaluate.threshold
             artifacts.tell_comparison(

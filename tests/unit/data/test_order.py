@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facscale.data import order
+from facscale.data.manifest import Runs
 
 SEEDS = st.integers(0, 2**40)
 
@@ -19,12 +19,17 @@ SEEDS = st.integers(0, 2**40)
 def stored(frames, groups, *, persons=3):
     """Runs as a data set's index gives them."""
     count = len(frames)
-    return SimpleNamespace(
+    rest = dict.fromkeys(
+        ("start", "video", "track", "first_frame"), np.zeros(count, int)
+    )  # the order asks none of these
+    return Runs(
         shard=np.array(groups) // 2,
         row_group=np.array(groups) % 2,
         frames=np.array(frames),
         identity=np.arange(count) % persons,
         identities=tuple(f"id{person}" for person in range(persons)),
+        videos=("v",),
+        **rest,
     )
 
 
