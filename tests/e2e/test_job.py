@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load
 
 from conftest import PLUGINS, ROOT
-from faces import lengths_data_set
+from faces import expression_data_set, lengths_data_set
 from facscale.cli.demo import authentication, start_ray, stop_ray
 from facscale.evaluate.predictions import Predictions
 from facscale.track import server
@@ -37,6 +37,7 @@ cluster: {{workers: 2, gpus_per_worker: 0, cpus_per_worker: 1, storage: {folder}
 deepspeed: {{zero_optimization: {{stage: 1}}}}
 evaluate:
   folds: 2
+  expressions: [{folder}/moods]
   probe: {{epochs: 2, batch_size: 32}}
   rendered_people: 3
   baselines:
@@ -61,6 +62,7 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     lengths_data_set(str(folder / "unlabelled"), [12] * 24, row_group_mb=0.2)
     lengths_data_set(str(folder / "labelled"), [20] * 9, au=AUS, row_group_mb=0.2, name="labelled")
+    expression_data_set(str(folder / "moods"))
     job = folder / "tiny.yaml"
     job.write_text(JOB.format(folder=folder))
     job.chmod(0o755)
@@ -124,6 +126,7 @@ def test_ray_job_submit_literally(submitted):
     assert "AU12" in submitted.stdout
     assert "random encoder" in submitted.stdout
     assert "batchnorm adapts" in submitted.stdout
+    assert "Accuracy x 100 of expressions on moods, 12 test faces" in submitted.stdout
 
 
 def test_one_run_with_everything_in_it(submitted, client):
@@ -143,7 +146,10 @@ def test_one_run_with_everything_in_it(submitted, client):
     figures = {artifact.path for artifact in client.list_artifacts(run.info.run_id, "figures")}
     assert {"figures/f1_labelled.png", "figures/losses.png", "figures/contact_sheet.png"} <= figures
     assert {"figures/timeline_labelled.png", "figures/together_predicted_labelled.png"} <= figures
-    assert {data.dataset.name for data in run.inputs.dataset_inputs} == {"test", "labelled"}
+    assert {"expression/moods/accuracy", "expression/moods/mean_class_accuracy"} <= run.data.metrics.keys()
+    assert {"expressions_moods.csv", "confusion_moods.csv"} <= kept
+    assert "figures/confusion_moods.png" in figures
+    assert {data.dataset.name for data in run.inputs.dataset_inputs} == {"test", "labelled", "moods"}
 
 
 def test_the_baseline_is_nested(submitted, client):
@@ -169,6 +175,7 @@ def test_a_row_that_learns_from_labels_is_trained_fold_by_fold_with_its_stage(su
     assert set(of_row) == {"labels learned", *folds, *(f"{fold} labels" for fold in folds)}
     assert all(run.data.tags["mlflow.parentRunId"] == main.info.run_id for run in of_row.values())
     of_folds = [of_row[fold] for fold in folds]
+    assert 0 <= of_row["labels learned"].data.metrics["expression/moods/accuracy"] <= 1  # its first fold's encoder's
     mean = np.mean([run.data.metrics["f1/mean"] for run in of_folds])
     assert of_row["labels learned"].data.metrics["fold1/f1/mean"] == of_folds[1].data.metrics["f1/mean"]
     assert mean == pytest.approx(of_row["labels learned"].data.metrics["f1/mean"], abs=0.05)
@@ -182,6 +189,15 @@ def test_a_row_that_learns_from_labels_is_trained_fold_by_fold_with_its_stage(su
     people = [set(told.identity[told.fold == number].tolist()) for number in range(2)]
     assert not people[0] & people[1]
     assert told.row(0.5).mean == pytest.approx(of_row["labels learned"].data.metrics["f1/mean"])
+
+
+@pytest.mark.parametrize("row", ["tiny", "labels learned", "batchnorm adapts"])
+def test_a_run_is_judged_again_to_the_same_digits(submitted, client, world, row):
+    (run,) = [run for run in runs(client, row=row) if "fold" not in run.info.run_name]
+    card = client.download_artifacts(run.info.run_id, "card.json")
+    again = submit(world, "--", "facscale", "verify", card)
+    assert again.returncode == 0, again.stdout[-4000:]
+    assert "labelled: every digit holds" in again.stdout
 
 
 def client_file(client, run, name):

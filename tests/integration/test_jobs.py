@@ -13,7 +13,7 @@ from conftest import ROOT
 from faces import lengths_data_set
 from facscale import methods
 from facscale.data import Dataset, augment
-from facscale.evaluate import cross_validate
+from facscale.evaluate.crossval import cross_validate
 from facscale.job.cost import random_batch
 from facscale.job.judge import Judge, fold_title
 from facscale.job.labelled import Labelled, groups
@@ -25,7 +25,7 @@ from facscale.nn.fan import FAN
 from facscale.spec import read
 from facscale.spec.models import Probe
 from facscale.train.launch import samples_per_epoch
-from facscale.train.probe import labelled_frames
+from facscale.train.probe import some_frames
 from facscale.train.worker import make_method, urls
 from tiny import small
 from watching import watched
@@ -155,7 +155,7 @@ def told(watcher, task):
 
 def judged(method, *, data, job):
     """Its features are numbers that a probe learns from; a method that learned from labels tells them itself."""
-    pixels, au, identity = labelled_frames(Dataset(data), count=50)
+    pixels, au, identity = some_frames(Dataset(data), count=50)
     still = torch.from_numpy(augment.still(job.data.augment)).expand(len(pixels), -1)
     images = augment.apply(torch.from_numpy(pixels), still, size=job.data.image_size)
     with torch.no_grad():

@@ -121,14 +121,19 @@ for step in itertools.count():
 """
 
 
+def delivered(spool):
+    """Bytes of the journal that its one tracker has acknowledged."""
+    return sum(sent.offsets.get("records", 0) for sent in Journal(spool).sent().values())
+
+
 def test_killed_in_the_middle_of_sending(tmp_path, server, experiment):
     spool = tmp_path / "spool"
     for _ in range(3):
         arguments = [sys.executable, "-c", CHILD, server.url, experiment, str(spool)]
         with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout.readline() == "written\n"
-            before = Journal(spool).sent().offsets.get("records", 0)
-            until(lambda: Journal(spool).sent().offsets.get("records", 0) > before)  # noqa: B023
+            before = delivered(spool)
+            until(lambda: delivered(spool) > before)  # noqa: B023
             os.kill(process.pid, signal.SIGKILL)
     assert flush(spool)
     assert sorted(history(server.url, only_run(server.url, experiment))) == [(step, float(step)) for step in range(201)]
@@ -303,7 +308,7 @@ def test_a_taken_port_is_named(tmp_path, server):
 def test_a_server_that_does_not_start_shows_the_end_of_its_log(tmp_path, monkeypatch, code, how):
     asked = []
 
-    def command(folder, *, port):
+    def command(folder, *, port, store):
         asked.append(port)
         return [sys.executable, "-c", f"import threading; {code}", str(folder)]
 

@@ -1,4 +1,4 @@
-"""The command line: `facscale run`, `check`, `methods`, `data`, `retrieve`, `sync`, `demo`. Heavy imports wait for their command."""
+"""The command line: `facscale run`, `check`, `methods`, `data`, `retrieve`, `published`, `sync`, `demo`. Heavy imports wait for their command."""
 
 from __future__ import annotations
 
@@ -65,6 +65,10 @@ def run(spec: Path, overrides: tuple[str, ...]) -> None:
         from facscale.cli.pipeline import run_pipeline
 
         run_pipeline(document, name=spec.stem)
+    elif document.data.get("sweep"):
+        from facscale.sweep import run_sweep
+
+        sys.exit(run_sweep(document, name=spec.stem))
     else:
         from facscale.job import run_job
 
@@ -84,6 +88,10 @@ def check(spec: Path, overrides: tuple[str, ...]) -> None:
     from facscale.job.check import check_job
 
     check_job(document, name=spec.stem)
+    if document.data.get("sweep"):
+        from facscale.sweep.check import check_sweep
+
+        check_sweep(document, name=spec.stem)
 
 
 @main.command()
@@ -148,16 +156,96 @@ def retrieve(
 
 
 @main.command()
-@click.argument("spool", type=click.Path(path_type=Path, exists=True, file_okay=False))
-def sync(spool: Path) -> None:
-    """Send to MLflow what a job recorded while the tracker could not be reached. SPOOL is the folder that it named."""
-    from facscale.track import flush
+@click.argument("data", required=False)
+@click.option("--paper", metavar="NAME", help="clp, tcae, rtatl or aunet.")
+@click.option("--method", metavar="NAME", help='One of ours, a row of our jobs, or a paper\'s name for it: "AU-FAN".')
+@click.option("--misprints", is_flag=True, help="Only what cannot be right, or is printed differently elsewhere.")
+@click.option("--csv", is_flag=True, help="One line a row, for other programs.")
+def published(data: str | None, paper: str | None, method: str | None, misprints: bool, csv: bool) -> None:  # noqa: FBT001 - flags of the command line
+    """Show what the papers print: F1 by AU on BP4D, DISFA, GFT and Aff-Wild2, and all their other results.
 
-    delivered = flush(spool)
-    click.echo(
-        f"{spool}: {'everything is at the tracker' if delivered else 'the tracker cannot be reached; nothing is lost'}"
-    )
-    sys.exit(0 if delivered else 1)
+    Without DATA and options, the list of all tables. A number that the others of its row do not allow has a footnote.
+
+    \b
+        facscale published BP4D
+        facscale published --method clp
+        facscale published disfa --paper rtatl --csv
+    """
+    from facscale.cli.published import show_published
+
+    show_published(data, paper=paper, method=method, misprints=misprints, csv=csv)
+
+
+@main.command()
+@click.argument("runs", nargs=-1, metavar="[RUN]...")
+@click.option("--data", default="", metavar="NAME", help="Judged on which data set (MLflow's experiment).")
+@click.option("--tracker", default="", metavar="URI", help="MLflow; else MLFLOW_TRACKING_URI.")
+@click.option("--papers/--no-papers", default=True, show_default=True, help="What papers print, beside ours.")
+@click.option("--page", type=click.Path(path_type=Path), metavar="FILE.html", help="Write it as a page with plots.")
+@click.option("--csv", is_flag=True, help="F1 by method and fold, for other programs.")
+@click.option("--log-papers", is_flag=True, help="Make every published row a run in MLflow, tagged source=paper.")
+def compare(
+    runs: tuple[str, ...], data: str, tracker: str, papers: bool, page: Path | None, csv: bool, log_papers: bool,  # noqa: FBT001 - flags of the command line
+) -> None:  # fmt: skip
+    """Compare what was judged: with each other, with the papers, and with chance.
+
+    Without a RUN, everything on the data set, the best first. With some, the others against the first: is one better, or
+    not distinguishable with these people? A RUN is a row's name, JOB/ROW, or the beginning of a run's id; all seeds of a
+    row count.
+
+    \b
+        facscale compare --data bp4d
+        facscale compare moco clp --data bp4d --page clp.html
+        facscale compare clp/supervised clp-wide/clp-wide
+        facscale compare --data bp4d --log-papers
+
+    Intervals hold 95 % of what other people (drawn anew from those tested, 10,000 times) and other seeds would give.
+    """
+    from facscale.cli.compare import compare_runs
+
+    compare_runs(runs, data=data, tracker=tracker, papers=papers, page=page, csv=csv, log=log_papers)
+
+
+@main.command()
+@click.argument("card")
+@OVERRIDES
+@click.option("--weights", default="", metavar="FOLDER", help="Where the exported methods lie, if not where they did.")
+def verify(card: str, overrides: tuple[str, ...], weights: str) -> None:
+    """Judge a run again from its weights: does every digit of its reproduction card hold? Exit status 1 if not.
+
+    CARD is a run's card.json, a file or s3://bucket/.... Data, folds and weights must be those that it names; where they
+    lie, and what the cluster has, may have changed:
+
+    \b
+        facscale verify card.json
+        facscale verify card.json --weights exports 'data.labelled=[s3://faces/bp4d]' cluster.gpus_per_worker=0
+    """
+    from facscale.job.verify import verify_card
+    from facscale.spec.document import override
+
+    sys.exit(0 if verify_card(card, weights=weights, changes=[override(word) for word in overrides]) else 1)
+
+
+@main.command()
+@click.argument("spool", type=click.Path(path_type=Path, exists=True, file_okay=False), required=False)
+@click.option(
+    "--uri", metavar="TRACKER", help="Send a copy of everything to this tracker, whatever each job's own one is."
+)
+def sync(spool: Path | None, uri: str | None) -> None:
+    """Send to MLflow what jobs recorded while the tracker could not be reached; nothing is ever sent twice.
+
+    SPOOL is the folder that a job named; without it, all that jobs of yours left on this machine are sent. Exit status 1
+    means that something is left.
+
+    \b
+        facscale sync
+        facscale sync --uri https://mlflow.team.org    # runs of a laptop, files and encoders included, for everybody
+
+    Journals that a tracker has whole are removed 60 days after their last record.
+    """
+    from facscale.cli.sync import sync_journals
+
+    sys.exit(sync_journals(spool, uri=uri))
 
 
 @main.command()

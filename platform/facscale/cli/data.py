@@ -8,6 +8,7 @@ from rich.console import Console
 
 from facscale.data import Dataset
 from facscale.data.labels import frequencies
+from facscale.evaluate.expression import Expressions
 from facscale.job.labelled import Labelled
 from facscale.spec.models import Evaluate
 
@@ -18,8 +19,9 @@ def show_data(url: str, *, sheet: Path | None) -> None:
     counts = ", ".join(f"{count:,} {thing.replace('_', ' ')}" for thing, count in manifest.counts.items())
     size = sum(shard.bytes for shard in manifest.shards)
     console.print(f"[bold]{manifest.name}[/bold]: {counts}")
+    rate = f"{manifest.fps:g} frames/s" if manifest.fps else "single images"
     console.print(
-        f"{manifest.image_size} x {manifest.image_size} pixels, {manifest.fps:g} frames/s, {size / 1e6:,.1f} MB, {len(manifest.shards)} shards"
+        f"{manifest.image_size} x {manifest.image_size} pixels, {rate}, {size / 1e6:,.1f} MB, {len(manifest.shards)} shards"
     )
     console.print(f"fingerprint {manifest.fingerprint}")
     if manifest.au:
@@ -28,6 +30,12 @@ def show_data(url: str, *, sheet: Path | None) -> None:
         console.print(f"active: {rates}")
         for fold in data.split:
             console.print(f"{fold.name} ({data.split.source}) tests {' '.join(sorted(fold.test))}")
+    if manifest.expressions:
+        faces = Expressions.open(url)
+        for part, chosen in (("train", ~faces.test), ("test", faces.test)):
+            numbers = [int((faces.expression[chosen] == number).sum()) for number in range(len(faces.classes))]
+            counted = ", ".join(f"{number:,} {name}" for name, number in zip(faces.classes, numbers, strict=True))
+            console.print(f"{part}: {counted}")
     if sheet:
         import cv2
 

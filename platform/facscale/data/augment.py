@@ -89,6 +89,12 @@ def still(spec: models.Augment) -> np.ndarray:
     return np.array([0, 0, 1, 1, 1, 0, side, side, 0.5, 0.5, *[0] * 6], dtype=np.float32)
 
 
+def plain(spec: models.Augment) -> models.Augment:
+    """For a stream of evaluation: crops as large as `still`'s, anywhere; nothing else changes."""
+    side = float(still(spec)[6])
+    return models.Augment(rotation=0, flip=0, brightness=0, contrast=0, saturation=0, crop=(side, side))
+
+
 def apply(images: Tensor, parameters: Tensor, *, size: int) -> Tensor:
     """uint8 images [B, F, H, W, 3] and parameters [B, F, V, P] to float32 [B, F, V, 3, size, size] in [0, 1].
 

@@ -10,8 +10,17 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from facscale.data.errors import DataError
+from facscale.data.shards import Dataset
 
 UNKNOWN = 9  # BP4D's code for "not visible"
+
+
+def labels_of(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """The person of each frame [N] str and its labels [N, n] int8, in stored order; only these columns are read."""
+    table = dataset.table(["identity", "au"])
+    identity = np.asarray(table["identity"].to_pylist())
+    au = table["au"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return identity, au.reshape(len(identity), -1).astype(np.int8)
 
 
 def occurrence(labels: np.ndarray) -> np.ndarray:

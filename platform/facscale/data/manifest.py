@@ -46,12 +46,13 @@ class Manifest:
     name: str
     au: tuple[int, ...]  # AU numbers of the label columns, in their order; empty: not labelled
     image_size: int  # pixels, side of the stored square crops
-    fps: float  # frames a second of the source videos
+    fps: float  # frames a second of the source videos; 0: single images
     recipe: dict[str, Any]  # how it was made, free
     counts: dict[str, int]  # identities, videos, tracks, frames, labelled_frames
     shards: tuple[Shard, ...]
     fingerprint: str  # sha256 over names, columns and all row-group checksums
     index_checksum: str
+    expressions: tuple[str, ...] = ()  # classes of the column `expression`, by their numbers; empty: it has none
     kind: str = "faces"
     schema: int = SCHEMA_VERSION
 
@@ -73,7 +74,8 @@ class Manifest:
                 Shard(**{**shard, "row_groups": tuple(RowGroup(**group) for group in shard["row_groups"])})
                 for shard in fields["shards"]
             )
-            return cls(**{**fields, "au": tuple(fields["au"]), "shards": shards})
+            lists = {name: tuple(fields[name]) for name in ("au", "expressions") if name in fields}
+            return cls(**{**fields, **lists, "shards": shards})
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{url}/{MANIFEST} is damaged: {error!r}; make the data set again") from None
 

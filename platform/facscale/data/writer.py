@@ -32,9 +32,10 @@ INDEX_SCHEMA = pa.schema(
 )
 
 
-def columns(au: Sequence[int]) -> pa.Schema:
-    """The columns that every data set has; labels only with AUs."""
+def columns(au: Sequence[int], *, expressions: Sequence[str] = ()) -> pa.Schema:
+    """The columns that every data set has; labels only with AUs, or with classes of expressions."""
     labels = [(name, pa.list_(pa.int8(), len(au))) for name in ("au", "intensity")] if au else []
+    labels += [("expression", pa.int8()), ("part", pa.string())] if expressions else []
     return pa.schema(
         [
             ("identity", pa.string()),
@@ -69,6 +70,7 @@ class ShardWriter:
         *,
         name: str,
         au: Sequence[int] = (),
+        expressions: Sequence[str] = (),
         image_size: int,
         fps: float,
         recipe: Mapping[str, Any],
@@ -77,6 +79,9 @@ class ShardWriter:
         shard_mb: float = 256.0,
     ) -> None:
         """`every`: the stored frames are each n-th of the source, so frames n apart are neighbours.
+
+        `expressions`: names of the classes 0, 1, ... of the column `expression` (-1: none); `part` then says to which
+        part of the published split a frame belongs, "train" or "test".
 
         Raises DataError if the folder already holds a data set or cannot be written.
         """
@@ -87,8 +92,8 @@ class ShardWriter:
             )
         self._folder.make()
         self._describe: dict[str, Any] = {"name": name, "au": tuple(au), "image_size": image_size, "fps": fps}
-        self._describe["recipe"] = dict(recipe)
-        self._schema = columns(au)
+        self._describe |= {"recipe": dict(recipe), "expressions": tuple(expressions)}
+        self._schema = columns(au, expressions=expressions)
         self._every, self._group_bytes, self._shard_bytes = every, int(row_group_mb * MB), int(shard_mb * MB)
         local = str(self._folder.path) if self._folder.local else None
         self._spool = tempfile.TemporaryDirectory(prefix=".spool-", dir=local)
@@ -190,6 +195,8 @@ class ShardWriter:
         if self._describe["au"]:
             labels = table["au"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
             self._counts["labelled_frames"] += int((labels >= 0).any(axis=1).sum())
+        elif self._describe["expressions"]:
+            self._counts["labelled_frames"] += int((table["expression"].to_numpy() >= 0).sum())
 
     def _flush(self) -> None:
         """Write the pending tracks as one row group."""

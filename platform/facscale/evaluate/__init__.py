@@ -1,36 +1,43 @@
 """Judging an encoder: embeddings, linear probe, subject-exclusive cross-validation, F1, diagnostics, figures.
 
-`embed` (Ray Data) and `figures` (matplotlib) are imported by their module names, so that this room stays light.
+Here is what numpy alone does. `probe`, `crossval` and `diagnostics` (torch), `embed` (Ray Data) and `figures` (matplotlib)
+are imported by their module names, so that comparing runs takes no second of loading.
 """
 
-from facscale.evaluate.crossval import cross_validate, frames_of, positives
-from facscale.evaluate.diagnostics import diagnose
+from facscale.evaluate.bootstrap import Difference, Interval, difference, interval
 from facscale.evaluate.f1 import Counts, count
 from facscale.evaluate.predictions import Predictions
-from facscale.evaluate.probe import fit_probe, label_weights, predict
 from facscale.evaluate.relations import adjacency, adjacency_distance, correlation, dependency_f1
-from facscale.evaluate.significance import Comparison, TTest, compared, paired_t
+from facscale.evaluate.significance import Comparison, compared
+from facscale.evaluate.subjects import frames_of, per_subject, positives
 from facscale.evaluate.table import Row, Table
+from facscale.evaluate.thresholds import Operating, Thresholds, operating
+from facscale.evaluate.ttests import CorrectedT, TTest, corrected_t, paired_t
 
 __all__ = [
     "Comparison",
+    "CorrectedT",
     "Counts",
+    "Difference",
+    "Interval",
+    "Operating",
     "Predictions",
     "Row",
     "TTest",
     "Table",
+    "Thresholds",
     "adjacency",
     "adjacency_distance",
     "compared",
+    "corrected_t",
     "correlation",
     "count",
-    "cross_validate",
     "dependency_f1",
-    "diagnose",
-    "fit_probe",
+    "difference",
     "frames_of",
-    "label_weights",
+    "interval",
+    "operating",
     "paired_t",
+    "per_subject",
     "positives",
-    "predict",
 ]

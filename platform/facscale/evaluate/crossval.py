@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from facscale.data.folds import Split
 from facscale.evaluate.f1 import Counts, count
 from facscale.evaluate.probe import Weighting, fit_probe, predict
+from facscale.evaluate.subjects import frames_of
 from facscale.evaluate.table import Row, Table
 from facscale.spec.models import Probe
 
@@ -37,16 +38,3 @@ def cross_validate(
         counts.append(count(probability=predict(model, features=features[test]), au=au[test], threshold=threshold))
     names = [fold.name for fold in split]
     return Table((Row.counted(name, aus=aus, counts=Counts.stack(counts), folds=names, source=split.source),))
-
-
-def frames_of(subjects: Collection[str], *, identity: np.ndarray) -> np.ndarray:
-    """The numbers of the frames that show one of `subjects`; identity [N] says whom each frame shows."""
-    return np.flatnonzero(np.isin(identity, sorted(subjects)))
-
-
-def positives(au: np.ndarray, *, identity: np.ndarray) -> dict[str, np.ndarray]:
-    """Positive frames of each AU [n] by subject, which `folds` balances."""
-    names, inverse = np.unique(identity, return_inverse=True)
-    counts = np.zeros((len(names), au.shape[1]), np.int64)
-    np.add.at(counts, inverse, au == 1)
-    return {str(name): line for name, line in zip(names, counts, strict=True)}

@@ -6,10 +6,11 @@
                      Garrido et al., RankMe, 2023): 1..D, how many dimensions are in use
     alignment        mean squared distance of positive pairs on the sphere: 0..4, lower is better (Wang & Isola, 2020)
     uniformity       log of the mean of exp(-2 squared distance) over all pairs: -8..0, lower is more uniform (ibid.)
+    alignment_uniformity  their sum, lower is better: what they are together worth without labels (ibid., section 5)
     knn/f1           F1 of nearest neighbours, tested on people that are not among the neighbours
     probe/f1         F1 of the linear probe, the same people
 
-The first four need no labels.
+All but the last two need no labels.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, pdist
 
-from facscale.evaluate.crossval import frames_of
 from facscale.evaluate.f1 import count, mean
 from facscale.evaluate.probe import fit_probe, predict
+from facscale.evaluate.subjects import frames_of
 from facscale.spec.models import Probe
 
 NEIGHBOURS = 20
@@ -43,6 +44,9 @@ def diagnose(
     found = {"std": spread(features), "effective_rank": effective_rank(features), "uniformity": uniformity(features)}
     if positives is not None:
         found["alignment"] = alignment(features, positives=positives.detach().float().cpu())
+        found["alignment_uniformity"] = found["alignment"] + found["uniformity"]
+    if not au.shape[1]:
+        return found
     train, test = _parts(identity, seed=seed)
     if len(train) > 1 and len(test):
         near = knn(features[train], au=au[train], queries=features[test])

@@ -23,9 +23,9 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from facscale.data.synthetic.truth import Truth
-from facscale.evaluate.crossval import frames_of
 from facscale.evaluate.f1 import count, mean
 from facscale.evaluate.probe import fit_probe, predict
+from facscale.evaluate.subjects import frames_of
 from facscale.methods import Method
 from facscale.spec.models import Probe
 

@@ -87,8 +87,10 @@ def panels(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, tit
     return figure
 
 
-def heatmap(values: np.ndarray, *, labels: Sequence[str], title: str) -> Figure:
-    """A square matrix in [-1, 1]: blue above 0, orange below, each value written into its field; nan stays blank."""
+def heatmap(
+    values: np.ndarray, *, labels: Sequence[str], title: str, sides: tuple[str, str] = ("", ""), decimals: int = 1
+) -> Figure:
+    """A square matrix in [-1, 1]: blue above 0, orange below, values written in, nan blank; `sides`: its rows, its columns."""
     side = 1.2 + 0.42 * len(labels)
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.add_subplot()
@@ -98,11 +100,12 @@ def heatmap(values: np.ndarray, *, labels: Sequence[str], title: str) -> Figure:
     axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK)
     axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=8)
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.set(ylabel=sides[0], xlabel=sides[1])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     for (row, column), value in np.ndenumerate(values):
         colour = "white" if abs(value) > 0.6 else INK
-        text = "" if np.isnan(value) else f"{value:.1f}".replace("0.", ".")
+        text = "" if np.isnan(value) else f"{value:.{decimals}f}".replace("0.", ".")
         axes.text(column, row, text, ha="center", va="center", fontsize=6, color=colour)
     return figure
 

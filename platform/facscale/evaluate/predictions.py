@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +23,8 @@ ABOUT = b"predictions"  # the file's metadata, as JSON
 
 def matched(methods: Sequence[Predictions]) -> list[Predictions]:
     """The frames that all have, in the same order: one that wants neighbours leaves a frame out where they are damaged."""
+    if all(one.same_frames(methods[0]) for one in methods):
+        return [one.chosen(one.order()) for one in methods]
     places = [list(zip(one.identity.tolist(), one.video.tolist(), one.frame.tolist(), strict=True)) for one in methods]
     common = set(places[0]).intersection(*places[1:])
     rows = [np.flatnonzero([place in common for place in of]) for of in places]
@@ -32,6 +34,8 @@ def matched(methods: Sequence[Predictions]) -> list[Predictions]:
 
 PLACE = {"identity": pa.string(), "video": pa.string(), "frame": pa.int32(), "fold": pa.int8()}
 ARRAYS = ("probability", "au", *PLACE)
+FRAME = ("identity", "video", "frame")  # what a frame is known by
+MOST_FOLDS = np.iinfo(np.int8).max + 1
 
 
 class Video(NamedTuple):
@@ -43,7 +47,10 @@ class Video(NamedTuple):
 
 @dataclass(frozen=True)
 class Predictions:
-    """Out of fold: N frames, each judged by the model that has not seen its person."""
+    """Out of fold: N frames, each judged by the model that has not seen its person.
+
+    A frame that several folds test (repeated splits, or a set that nothing is learned from) has a row in each of them.
+    """
 
     name: str  # of the method, as in its row of the table
     aus: tuple[int, ...]  # the n AU numbers
@@ -74,10 +81,21 @@ class Predictions:
             raise ValueError("only predictions of one method, for the same AUs and from the same split, can be joined")
         arrays = {name: np.concatenate([getattr(piece, name) for piece in pieces]) for name in ARRAYS}
         folds = [len(piece.folds) for piece in pieces]
+        if sum(folds) > MOST_FOLDS:
+            raise ValueError(f"{sum(folds)} folds are more than the {MOST_FOLDS} that predictions can hold")
         before = np.repeat(np.cumsum([0, *folds[:-1]]), [len(piece) for piece in pieces])
         arrays["fold"] = (arrays["fold"] + before).astype(np.int8)
         names = tuple(name for piece in pieces for name in piece.folds)
         return cls(first.name, first.aus, **arrays, folds=names, source=first.source)
+
+    @classmethod
+    def repeated(cls, splits: Sequence[Predictions]) -> Predictions:
+        """One method cross-validated over and over, on several splits of the same people: folds "split0 fold0", ..."""
+        if len(splits) == 1:
+            return splits[0]
+        source = "; ".join(dict.fromkeys(one.source for one in splits if one.source))
+        named = [tuple(f"split{number} {fold}" for fold in one.folds) for number, one in enumerate(splits)]
+        return cls.joined([replace(one, folds=folds, source=source) for one, folds in zip(splits, named, strict=True)])
 
     def row(self, threshold: float) -> Row:
         """F1 by fold; an AU is found from `threshold` on."""
@@ -86,8 +104,22 @@ class Predictions:
         return Row.counted(self.name, aus=self.aus, counts=Counts.stack(counts), folds=self.folds, source=self.source)
 
     def order(self) -> np.ndarray:
-        """The numbers of the rows [N] by person, video and frame."""
-        return np.lexsort((self.frame, self.video, self.identity))
+        """The numbers of the rows [N] by person, video and frame, and those of one frame by fold."""
+        return np.lexsort((self.fold, self.frame, self.video, self.identity))
+
+    def same_frames(self, other: Predictions) -> bool:
+        """Whether the rows of both are of the same frames, one by one."""
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in FRAME)
+
+    def begins(self) -> np.ndarray:
+        """Where another frame than that of the row before begins [N] bool; meant for rows in their `order`."""
+        changes = [getattr(self, name)[1:] != getattr(self, name)[:-1] for name in FRAME]
+        return np.concatenate([[True], np.logical_or.reduce(changes)])[: len(self)]
+
+    def once(self) -> Predictions:
+        """Each frame as the first fold that tests it sees it, in their `order`."""
+        ordered = self.chosen(self.order())
+        return ordered.chosen(ordered.begins())
 
     def chosen(self, rows: np.ndarray) -> Predictions:
         """Some of the frames: `rows` are their numbers, or a mask [N]."""

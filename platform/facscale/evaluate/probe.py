@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from facscale.data.labels import class_weights, inverse_frequency
-from facscale.nn.classifier import LinearProbe, masked_bce
+from facscale.evaluate.solver import train
+from facscale.nn.classifier import LinearProbe
 from facscale.spec.models import Probe
 
 Weighting = Literal["class", "au", "none"]
@@ -46,15 +47,7 @@ def fit_probe(
     random = torch.Generator().manual_seed(seed)
     model = _initial(dim=x.shape[1], aus=y.shape[1], seed=seed).to(device)
     weights = label_weights(au, weighting=weighting).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=probe.lr, weight_decay=probe.weight_decay)
-    for _ in range(probe.epochs):
-        for rows in torch.split(torch.randperm(len(x), generator=random), probe.batch_size):
-            if len(rows) == 1:  # BatchNorm has no variance to divide by
-                continue
-            loss = masked_bce(model(x[rows]), au=y[rows], weights=weights)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+    train(model, x=x, y=y, weights=weights, probe=probe, random=random)
     return model.eval()
 
 

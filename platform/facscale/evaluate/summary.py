@@ -36,11 +36,12 @@ COLUMNS = {
 class Summary:
     """Rows of figures, {method: one mapping for each of its seeds}; mean and sample standard deviation are shown."""
 
-    def __init__(self, rows: Mapping[str, Sequence[Figures]]) -> None:
+    def __init__(self, rows: Mapping[str, Sequence[Figures]], *, columns: Mapping[str, Column] = COLUMNS) -> None:
+        """`columns`: what to show, where some row has it."""
         self.rows = rows
         self.columns = {
             name: column
-            for name, column in COLUMNS.items()
+            for name, column in columns.items()
             if any(name in figures for seeds in rows.values() for figures in seeds)
         }
 

@@ -125,6 +125,13 @@ class Table:
                 writer.writerow([row.name, fold, *("" if np.isnan(cell) else f"{100 * cell:.2f}" for cell in cells)])
         return out.getvalue()
 
+    def markdown(self) -> str:
+        """As `rich` shows it, for a page."""
+        head = ["", *(f"AU{au}" for au in self.aus), "Avg"]
+        lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+        lines += [[row.name, *(_cell(value, best=False).plain for value in self._line(row))] for row in self.rows]
+        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
     def json(self) -> str:
         """Everything, F1 in [0, 1], undefined values as null; `Table.read` takes it back."""
         return json.dumps({"schema": 1, "rows": [_plain(row) for row in self.rows]}, indent=1, allow_nan=False)

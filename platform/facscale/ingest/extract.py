@@ -19,7 +19,7 @@ from facscale.data import DataError
 from facscale.ingest import detectors, layouts
 from facscale.ingest.crops import Face, crops
 from facscale.ingest.frames import Frames
-from facscale.ingest.items import Fault, Item, Labels, read_bytes
+from facscale.ingest.items import Fault, Item, Labels, Stills, read_bytes
 from facscale.ingest.parts import Parts, Status
 from facscale.ingest.tracking import Tracker, longer_than
 from facscale.spec import Pipeline, SpecError
@@ -74,7 +74,7 @@ class Extractor:
 
         stage = "labels"
         try:
-            labels, remarks = self.layout.labels(item, lambda name: read_bytes(self.pipeline.source.root, name))
+            labels, remarks = self._labels(item)
             for remark in remarks:
                 note("labels", remark)
             stage = "decode"
@@ -98,16 +98,23 @@ class Extractor:
             )
         return replace(status, faults=tuple(faults))
 
+    def _labels(self, item: Item) -> tuple[Labels, list[str]]:
+        if isinstance(item, Stills):
+            return Labels(), []  # it holds its own
+        return self.layout.labels(item, lambda name: read_bytes(self.pipeline.source.root, name))
+
     def _faces(self, frames: Frames, labels: Labels, status: Status, path: Path) -> Status:
         tracker = Tracker(self.detector, config=self.options, step=frames.step)
         dropped: list[int] = []
-        sightings = longer_than(self.options.shortest_track, tracker.follow(frames), dropped)
+        stills = isinstance(frames.item, Stills)
+        shortest = 1 if stills else self.options.shortest_track
+        sightings = longer_than(shortest, tracker.follow(frames), dropped)
         kept, tracks = 0, set()
         writer: pq.ParquetWriter | None = None
         try:
             flow = self.pipeline.flow.frames * frames.step if self.pipeline.flow else 0
             for faces in _batched(crops(sightings, self.pipeline.crop, flow_to=flow)):
-                table = self._table(faces, labels)
+                table = self._table(faces, labels, frames.item)
                 writer = writer or pq.ParquetWriter(path, table.schema, compression="none", use_dictionary=False)
                 writer.write_table(table)
                 kept += len(faces)
@@ -122,16 +129,17 @@ class Extractor:
             faceless=tracker.faceless,
             dropped=sum(dropped),
             tracks=len(tracks),
-            fps=frames.fps,
+            fps=0.0 if stills else frames.fps,
             step=frames.step,
+            stills=stills,
             au=labels.au,
         )
 
-    def _table(self, faces: list[Face], labels: Labels) -> pa.Table:
-        quality = self.pipeline.crop.quality
+    def _table(self, faces: list[Face], labels: Labels, item: Item) -> pa.Table:
+        quality, numbers = self.pipeline.crop.quality, [face.number for face in faces]
         columns: dict[str, Any] = {
             "track": pa.array([face.track for face in faces], pa.int32()),
-            "frame": pa.array([face.number for face in faces], pa.int32()),
+            "frame": pa.array(numbers, pa.int32()),
             "time_s": pa.array([face.time_s for face in faces], pa.float32()),
             "jpeg": pa.array([simplejpeg.encode_jpeg(face.image, quality=quality) for face in faces], pa.binary()),
             "landmarks": fixed(np.stack([face.points.ravel() for face in faces])),
@@ -143,6 +151,10 @@ class Extractor:
             found = [labels.at(face.number) for face in faces]
             columns["au"] = fixed(np.stack([occurrence for occurrence, _ in found]))
             columns["intensity"] = fixed(np.stack([intensity for _, intensity in found]))
+        if isinstance(item, Stills):
+            columns["identity"] = pa.array([item.people[number] for number in numbers])
+            columns["expression"] = pa.array([item.expressions[number] for number in numbers], pa.int8())
+            columns |= {name: pa.array([0] * len(faces), columns[name].type) for name in ("frame", "time_s")}
         return pa.table(columns)
 
     def _failed(self, status: Status, stage: str, reason: str) -> Status:

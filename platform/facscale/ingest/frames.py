@@ -13,7 +13,7 @@ import numpy as np
 import simplejpeg
 from fsspec.implementations.local import LocalFileSystem
 
-from facscale.ingest.items import Item, open_root, suffix
+from facscale.ingest.items import Item, Stills, open_root, suffix
 
 Note = Callable[[str, str], None]  # (stage, reason)
 EARLY = 0.9  # of the announced frames: with fewer something is missing (counts in headers are a little off at times)
@@ -43,7 +43,12 @@ class Frames:
 
     @property
     def step(self) -> int:
-        """Difference of the numbers of neighbouring frames: `every`, unless the images themselves leave out numbers."""
+        """Difference of the numbers of neighbouring frames: `every`, unless the images themselves leave out numbers.
+
+        0 where no frame is a neighbour of another.
+        """
+        if isinstance(self.item, Stills):
+            return 0
         gaps = np.diff(self.item.numbers)
         return self.every * (int(np.median(gaps)) if len(gaps) else 1)
 

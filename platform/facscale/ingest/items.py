@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 import numpy as np
@@ -59,13 +59,35 @@ class Item:
         """What `to_json` wrote."""
         fields: dict[str, Any] = json.loads(text)
         fields |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
-        return Item(**fields)
+        return Stills(**fields) if "people" in fields else Item(**fields)
 
     def key(self, sizes: Files) -> str:
         """A name for the item's part that changes with its files' sizes."""
-        listing = [(name, sizes[name]) for name in (*self.files, *self.labels)]
+        listing = [(name, sizes.get(name)) for name in (*self.files, *self.labels)]
         text = json.dumps([asdict(self), listing], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class Still(NamedTuple):
+    """One image with a facial expression, as the lists of a data set name it."""
+
+    name: str  # of the person: nobody is named in such data sets, so there is one for each image
+    file: str
+    part: str  # of the published split: "train" or "test"
+    expression: str  # one of the layout's EXPRESSIONS
+
+
+@dataclass(frozen=True)
+class Stills(Item):
+    """A batch of single images of one part, sorted by person; their numbers are their places in it."""
+
+    people: tuple[str, ...] = ()  # each is a video and a track of its own
+    expressions: tuple[int, ...] = ()  # numbers of the classes in the data set
+
+    @property
+    def source(self) -> str:
+        """For reports."""
+        return f"{self.files[0]} and {len(self.files) - 1} more"
 
 
 @dataclass(frozen=True)

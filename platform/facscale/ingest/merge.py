@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from facscale.data import ShardWriter
 from facscale.data.manifest import Manifest
+from facscale.ingest import layouts
 from facscale.ingest.extract import fixed
 from facscale.ingest.parts import Parts, Status
 from facscale.spec import Pipeline
@@ -30,6 +31,7 @@ def merge(
         pipeline.output,
         name=pipeline.name,
         au=au,
+        expressions=layouts.expressions(pipeline.source),
         image_size=pipeline.crop.size,
         fps=most_common(full, "fps"),
         every=most_common(full, "step"),
@@ -44,7 +46,7 @@ def merge(
                 video, number = (status.identity, status.video), 0
             for track in _tracks(parts, status):
                 writer.add_track(_finished(track, status, number=number, au=au))
-                number += 1
+                number += not status.stills
             advance()
         return writer.close()
 
@@ -77,13 +79,15 @@ def _finished(track: pa.Table, status: Status, *, number: int, au: Sequence[int]
     """A track with all columns of the data set."""
     rows = track.num_rows
     columns: dict[str, Any] = {
-        "identity": pa.array([status.identity] * rows),
+        "identity": track["identity"] if status.stills else pa.array([status.identity] * rows),
         "video": pa.array([status.video] * rows),
         "track": pa.array(np.full(rows, number, np.int32)),
         **{
             name: track[name] for name in ("frame", "time_s", "jpeg", "landmarks", "flow") if name in track.column_names
         },
     }
+    if status.stills:
+        columns |= {"expression": track["expression"], "part": pa.array([status.part] * rows)}
     for name in ("au", "intensity") if au else ():
         values = np.full((rows, len(au)), -1, np.int8)
         if status.au:

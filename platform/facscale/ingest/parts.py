@@ -42,6 +42,7 @@ class Status:
     tracks: int = 0
     fps: float = 0.0
     step: int = 1  # difference of the numbers of neighbouring frames
+    stills: bool = False  # single images: each face is a person of its own
     seconds: float = 0.0  # of work
     au: tuple[int, ...] = ()
     faults: tuple[Fault, ...] = ()

@@ -22,6 +22,7 @@ from facscale.ingest.merge import merge
 from facscale.ingest.parts import Parts, Status
 from facscale.ingest.report import Report, summarise
 from facscale.ingest.sheet import write_sheet
+from facscale.ingest.stills import batches
 from facscale.progress import Progress
 from facscale.spec import Pipeline, SpecError
 
@@ -55,8 +56,10 @@ def run(pipeline: Pipeline, *, progress: bool = True) -> Report:
 def recipe_of(pipeline: Pipeline) -> dict[str, Any]:
     """All that decides what the crops look like; where they come from and go to, and how fast, does not."""
     source = pipeline.source
-    flow = {"flow": pipeline.flow.model_dump(mode="json")} if pipeline.flow else {}
-    return flow | {
+    some: dict[str, Any] = {"flow": pipeline.flow.model_dump(mode="json")} if pipeline.flow else {}
+    if classes := layouts.expressions(source):
+        some["expressions"] = list(classes)
+    return some | {
         "version": RECIPE_VERSION,
         "layout": source.layout,
         "every": source.every,
@@ -69,6 +72,10 @@ def recipe_of(pipeline: Pipeline) -> dict[str, Any]:
 
 
 def _items(pipeline: Pipeline, listing: Listing) -> tuple[Item, ...]:
+    if layouts.expressions(pipeline.source):
+        if pipeline.flow:
+            raise SpecError(f"flow: the layout {pipeline.source.layout} has single images, which no other one follows")
+        return batches(pipeline.source, listing)
     layout = layouts.find(pipeline.source.layout)
     items = tuple(sorted(layout.items(listing.files), key=lambda item: item.order))
     if not items:
@@ -101,7 +108,7 @@ def _make(
     if not report.faces:
         raise DataError(f"{pipeline.source.root}: not one face could be used, no data set was made\n{report.table()}")
     total = sum(status.faces > 0 for status in statuses)
-    with Progress("shards", total=total, unit="videos", shown=progress) as bar:
+    with Progress("shards", total=total, unit="items", shown=progress) as bar:
         merge(statuses, pipeline=pipeline, parts=parts, recipe=recipe, advance=bar.advance)
     _finish(pipeline)
     return report
@@ -115,7 +122,7 @@ def _work(todo: Sequence[tuple[str, Item]], *, pipeline: Pipeline, done: int, pr
     statuses: list[Status] = []
     frames = faces = skipped = 0
     title = f"faces of {pipeline.name or pipeline.output}"
-    with Progress(title, total=len(todo), unit="videos", shown=progress) as bar:
+    with Progress(title, total=len(todo), unit="items", shown=progress) as bar:
         for status in work(todo, pipeline=pipeline, run=uuid.uuid4().hex):
             statuses.append(status)
             frames, faces, skipped = frames + status.frames, faces + status.faces, skipped + (status.faces == 0)
@@ -155,9 +162,13 @@ def _render(pipeline: Pipeline, *, progress: bool) -> None:
         case "voxceleb2" | "bp4d" | "disfa" as layout:
             workers = pipeline.ingest.workers
             synthetic.write_tree(root, layout=layout, render=pipeline.render, workers=workers, progress=progress)
+        case "rafdb":
+            synthetic.write_expressions(
+                root, render=pipeline.render, workers=pipeline.ingest.workers, progress=progress
+            )
         case other:
             raise SpecError(
-                f'faces are rendered as voxceleb2, bp4d or disfa; the layout "{other}" has no tree of its own'
+                f'faces are rendered as voxceleb2, bp4d, disfa or rafdb; the layout "{other}" has no tree of its own'
             )
 
 

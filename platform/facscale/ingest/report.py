@@ -26,7 +26,7 @@ class Report:
     name: str
     output: str
     outcome: Literal["made", "already there", "nothing found"]
-    items: int  # videos in the source
+    items: int  # videos in the source, or batches of single images
     reused: int  # of them done by an earlier run
     identities: int
     tracks: int
@@ -69,7 +69,7 @@ class Report:
         rate = f"{self.frames / self.work_s:.0f} frames/s a worker" if self.work_s else ""
         lines = [
             f"{self.name} -> {self.output}: {self.outcome}",
-            f"  videos   {self.items:>9}   {self.reused} done before, {len({fault.item for fault in self.faults})} with faults",
+            f"  items    {self.items:>9}   {self.reused} done before, {len({fault.item for fault in self.faults})} with faults",
             f"  frames   {self.frames:>9}   {rate}",
             f"  faces    {self.faces:>9}   a face was detected in {self.detection_rate:.1%} of the frames",
             f"  left out {self.frames - self.faces:>9}   {self.faceless} frames without a face, {self.dropped} in short tracks",
@@ -109,7 +109,8 @@ def summarise(
         outcome="made" if faces else "nothing found",
         items=len(statuses),
         reused=reused,
-        identities=len({status.identity for status in statuses if status.faces}),
+        identities=len({status.identity for status in statuses if status.faces and not status.stills})
+        + sum(status.faces for status in statuses if status.stills),
         tracks=sum(status.tracks for status in statuses),
         frames=sum(status.frames for status in statuses),
         faces=faces,

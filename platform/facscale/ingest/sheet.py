@@ -20,13 +20,23 @@ def contact_sheet(
 ) -> np.ndarray:
     """An RGB picture [H, W, 3] uint8: a row an identity, `crops` crops spread over its runs, `size` pixels each.
 
-    The identities are spread evenly over the data set. Raises DataError for what is no data set.
+    The identities are spread evenly over the data set; of expressions, each has a row instead. Raises DataError for
+    what is no data set.
     """
     data = Dataset(dataset_url)
-    people = np.unique(data.runs.identity)
-    chosen = people[np.linspace(0, len(people) - 1, min(identities, len(people))).round().astype(int)]
-    rows = [_row(data, int(person), crops=crops, size=size, landmarks=landmarks) for person in chosen]
-    return np.concatenate(rows)
+    group = _expressions(data) if data.manifest.expressions else data.runs.identity
+    shown = np.unique(group[group >= 0])
+    if not data.manifest.expressions:
+        shown = shown[np.linspace(0, len(shown) - 1, min(identities, len(shown))).round().astype(int)]
+    of_each = [np.flatnonzero(group == one) for one in shown]
+    return np.concatenate([_row(data, mine, crops=crops, size=size, landmarks=landmarks) for mine in of_each])
+
+
+def _expressions(data: Dataset) -> np.ndarray:
+    """That of the first frame of each run [R]."""
+    first = np.cumsum(data.runs.frames) - data.runs.frames
+    found: np.ndarray = data.table(["expression"])["expression"].to_numpy()[first]
+    return found
 
 
 def write_sheet(output: str) -> None:
@@ -39,9 +49,9 @@ def write_sheet(output: str) -> None:
         cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
 
 
-def _row(data: Dataset, person: int, *, crops: int, size: int, landmarks: bool) -> np.ndarray:
+def _row(data: Dataset, mine: np.ndarray, *, crops: int, size: int, landmarks: bool) -> np.ndarray:
+    """Crops spread over the runs with the numbers `mine`."""
     runs = data.runs
-    mine = np.flatnonzero(runs.identity == person)
     ends = np.cumsum(runs.frames[mine])
     row = np.full((size + GAP, crops * (size + GAP), 3), 255, np.uint8)
     tables: dict[tuple[int, int], object] = {}

@@ -32,7 +32,7 @@ class Sighting:
 
 
 class Tracker:
-    """Follows one face. `step`: difference of the numbers of neighbouring frames; a greater one is a cut."""
+    """Follows one face. `step`: difference of the numbers of neighbouring frames; any other one is a cut."""
 
     def __init__(self, detector: Detector, *, config: DetectorConfig, step: int = 1) -> None:
         self.detector, self.every, self.step = detector, config.detect_every, step

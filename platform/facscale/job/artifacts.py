@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import yaml
 from rich.console import Console
 from safetensors.torch import save_file
 
@@ -21,9 +22,10 @@ from facscale.evaluate.summary import Summary
 from facscale.job.labelled import Labelled
 from facscale.job.variants import Variant, digest
 from facscale.methods import Method
+from facscale.names import file_name
 from facscale.track.encoder import log_encoder
 from facscale.track.tracker import Run
-from facscale.train.probe import labelled_frames
+from facscale.train.probe import some_frames
 
 LINES = 4  # methods in one video's course: more cannot be told apart
 
@@ -37,19 +39,21 @@ def tell_table(table: Table, *, title: str, console: Console, tracker: Run) -> N
 
 
 def tell_comparison(
-    predictions: Sequence[Predictions], *, title: str, threshold: float, console: Console, tracker: Run
+    rows: Sequence[Sequence[Predictions]], *, title: str, threshold: float, console: Console, tracker: Run
 ) -> None:
-    """Rows against the first one, on the same frames: relations between AUs, paired tests, one video's course."""
-    first = predictions[0]
-    if len(predictions) < 2 or len(first) > len({*zip(first.identity, first.video, first.frame, strict=True)}):
-        return  # alone, or tested by every fold: the folds' mistakes are not independent
-    methods = matched(predictions)
+    """Rows, each one's seeds, against the first one on the same frames: how sure a difference is, AUs, one video's course."""
+    if len(rows) < 2:
+        return
+    same = iter(matched([seed for row in rows for seed in row]))
+    methods = [[next(same) for _ in row] for row in rows]
     comparison = compared(methods, threshold=threshold)
-    console.print(comparison.rich(title=f"Beside {first.name} on {title} (first seeds)"))
+    first = "; pairs and errors: first seeds" if max(map(len, rows)) > 1 else ""
+    console.print(comparison.rich(title=f"Beside {comparison.rows[0].name} on {title} (F1 with 95 % intervals{first})"))
     tracker.text(comparison.csv(), f"comparison_{file_name(title)}.csv")
     tracker.text(comparison.markdown(), f"comparison_{file_name(title)}.md")
-    video = methods[0].video_with_most_change()
-    course = [method.of(*video) for method in methods[:LINES]]
+    shown = [seeds[0].once() for seeds in methods[:LINES]]
+    video = shown[0].video_with_most_change()
+    course = [method.of(*video) for method in shown]
     about = f"{title}: {video.video} of {video.identity}, whom none has seen"
     tracker.figure(figures.timeline(course, threshold=threshold, title=about), f"timeline_{file_name(title)}")
 
@@ -132,11 +136,21 @@ def log_export(method: Method, exported: bytes, *, row: Variant, tracker: Run, o
         about = {"encoder": "facscale.methods.export:Exported", "options": asdict(method.recipe)}
         log_encoder(tracker, weights=weights, config=about, example=np.zeros((2, 3, size, size), np.float32))
     if on:
-        images, _, identities = labelled_frames(Dataset(on[0].url), count=24)
+        images, _, identities = some_frames(Dataset(on[0].url), count=24)
         sheet = figures.contact_sheet(images[:24], labels=list(identities[:24]), title=on[0].name)
         tracker.figure(sheet, "contact_sheet")
 
 
-def file_name(title: str) -> str:
-    """A table's title without what a store's paths may not hold."""
-    return re.sub(r"[^\w.-]+", "-", title)
+def register_encoder(scores: Mapping[str, float], *, row: Variant, tracker: Run, tags: Mapping[str, str]) -> None:
+    """The logged encoder as a version of the registered model of its method; scores: mean F1 in [0, 1] by data set."""
+    told = ", ".join(f"{100 * value:.1f} on {title}" for title, value in scores.items())
+    kept = {name: tags[name] for name in ("job", "row", "cluster", "data", "git.commit")}
+    about = f"{row.title}, of the job {tags['job']}: F1 x 100 is {told}" if told else f"{row.title}: never judged"
+    tracker.register(row.job.method.name, scores=scores, tags=kept, description=about)
+
+
+def note(tables: Mapping[str, Table], *, main: Variant) -> str:
+    """What stands at the top of the job's page in MLflow, as Markdown: the tables of F1, then what the file says."""
+    parts = [f"**F1 x 100 on {title}**\n\n{table.markdown()}" for title, table in tables.items()]
+    spec = yaml.safe_dump(json.loads(json.dumps(main.document.data, default=str)), sort_keys=False)
+    return "\n".join([*parts, f"```yaml\n{spec}```\n"])

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from facscale.data import Dataset
 from facscale.job.cost import Cost, cost_of, matrix_rate
+from facscale.job.expression import expression_sets
 from facscale.job.inputs import fetch
 from facscale.job.labelled import Labelled, groups, learned, transferred
 from facscale.job.variants import Variant, digest, rows, stages
@@ -45,6 +46,9 @@ def check_job(document: Document, *, name: str) -> None:
         )
     for data in transferred(variants[0].job, sets=sets):
         console.print(f"[bold]tested too[/bold] on {data.name}: {len(data.au):,} frames; nobody of it is learned from")
+    for one in expression_sets(variants[0].job):
+        tested = f"{(~one.test).sum():,} train and {one.test.sum():,} test faces"
+        console.print(f"[bold]expressions[/bold] of {one.name}: {tested}, {len(one.classes)} classes")
 
 
 def resolved(row: Variant) -> str:

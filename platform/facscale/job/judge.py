@@ -13,6 +13,7 @@ from facscale.data.labels import spread
 from facscale.data.views import Batch
 from facscale.evaluate import frames_of
 from facscale.evaluate.embed import Embeddings, Embeds, OfFace, embed
+from facscale.evaluate.expression import Expressions
 from facscale.evaluate.predictions import Predictions
 from facscale.evaluate.probe import fit_probe
 from facscale.evaluate.probe import predict as probability_of
@@ -88,9 +89,10 @@ class Judge:
     def folds(self, on: Group) -> list[bytes]:
         """The exported methods of a variant that learns from labels, one trained on each fold's people."""
         trained = self.once  # before the folds, which go side by side
-        return self.lanes.map(partial(self._fold, on, trained=trained), on.folds)
+        return self.lanes.map(partial(self.fold, on, trained=trained), on.folds)
 
-    def _fold(self, on: Group, fold: int, *, trained: Mapping[str, bytes]) -> bytes:
+    def fold(self, on: Group, fold: int, *, trained: Mapping[str, bytes]) -> bytes:
+        """The exported method of one fold; `trained`: what `once` holds."""
         title, found = fold_title(self.variant, on, fold), dict(trained)
         subjects, facts = learned(on.sets, fold=fold, evaluate=self.variant.job.evaluate)
         for name, stage in self.stages.items():
@@ -114,12 +116,12 @@ class Judge:
 
         return self._told(asked, on=on)
 
-    def probed(self, *, on: Group) -> dict[str, Predictions]:
-        """What probes on the frozen encoder say, one trained on each fold's people, by the spec's protocol; by table."""
+    def probed(self, exported: bytes, *, on: Group) -> dict[str, Predictions]:
+        """What probes on the frozen encoder of `exported` say, one trained on each fold's people, by the spec's protocol; by table."""
         if self.variant.job.evaluate.protocol == "adapted-batchnorm":
-            adapted = Judge(adapting(self.variant), self.train, self.lanes, given={"pretrained": self.pretrained})
+            adapted = Judge(adapting(self.variant), self.train, self.lanes, given={"pretrained": exported})
             return adapted.tested(adapted.folds(on), on=on)
-        evaluate, encoder = self.variant.job.evaluate, OfFace(export.load(self.pretrained).encoder)
+        evaluate, encoder = self.variant.job.evaluate, OfFace(export.load(exported).encoder)
         seen = {data.url: embedded(encoder, job=self.variant.job, on=data) for data in (*on.sets, *on.transfer)}
 
         def of(data: Labelled, people: Collection[str]) -> Embeddings:
@@ -193,7 +195,9 @@ def adapting(variant: Variant) -> Variant:
     return replace(variant, job=job, method=Supervised, config=Supervised.Config(trainable="batchnorm"))
 
 
-def embedded(model: Embeds, *, job: Job, on: Labelled, subjects: Collection[str] | None = None) -> Embeddings:
+def embedded(
+    model: Embeds, *, job: Job, on: Labelled | Expressions, subjects: Collection[str] | None = None
+) -> Embeddings:
     """Of the frames of a labelled data set (of these people), kept beside the runs."""
     return embed(
         model, on.url, image_size=job.data.image_size, spec=job.data.augment, cache_dir=f"{storage(job)}/embeddings",

@@ -9,8 +9,8 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from facscale.data import DataError, Dataset
-from facscale.data.folds import Split, folds, some, untouched
-from facscale.data.labels import class_weights, inverse_frequency, spread, union
+from facscale.data.folds import Split, repeated_folds, some, together, untouched
+from facscale.data.labels import class_weights, inverse_frequency, labels_of, spread, union
 from facscale.evaluate import frames_of, positives
 from facscale.methods import DataFacts
 from facscale.spec import Job
@@ -38,24 +38,18 @@ class Labelled:
         dataset = Dataset(url)
         manifest = dataset.manifest
         if not manifest.au:
-            raise DataError(f"{url} has no AU labels; it can be data.unlabelled, not data.labelled")
-        table = dataset.table(["identity", "au"])
-        identity = np.asarray(table["identity"].to_pylist())
-        au = (
-            table["au"]
-            .combine_chunks()
-            .flatten()
-            .to_numpy(zero_copy_only=False)
-            .reshape(len(identity), -1)
-            .astype(np.int8)
-        )
+            place = "tested under evaluate.expressions" if manifest.expressions else "data.unlabelled"
+            raise DataError(f"{url} has no AU labels; it can be {place}, not data.labelled")
+        identity, au = labels_of(dataset)
         people = sorted(set(identity))
         if whole:
             split = untouched(people)
         elif len(people) < evaluate.folds:
             raise DataError(f"{url} has {len(people)} subjects, too few for evaluate.folds={evaluate.folds}")
         else:
-            split = folds(people, k=evaluate.folds, seed=evaluate.seed, positives=positives(au, identity=identity))
+            balance = positives(au, identity=identity)
+            options = {"repeats": evaluate.repeats, "k": evaluate.folds, "seed": evaluate.seed}
+            split = together(repeated_folds(people, **options, positives=balance))
         return cls(dataset.url, manifest.name, manifest.fingerprint, tuple(manifest.au), au, identity, split)
 
 

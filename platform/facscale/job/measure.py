@@ -31,7 +31,7 @@ from facscale.job.labelled import Labelled
 from facscale.job.variants import digest
 from facscale.methods import Method, export
 from facscale.spec import Job
-from facscale.spec.models import Augment, Crop
+from facscale.spec.models import Crop
 from facscale.train.launch import storage
 from facscale.train.worker import people, urls
 
@@ -109,9 +109,7 @@ def movement_lengths(method: Method, *, job: Job, device: torch.device) -> dict[
     tells = method.movements(*torch.zeros(2, 1, 3, job.data.image_size, job.data.image_size, device=device))
     if not (tells and datasets and job.evaluate.pairs):
         return {}
-    side = float(augment.still(job.data.augment)[6])
-    plain = Augment(rotation=0, flip=0, brightness=0, contrast=0, saturation=0, crop=(side, side))
-    spec = job.data.model_copy(update={"augment": plain, "per_track": "all"})
+    spec = job.data.model_copy(update={"augment": augment.plain(job.data.augment), "per_track": "all"})
     tested = people(job, datasets, part="test" if job.data.test else "train")
     stream = Stream(datasets, {"pair": Frames(count=2)}, spec=spec, batch_size=PAIRS, seed=job.seed, subjects=tested)
     prepare = Augmenter(size=job.data.image_size)

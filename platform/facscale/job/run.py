@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from facscale.cluster import join, refuse_impossible
 from facscale.data import Dataset
+from facscale.job.expression import expression_sets
 from facscale.job.inputs import fetch
 from facscale.job.labelled import Labelled, transferred
 from facscale.job.story import Story
@@ -16,18 +18,23 @@ from facscale.train.worker import urls
 INTERRUPTED = 130  # exit status, as shells have it
 
 
-def run_job(document: Document, *, name: str) -> int:
-    """Run a job to its end and return the exit status; raises SpecError or DataError before anything costly starts."""
+def run_job(document: Document, *, name: str, first: Callable[[Story], None] | None = None) -> int:
+    """Run a job to its end and return the exit status; raises SpecError or DataError before anything costly starts.
+
+    `first`: what is to happen before the rows are trained; it may add rows.
+    """
     main, *baselines = rows(document, name=str(document.data.get("name") or name))
     sets = [Labelled.open(url, evaluate=main.job.evaluate) for url in urls(main.job, "labelled")]
     unlabelled = [Dataset(url) for url in urls(main.job, "unlabelled")]
-    transfer = transferred(main.job, sets=sets)
+    transfer, expressions = transferred(main.job, sets=sets), expression_sets(main.job)
     for row in (main, *baselines):
         fetch_all(row)
     join()
     refuse_impossible(main.job)
-    story = Story(main, baselines, sets=sets, transfer=transfer, unlabelled=unlabelled)
+    story = Story(main, baselines, sets=sets, transfer=transfer, unlabelled=unlabelled, expressions=expressions)
     try:
+        if first:
+            first(story)
         story.tell()
     except BaseException as error:
         story.tracker.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", wait=10)

@@ -2,47 +2,53 @@
 
 from __future__ import annotations
 
+import getpass
+import hashlib
 import os
 import socket
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from facscale.cluster import at_once
 from facscale.data import Dataset
 from facscale.evaluate import Row, Table
+from facscale.evaluate.expression import Confusion, Expressions
 from facscale.evaluate.predictions import Predictions
-from facscale.job import artifacts
+from facscale.job import artifacts, expression
+from facscale.job.card import Made, card, card_page
 from facscale.job.judge import Judge, fold_title
 from facscale.job.labelled import Group, Labelled, groups
 from facscale.job.lanes import Lanes
 from facscale.job.measure import measure
 from facscale.job.record import Recorder
-from facscale.job.variants import Variant, repeated, run_key, stages, training_key
+from facscale.job.variants import Variant, cluster_name, repeated, run_key, stages, training_key
 from facscale.methods import export
+from facscale.names import folder_name
 from facscale.spec import Job
 from facscale.track import Tracker
+from facscale.track.journal import SPOOLS
 from facscale.track.tracker import Run
-from facscale.train.launch import Trained, fit, spent, storage
+from facscale.train.launch import Trained, exported_at, fit, spent, storage
 from facscale.train.mailbox import Reader
 from facscale.train.worker import Task, urls
 
-SPOOL = Path("~/.cache/facscale/journal").expanduser()
 WIDTH = 150  # of tables in a log
 SOURCES = ("unlabelled", "labelled")
 
 
 class Judged(NamedTuple):
-    """What there is to say of one training: what it predicted by table, F1 likewise, and all figures by name."""
+    """What there is to say of one training: predictions by table, F1 likewise, all figures by name, expressions by set."""
 
     predictions: dict[str, Predictions]
     rows: dict[str, Row]
     values: dict[str, float]
+    expressions: dict[str, Confusion]
 
 
 class Story:
@@ -50,42 +56,50 @@ class Story:
 
     def __init__(
         self, main: Variant, baselines: Sequence[Variant], *, sets: Sequence[Labelled],
-        transfer: Sequence[Labelled] = (), unlabelled: Sequence[Dataset] = (),
+        transfer: Sequence[Labelled] = (), unlabelled: Sequence[Dataset] = (), expressions: Sequence[Expressions] = (),
     ) -> None:  # fmt: skip
-        """`main` is the job's own row; every row is judged on `sets` and `transfer`."""
+        """`main` is the job's own row; every row is judged on `sets`, `transfer` and `expressions`."""
         self.main, self.baselines = main, list(baselines)
         self.sets, self.transfer, self.unlabelled = list(sets), list(transfer), list(unlabelled)
+        self.expressions = list(expressions)
         self.console = Console(width=WIDTH if not os.isatty(1) else None, highlight=False)
         self.fingerprints = [data.manifest.fingerprint for data in self.unlabelled]
         self.fingerprints += [data.fingerprint for data in (*self.sets, *self.transfer)]
         self.fingerprints += [Dataset(url).manifest.fingerprint for url in read_by_stages([main, *self.baselines])]
         self.first = repeated(main)[0].title
+        self.promoted = {self.first}  # trainings whose encoders are registered
         self.lanes = Lanes(at_once(main.job))
-        self.key = run_key([main, *self.baselines], fingerprints=self.fingerprints)
-        self.spool = SPOOL / f"{main.name}-{self.key}"
+        cluster = cluster_name(main.job)
+        only_tested = [data.fingerprint for data in self.expressions]  # no training depends on them
+        everything = [*self.fingerprints, *only_tested]
+        self.key = run_key([main, *self.baselines], fingerprints=everything, cluster=cluster)
+        self.spool = SPOOLS / f"{main.name}-{self.key}"
         track = main.job.track
         self.tracker = Tracker(
             track.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{default_store(main.job)}",
             track.experiment or (self.sets[0].name if self.sets else "facscale"),
             key=self.key,
-            name=main.name,
+            name=f"{main.name} ({cluster})" if cluster else main.name,
             spool=self.spool,
             tags=self.tags(main) | track.tags,
         )
 
-    def say(self, text: str) -> None:
-        """A line for whoever watches."""
+    def say(self, text: RenderableType) -> None:
+        """A line, or a table, for whoever watches."""
         self.console.print(text)
 
     def tags(self, of: Variant) -> dict[str, str]:
         """What every run can be searched by."""
-        cluster = of.job.cluster.name or socket.gethostname()
         return {
             "method": of.job.method.name,
             "row": of.name,
-            "cluster": cluster,
+            "job": self.main.name,
+            "cluster": cluster_name(of.job) or socket.gethostname(),
             "data": " ".join(fingerprint[:12] for fingerprint in self.fingerprints),
             "git.commit": commit(),
+            "mlflow.source.name": f"facscale run {self.main.name}",  # a column of MLflow's list of runs
+            "mlflow.source.type": "JOB",
+            "mlflow.user": user(),
         }
 
     def tell(self) -> None:
@@ -95,19 +109,24 @@ class Story:
         by_row: dict[str, list[Judged]] = {}
         for one, judged in zip(everything, found, strict=True):
             by_row.setdefault(one.name, []).append(judged)
+        tables: dict[str, Table] = {}
         for title in dict.fromkeys(title for judged in found for title in judged.rows):
             told = [[one for one in seeds if title in one.rows] for seeds in by_row.values()]
             rows = [Row.repeated([one.rows[title] for one in seeds]) for seeds in told if seeds]
-            predictions = [seeds[0].predictions[title] for seeds in told if seeds]
-            artifacts.tell_table(Table(tuple(rows)), title=title, console=self.console, tracker=self.tracker)
+            predictions = [[one.predictions[title] for one in seeds] for seeds in told if seeds]
+            tables[title] = Table(tuple(rows))
+            artifacts.tell_table(tables[title], title=title, console=self.console, tracker=self.tracker)
             by_name = {row.name: row for row in rows}
             artifacts.tell_efficiency(by_name, [self.main, *self.baselines], title=title, tracker=self.tracker)
             threshold = self.main.job.evaluate.threshold
             artifacts.tell_comparison(
                 predictions, title=title, threshold=threshold, console=self.console, tracker=self.tracker
             )
+        recognised = {name: [one.expressions for one in seeds] for name, seeds in by_row.items()}
+        expression.tell(recognised, console=self.console, tracker=self.tracker)
         worth = {name: [one.values for one in seeds] for name, seeds in by_row.items()}
         artifacts.tell_summary(worth, console=self.console, tracker=self.tracker)
+        self.tracker.describe(artifacts.note(tables, main=self.main))
 
     @contextmanager
     def run(self, row: Variant, title: str) -> Iterator[Run]:
@@ -134,14 +153,19 @@ class Story:
         for context, sets in (("cross-validation", self.sets), ("transfer", self.transfer)):
             for data in sets:
                 tracker.dataset(data.name, url=data.url, fingerprint=data.fingerprint, context=context)
+        for faces in self.expressions:
+            tracker.dataset(faces.name, url=faces.url, fingerprint=faces.fingerprint, context="expressions")
 
     def judged(self, row: Variant) -> Judged:
         """One variant with one seed, trained, judged and told."""
         with self.run(row, row.title) as tracker:
             self.describe(row, tracker)
-            trained, predictions = self.trained_and_tested(row, tracker)
+            made = dict[str, Made]()
+            trained, predictions = self.trained_and_tested(row, tracker, made)
             measures = measure(trained.exported, job=row.job, on=self.sets, fingerprints=self.fingerprints)
+            recognised = expression.recognised(trained.exported, job=row.job, on=self.expressions)
             values = {**measures.values, **trained.spent}
+            values |= expression.keep(recognised, tracker=tracker, title=row.title)
             rows = {title: told.row(row.job.evaluate.threshold) for title, told in predictions.items()}
             for title, line in rows.items():
                 values |= {prefixed(title, rows) + metric: value for metric, value in line.metrics().items()}
@@ -149,39 +173,65 @@ class Story:
             artifacts.draw_lengths(measures.lengths, tracker=tracker, title=row.title)
             for title, told in predictions.items():
                 artifacts.keep_predictions(told, title=title, threshold=row.job.evaluate.threshold, tracker=tracker)
+            self.keep_card(row, rows, made=made, tracker=tracker)
             method = export.load(trained.exported)
             artifacts.draw_matrices(method, tracker=tracker, title=row.title)
-            if tracker is self.tracker and not row.learns_from_labels:
+            if row.title in self.promoted and not row.learns_from_labels:
                 artifacts.log_export(method, trained.exported, row=row, tracker=tracker, on=self.sets)
-        return Judged(predictions, rows, values)
+                scores = {title: line.mean for title, line in rows.items()}
+                artifacts.register_encoder(scores, row=row, tracker=tracker, tags=self.tags(row))
+        return Judged(predictions, rows, values, recognised)
 
-    def trained_and_tested(self, row: Variant, tracker: Run) -> tuple[Trained, dict[str, Predictions]]:
+    def keep_card(self, row: Variant, rows: Mapping[str, Row], *, made: Mapping[str, Made], tracker: Run) -> None:
+        """What others need to come to the same digits."""
+        tags = self.tags(row)
+        parts = groups(row.job, self.sets, transfer=self.transfer)
+        found = card(
+            row, job=self.main.name, parts=parts, unlabelled=self.unlabelled, rows=rows, made=made,
+            commit=tags["git.commit"], cluster=tags["cluster"],
+        )  # fmt: skip
+        tracker.text(found.to_json(), "card.json")
+        tracker.text(card_page(found), "card.html")
+
+    def trained_and_tested(
+        self, row: Variant, tracker: Run, made: dict[str, Made]
+    ) -> tuple[Trained, dict[str, Predictions]]:
         """The method (the first fold's, where there are some) and what it cost; what it says of test people, by table."""
-        costs: dict[str, dict[str, float]] = {}
-
-        def train(task: Task, title: str) -> bytes:
-            with nullcontext(tracker) if title == row.title else self.run(row, title) as own:
-                exported, costs[title] = self.trained(task, title=title, tracker=own)
-            return exported
-
-        identities = sum(dataset.manifest.counts["identities"] for dataset in self.unlabelled)
-        judge, predictions = Judge(row, train, self.lanes, identities), dict[str, Predictions]()
+        predictions = dict[str, Predictions]()
+        judge = self.judge(row, tracker=tracker, made=made)
         parts = groups(row.job, self.sets, transfer=self.transfer)
         if not row.learns_from_labels:
             exported = judge.pretrained
             for part in parts:
-                predictions |= judge.probed(on=part)
-            return Trained(exported, costs[row.title]), predictions
+                predictions |= judge.probed(exported, on=part)
+            return Trained(exported, made[row.title].spent), predictions
         first = None
         for part in parts:
             folds = judge.folds(part)
             told = judge.tested(folds, on=part)
             self.tell_folds(row, part, told, exported=folds)
             predictions |= told
-            first = first or Trained(folds[0], costs[fold_title(row, part, 0)])
+            first = first or Trained(folds[0], made[fold_title(row, part, 0)].spent)
         if first is None:
             raise ValueError(f"{row.name} learns from labels, and there are none")  # the data's check refuses it before
         return first, predictions
+
+    def judge(self, row: Variant, *, tracker: Run, made: dict[str, Made]) -> Judge:
+        """Whose trainings are watched, the row's own by `tracker`, all others by runs of their own; and noted in `made`."""
+
+        def train(task: Task, title: str) -> bytes:
+            place = place_of(title, task, fingerprints=self.fingerprints)
+            with nullcontext(tracker) if title == row.title else self.run(row, title) as own:
+                exported, spent = self.trained(task, title=title, place=place, tracker=own)
+            made[title] = Made(exported_at(task.job, name=place), hashlib.sha256(exported).hexdigest(), spent)
+            return exported
+
+        identities = sum(dataset.manifest.counts["identities"] for dataset in self.unlabelled)
+        return Judge(row, train, self.lanes, identities)
+
+    def prepare(self, row: Variant) -> None:
+        """Train the stages that are the same in all folds, and in all trials of a sweep."""
+        _ = self.judge(repeated(row)[0], tracker=self.tracker, made={}).once
 
     def tell_folds(self, row: Variant, part: Group, told: dict[str, Predictions], *, exported: Sequence[bytes]) -> None:
         """F1 of each fold, and what was trained, to the run in which it was."""
@@ -193,9 +243,8 @@ class Story:
                     one = Row(row.name, line.aus, line.by_fold[fold][None], line.by_fold[fold], (line.folds[fold],))
                     own.metrics({prefixed(title, lines) + name: value for name, value in one.metrics().items()})
 
-    def trained(self, task: Task, *, title: str, tracker: Run) -> Trained:
+    def trained(self, task: Task, *, title: str, place: str, tracker: Run) -> Trained:
         """One training, watched, when its turn has come. Its curves go to `tracker`."""
-        place = f"{folder_name(title)}-{training_key(task, fingerprints=self.fingerprints)}"
         with self.lanes.alone(place), self.lanes.turn:
             recorder = Recorder(tracker, title=title)
             reader = Reader(recorder.receive)
@@ -214,14 +263,14 @@ def read_by_stages(variants: Sequence[Variant]) -> list[str]:
     return sorted({url for job in below for source in SOURCES for url in urls(job, source)} - own)
 
 
+def place_of(title: str, task: Task, *, fingerprints: Sequence[str]) -> str:
+    """Where a training lies under the job's storage."""
+    return f"{folder_name(title)}-{training_key(task, fingerprints=fingerprints)}"
+
+
 def prefixed(title: str, titles: dict[str, Row]) -> str:
     """Before the names of a table's metrics: nothing for the first table, else its title."""
     return "" if title == next(iter(titles)) else f"{folder_name(title)}/"
-
-
-def folder_name(title: str) -> str:
-    """Letters, digits and dashes only."""
-    return "".join(letter if letter.isalnum() else "-" for letter in title)
 
 
 def default_store(job: Job) -> Path:
@@ -229,6 +278,14 @@ def default_store(job: Job) -> Path:
     home = Path("~/facscale").expanduser() if "://" in storage(job) else Path(storage(job))
     home.mkdir(parents=True, exist_ok=True)
     return home / "mlflow.db"
+
+
+def user() -> str:
+    """Whose job it is; a container's user often has no name to look up."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
 
 
 def commit() -> str:

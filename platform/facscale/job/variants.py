@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from facscale.methods import Method, configure
 from facscale.spec import Document, Job, SpecError, merge
 from facscale.train.worker import Task, urls
 
-NOT_OF_THE_WEIGHTS = {"cluster", "track", "name", "evaluate", "seeds"}
+NOT_OF_THE_WEIGHTS = {"cluster", "track", "name", "evaluate", "seeds", "sweep"}
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,17 @@ class Variant:
         return spec | {"method": self.config.model_dump(mode="json") | {"name": self.job.method.name}}
 
 
-def run_key(variants: Sequence[Variant], *, fingerprints: Sequence[str]) -> str:
-    """12 hexadecimal digits that are the same for the same job on the same data: then it is the same run in MLflow."""
-    return digest([[variant.said() for variant in variants], list(fingerprints)])
+def cluster_name(job: Job) -> str:
+    """What the user calls the cluster that runs this: `cluster.name`, else the variable FACSCALE_CLUSTER, else nothing."""
+    return job.cluster.name or os.environ.get("FACSCALE_CLUSTER", "")
+
+
+def run_key(variants: Sequence[Variant], *, fingerprints: Sequence[str], cluster: str = "") -> str:
+    """12 hexadecimal digits that are the same for the same job on the same data: then it is the same run in MLflow.
+
+    On a `cluster` that has a name it is that cluster's run: two named clusters stand side by side.
+    """
+    return digest([[variant.said() for variant in variants], list(fingerprints), *filter(None, [cluster])])
 
 
 def training_key(task: Task, *, fingerprints: Sequence[str]) -> str:

@@ -85,7 +85,7 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Document:
     """
     document = _read_file(Path(path), trail=())
     for word in overrides:
-        document = merge(document, _read_override(word))
+        document = merge(document, override(word))
     for unset in _unset(document.data):
         raise SpecError(str(unset))
     return document
@@ -194,7 +194,8 @@ def _read_file(path: Path, trail: tuple[Path, ...]) -> Document:
     return merge(_read_file(path.parent / parent, (*trail, path.resolve())), document)
 
 
-def _read_override(word: str) -> Document:
+def override(word: str) -> Document:
+    """A word of the command line, as in train.epochs=3. Raises SpecError."""
     name, equals, text = word.partition("=")
     if not equals or not all(name.split(".")):
         raise SpecError(f'command line: "{word}" is no override; write key=value, as in train.epochs=3')

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -18,6 +17,9 @@ from pydantic import (
     PositiveInt,
     model_validator,
 )
+
+from facscale.spec.block import Block
+from facscale.spec.sweep import Sweep
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Range = Annotated[tuple[float, float], Field(min_length=2, max_length=2)]
@@ -30,12 +32,6 @@ OWNED_BY_THE_LOOP = {
     "optimizer": "train.optimizer",
     "scheduler": "train.schedule",
 }
-
-
-class Block(BaseModel):
-    """A part of a spec: unknown keys are errors, values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
 class Method(Block):
@@ -171,9 +167,11 @@ class Evaluate(Block):
 
     protocol: Literal["linear-probe", "adapted-batchnorm"] = "linear-probe"
     folds: int = Field(default=3, ge=2)
+    repeats: PositiveInt = 1  # cross-validations, each with another split of the people; the published one comes first
     threshold: Fraction = 0.5
     seed: NonNegativeInt = 0  # of the split, where a data set has no published folds
     transfer: tuple[Url, ...] = ()  # labelled sets that nothing learns from: what each fold learned is tested there too
+    expressions: tuple[Url, ...] = ()  # sets of facial expressions: a probe on the frozen encoder, by their own split
     subjects: NonNegativeInt = 0  # people of each fold's training part that are learned from; 0: all of them
     probe: Probe = Probe()
     rendered_people: NonNegativeInt = 40  # rendered with known truth, to measure disentanglement; 0: none
@@ -220,6 +218,7 @@ class Job(Block):
     cluster: Cluster = Cluster()
     deepspeed: dict[str, Any] = {}  # passed on verbatim
     evaluate: Evaluate = Evaluate()
+    sweep: Sweep | None = None
     track: Track = Track()
 
     @model_validator(mode="after")
@@ -241,11 +240,12 @@ class Job(Block):
 class Source(Block):
     """Raw videos or images as a data set's authors lay them out."""
 
-    layout: Literal["voxceleb2", "bp4d", "disfa", "affwild2", "videos"]
+    layout: Literal["voxceleb2", "bp4d", "disfa", "affwild2", "rafdb", "affectnet", "videos"]
     root: Url
     every: PositiveInt = 1  # keep each n-th frame
-    limit: NonNegativeInt = 0  # videos read at most; 0: all
+    limit: NonNegativeInt = 0  # videos, or single images of each part, read at most; 0: all
     aus: tuple[PositiveInt, ...] = ()  # action units to keep, those of the protocol; none named: all that are coded
+    expressions: tuple[str, ...] = ()  # classes to keep, in the order of the tables; none named: all of the layout
 
 
 class Detector(Block):
@@ -271,10 +271,10 @@ class Flow(Block):
 
 
 class Render(Block):
-    """Synthetic talking faces, rendered into `source.root` in the tree of `source.layout` before they are read."""
+    """Synthetic faces, rendered into `source.root` in the tree of `source.layout` before they are read."""
 
     identities: PositiveInt = 24
-    videos: PositiveInt = 2  # per identity
+    videos: PositiveInt = 2  # per identity; in the layout rafdb: images, so that seconds and fps say nothing
     seconds: PositiveFloat = 3.0
     fps: PositiveInt = 25
     size: PositiveInt = 224  # pixels, side of the video

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,14 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model
+
+from facscale.track.identity import experiment_id, find_or_make_run, find_run
+from facscale.track.limits import DIGEST, LONGEST, METRICS, PARAMS, TAGS, mlflow_name
+from facscale.track.registry import log_model, logged_models, register
 
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")
-METRICS, PARAMS, TAGS = 1000, 100, 100  # MLflow's limits of one request
-LONGEST = 5000  # characters of a parameter or tag; MLflow refuses more than 6000 and 8000
-DIGEST = 36  # characters
 Record = dict[str, Any]
 
 
@@ -51,7 +50,12 @@ class Client:
         """Send records of one run. Raises RefusedError, GoneError, or anything else for a tracker that does not answer."""
         try:
             self._connect()
-            self._send(records, files=files)
+            try:
+                self._send(records, files=files)
+            except MlflowException as error:
+                if error.error_code not in REFUSALS:
+                    raise
+                self._send(records, files=files)  # another sender may have written the same in between
         except FileNotFoundError as error:
             raise RefusedError(f"the spool has lost a file: {error}") from error
         except MlflowException as error:
@@ -70,11 +74,16 @@ class Client:
                 self._log_batch(run, records)
             case "dataset":
                 self._log_dataset(run, record)
+            case "artifact" | "model" if not (files / record["file"]).exists() and self._has(run, record):
+                pass  # a spool that was copied after its files had gone
             case "artifact":
                 for path in sorted((files / record["file"]).iterdir()):
                     self._api.log_artifact(run, str(path), record["folder"] or None)
             case "model":
-                self._log_model(run, record, folder=files / record["file"] / "model")
+                folder = files / record["file"] / "model"
+                log_model(self._api, run, record, experiment=self._experiment_id, folder=folder)
+            case "register":
+                self._register(run, record)
             case "close":
                 self._api.set_terminated(run, record["status"], end_time=record["time"])
             case unknown:
@@ -96,15 +105,8 @@ class Client:
             return
         for noisy in ("alembic", "mlflow.store.db.utils"):  # hundreds of lines when a SQLite file is made
             logging.getLogger(noisy).setLevel(logging.WARNING)
-        self._mlflow = self._mlflow or MlflowClient(tracking_uri=self._uri)
-        found = self._mlflow.get_experiment_by_name(self._experiment)
-        if found is None:
-            # without a server the default is ./mlruns, wherever a worker happens to run
-            beside = Path(self._uri.removeprefix("sqlite:///")).absolute().parent / "artifacts"
-            location = beside.as_uri() if self._uri.startswith("sqlite:///") else None
-            self._experiment_id = self._mlflow.create_experiment(self._experiment, artifact_location=location)
-        else:
-            self._experiment_id = found.experiment_id
+        self._mlflow = self._mlflow or MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
+        self._experiment_id = experiment_id(self._mlflow, self._experiment, uri=self._uri)
 
     @property
     def _api(self) -> MlflowClient:
@@ -113,25 +115,31 @@ class Client:
 
     def _attach(self, record: Record) -> None:
         """Find the run of a key, or make it; a run that had ended is running again."""
-        key = record["run"]
-        tags = {_name(name): str(value)[:LONGEST] for name, value in record["tags"].items()}
+        key, made = record["run"], list[str]()
+        tags = {mlflow_name(name): str(value)[:LONGEST] for name, value in record["tags"].items()}
         if record["parent"]:
             tags["mlflow.parentRunId"] = self._run_id(record["parent"])
-        if key in self._runs or self._find(key):
-            run = self._run_id(key)
-            self._api.update_run(run, status="RUNNING", name=record["name"])
-            self._api.log_batch(run, tags=[RunTag(name, value) for name, value in tags.items()])
-            return
-        made = self._api.create_run(self._experiment_id, start_time=record["time"], tags=tags, run_name=record["name"])
-        self._runs[key] = made.info.run_id
-        self._seen.add(key)
-        self._ours.add(made.info.run_id)
+
+        def make() -> str:
+            new = self._api.create_run(self._experiment_id, record["time"], tags, record["name"])
+            made.append(new.info.run_id)
+            return made[-1]
+
+        if key not in self._runs:
+            self._runs[key] = find_or_make_run(self._api, self._experiment_id, key=key, make=make)
+            if self._runs[key] in made:
+                self._seen.add(key)
+                self._ours.add(self._runs[key])
+                return
+        run = self._run_id(key)
+        self._api.update_run(run, status="RUNNING", name=record["name"])
+        self._api.log_batch(run, tags=[RunTag(name, value) for name, value in tags.items()])
 
     def _find(self, key: str) -> bool:
-        found = self._api.search_runs([self._experiment_id], f'tags.`facscale.key` = "{key}"', max_results=1)
-        if found:
-            self._runs[key] = found[0].info.run_id
-        return bool(found)
+        found = find_run(self._api, self._experiment_id, key=key)
+        if found is not None:
+            self._runs[key] = found
+        return found is not None
 
     def _run_id(self, key: str) -> str:
         """The id of a key's run. Raises GoneError if the tracker has no such run (any more)."""
@@ -153,7 +161,7 @@ class Client:
     def _log_batch(self, run: str, records: Sequence[Record]) -> None:
         metrics, params, tags = [], [], []
         for record in records:
-            values = {_name(name): value for name, value in record["values"].items()}
+            values = {mlflow_name(name): value for name, value in record["values"].items()}
             if record["do"] == "params":
                 params += [Param(name, value[:LONGEST]) for name, value in values.items()]
             elif record["do"] == "tags":
@@ -187,26 +195,17 @@ class Client:
         data = Dataset(name=record["name"], digest=digest, source_type="facscale", source=source)
         self._api.log_inputs(run, [DatasetInput(data, [InputTag("mlflow.data.context", record["context"])])])
 
-    def _log_model(self, run: str, record: Record, *, folder: Path) -> None:
-        """Upload a model folder as a logged model of a run; the same weights under the same name go up once."""
-        if not folder.is_dir():
-            raise FileNotFoundError(folder)
-        model = Model.load(str(folder / "MLmodel"))
-        weights = str((model.metadata or {}).get("weights", ""))
-        query = f"source_run_id = '{run}' AND name = '{record['name']}' AND tags.`facscale.weights` = '{weights}'"
-        found = list(self._api.search_logged_models([self._experiment_id], query))
-        if any(known.status == "READY" for known in found):
-            return
-        tags = {"facscale.weights": weights}
-        made = found[0] if found else self._api.create_logged_model(self._experiment_id, record["name"], run, tags=tags)
-        model.model_id = model.model_uuid = made.model_id
-        model.run_id, model.artifact_path = run, made.artifact_location
-        model.save(str(folder / "MLmodel"))
-        self._api.log_model_artifacts(made.model_id, str(folder))
-        self._api.finalize_logged_model(made.model_id, "READY")
-        self._api.log_outputs(run, [LoggedModelOutput(made.model_id, step=0)])
+    def _has(self, run: str, record: Record) -> bool:
+        """Whether what a record carried is at the tracker already."""
+        if record["do"] == "model":
+            found = logged_models(self._api, run, experiment=self._experiment_id, name=record["name"])
+            return any(model.status == "READY" for model in found)
+        path = f"{record['folder']}/{record.get('name')}".lstrip("/")
+        return path in {item.path for item in self._api.list_artifacts(run, record["folder"] or None)}
 
-
-def _name(text: str) -> str:
-    """MLflow's names hold letters, digits and _ - . : / and blanks."""
-    return re.sub(r"[^\w.\-:/ ]", "_", text)[:250]
+    def _register(self, run: str, record: Record) -> None:
+        found = logged_models(self._api, run, experiment=self._experiment_id, name=record["model"])
+        ready = [model for model in found if model.status == "READY"]
+        if not ready:
+            raise RefusedError(f"the run {run} has no model {record['model']!r} to register")
+        register(self._api, run, record, model=ready[-1])

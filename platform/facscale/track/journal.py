@@ -1,8 +1,8 @@
 """Records on disk, in the order in which they were made, and how far each lane of them has been delivered.
 
     journal.jsonl   one record a line, only ever appended to
-    sent.json       bytes of the journal that the tracker has acknowledged, for each lane, and the ids of its runs
-    files/          what records of the lane "files" carry; each is deleted once it is delivered
+    sent.json       for each tracker: bytes of the journal that it has acknowledged, by lane, and the ids of its runs
+    files/          what records of the lane "files" carry; each is deleted once the job's own tracker has it
     lock            held by the one process that sends
 
 Lanes are delivered independently: an artifact store that is down does not hold up metrics. A process that is killed
@@ -18,6 +18,7 @@ import os
 import shutil
 import threading
 import time
+import weakref
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from typing import Any, BinaryIO
 from facscale.errors import UserError
 
 LANES = ("records", "files")
+SPOOLS = Path("~/.cache/facscale/journal").expanduser()  # where jobs keep their journals, one folder each
 
 
 class SpoolError(UserError):
@@ -43,11 +45,13 @@ class Entry:
 
 @dataclass
 class Sent:
-    """What the tracker has acknowledged."""
+    """What one tracker has acknowledged."""
 
     target: str = ""  # the tracker's address and the experiment
     offsets: dict[str, int] = field(default_factory=dict)  # by lane
     runs: dict[str, str] = field(default_factory=dict)  # by key, the tracker's ids
+    uri: str = ""  # the parts of `target`; notes of older versions have none
+    experiment: str = ""
 
 
 class Journal:
@@ -60,6 +64,7 @@ class Journal:
         self._path = spool / "journal.jsonl"
         self._mutex = threading.Lock()
         self._file = os.open(self._path, os.O_CREAT | os.O_APPEND | os.O_RDWR, 0o644)
+        weakref.finalize(self, os.close, self._file)  # who looks at hundreds of journals must not run out of files
         self._steps: dict[tuple[str, str], set[int]] = defaultdict(set)
         self._lock: BinaryIO | None = None
         self._finish_last_line()
@@ -109,18 +114,24 @@ class Journal:
         """Wait until everything appended so far is on the disk."""
         os.fsync(self._file)
 
-    def sent(self) -> Sent:
-        """What is delivered; nothing, where there is no (readable) note of it."""
+    def sent(self) -> dict[str, Sent]:
+        """What is delivered, by target; nothing, where there is no (readable) note of it."""
         try:
-            return Sent(**json.loads((self.spool / "sent.json").read_text()))
-        except (OSError, ValueError, TypeError):
-            return Sent()
+            notes = json.loads((self.spool / "sent.json").read_text())
+            return {note["target"]: Sent(**note) for note in (notes if isinstance(notes, list) else [notes])}
+        except (OSError, ValueError, TypeError, KeyError):
+            return {}
 
     def acknowledge(self, sent: Sent) -> None:
-        """Note what is delivered, atomically."""
+        """Note what is delivered, atomically. Only who holds the lock may."""
+        notes = self.sent() | {sent.target: sent}
         part = self.spool / "sent.json.part"
-        part.write_text(json.dumps(vars(sent)))
+        part.write_text(json.dumps([vars(note) for note in notes.values()]))
         part.replace(self.spool / "sent.json")
+
+    def covers(self, sent: Sent) -> bool:
+        """Whether that is everything."""
+        return all(next(self.entries(sent.offsets.get(lane, 0)), None) is None for lane in LANES)
 
     def lock(self) -> bool:
         """Become the sender; False while another process is. The lock ends with the process, however it ends."""
@@ -133,6 +144,11 @@ class Journal:
                 return False
             self._lock = file
         return True
+
+    @property
+    def locked(self) -> bool:
+        """Whether this process is the sender."""
+        return self._lock is not None
 
     def unlock(self) -> None:
         """Let another process send."""

@@ -12,11 +12,15 @@ import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
+from mlflow.exceptions import MlflowException
+
 from facscale.track.client import Client, GoneError, RefusedError
-from facscale.track.journal import LANES, Entry, Journal, SpoolError
+from facscale.track.fetch import fetch
+from facscale.track.journal import LANES, Entry, Journal, Sent, SpoolError
 
 COLLECT = 1.0  # seconds in which records gather before they are sent together
 LONGEST_PAUSE = 15.0  # seconds between attempts while the tracker does not answer
@@ -28,17 +32,16 @@ log = logging.getLogger("facscale.track")
 class Sender:
     """One thread that delivers a journal to one experiment."""
 
-    def __init__(self, journal: Journal, *, uri: str, experiment: str) -> None:
-        self._journal = journal
+    def __init__(self, journal: Journal, *, uri: str, experiment: str, copy: bool = False) -> None:
+        """`copy`: to a tracker that is not the job's own; what is delivered there stays in the journal."""
+        self._journal, self._copy = journal, copy
         self._uri, self._experiment = uri.rstrip("/"), experiment
-        self._sent = journal.sent()
-        target = f"{self._uri} {experiment}"
-        if self._sent.target != target:  # another tracker: it has nothing yet
-            self._sent.target, self._sent.offsets, self._sent.runs = target, {}, {}
+        self._sent = Sent(f"{self._uri} {experiment}", uri=self._uri, experiment=experiment)
         self._client = Client(self._uri, experiment=experiment, runs=self._sent.runs)
         self._thread = threading.Thread(target=self._loop, name="facscale-track", daemon=True)
         self._new, self._stopping, self._delivered = threading.Event(), threading.Event(), False
         self._warned = False
+        self._brought: set[str] = set()  # files that were fetched from another tracker
 
     @classmethod
     def resumed(cls, journal: Journal, *, uri: str | None = None) -> Sender:
@@ -46,7 +49,9 @@ class Sender:
         runs = [entry.record for entry in journal.entries(0) if entry.record["do"] == "run"]
         if not runs:
             raise SpoolError(f"{journal.spool} holds no records of a run; is it the spool of a job?")
-        return cls(journal, uri=uri or runs[-1]["uri"], experiment=runs[-1]["experiment"])
+        own, experiment = runs[-1]["uri"], runs[-1]["experiment"]
+        copy = uri is not None and uri.rstrip("/") != own
+        return cls(journal, uri=uri or own, experiment=experiment, copy=copy)
 
     @property
     def target(self) -> dict[str, str]:
@@ -74,7 +79,7 @@ class Sender:
 
     def drain(self) -> bool:
         """Deliver everything that is in the journal now; False when that is not possible (now)."""
-        if not self._journal.lock():
+        if not self._begun():
             return False
         self._journal.sync()
         for lane in LANES:
@@ -109,6 +114,16 @@ class Sender:
         self._delivered = self.drain()
         self._journal.unlock()
 
+    def _begun(self) -> bool:
+        """Be the one who sends, and know what was sent before; False while another process is."""
+        if not self._journal.locked:
+            if not self._journal.lock():
+                return False
+            noted = self._journal.sent().get(self._sent.target, Sent())
+            self._sent.offsets.update(noted.offsets)
+            self._sent.runs.update(noted.runs)
+        return True
+
     def _deliver(self, lane: str) -> None:
         while chunk := list(islice(self._journal.entries(self._sent.offsets.get(lane, 0)), CHUNK)):
             for batch in _batches([entry for entry in chunk if entry.record["lane"] == lane]):
@@ -118,6 +133,8 @@ class Sender:
 
     def _send(self, records: Sequence[dict[str, Any]]) -> None:
         try:
+            if "file" in records[0] and not (self._journal.files / records[0]["file"]).exists():
+                self._bring_back(records[0])
             self._client.send(records, files=self._journal.files)
         except RefusedError as error:
             if len(records) > 1:
@@ -128,8 +145,18 @@ class Sender:
                 file.write(json.dumps({**records[0], "error": str(error)}) + os.linesep)
             log.warning("MLflow refuses a record, which goes to %s: %s", file.name, error)
         for record in records:
-            if "file" in record:
+            if "file" in record and (not self._copy or record["file"] in self._brought):
                 self._journal.drop(record["file"])
+
+    def _bring_back(self, record: dict[str, Any]) -> None:
+        """Where another tracker was given a file, the spool has it no more: fetch it from there."""
+        for target, sent in self._journal.sent().items():
+            if target != self._sent.target and sent.uri and record["run"] in sent.runs:
+                place = {"uri": sent.uri, "experiment": sent.experiment, "run": sent.runs[record["run"]]}
+                with suppress(MlflowException, OSError):  # then it is refused, as what nobody has
+                    fetch(record, into=self._journal.files, **place)
+                    self._brought.add(record["file"])
+                    return
 
     def _acknowledge(self, lane: str, offset: int) -> None:
         if self._sent.offsets.get(lane) != offset:

@@ -36,11 +36,11 @@ class Server:
     folder: str
 
 
-def ensure_server(folder: Path, port: int = 5000, *, wait: float = 180.0) -> Server:
+def ensure_server(folder: Path, port: int = 5000, *, store: str = "", wait: float = 180.0) -> Server:
     """The server of `folder`: the one that runs already on that port, or a new one. It outlives this process.
 
-    mlflow.db, artifacts/, server.json (pid) and server.log lie in `folder`; port 0 takes a free one, or the running
-    server's. Raises ServerError, with the end of the log, if there is no answer within `wait` seconds.
+    mlflow.db, artifacts/, server.json (pid) and server.log lie in `folder`; `store` names another database, such as
+    postgresql://…; port 0 takes a free one, or the running server's. Raises ServerError, with the end of the log, if there is no answer within `wait` seconds.
     """
     folder = Path(folder).absolute()
     running = find(folder)
@@ -53,7 +53,7 @@ def ensure_server(folder: Path, port: int = 5000, *, wait: float = 180.0) -> Ser
     log = folder / "server.log"
     with log.open("ab") as out:
         process = subprocess.Popen(  # noqa: S603  # our own command
-            _command(folder, port=port), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+            _command(folder, port=port, store=store), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
             env={**os.environ, **QUIET}, cwd=folder,
         )  # fmt: skip
     server = Server(f"http://127.0.0.1:{port}", process.pid, str(folder))
@@ -91,10 +91,11 @@ def stop(folder: Path, *, wait: float = 10.0) -> None:
     (folder / "server.json").unlink(missing_ok=True)
 
 
-def _command(folder: Path, *, port: int) -> list[str]:
+def _command(folder: Path, *, port: int, store: str) -> list[str]:
     return [
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--artifacts-destination", (folder / "artifacts").as_uri(),
+        "--backend-store-uri", store or f"sqlite:///{folder / 'mlflow.db'}",
+        "--artifacts-destination", (folder / "artifacts").as_uri(),
         "--allowed-hosts", "localhost,localhost:*,127.0.0.1,127.0.0.1:*",
     ]  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 import time
 from collections.abc import Mapping
@@ -68,8 +69,10 @@ class Run:
 
     def artifact(self, path: Path, name: str = "") -> None:
         """A file or folder to keep with the run, as `name` (a path; "" takes its own). Copied now: it may change or go."""
-        kept = self._journal.keep(Path(path), name=Path(name or Path(path).name).name)
-        self._write("artifact", lane="files", file=kept, folder=Path(name).parent.as_posix().removeprefix("."))
+        base = Path(name or Path(path).name).name
+        kept = self._journal.keep(Path(path), name=base)
+        folder = Path(name).parent.as_posix().removeprefix(".")
+        self._write("artifact", lane="files", file=kept, name=base, folder=folder)
 
     def text(self, text: str, name: str) -> None:
         """A text to keep as the artifact `name`."""
@@ -88,6 +91,24 @@ class Run:
     def model(self, folder: Path, *, name: str = "encoder") -> None:
         """A folder in MLflow's model format (`track.encoder.save_encoder` writes one), as a logged model of the run."""
         self._write("model", lane="files", file=self._journal.keep(Path(folder), name="model"), name=name)
+
+    def register(
+        self, name: str, *, scores: Mapping[str, float], tags: Mapping[str, str] | None = None,
+        description: str = "", model: str = "encoder",
+    ) -> None:  # fmt: skip
+        """Make the run's logged model `model` a version of the registered model `name`: one version a run.
+
+        scores: the mean F1 in [0, 1] by data set. The alias best-<data set> goes to the version with the highest; MLflow
+        itself keeps `latest`. tags: what the version can be searched by, beside the run's key and the scores.
+        """
+        known = {data: float(value) for data, value in scores.items() if math.isfinite(value)}
+        marks = {**(tags or {}), "facscale.key": self.key}
+        about = {"name": name, "scores": known, "tags": marks, "description": description, "model": model}
+        self._write("register", lane="files", **about)
+
+    def describe(self, markdown: str) -> None:
+        """The text that MLflow shows at the top of the run's page; a later one replaces it."""
+        self.tags({"mlflow.note.content": markdown})
 
     def close(self, status: Status = "FINISHED") -> bool:
         """End the run. True: its records are safe on disk."""
@@ -134,9 +155,9 @@ class Tracker(Run):
 
 
 def flush(spool: Path, *, uri: str | None = None) -> bool:
-    """Deliver what an earlier process left in `spool`, to the tracker it was meant for or to `uri`.
+    """Deliver what an earlier process left in `spool`, to the tracker it was meant for, or all of it again to `uri`.
 
-    True if nothing is left. False when the tracker does not answer, or another process is sending. Raises SpoolError for
+    A second tracker gets files that the first one has from there. True if nothing is left. False when the tracker does not answer, or another process is sending. Raises SpoolError for
     a folder that is no spool.
     """
     if not (Path(spool) / "journal.jsonl").exists():

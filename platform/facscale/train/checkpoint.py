@@ -7,9 +7,13 @@ export that everyone else reads.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 
+import fsspec
+import pyarrow as pa
+import pyarrow.fs
 import torch
 from ray.train import Checkpoint
 
@@ -30,6 +34,14 @@ def write(run: Run) -> Checkpoint | None:
     torch.save(state, folder / STATE)
     (folder / EXPORT).write_bytes(export.save(run.method))
     return Checkpoint.from_directory(str(folder))
+
+
+def latest(run: str) -> Checkpoint:
+    """The newest checkpoint of the run that lies at the URL `run`, by Ray Train's own record of them."""
+    with fsspec.open(f"{run}/checkpoint_manager_snapshot.json") as file:
+        name = json.load(file)["latest_checkpoint_result"]["checkpoint_dir_name"]
+    store, folder = fsspec.core.url_to_fs(f"{run}/{name}")
+    return Checkpoint(folder, pa.fs.PyFileSystem(pa.fs.FSSpecHandler(store)))
 
 
 def read(checkpoint: Checkpoint) -> dict[str, object]:

@@ -41,15 +41,33 @@ def fit(task: Task, *, name: str) -> bytes:
     once when it is complete. With nothing to train (0 epochs) the freshly initialised method is exported.
     """
     store, folder = fsspec.core.url_to_fs(f"{storage(task.job)}/{name}")
-    finished = f"{folder}/{checkpoint.EXPORT}"
-    if store.exists(finished):
-        return bytes(store.cat_file(finished))
+    if finished(task.job, name=name):
+        return bytes(store.cat_file(f"{folder}/{checkpoint.EXPORT}"))
     begun = Plan(task.job, samples_per_epoch(task)).steps > 0
     done = trained(task, name=name) if begun else Trained(initial(task), {})
     store.makedirs(folder, exist_ok=True)
     store.pipe_file(f"{folder}/{SPENT}", json.dumps(done.spent).encode())
-    store.pipe_file(finished, done.exported)
+    store.pipe_file(f"{folder}/{checkpoint.EXPORT}", done.exported)
     return done.exported
+
+
+def exported_at(job: Job, *, name: str) -> str:
+    """The URL of the exported method of the training called `name`."""
+    return f"{storage(job)}/{name}/{checkpoint.EXPORT}"
+
+
+def finished(job: Job, *, name: str) -> bool:
+    """Whether the training called `name` is complete."""
+    store, folder = fsspec.core.url_to_fs(f"{storage(job)}/{name}")
+    return bool(store.exists(f"{folder}/{checkpoint.EXPORT}"))
+
+
+def adopt(job: Job, *, name: str, other: str) -> None:
+    """Let the complete training `other` be the one called `name` too."""
+    store, folder = fsspec.core.url_to_fs(storage(job))
+    store.makedirs(f"{folder}/{name}", exist_ok=True)
+    for file in (SPENT, checkpoint.EXPORT):  # the export last: it says that all is there
+        store.pipe_file(f"{folder}/{name}/{file}", store.cat_file(f"{folder}/{other}/{file}"))
 
 
 def spent(job: Job, *, name: str) -> dict[str, float]:

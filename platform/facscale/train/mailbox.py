@@ -42,13 +42,14 @@ class Reader:
         """Hand over what is left, and end."""
         self._closed.set()
         self._thread.join()
-        self._deliver()
+        self.deliver()
         ray.kill(self.mailbox)
 
     def _run(self) -> None:
         while not self._closed.wait(self._every):
-            self._deliver()
+            self.deliver()
 
-    def _deliver(self) -> None:
+    def deliver(self) -> None:
+        """Hand over what is there now."""
         for kind, record in ray.get(self.mailbox.take.remote()):
             self._receive(kind, **record)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import simplejpeg
 import torch
 from torch import Tensor, nn
 
 from facscale.data import Dataset, augment
-from facscale.evaluate import diagnose
+from facscale.evaluate.diagnostics import diagnose
 from facscale.spec import Job
 
 CHUNK = 64
@@ -17,12 +19,13 @@ CHUNK = 64
 class OnlineProbe:
     """`probe(encoder)` -> {"probe/f1": ..., "effective_rank": ..., ...}, see `evaluate.diagnostics`; lives on rank 0.
 
-    It reads `train.probe_frames` frames of a labelled data set, evenly spaced, once. They are for watching a run:
-    nothing is chosen by them. A second, augmented copy of each gives the positives of `alignment`.
+    It reads `train.probe_frames` frames of a data set, evenly spaced, once: of `people`, who must be none whom a finished
+    encoder is tested on and whom a sweep has not seen. Without labels there are only the figures that need none. A second,
+    augmented copy of each frame gives the positives of `alignment`.
     """
 
-    def __init__(self, url: str, *, job: Job, device: torch.device) -> None:
-        images, self.au, self.identity = labelled_frames(Dataset(url), count=job.train.probe_frames)
+    def __init__(self, url: str, *, people: Collection[str] | None = None, job: Job, device: torch.device) -> None:
+        images, self.au, self.identity = some_frames(Dataset(url), count=job.train.probe_frames, people=people)
         self._images = torch.from_numpy(images)
         random = np.random.default_rng(job.seed)
         moved = augment.draw(job.data.augment, shape=(len(images),), random=random)
@@ -47,18 +50,27 @@ class OnlineProbe:
         return encoder(faces.flatten(0, 1)).unflatten(0, faces.shape[:2]).float().cpu()
 
 
-def labelled_frames(dataset: Dataset, *, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """About `count` evenly spaced frames: images [N, H, W, 3] uint8, labels [N, n] int8, identities [N]."""
-    every = max(1, dataset.manifest.counts["frames"] // count)
-    images, labels, identities, seen = [], [], [], 0
+def some_frames(
+    dataset: Dataset, *, count: int, people: Collection[str] | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """About `count` evenly spaced frames of `people` (of all): images [N, H, W, 3] uint8, labels [N, n] int8, identities [N].
+
+    n is 0 where the data set has no labels.
+    """
+    runs, aus = dataset.runs, len(dataset.manifest.au)
+    of_people = np.repeat(np.full(len(runs), fill_value=True) if people is None else runs.of(people), runs.frames)
+    wanted = np.flatnonzero(of_people)
+    wanted = wanted[:: max(1, len(wanted) // count)]
+    images, labels, identities, seen = [], [np.zeros((0, aus), np.int8)], [], 0
     for number, shard in enumerate(dataset.manifest.shards):
         for group, place in enumerate(shard.row_groups):
-            rows = np.arange(-seen % every, place.rows, every)
+            rows = wanted[(wanted >= seen) & (wanted < seen + place.rows)] - seen
             seen += place.rows
             if not len(rows):
                 continue
-            table = dataset.read(shard=number, row_group=group, columns=["jpeg", "au", "identity"]).take(rows)
+            columns = ["jpeg", "identity", *(["au"] if aus else [])]
+            table = dataset.read(shard=number, row_group=group, columns=columns).take(rows)
             images += [simplejpeg.decode_jpeg(jpeg) for jpeg in table["jpeg"].to_pylist()]
-            labels += table["au"].to_pylist()
             identities += table["identity"].to_pylist()
-    return np.stack(images), np.array(labels, np.int8), np.array(identities)
+            labels.append(np.array(table["au"].to_pylist() if aus else np.zeros((len(rows), 0)), np.int8))
+    return np.stack(images), np.concatenate(labels), np.array(identities)

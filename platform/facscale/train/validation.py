@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from facscale.data.views import Batch
+from facscale.evaluate.f1 import count, mean
 from facscale.methods.base import Losses
 from facscale.nn.workers import gathered
 from facscale.train.loop import Run
@@ -19,9 +21,9 @@ SHOWN = 8  # samples of a sheet
 class Validation:
     """The same batches each time, in eval mode, without gradient."""
 
-    def __init__(self, run: Run, batches: Sequence[Batch]) -> None:
-        """`batches`: this worker's share, as decoded."""
-        self._run, self._batches = run, batches
+    def __init__(self, run: Run, batches: Sequence[Batch], *, judged: Sequence[Batch] = ()) -> None:
+        """`batches`: this worker's share, as decoded; `judged`: likewise, what the method tells the AUs of."""
+        self._run, self._batches, self._judged = run, batches, judged
 
     def losses(self) -> dict[str, float]:
         """The mean of every loss over all workers, and their weighted sum as "total". Collective."""
@@ -35,6 +37,21 @@ class Validation:
         values = torch.tensor([[float(one[name].value) for name in names] for one in found], device=self._run.device)
         means = dict(zip(names, gathered(values.mean(0)[None]).mean(0).tolist(), strict=True))
         return means | {"total": sum(means[name] * found[0][name].weight for name in names)}
+
+    def f1(self) -> dict[str, float]:
+        """Mean F1 of the AUs that a method which learns from labels finds, over all workers, as "f1". Collective."""
+        if not self._judged:
+            return {}
+        with self._watching():
+            prepared = [self._run.prepare(batch) for batch in self._judged]
+            logits = torch.cat([self._run.method.predict(batch) for batch in prepared])
+        au = torch.cat([next(iter(batch.values())).au[:, 0] for batch in prepared])
+        probability = gathered(logits.float().sigmoid()).cpu().numpy()
+        found = count(
+            probability=probability, au=gathered(au).cpu().numpy(), threshold=self._run.job.evaluate.threshold
+        )
+        f1 = float(mean(found.f1))
+        return {"f1": f1} if math.isfinite(f1) else {}
 
     def pictures(self) -> dict[str, np.ndarray]:
         """The method's columns for a few samples: [n, H, W, 3] images in [0, 1] or [n, H, W, 2] displacements in pixels."""

@@ -8,7 +8,7 @@ import resource
 import statistics
 import time
 from collections.abc import Collection, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray.train
@@ -16,11 +16,13 @@ import ray.train.torch
 import torch
 from ray.train import CheckpointUploadMode
 
-from facscale.data import Dataset
+from facscale.data import Dataset, augment
 from facscale.data.augment import Augmenter
-from facscale.data.folds import parts
+from facscale.data.folds import folds, parts
+from facscale.data.labels import labels_of
 from facscale.data.stream import Stream
-from facscale.data.views import Batch
+from facscale.data.views import Batch, View
+from facscale.evaluate import positives
 from facscale.methods import DataFacts, Method, export, find
 from facscale.nn.batchnorm import synchronise
 from facscale.spec import Job, SpecError
@@ -42,6 +44,7 @@ class Task:
     inputs: Mapping[str, bytes] = field(default_factory=dict)  # exported methods, by the name of the argument
     start: bytes | None = None  # an exported method, whose weights are begun with where they fit
     subjects: Mapping[str, Collection[str]] | None = None  # labelled identities to train on, by data set URL; None: all
+    resume: str = ""  # the place of another run whose latest checkpoint is gone on from, where there is no own one
     mailbox: Any = None  # actor that takes records of training (`mailbox.Mailbox`)
 
     def tell(self, kind: str, **record: Any) -> None:
@@ -61,7 +64,8 @@ def work(settings: Mapping[str, Task]) -> None:
     )
     run = build(task, streams, rank=context.get_world_rank(), world=context.get_world_size(), device=device)
     probe = online_probe(task, run)
-    validation = Validation(run, held_out(task, rank=run.rank, world=context.get_world_size()))
+    place = {"rank": context.get_world_rank(), "world": context.get_world_size()}
+    validation = Validation(run, held_out(task, **place), judged=judged(task, **place))
     started, first = time.monotonic(), run.step
     if run.rank == 0:
         task.tell("progress", step=run.step, steps=run.plan.steps, note="resumed" if run.step else "started")
@@ -96,12 +100,15 @@ def spent(run: Run) -> dict[str, float]:
     return {"seconds_per_step": statistics.median(run.seconds), "peak_memory_gb": memory / 2**30}
 
 
-def open_streams(task: Task, *, rank: int, world: int, pin: bool, part: str = "train") -> dict[str, Stream]:
+def open_streams(
+    task: Task, *, rank: int, world: int, pin: bool, part: str = "train", views: Mapping[str, View] | None = None
+) -> dict[str, Stream]:
     """One stream for each source that the method's views name; the first view's source sets the epoch.
 
-    `part` of the people: "train", "validation" or "test" (of the labelled ones, a fold tests others).
+    `part` of the people: "train", "validation" or "test" (of the labelled ones, a fold tests others). `views`: others
+    than those of a training sample.
     """
-    views = find(task.job.method.name).sample(task.config)
+    views = views or find(task.job.method.name).sample(task.config)
     data, streams = task.job.data, dict[str, Stream]()
     for source in dict.fromkeys(view.source for view in views.values()):
         datasets = [Dataset(url) for url in urls(task.job, source)]
@@ -158,6 +165,8 @@ def build(task: Task, streams: dict[str, Stream], *, rank: int, world: int, devi
     if task.job.train.sync_batchnorm:
         synchronise(method)
     latest = ray.train.get_checkpoint()
+    if latest is None and task.resume:
+        latest = checkpoint.latest(task.resume)
     state: dict[str, Any] = checkpoint.read(latest) if latest else {}
     if state:
         method.load_state_dict(state["method"])
@@ -227,7 +236,23 @@ def held_out(task: Task, *, rank: int, world: int) -> list[Batch]:
     if not task.job.train.validate_every:
         return []
     part = "validation" if task.job.data.validation else "train"
-    streams = open_streams(task, rank=rank, world=world, pin=False, part=part)
+    return first_batches(task, open_streams(task, rank=rank, world=world, pin=False, part=part))
+
+
+def judged(task: Task, *, rank: int, world: int) -> list[Batch]:
+    """As `held_out`, what a method that learns from labels tells the AUs of, not augmented and with its labels."""
+    method, job = find(task.job.method.name), task.job
+    if not (job.train.validate_every and job.data.validation and method.learns_from_labels(task.config)):
+        return []
+    views = {name: replace(view, columns=("au",)) for name, view in method.judged(task.config).items()}
+    plain = job.data.model_copy(update={"augment": augment.plain(job.data.augment)})
+    still = replace(task, job=job.model_copy(update={"data": plain}))
+    streams = open_streams(still, rank=rank, world=world, pin=False, part="validation", views=views)
+    return first_batches(task, streams)
+
+
+def first_batches(task: Task, streams: dict[str, Stream]) -> list[Batch]:
+    """`train.validation_batches` of them."""
     batches = zipped(streams, 0)
     try:
         return list(itertools.islice(batches, task.job.train.validation_batches))
@@ -243,6 +268,7 @@ def watch(task: Task, run: Run, validation: Validation) -> None:
     if task.job.data.validation:
         losses = validation.losses()
         run.method.after_validation(losses["total"])
+        losses |= validation.f1()
         if run.rank == 0:
             values = {f"validation/{name}": value for name, value in losses.items()}
             task.tell("metrics", step=run.step, values=values)
@@ -251,10 +277,24 @@ def watch(task: Task, run: Run, validation: Validation) -> None:
 
 
 def online_probe(task: Task, run: Run) -> OnlineProbe | None:
-    """On rank 0, where the spec wants one and there are labels."""
-    labelled = urls(task.job, "labelled")
-    wanted = run.rank == 0 and task.job.train.probe_every and labelled and run.method.sees
-    return OnlineProbe(labelled[0], job=task.job, device=run.device) if wanted else None
+    """On rank 0, where the spec wants one: on the first labelled data set, or on faces without labels."""
+    if run.rank or not task.job.train.probe_every or not run.method.sees:
+        return None
+    url = (*urls(task.job, "labelled"), *urls(task.job, "unlabelled"))[0]
+    return OnlineProbe(url, people=probed_people(task, Dataset(url)), job=task.job, device=run.device)
+
+
+def probed_people(task: Task, dataset: Dataset) -> Collection[str] | None:
+    """Whom the online probe may look at, for a sweep chooses by it: nobody who is tested in the first fold."""
+    if not dataset.manifest.au:
+        return None
+    if task.subjects is None:
+        identity, au = labels_of(dataset)
+        evaluate, of_each = task.job.evaluate, positives(au, identity=identity)
+        return folds(of_each, k=evaluate.folds, seed=evaluate.seed, positives=of_each)[0].train
+    part = "validation" if task.job.data.validation else "train"
+    found = labelled_people(task, [dataset], part=part)
+    return found[dataset.url] if found else None
 
 
 def zipped(streams: dict[str, Stream], start: int) -> Generator[Batch]:

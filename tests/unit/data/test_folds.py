@@ -1,10 +1,12 @@
+from itertools import combinations
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facscale.data.errors import DataError
-from facscale.data.folds import PUBLISHED, folds, parts, some
+from facscale.data.folds import PUBLISHED, folds, parts, repeated_folds, some, together
 
 NAMES = st.lists(st.text("abcXYZ019", min_size=1, max_size=6), min_size=3, max_size=40, unique=True)
 
@@ -44,6 +46,7 @@ def test_a_stranger_or_another_k_means_a_drawn_split():
     assert len(folds(bp4d, k=5, seed=0)) == 5
 
 
+@settings(deadline=None)  # of a busy machine
 @given(people=NAMES, k=st.integers(2, 5), seed=st.integers(0, 99), data=st.data())
 def test_everybody_is_tested_once_and_never_where_they_train(people, k, seed, data):
     if len(people) < k:
@@ -113,3 +116,67 @@ def test_some_people_are_always_the_same_and_fewer_are_among_more():
     assert len(three) == 3
     assert three < nine < frozenset(everybody) == some(reversed(everybody), count=0, seed=1)
     assert some(everybody, count=9, seed=2) != nine
+
+
+def company_of(split):
+    return {frozenset(fold.test) for fold in split}
+
+
+def test_repeats_begin_with_the_published_parts_and_all_differ():
+    bp4d = [person for part in PUBLISHED["BP4D"] for person in part]
+    random = np.random.default_rng(0)
+    positives = {person: random.gamma(0.5, 100, size=12) for person in bp4d}
+    splits = repeated_folds(bp4d, repeats=10, seed=0, positives=positives)
+    assert len(splits) == 10
+    assert splits[0] == folds(bp4d, seed=0)
+    assert "published" not in splits[1].source
+    assert len({split.source for split in splits}) == 10
+    assert len({frozenset(company_of(split)) for split in splits}) == 10
+    for split in splits:
+        assert sorted(person for fold in split for person in fold.test) == sorted(bp4d)
+        assert all(not fold.train & fold.test for fold in split)
+        assert sorted(len(fold.test) for fold in split) == [13, 14, 14]
+
+
+def test_fewer_repeats_are_among_more():
+    people = [f"id{number}" for number in range(20)]
+    assert repeated_folds(people, repeats=5, seed=3)[:2] == repeated_folds(people[::-1], repeats=2, seed=3)
+    assert repeated_folds(people, repeats=1, seed=3) == (folds(people, seed=3),)
+    assert repeated_folds(people, repeats=2, seed=4) != repeated_folds(people, repeats=2, seed=3)
+
+
+def test_repeats_part_people_anew_and_spread_rare_actions():
+    random = np.random.default_rng(1)
+    people = [f"id{number:02}" for number in range(24)]
+    positives = {person: random.gamma(0.5, 100, size=8) for person in people}
+    splits = repeated_folds(people, repeats=8, seed=0, positives=positives)
+
+    def unevenness(tests):
+        held = np.array([sum(positives[person] for person in test) for test in tests])
+        return float((held / held.sum(axis=0)).std(axis=0).mean())
+
+    by_chance = [unevenness(np.split(random.permutation(people), 3)) for _ in range(100)]
+    assert max(unevenness([fold.test for fold in split]) for split in splits) < np.median(by_chance)
+    pairs = [{pair for fold in split for pair in combinations(sorted(fold.test), 2)} for split in splits]
+    kept = [len(one & other) / len(one) for one, other in combinations(pairs, 2)]
+    assert np.mean(kept) < 0.5  # 7 / 23 by chance
+
+
+def test_few_people_have_few_splits():
+    # four people in two folds of two: three ways
+    assert len({frozenset(company_of(split)) for split in repeated_folds("abcd", repeats=3, k=2, seed=0)}) == 3
+    with pytest.raises(DataError, match="4 subjects give only 3 different splits into 2 folds, not 4"):
+        repeated_folds("abcd", repeats=4, k=2, seed=0)
+
+
+def test_splits_together_test_everybody_once_each():
+    people = [f"p{number}" for number in range(9)]
+    splits = repeated_folds(people, repeats=3, k=3, seed=0)
+    whole = together(splits)
+    assert [fold.index for fold in whole] == list(range(9))
+    assert [fold.name for fold in whole][2:5] == ["split0 fold2", "split1 fold0", "split1 fold1"]
+    assert sorted(person for fold in whole for person in fold.test) == sorted(people * 3)
+    assert all(not fold.train & fold.test and fold.train | fold.test == set(people) for fold in whole)
+    assert whole[0].test == splits[0][0].test
+    assert together(splits[:1]) == splits[0]
+    assert len({together(splits[:n]).hash for n in (1, 2, 3)}) == 3

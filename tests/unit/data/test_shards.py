@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faces import data_set, lengths_data_set, track
+from faces import data_set, expression_data_set, lengths_data_set, track
 from facscale.data import CorruptError, DataError, Dataset, ShardWriter
 
 
@@ -42,6 +42,26 @@ def test_any_parquet_reader_sees_the_rows_in_order(tmp_path):
         "frames": 60,
         "labelled_frames": int(sum((np.stack(t["au"].to_numpy()) >= 0).any(axis=1).sum() for t in tracks)),
     }
+
+
+def test_expressions_are_told_with_their_classes(tmp_path):
+    dataset = expression_data_set(str(tmp_path / "moods"), ("calm", "glad"), train=2, test=1)
+    assert dataset.manifest.expressions == ("calm", "glad")
+    assert dataset.table(["expression", "part"]).to_pydict() == {
+        "expression": [0, 1] * 3, "part": ["train"] * 4 + ["test"] * 2
+    }  # fmt: skip
+    assert dataset.manifest.counts["labelled_frames"] == 6
+    with pytest.raises(DataError, match=r"without the column\(s\) expression, part"):
+        data_set(str(tmp_path / "b"), [track(0, frames=[0])], expressions=("calm", "glad"))
+
+
+def test_manifests_from_before_there_were_expressions_are_read(tmp_path):
+    lengths_data_set(str(tmp_path), [3])
+    path = tmp_path / "manifest.json"
+    fields = json.loads(path.read_text())
+    assert fields.pop("expressions") == []
+    path.write_text(json.dumps(fields))
+    assert Dataset(str(tmp_path)).manifest.expressions == ()
 
 
 def test_row_groups_are_read_one_at_a_time_and_hold_what_the_shard_holds(tmp_path):

@@ -67,10 +67,13 @@ def test_diagnose_sees_learning_and_collapse():
     au = (random.random((270, 2)) < 0.4).astype(np.int8)
     good = torch.tensor(np.concatenate([3 * au, random.normal(size=(270, 6))], axis=1), dtype=torch.float32)
     found = diagnose(good, au=au, identity=identity, positives=good)
-    assert set(found) == {"std", "effective_rank", "uniformity", "alignment", "knn/f1", "probe/f1"}
+    assert set(found) == {
+        "std", "effective_rank", "uniformity", "alignment", "alignment_uniformity", "knn/f1", "probe/f1",
+    }  # fmt: skip
     assert found["probe/f1"] > 0.9
     assert found["knn/f1"] > 0.8
     assert found["alignment"] == 0
+    assert found["alignment_uniformity"] == found["uniformity"]
     collapsed = diagnose(torch.ones(270, 8) + 1e-4 * good[:, :8], au=au, identity=identity)
     assert collapsed["std"] < 0.01
     assert collapsed["effective_rank"] < 1.1
@@ -80,6 +83,8 @@ def test_diagnose_sees_learning_and_collapse():
 def test_what_cannot_be_had_is_left_out():
     found = diagnose(torch.randn(20, 4), au=np.zeros((20, 1), np.int8), identity=np.array(["only"] * 20))
     assert set(found) == {"std", "effective_rank", "uniformity"}
+    unlabelled = diagnose(torch.randn(20, 4), au=np.zeros((20, 0), np.int8), identity=np.arange(20).astype(str))
+    assert set(unlabelled) == {"std", "effective_rank", "uniformity"}
 
 
 def test_the_tested_people_are_others():

@@ -96,3 +96,13 @@ def test_csv_has_a_line_a_fold(row):
     assert lines[1] == "ours,mean,60.00,50.00,55.00"
     assert lines[4] == "ours,fold1,40.00,,40.00"
     assert lines[5:] == ["paper,mean,50.00,,50.00"]
+
+
+def test_markdown_is_a_table_with_a_cell_for_every_au_of_every_row():
+    rows = (Row.published("a", f1={1: 50.0, 12: 61.0}, source=""), Row.published("b", f1={12: 40.0}, source=""))
+    assert Table(rows).markdown().splitlines() == [
+        "|  | AU1 | AU12 | Avg |",
+        "| --- | ---: | ---: | ---: |",
+        "| a | 50.0 | 61.0 | 55.5 |",
+        "| b | - | 40.0 | 40.0 |",
+    ]

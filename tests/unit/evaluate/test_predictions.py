@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from facscale.data.folds import folds
-from facscale.evaluate import Predictions, cross_validate, fit_probe, frames_of, predict
+from facscale.evaluate import Predictions, frames_of
+from facscale.evaluate.crossval import cross_validate
 from facscale.evaluate.predictions import matched
+from facscale.evaluate.probe import fit_probe, predict
 from facscale.spec.models import Probe
 
 AUS = (1, 2, 12)
@@ -153,3 +155,49 @@ def test_methods_are_compared_on_the_frames_that_all_have():
     first, second = matched(methods)
     assert first.identity.tolist() == second.identity.tolist() == ["a", "b"]
     assert first.frame.tolist() == second.frame.tolist() == [2, 1]
+
+
+def test_repeated_splits_are_one_with_folds_named_after_them():
+    one = Predictions.joined([predictions(30, fold="fold0"), predictions(30, fold="fold1", seed=1)])
+    other = replace(one.chosen(np.arange(59, -1, -1)), source="drawn anew")
+    both = Predictions.repeated([one, other])
+    assert both.folds == ("split0 fold0", "split0 fold1", "split1 fold0", "split1 fold1")
+    assert both.source == "drawn; drawn anew"
+    assert both.fold.tolist() == [0] * 30 + [1] * 30 + [3] * 30 + [2] * 30
+    rows = [split.row(0.5).by_fold for split in (one, other)]
+    assert np.array_equal(both.row(0.5).by_fold, np.concatenate(rows), equal_nan=True)
+    assert Predictions.repeated([one]) is one
+
+
+def test_a_frame_of_several_splits_is_seen_once_as_the_first_saw_it():
+    one = predictions(40)
+    other = replace(one.chosen(np.random.default_rng(2).permutation(40)), probability=np.ones((40, 3), np.float32))
+    both = Predictions.repeated([other, one])
+    assert same(both.once(), replace(other.chosen(other.order()), folds=both.folds))
+    ordered = both.chosen(both.order())
+    assert ordered.fold.tolist() == [0, 1] * 40
+    assert ordered.begins().tolist() == [True, False] * 40
+    nothing = one.chosen(np.array([], int))
+    assert len(nothing.once()) == 0
+
+
+def test_more_folds_than_their_numbers_can_tell_are_refused():
+    piece = predictions(2)
+    assert len(Predictions.joined([piece] * 128).folds) == 128
+    with pytest.raises(ValueError, match="129 folds are more than the 128"):
+        Predictions.joined([piece] * 129)
+
+
+def test_repeated_methods_are_matched_in_every_split():
+    one = predictions(40)
+    rest = np.flatnonzero(one.frame != 7)
+    whole = Predictions.repeated([one, one.chosen(np.random.default_rng(2).permutation(40))])
+    less = Predictions.repeated([one.chosen(rest), one.chosen(rest[::-1])])
+    first, second = matched([whole, less])
+    assert len(first) == len(second) == 78
+    assert first.same_frames(second)
+    assert np.array_equal(first.fold, second.fold)
+    assert np.array_equal(first.probability, second.probability)
+    assert not whole.same_frames(less)
+    shorter = matched([one, one.chosen(rest)])[0]
+    assert shorter.same_frames(matched([one.chosen(rest), one.chosen(rest)])[1])

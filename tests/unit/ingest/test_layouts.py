@@ -24,7 +24,7 @@ def labels(name, item, **contents):
 
 
 def test_every_layout_of_the_spec_exists():
-    assert layouts.names() == ("affwild2", "bp4d", "disfa", "videos", "voxceleb2")
+    assert layouts.names() == ("affectnet", "affwild2", "bp4d", "disfa", "rafdb", "videos", "voxceleb2")
     with pytest.raises(SpecError, match="bp4d"):
         layouts.find("bp4")
 

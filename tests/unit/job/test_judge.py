@@ -9,7 +9,7 @@ import pytest
 
 from faces import lengths_data_set
 from facscale.data import DataError
-from facscale.evaluate import cross_validate
+from facscale.evaluate.crossval import cross_validate
 from facscale.evaluate.embed import Embeddings
 from facscale.job import judge as judging
 from facscale.job.judge import Judge
@@ -263,7 +263,7 @@ def test_a_frozen_encoder_is_probed_as_cross_validation_has_it(written, monkeypa
     (row,) = written(CLP)
     trainer, judge, (one,) = judged(row)
     monkeypatch.setattr(judging, "embedded", looked_at)
-    told = judge.probed(on=one)["one"]
+    told = judge.probed(judge.pretrained, on=one)["one"]
     (data,) = one.sets
     seen = looked_at(None, job=None, on=data)
     expected = cross_validate(
@@ -278,8 +278,26 @@ def test_a_probe_too_learns_from_mixed_sets_and_is_tested_elsewhere(written, url
     (row,) = written(CLP, "data: {labelled: [ONE, OTHER], mixed: true}")
     _, judge, (both,) = judged(row)
     monkeypatch.setattr(judging, "embedded", looked_at)
-    assert {title: of.aus for title, of in judge.probed(on=both).items()} == {"one": (1, 12), "other": (12, 4, 1)}
+    assert {title: of.aus for title, of in judge.probed(judge.pretrained, on=both).items()} == {
+        "one": (1, 12),
+        "other": (12, 4, 1),
+    }
     (row,) = written(CLP, evaluate="{transfer: [" + urls["OTHER"] + "], folds: 3}")
     _, judge, (one,) = judged(row, transfer=transferred(row.job, sets=sets_of(row)))
-    away = judge.probed(on=one)["other, learned on one"]
+    away = judge.probed(judge.pretrained, on=one)["other, learned on one"]
     assert (away.aus, len(away)) == ((12, 1), 3 * 54)
+
+
+def test_a_probe_is_cross_validated_over_and_over(written, monkeypatch):
+    (row,) = written(CLP, evaluate="{folds: 3, repeats: 2}")
+    trainer, judge, (one,) = judged(row)
+    monkeypatch.setattr(judging, "embedded", looked_at)
+    told = judge.probed(judge.pretrained, on=one)["one"]
+    assert told.folds == tuple(f"split{split} fold{fold}" for split in range(2) for fold in range(3))
+    frames = list(zip(told.identity, told.video, told.frame, strict=True))
+    assert len(frames) == 2 * len(set(frames)) == 2 * 54
+    first = written(CLP)[0]
+    once = judged(first)[1]
+    alone = once.probed(once.pretrained, on=judged(first)[2][0])["one"]
+    np.testing.assert_allclose(told.row(0.5).by_fold[:3], alone.row(0.5).by_fold)
+    assert list(trainer.tasks) == ["main"]

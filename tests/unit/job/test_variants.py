@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from facscale.job.variants import repeated, rows, training_key
+from facscale.job.variants import cluster_name, repeated, rows, run_key, training_key
 from facscale.methods import DataFacts
 from facscale.spec import read
 from facscale.train.worker import Task
@@ -39,3 +39,21 @@ def test_a_row_is_repeated_for_each_seed_and_only_the_seed_decides_the_weights(t
     assert [row.title for row in repeated(once)] == ["main"]
     keys = [training_key(Task(row.job, row.config, DataFacts()), fingerprints=[]) for row in [*repeated(main), once]]
     assert keys[0] == keys[2] != keys[1]
+
+
+def test_the_same_job_on_two_clusters_with_names_is_two_runs_else_one(tmp_path, monkeypatch):
+    path = tmp_path / "job.yaml"
+    path.write_text(JOB)
+
+    def key(*overrides):
+        (main, *others) = rows(read(path, list(overrides)), name="main")
+        return run_key([main, *others], fingerprints=["data"], cluster=cluster_name(main.job))
+
+    monkeypatch.delenv("FACSCALE_CLUSTER", raising=False)
+    nameless, east, west = key(), key("cluster.name=east"), key("cluster.name=west")
+    assert len({nameless, east, west}) == 3
+    assert nameless == key("cluster.workers=4")
+    monkeypatch.setenv("FACSCALE_CLUSTER", "east")
+    assert key() == east
+    assert key("cluster.name=west") == west  # the file has the last word
+    assert key("method.margin=0.4") not in {nameless, east, west}

@@ -69,12 +69,27 @@ def test_what_is_not_finite_is_plain_json(tmp_path):
 
 def test_what_is_sent_is_remembered_and_damage_means_nothing_is(tmp_path):
     journal = Journal(tmp_path)
-    assert journal.sent() == Sent()
-    sent = Sent("target", {"records": 7}, {"job": "run1"})
-    journal.acknowledge(sent)
-    assert Journal(tmp_path).sent() == sent
-    (tmp_path / "sent.json").write_text('{"target": ')
-    assert journal.sent() == Sent()
+    assert journal.sent() == {}
+    first, second = Sent("first", {"records": 7}, {"job": "run1"}), Sent("second", {"files": 3})
+    journal.acknowledge(first)
+    journal.acknowledge(second)
+    first.offsets["records"] = 9
+    journal.acknowledge(first)
+    assert Journal(tmp_path).sent() == {"first": first, "second": second}
+    (tmp_path / "sent.json").write_text('[{"target": ')
+    assert journal.sent() == {}
+
+
+def test_what_is_sent_covers_the_journal_once_every_lane_is_through(tmp_path):
+    journal = Journal(tmp_path)
+    journal.append(metrics(0, loss=1.0))
+    journal.append(metrics(1, loss=1.0))
+    first, end = [entry.end for entry in journal.entries(0)]
+    assert not journal.covers(Sent("t", {"records": end}))
+    assert not journal.covers(Sent("t", {"records": end, "files": first}))
+    assert journal.covers(Sent("t", {"records": end, "files": end}))
+    (tmp_path / "journal.jsonl").open("ab").write(b'{"do": "met')  # a crash
+    assert Journal(tmp_path).covers(Sent("t", {"records": end, "files": end}))
 
 
 def test_files_are_copied_when_they_are_kept(tmp_path):

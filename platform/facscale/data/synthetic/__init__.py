@@ -2,14 +2,25 @@
 
 `anatomy` is the template head, `identity` who somebody is, `actions` and `wrinkles` what the 15 action units do to a
 face, `motion` what happens in a clip, `skin` and `parts` the paint, `scene`, `raster` and `render` make a picture of it
-all, `clip` adds the truth, `trees` writes data sets, `check` asks dlib whether the faces are real enough.
+all, `clip` adds the truth, `trees` and `expressions` write data sets, `check` asks dlib whether the faces are real enough.
 """
 
 from __future__ import annotations
 
 from facscale.data.synthetic.actions import AUS
 from facscale.data.synthetic.clip import Clip, Flow, render_clip
+from facscale.data.synthetic.expressions import write_expressions
 from facscale.data.synthetic.sheet import au_sheet, contact_sheet
 from facscale.data.synthetic.trees import Written, write_tree
 
-__all__ = ["AUS", "Clip", "Flow", "Written", "au_sheet", "contact_sheet", "render_clip", "write_tree"]
+__all__ = [
+    "AUS",
+    "Clip",
+    "Flow",
+    "Written",
+    "au_sheet",
+    "contact_sheet",
+    "render_clip",
+    "write_expressions",
+    "write_tree",
+]

@@ -45,8 +45,19 @@ def _event(time: Array, random: np.random.Generator, *, start: float) -> Array:
     return ramp * ramp * (3 - 2 * ramp)
 
 
-def _peak(random: np.random.Generator) -> float:
+def peak(random: np.random.Generator) -> float:
+    """How strong an expression gets, 1..5."""
     return float(np.clip(random.normal(3.4, 1.1), 1.0, 5.0))
+
+
+def expressed(emotion: str, random: np.random.Generator, *, peak: float) -> Array:
+    """AU intensities [15] of one of EMOTIONS: some of its combinations, every AU about as strong as `peak` (1..5)."""
+    groups = EMOTIONS[emotion]
+    chosen = [g for g in groups if random.random() < 0.6] or [groups[int(random.integers(len(groups)))]]
+    out = np.zeros(len(AUS))
+    for au in {au for group in chosen for au in group}:
+        out[AUS.index(au)] = np.clip(peak + random.normal(0, 0.6), 1, 5)
+    return out
 
 
 def _expressions(time: Array, random: np.random.Generator) -> Array:
@@ -55,18 +66,15 @@ def _expressions(time: Array, random: np.random.Generator) -> Array:
     end = time[-1] if len(time) > 1 else 1.0
     start, names = random.uniform(-0.9, 0.4), list(EMOTIONS)
     while start < end:
-        peak = _peak(random)
+        strength = peak(random)
         shape = _event(time, random, start=start)
-        groups = EMOTIONS[names[int(random.integers(len(names)))]]
-        chosen = [g for g in groups if random.random() < 0.6] or [groups[int(random.integers(len(groups)))]]
-        for au in {au for group in chosen for au in group}:
-            i = AUS.index(au)
-            out[:, i] = np.maximum(out[:, i], shape * np.clip(peak + random.normal(0, 0.6), 1, 5))
+        apex = expressed(names[int(random.integers(len(names)))], random, peak=strength)
+        out = np.maximum(out, shape[:, None] * apex)
         start += random.uniform(0.9, 1.9)
     for i in range(len(AUS)):
         at = -1.0 + random.exponential(6.0)
         while at < end:
-            out[:, i] = np.maximum(out[:, i], _peak(random) * _event(time, random, start=at))
+            out[:, i] = np.maximum(out[:, i], peak(random) * _event(time, random, start=at))
             at += 1.0 + random.exponential(6.0)
     return out
 

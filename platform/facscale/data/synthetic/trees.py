@@ -11,12 +11,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import av
 import cv2
@@ -28,6 +28,7 @@ from facscale.progress import Progress
 from facscale.spec.models import Render
 
 Layout = Literal["voxceleb2", "bp4d", "disfa"]
+Piece = TypeVar("Piece")
 _TRUTH = ("intensities", "pose", "landmarks")
 VERSION = 2  # of the faces: another version renders anew
 
@@ -130,20 +131,21 @@ def write_tree(root: str | Path, *, layout: Layout, render: Render, workers: int
     frames = 0
     title = f"rendering {layout}"
     with Progress(title, total=len(missing), unit="videos", shown=progress and bool(missing)) as bar:
-        for count in _each(missing, workers=workers):
+        for count in each(write_video, missing, workers=workers):
             frames += count
             bar.advance(note=f"{frames} frames")
     return Written(videos=len(videos), rendered=len(missing), frames=frames)
 
 
-def _each(videos: list[Video], *, workers: int) -> Iterator[int]:
-    if workers <= 1 or len(videos) <= 1:
-        yield from map(write_video, videos)
+def each(write: Callable[[Piece], int], pieces: list[Piece], *, workers: int) -> Iterator[int]:
+    """What `write`, a module's function, says of each piece; in any order, with `workers` processes."""
+    if workers <= 1 or len(pieces) <= 1:
+        yield from map(write, pieces)
         return
     with ProcessPoolExecutor(
-        min(workers, len(videos)), mp_context=get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
+        min(workers, len(pieces)), mp_context=get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
     ) as pool:
-        for future in as_completed([pool.submit(write_video, v) for v in videos]):
+        for future in as_completed([pool.submit(write, piece) for piece in pieces]):
             yield future.result()
 
 

@@ -1,0 +1,76 @@
+"""`facscale compare`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from facscale.compare import entries, log_papers, named
+from facscale.compare.entries import CompareError, Entry
+from facscale.compare.papers import board
+from facscale.evaluate import Predictions, Table
+from facscale.names import file_name
+from facscale.track.query import artifact, experiments, runs
+
+TOP = 30
+WIDTH = 160  # of tables in a file or a log
+
+
+def compare_runs(
+    words: Sequence[str], *, data: str, tracker: str, papers: bool, page: Path | None, csv: bool, log: bool
+) -> None:
+    """Print, draw and log what was asked for. Raises CompareError and QueryError."""
+    uri = tracker or os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not uri:
+        raise CompareError("which MLflow? set MLFLOW_TRACKING_URI, or say --tracker http://HOST:PORT or sqlite:///FILE")
+    data = data or the_only_one(experiments(uri))
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    if log:
+        console.print(
+            f"{log_papers(uri, data=data, experiment=data)} published rows are runs of {data}, tagged source=paper"
+        )
+    found = entries(runs(uri, experiment=data))
+    if not found:
+        raise CompareError(f"{uri}: nothing was judged on {data} yet")
+    if not words:
+        show(board(found, data=data, papers=papers), console=console, title=f"F1 x 100 on {data}", csv=csv)
+        return
+
+    from facscale.compare.report import report
+
+    def load(entry: Entry) -> list[Predictions]:
+        kept = [artifact(uri, run=run.id, path=f"predictions_{file_name(data)}.parquet") for run in entry.runs]
+        return [Predictions.read(one) for one in kept if one is not None]
+
+    told = report([named(found, word) for word in words], data=data, load=load, papers=papers)
+    show(told.table, console=console, title=f"F1 x 100 on {data}", csv=csv)
+    if told.comparison and not csv:
+        console.print(told.comparison.rich(title=f"Beside {told.comparison.rows[0].name}"))
+    if told.thresholds and not csv:
+        console.print(told.thresholds.rich(title="Thresholds"))
+    if page:
+        page.write_text(told.page(), encoding="utf-8")
+        console.print(f"{page}: open it in a browser")
+
+
+def show(table: Table, *, console: Console, title: str, csv: bool) -> None:
+    """For a person, the best rows; for a program, all."""
+    if csv:
+        click.echo(table.csv(), nl=False)
+        return
+    more = len(table.rows) - TOP
+    console.print(Table(table.rows[:TOP]).rich(title=title))
+    if more > 0:
+        console.print(f"... and {more} more: --csv prints all")
+
+
+def the_only_one(known: Sequence[str]) -> str:
+    """The data set that is meant where none is named. Raises CompareError where there are several."""
+    if len(known) != 1:
+        raise CompareError(f"on which data set? --data {' | '.join(known) or 'NAME (nothing was judged yet)'}")
+    return known[0]

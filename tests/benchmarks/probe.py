@@ -1,0 +1,182 @@
+"""How fast the linear probe is cross-validated, beside the same probe trained by a plain PyTorch loop.
+
+    python tests/benchmarks/probe.py [--frames 142000] [--features 512] [--aus 12] [--folds 3] [--epochs 30] [--rounds 1]
+
+Both train and test one probe a fold on the same features of 41 people, from the same first weights, over the same
+batches, with as many cores as torch takes by itself. On a busy machine the ratio of processor time (all threads
+together) says more than that of the clock, above all with more than one thread: a plain loop waits for its helpers
+several times a step. What else such an evaluation does (F1, predictions as a table and as a file) is printed last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+sys.path[:0] = [str(Path(__file__).parents[2] / "platform")]
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+from facscale.data.folds import Split, folds  # noqa: E402
+from facscale.evaluate import Predictions, count, frames_of, positives  # noqa: E402
+from facscale.evaluate.probe import fit_probe, label_weights, predict  # noqa: E402
+from facscale.nn.classifier import LinearProbe, masked_bce  # noqa: E402
+from facscale.spec.models import Probe  # noqa: E402
+
+PEOPLE = 41
+Fit = Callable[..., LinearProbe]
+
+
+class Faces(NamedTuple):
+    """What an encoder would have made of a labelled set."""
+
+    features: np.ndarray  # [N, D]
+    au: np.ndarray  # [N, n]
+    identity: np.ndarray  # [N]
+
+
+class Run(NamedTuple):
+    """What one of the two did."""
+
+    clock: float  # seconds of fitting
+    processor: float  # the same of all threads together
+    testing: float  # seconds of predicting
+    probability: list[np.ndarray]  # by fold
+    f1: np.ndarray  # [folds, n]
+
+
+class Watch:
+    """`with Watch() as watch:` takes both times."""
+
+    def __enter__(self) -> Self:
+        self.clock, self.processor = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.clock, self.processor = time.perf_counter() - self.clock, time.process_time() - self.processor
+
+
+def make_faces(options: argparse.Namespace) -> Faces:
+    """Features that hold the AUs, each person's own look, and noise; 2 % of the labels are missing."""
+    random = np.random.default_rng(0)
+    identity = np.sort(random.integers(PEOPLE, size=options.frames))
+    look = random.normal(size=(PEOPLE, options.features)).astype(np.float32)
+    features = random.standard_normal((options.frames, options.features), np.float32) + look[identity]
+    evidence = features[:, : options.aus] + random.standard_normal((options.frames, options.aus), np.float32)
+    au = (evidence > np.linspace(0.5, 3.0, options.aus)).astype(np.int8)
+    au[random.random(au.shape) < 0.02] = -1
+    return Faces(features, au, np.array([f"F{person:03d}" for person in range(PEOPLE)])[identity])
+
+
+def plain(features: np.ndarray, *, au: np.ndarray, probe: Probe, seed: int) -> LinearProbe:
+    """The probe as a plain loop: autograd, nn.BatchNorm1d and torch.optim.Adam, the batches gathered by indexing."""
+    x, y, weights = torch.from_numpy(features), torch.from_numpy(au), label_weights(au)
+    labelled = (y >= 0).any(dim=1)
+    x, y = x[labelled], y[labelled]
+    random = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    model = LinearProbe(dim=x.shape[1], aus=y.shape[1])
+    optimizer = torch.optim.Adam(model.parameters(), lr=probe.lr, weight_decay=probe.weight_decay)
+    for _ in range(probe.epochs):
+        for rows in torch.split(torch.randperm(len(x), generator=random), probe.batch_size):
+            if len(rows) == 1:
+                continue
+            loss = masked_bce(model(x[rows]), au=y[rows], weights=weights)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return model.eval()
+
+
+def evaluated(fit: Fit, faces: Faces, *, split: Split, probe: Probe) -> Run:
+    """Cross-validate it."""
+    clock, processor, testing = 0.0, 0.0, 0.0
+    probability, f1 = [], []
+    for number, fold in enumerate(split):
+        train, test = (frames_of(part, identity=faces.identity) for part in (fold.train, fold.test))
+        features = faces.features[train]
+        with Watch() as watch:
+            model = fit(features, au=faces.au[train], probe=probe, seed=number)
+        clock, processor = clock + watch.clock, processor + watch.processor
+        with Watch() as watch:
+            probability.append(predict(model, features=faces.features[test]))
+        testing += watch.clock
+        f1.append(count(probability=probability[-1], au=faces.au[test]).f1)
+    return Run(clock, processor, testing, probability, np.stack(f1))
+
+
+def compare(faces: Faces, *, split: Split, probe: Probe) -> Run:
+    """Print one round, and return ours."""
+    theirs = evaluated(plain, faces, split=split, probe=probe)
+    ours = evaluated(fit_probe, faces, split=split, probe=probe)
+    steps = probe.epochs * sum(
+        -(-len(frames_of(fold.train, identity=faces.identity)) // probe.batch_size) for fold in split
+    )
+    print(f"{'':<12}{'seconds':>10}{'us a step':>12}{'processor seconds':>20}{'us a step':>12}")
+    for name, run in {"plain loop": theirs, "facscale": ours}.items():
+        clock, processor = 1e6 * run.clock / steps, 1e6 * run.processor / steps
+        print(f"{name:<12}{run.clock:10.2f}{clock:12.0f}{run.processor:20.2f}{processor:12.0f}")
+    print(f"{'ratio':<12}{theirs.clock / ours.clock:10.1f}{'':12}{theirs.processor / ours.processor:20.1f}")
+    apart = max(np.abs(one - other).max() for one, other in zip(theirs.probability, ours.probability, strict=True))
+    f1 = np.abs(theirs.f1 - ours.f1).max()
+    print(f"largest difference: {apart:.1e} of a probability, {f1:.1e} of an F1 (mean F1 {np.nanmean(ours.f1):.3f})\n")
+    return ours
+
+
+def rest(faces: Faces, run: Run, *, split: Split) -> None:
+    """Print what else an evaluation of this size takes."""
+    tests = [frames_of(fold.test, identity=faces.identity) for fold in split]
+
+    def joined() -> Predictions:
+        pieces = [
+            Predictions(
+                "x", tuple(range(1, faces.au.shape[1] + 1)), probability, faces.au[test], faces.identity[test],
+                np.repeat("T1", len(test)), test.astype(np.int32), np.zeros(len(test), np.int8), (fold.name,),
+            )
+            for fold, test, probability in zip(split, tests, run.probability, strict=True)
+        ]  # fmt: skip
+        return Predictions.joined(pieces)
+
+    predictions = joined()
+    data = predictions.parquet()
+    parts: dict[str, Callable[[], Any]] = {
+        "choosing the folds' frames": lambda: [
+            faces.features[frames_of(f.train, identity=faces.identity)] for f in split
+        ],
+        "building the predictions": joined,
+        "F1 by fold and AU": lambda: predictions.row(0.5),
+        "predictions to Parquet": predictions.parquet,
+        "Parquet to predictions": lambda: Predictions.read(data),
+        "the video with most change": predictions.video_with_most_change,
+    }
+    print(f"the rest, in seconds: {run.testing:.2f} predicting", end="")
+    for name, part in parts.items():
+        with Watch() as watch:
+            part()
+        print(f", {watch.clock:.2f} {name}", end="")
+    print()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, value in {"frames": 142_000, "features": 512, "aus": 12, "folds": 3, "epochs": 30, "rounds": 1}.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    options = parser.parse_args()
+    faces = make_faces(options)
+    split = folds(faces.identity, k=options.folds, seed=0, positives=positives(faces.au, identity=faces.identity))
+    print(f"{options.frames} frames, {torch.get_num_threads()} threads of torch on {os.cpu_count()} cores")
+    for fit in (plain, fit_probe):  # what happens once in a process
+        fit(faces.features[:1000], au=faces.au[:1000], probe=Probe(epochs=1), seed=0)
+    for _ in range(options.rounds):
+        ours = compare(faces, split=split, probe=Probe(epochs=options.epochs))
+    rest(faces, ours, split=split)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""Sweeps on a real Ray cluster: found, told, ended early, killed and continued."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from conftest import ROOT
+from faces import lengths_data_set
+from facscale.job.variants import rows
+from facscale.spec import read
+from facscale.sweep import run_sweep
+from facscale.sweep.search import SweepError
+
+JOB = """
+method: {{name: clp, depth: 18, width: 4, hidden: 8, embedding: 8, length: 3, queue_size: 32}}
+data: {{unlabelled: {folder}/faces, labelled: ["{folder}/coded"], image_size: 32, threads: 1}}
+train: {{batch_size: 8, epochs: 2, log_every: 1, checkpoint_every: 3, probe_every: 3, probe_frames: 40}}
+cluster: {{workers: 1, gpus_per_worker: 0, cpus_per_worker: 1, storage: "{storage}"}}
+evaluate: {{folds: 3, probe: {{epochs: 2, batch_size: 32}}, rendered_people: 0}}
+track: {{uri: "sqlite:///{storage}/mlflow.db"}}
+sweep:
+  space:
+    method.margin: {{low: 0.01, high: 0.5, log: true}}
+    method.queue_size: [16, 32]
+  search: random
+  trials: 3
+  early_stopping: none
+  collapsed: 0
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """24 clips an epoch, so that 2 epochs are 6 steps of 8; and 9 labelled people."""
+    folder = tmp_path_factory.mktemp("data")
+    lengths_data_set(str(folder / "faces"), [12] * 24, row_group_mb=0.2)
+    lengths_data_set(str(folder / "coded"), [20] * 9, au=(1, 2, 12), row_group_mb=0.2, name="coded")
+    return folder
+
+
+@pytest.fixture
+def sweep(ray_cluster, folder, tmp_path):
+    """Run the job with some changes; what MLflow knows of it afterwards."""
+
+    def run(*words):
+        path = tmp_path / "job.yaml"
+        path.write_text(JOB.format(folder=folder, storage=tmp_path))
+        assert run_sweep(read(path, words), name="tiny") == 0
+        return told(tmp_path)
+
+    return run
+
+
+def told(storage):
+    """MLflow's runs: the job's own, and by row what is nested in it."""
+    client = mlflow.MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    (experiment,) = [one for one in client.search_experiments() if one.name == "coded"]
+    runs = client.search_runs([experiment.experiment_id], max_results=100)
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    nested = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(nested) == len(runs) - 1, "one level"
+    files = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    return (
+        parent,
+        [run for run in nested if run.data.tags["row"] == "trial"],
+        {run.info.run_name: run for run in nested},
+        files,
+    )
+
+
+def test_the_best_trial_becomes_a_row_and_a_spec_of_its_own(sweep, tmp_path):
+    parent, trials, nested, files = sweep()
+    assert {"sweep.html", "sweep.csv", "best.yaml"} <= files
+    assert len(trials) == 3
+    objectives = {run.data.params["method.margin"]: run.data.metrics["objective"] for run in trials}
+    assert len(objectives) == 3, "random draws differ"
+    assert all(0.01 <= float(margin) <= 0.5 for margin in objectives)
+    for run in trials:
+        history = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").get_metric_history(
+            run.info.run_id, "loss/total"
+        )
+        assert [point.step for point in history] == [1, 2, 3, 4, 5, 6]
+        assert run.data.metrics["online/probe/f1"] == run.data.metrics["objective"]
+        assert run.data.tags["state"] == "done"
+    assert "f1/mean" in parent.data.metrics
+    assert "f1/mean" in nested["best of sweep"].data.metrics
+    (written,) = tmp_path.glob("sweep-*/best.yaml")
+    best, *others = rows(read(written), name="again")
+    assert objectives[str(best.config.margin)] == max(objectives.values())
+    assert best.job.sweep is None
+    assert not others
+    assert best.job.name == "tiny-best"
+    trained = list(tmp_path.glob("best-of-sweep-*/checkpoint_manager_snapshot.json"))
+    assert len(trained) == 3, "the row took the trial's own weights"
+
+
+def test_a_collapsed_trial_ends_at_its_first_look(sweep, tmp_path):
+    with pytest.raises(SweepError, match="collapsed"):
+        sweep("sweep.collapsed=1000", "sweep.objective=online/effective_rank", "train.epochs=400")
+    _, trials, _, _ = told(tmp_path)
+    assert {run.data.tags["state"] for run in trials} == {"collapsed"}
+    assert all(run.data.metrics["online/effective_rank"] < 1000 for run in trials)
+    assert not list(tmp_path.glob("best-of-sweep-*/method.safetensors")), "none was trained to its end"
+
+
+def test_asha_ends_what_is_worse_than_the_better_third(sweep):
+    _, trials, _, _ = sweep("sweep.trials=6", "sweep.early_stopping=asha", "train.epochs=4", "sweep.concurrent=2")
+    states = [run.data.tags["state"] for run in trials]
+    assert "done" in states
+    assert any(state.startswith("stopped at") for state in states)
+
+
+def test_population_based_training_goes_on_from_another_trials_weights(sweep, tmp_path):
+    words = ("sweep.search=pbt", "sweep.trials=2", "sweep.keep=0.5", "sweep.grace=0.25", "train.epochs=4")
+    _, trials, nested, _ = sweep(
+        *words, "sweep.space={method.queue_size: null, method.cir_weight: {low: 0.01, high: 1}}"
+    )
+    assert len(trials) == 2
+    assert "best of sweep" in nested
+    borrowed = [told for told in tmp_path.glob("best-of-sweep-*/told.json") if told.parent.name.count("-") > 4]
+    assert borrowed, "a trial was replaced"
+    first = min(_steps(told.parent)[0] for told in borrowed)
+    assert first > 3, "it did not begin anew"
+
+
+def test_what_learns_from_labels_is_searched_in_the_first_fold(sweep, tmp_path):
+    words = (
+        "method={name: supervised, depth: 18, width: 4}", "data.validation=0.2", "train.validate_every=3",
+        "train.probe_every=0", "sweep.objective=validation/f1", "sweep.search=grid",
+        "sweep.space={method.margin: null, method.queue_size: null, train.optimizer.lr: [0.001, 0.01]}",
+    )  # fmt: skip
+    _, trials, nested, _ = sweep(*words)
+    assert len(trials) == 2
+    assert all(run.data.metrics["validation/f1"] == run.data.metrics["objective"] for run in trials)
+    assert {"best of sweep coded fold0", "best of sweep coded fold2"} <= set(nested)
+    again = [place for place in tmp_path.glob("best-of-sweep-coded-fold0-*") if place.name.count("-") == 5]
+    assert len(again) == 1
+    assert not (again[0] / "checkpoint_manager_snapshot.json").exists(), "fold 0 of the best row is the trial itself"
+
+
+def test_a_killed_sweep_goes_on_where_it_was(ray_cluster, folder, tmp_path):
+    job = tmp_path / "job.yaml"
+    job.write_text(JOB.format(folder=folder, storage=tmp_path))
+    words = [
+        "sweep.concurrent=1",
+        "train.epochs=8",
+        "train.checkpoint_every=2",
+        "train.keep_checkpoints=20",
+        "sweep.trials=2",
+    ]
+    first = started(job, words, address=ray_cluster)
+    try:
+        seen = until(lambda: [place for place in trainings(tmp_path) if len(_steps(place)) > 3 and unfinished(place)])
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+    before = _steps(seen[0])
+    done = {place: place.stat().st_mtime for place in tmp_path.glob("best-of-sweep-*/method.safetensors")}
+    second = started(job, words, address=ray_cluster)
+    assert second.wait(600) == 0
+    assert len(trainings(tmp_path)) == 2, "no trial began anew"
+    assert {place: place.stat().st_mtime for place in done} == done
+    reports = json.loads((seen[0] / "checkpoint_manager_snapshot.json").read_text())["current_report_index"]
+    assert reports <= 24 / 2 + 1, f"it trained steps again, beyond those since its last checkpoint ({before})"
+    _, trials, _, _ = told(tmp_path)
+    assert [run.data.tags["state"] for run in trials] == ["done", "done"]
+
+
+def started(job, words, *, address):
+    """`facscale run` on the test's cluster, in a process group of its own."""
+    environment = {**os.environ, "RAY_ADDRESS": address, "PYTHONPATH": str(ROOT / "platform")}
+    command = [sys.executable, "-m", "facscale.cli", "run", str(job), *words]
+    log = Path(job).with_suffix(".log").open("ab")
+    return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+
+def until(found, *, limit=300):
+    """What `found` returns once it is something."""
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        if something := found():
+            return something
+        time.sleep(0.2)
+    raise TimeoutError
+
+
+def trainings(storage):
+    """The folders of all trials' trainings."""
+    return [told.parent for told in storage.glob("best-of-sweep-*/checkpoint_manager_snapshot.json")]
+
+
+def unfinished(place):
+    return not (place / "method.safetensors").exists()
+
+
+def _steps(place):
+    """At which its checkpoints were written, as far as they are kept."""
+    try:
+        snapshot = json.loads((place / "checkpoint_manager_snapshot.json").read_text())
+    except (OSError, ValueError):  # just being written
+        return []
+    return [result["metrics"]["step"] for result in snapshot["checkpoint_results"]]

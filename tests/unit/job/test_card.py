@@ -1,0 +1,181 @@
+"""Reproduction cards: what they say, and what is refused when a run is judged again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from faces import lengths_data_set
+from facscale.data import Dataset
+from facscale.evaluate import Row
+from facscale.evaluate.embed import Embeddings
+from facscale.job import judge as judging
+from facscale.job import verify
+from facscale.job.card import Card, CardError, Made, beside, card, card_page, printed_of
+from facscale.job.judge import Judge
+from facscale.job.labelled import Labelled, groups
+from facscale.job.lanes import Lanes
+from facscale.job.variants import rows
+from facscale.methods import export
+from facscale.published import published
+from facscale.spec import Document, SpecError, read
+from facscale.train.worker import make_method
+
+CLP = """
+method: {name: clp, depth: 18, width: 4, hidden: 8, embedding: 8, queue_size: 8}
+data: {labelled: [ONE], image_size: 32}
+cluster: {storage: STORAGE, gpus_per_worker: 0}
+evaluate: {folds: 3, seed: 1, probe: {epochs: 3}}
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    lengths_data_set(str(folder / "one"), [6] * 9, au=(1, 12), name="one")
+    return str(folder / "one")
+
+
+def looked_at(model, *, job, on, subjects=None):
+    """Features that follow from the encoder and tell something of the labels; in a fresh place, as nothing is believed."""
+    weight = float(next(model.encoder.parameters()).detach().sum())
+    random = np.random.default_rng(0)
+    told = on.au.clip(0).astype(np.float32) @ random.normal(size=(len(on.aus), 5)).astype(np.float32)
+    return Embeddings(
+        features=told + weight * random.normal(size=told.shape).astype(np.float32), identity=on.identity,
+        video=np.full(len(on.au), "v0"), frame=np.tile(np.arange(6, dtype=np.int32), 9), au=on.au, aus=on.aus,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def judged(data, tmp_path, monkeypatch):
+    """The card of a run that was just judged, and where it lies."""
+    monkeypatch.setattr(judging, "embedded", looked_at)
+    monkeypatch.setattr(verify, "join", lambda: None)
+    (tmp_path / "job.yaml").write_text(CLP.replace("ONE", data).replace("STORAGE", str(tmp_path / "runs")))
+    (row,) = rows(read(tmp_path / "job.yaml"), name="clp")
+    sets = [Labelled.open(data, evaluate=row.job.evaluate)]
+    weights = tmp_path / "weights" / "method.safetensors"
+    made = {}
+
+    def train(task, title):
+        exported = export.save(make_method(task))
+        weights.parent.mkdir()
+        weights.write_bytes(exported)
+        made[title] = Made(str(weights), hashlib.sha256(exported).hexdigest(), {})
+        return exported
+
+    judge = Judge(row, train, Lanes(1))
+    (part,) = groups(row.job, sets)
+    lines = {title: told.row(0.5) for title, told in judge.probed(judge.pretrained, on=part).items()}
+    found = card(
+        row, job="clp", parts=[part], unlabelled=[Dataset(data)], rows=lines, made=made, commit="c0ffee", cluster="here"
+    )
+    (tmp_path / "card.json").write_text(found.to_json())
+    return found, tmp_path / "card.json", lines["one"]
+
+
+def changed(path, change):
+    """The card with a change."""
+    found = json.loads(path.read_text())
+    change(found)
+    path.write_text(json.dumps(found))
+    return str(path)
+
+
+def test_a_card_says_everything(judged, data):
+    found, path, row = judged
+    again = Card.from_json(path.read_bytes(), source="x")
+    assert again == found
+    assert found.spec["method"]["queue_size"] == 8
+    assert found.spec["method"]["margin"] == 0.03, "defaults are written out"
+    evaluated = next(one for one in found.data if one["role"] == "evaluation")
+    assert evaluated["fingerprint"] == Dataset(data).manifest.fingerprint
+    assert sorted(person for people in evaluated["folds"]["subjects"].values() for person in people) == sorted(
+        set(Dataset(data).runs.identities)
+    )
+    np.testing.assert_array_equal(np.array(found.results["one"]["f1"], float), row.by_fold)
+    assert {"torch", "python", "facscale"} <= found.versions.keys()
+    assert found.papers == {"one": []}
+    page = card_page(found)
+    assert f"{100 * row.mean:.1f}" in page
+    assert "c0ffee" in page
+
+
+def test_what_papers_print_stands_beside_ours():
+    (line,) = [line for line in published("BP4D", paper="CLP", method="clp") if line.aus]
+    aus = tuple(line.aus)[::-1]
+    ours = Row("clp", aus, np.array([[line.values[au] / 100 + 0.01 for au in aus]]), np.zeros(len(aus)), ("fold0",))
+    found = beside(ours, line)
+    assert found["difference"] == pytest.approx(dict.fromkeys((f"AU{au}" for au in aus), 1.0))
+    assert found["mean_difference"] == pytest.approx(1.0)
+    few = Row("clp", aus[:2], ours.by_fold[:, :2], np.zeros(2), ("fold0",))
+    assert set(beside(few, line)["difference"]) == {f"AU{au}" for au in aus[:2]}
+
+
+def test_a_row_is_looked_up_by_its_own_name_first(tmp_path, data):
+    (tmp_path / "job.yaml").write_text(
+        "method: {name: aunet, interval: 0, resnet_width: 4}\nevaluate: {baselines: {AU-TDN: {method: {interval: 2}}}}\n"
+    )
+    main, tdn = rows(read(tmp_path / "job.yaml"), name="aunet")
+    assert {line.method for line in printed_of("bp4d", main)} == {"AUNet"}
+    assert {line.method for line in printed_of("bp4d", tdn)} == {"AU-TDN"}
+    assert printed_of("synthetic_bp4d", tdn) == []
+
+
+def test_the_digits_hold(judged, capsys):
+    _, path, _ = judged
+    assert verify.verify_card(str(path))
+    assert "one: every digit holds" in capsys.readouterr().out
+
+
+def test_other_digits_are_told(judged, capsys):
+    def forged(found):
+        found["results"]["one"]["f1"][0][0] += 0.002
+
+    _, path, _ = judged
+    assert not verify.verify_card(changed(path, forged))
+    assert "NOT reproduced" in capsys.readouterr().out
+
+
+def test_an_au_that_had_no_f1_must_have_none_again(judged):
+    def forged(found):
+        found["results"]["one"]["f1"][0][0] = None
+
+    _, path, _ = judged
+    assert not verify.verify_card(changed(path, forged))
+
+
+def test_weights_may_have_moved_but_not_changed(judged, tmp_path):
+    found, path, _ = judged
+    (weights,) = found.weights.values()
+    (tmp_path / "weights").rename(tmp_path / "moved")
+    with pytest.raises(SpecError, match="no such file"):
+        verify.verify_card(str(path))
+    assert verify.verify_card(str(path), weights=str(tmp_path / "moved"))
+    file = tmp_path / "moved" / "method.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(CardError, match=weights["sha256"]):
+        verify.verify_card(str(path), weights=str(tmp_path / "moved"))
+    (tmp_path / "moved").rename(tmp_path / "weights")
+    with pytest.raises(CardError, match="is not what was judged"):
+        verify.verify_card(str(path))
+
+
+def test_other_data_and_other_folds_are_refused(judged, tmp_path):
+    _, path, _ = judged
+    lengths_data_set(str(tmp_path / "other"), [7] * 9, au=(1, 12), name="one")
+    with pytest.raises(CardError, match="fingerprint"):
+        verify.verify_card(str(path), changes=[Document({"data": {"labelled": [str(tmp_path / "other")]}}, {})])
+    with pytest.raises(CardError, match="other people are tested"):
+        verify.verify_card(str(path), changes=[Document({"evaluate": {"seed": 2}}, {})])
+
+
+def test_what_is_no_card_is_refused(tmp_path):
+    for text, message in (("{}", "is no reproduction card"), ('{"schema": 9}', "has schema 9"), ("x", "is no repro")):
+        (tmp_path / "card.json").write_text(text)
+        with pytest.raises(CardError, match=message):
+            verify.verify_card(str(tmp_path / "card.json"))
