@@ -128,10 +128,10 @@ class Faces:
     # with the AUs of all data sets (-1 where a set has no such label); augmented images move their landmarks
     # [B, F, V, 68, 2] and flow [B, F, V, 2, S / 4, S / 4] with them, in pixels of the images
 
-    def first(self, count: int) -> Faces:
-        """The first `count` samples."""
-        columns = {name: values[:count] for name, values in self.columns.items()}
-        return Faces(self.images[:count], self.identity[:count], self.augmentation[:count], columns)
+    def chosen(self, rows: np.ndarray | slice) -> Faces:
+        """Some of the samples, by their numbers."""
+        columns = {name: values[rows] for name, values in self.columns.items()}
+        return Faces(self.images[rows], self.identity[rows], self.augmentation[rows], columns)
 
     def __getattr__(self, name: str) -> Tensor:
         """`faces.au` is `faces.columns["au"]`."""

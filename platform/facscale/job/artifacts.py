@@ -15,11 +15,12 @@ from safetensors.torch import save_file
 
 from facscale.data import Dataset
 from facscale.evaluate import Row, Table, figures
+from facscale.evaluate.across import Across, Cell
 from facscale.evaluate.predictions import Predictions, matched
 from facscale.evaluate.relations import adjacency
 from facscale.evaluate.significance import compared
 from facscale.evaluate.summary import Summary
-from facscale.job.labelled import Labelled
+from facscale.job.labelled import Group, Labelled
 from facscale.job.variants import Variant, digest
 from facscale.methods import Method
 from facscale.names import file_name
@@ -56,6 +57,17 @@ def tell_comparison(
     course = [method.of(*video) for method in shown]
     about = f"{title}: {video.video} of {video.identity}, whom none has seen"
     tracker.figure(figures.timeline(course, threshold=threshold, title=about), f"timeline_{file_name(title)}")
+
+
+def tell_across(tables: Mapping[str, Table], parts: Sequence[Group], *, console: Console, tracker: Run) -> None:
+    """Mean F1 of each row by what it learned from and what it was tested on; `tables`: by title."""
+    where = {part.titled(data): (part.name, data.name) for part in parts for data, _ in part.tests(0)}
+    cells = [Cell(row.name, *where[title], row.mean) for title, table in tables.items() for row in table.rows]
+    found = Across(tuple(cells))
+    console.print(found.rich(title="F1 x 100 by data set, over the AUs that are both learned and labelled"))
+    tracker.text(found.csv(), "across.csv")
+    tracker.text(found.markdown(), "across.md")
+    tracker.figure(found.figure(title="F1 x 100 across data sets"), "across")
 
 
 def tell_efficiency(rows: Mapping[str, Row], variants: Sequence[Variant], *, title: str, tracker: Run) -> None:

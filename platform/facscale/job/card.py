@@ -80,7 +80,8 @@ def card(
     made: Mapping[str, Made], commit: str, cluster: str,
 ) -> Card:  # fmt: skip
     """Of one training (with its folds); `rows`: its F1 by table."""
-    sets = {data.url: data for part in parts for data in (*part.sets, *part.transfer)}
+    sets = {data.url: data for part in parts for data in part.transfer}
+    sets |= {data.url: data for part in parts for data in part.sets}  # with their folds, where both is true
     about = [unlabelled_data(dataset) for dataset in unlabelled] + [labelled_data(data) for data in sets.values()]
     spec = row.job.model_dump(mode="json", exclude={"sweep"})
     return Card(

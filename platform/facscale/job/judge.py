@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from facscale.data.labels import spread
 from facscale.data.views import Batch
@@ -22,6 +22,7 @@ from facscale.job.labelled import Group, Labelled, learned
 from facscale.job.lanes import Lanes
 from facscale.job.variants import Variant, of_fold, stages
 from facscale.methods import DataFacts, Method, export
+from facscale.nn.classifier import LinearProbe
 from facscale.spec import Job
 from facscale.train.launch import storage
 from facscale.train.worker import Task, urls
@@ -43,6 +44,20 @@ class Logits(Embeds):
     def forward(self, batch: Batch) -> Tensor:
         """[B, n]."""
         return self.method.predict(batch)
+
+
+class Probed(Embeds):
+    """A frozen encoder with a probe on it, as something to embed with: a face -> AU logits."""
+
+    def __init__(self, encoder: nn.Module, probe: LinearProbe) -> None:
+        super().__init__()
+        self.face, self.probe = OfFace(encoder), probe
+        self.views, self.dim = self.face.views, len(probe[1].weight)  # type: ignore[arg-type]
+
+    def forward(self, batch: Batch) -> Tensor:
+        """[B, n]."""
+        logits: Tensor = self.probe(self.face(batch))
+        return logits
 
 
 @dataclass(frozen=True)
@@ -121,27 +136,38 @@ class Judge:
         if self.variant.job.evaluate.protocol == "adapted-batchnorm":
             adapted = Judge(adapting(self.variant), self.train, self.lanes, given={"pretrained": exported})
             return adapted.tested(adapted.folds(on), on=on)
-        evaluate, encoder = self.variant.job.evaluate, OfFace(export.load(exported).encoder)
-        seen = {data.url: embedded(encoder, job=self.variant.job, on=data) for data in (*on.sets, *on.transfer)}
-
-        def of(data: Labelled, people: Collection[str]) -> Embeddings:
-            return seen[data.url].chosen(frames_of(people, identity=seen[data.url].identity))
+        seen = self._seen(exported, (*on.sets, *on.transfer))
 
         def asked(fold: int) -> Says:
-            parts = [of(data, data.split[fold].train) for data in on.sets]
-            au = [spread(part.au, given=part.aus, wanted=on.aus) for part in parts]
-            probe = fit_probe(
-                np.concatenate([part.features for part in parts]), au=np.concatenate(au),
-                probe=evaluate.probe, seed=evaluate.seed + fold,
-            )  # fmt: skip
+            probe = self._probe(seen, on=on, fold=fold)
 
             def says(data: Labelled, people: Collection[str]) -> Said:
-                found = of(data, people)
+                found = of_people(seen[data.url], people)
                 return found, probability_of(probe, features=found.features)
 
             return says
 
         return self._told(asked, on=on)
+
+    def first(self, exported: bytes, *, on: Group) -> Embeds:
+        """What tells the AUs of the first fold's test people: its own method, or a probe on the frozen encoder."""
+        method = export.load(exported)
+        if self.variant.learns_from_labels:
+            return Logits(method)
+        return Probed(method.encoder, self._probe(self._seen(exported, on.sets), on=on, fold=0))
+
+    def _seen(self, exported: bytes, sets: Sequence[Labelled]) -> dict[str, Embeddings]:
+        """The encoder's features of all frames, by data set URL."""
+        encoder = OfFace(export.load(exported).encoder)
+        return {data.url: embedded(encoder, job=self.variant.job, on=data) for data in sets}
+
+    def _probe(self, seen: Mapping[str, Embeddings], *, on: Group, fold: int) -> LinearProbe:
+        """Trained on a fold's people."""
+        evaluate = self.variant.job.evaluate
+        parts = [of_people(seen[data.url], data.split[fold].train) for data in on.sets]
+        au = [spread(part.au, given=part.aus, wanted=on.aus) for part in parts]
+        features = np.concatenate([part.features for part in parts])
+        return fit_probe(features, au=np.concatenate(au), probe=evaluate.probe, seed=evaluate.seed + fold)
 
     def _told(self, asked: Callable[[int], Says], *, on: Group) -> dict[str, Predictions]:
         """What each fold says of whom it tests, of the AUs that are both learned and labelled there; by table."""
@@ -158,6 +184,11 @@ class Judge:
                 )  # fmt: skip
                 pieces.setdefault(on.titled(data), []).append(piece)
         return {title: Predictions.joined(found) for title, found in pieces.items()}
+
+
+def of_people(seen: Embeddings, people: Collection[str]) -> Embeddings:
+    """Their frames alone."""
+    return seen.chosen(frames_of(people, identity=seen.identity))
 
 
 def task(of: Variant, *, facts: DataFacts, trained: Mapping[str, bytes]) -> Task:

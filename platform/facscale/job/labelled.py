@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -52,6 +52,10 @@ class Labelled:
             split = together(repeated_folds(people, **options, positives=balance))
         return cls(dataset.url, manifest.name, manifest.fingerprint, tuple(manifest.au), au, identity, split)
 
+    def whole(self) -> Self:
+        """The same data set for those that nobody learns from: one fold, which tests everybody."""
+        return replace(self, split=untouched(sorted(set(self.identity))))
+
 
 @dataclass(frozen=True)
 class Group:
@@ -59,6 +63,7 @@ class Group:
 
     sets: tuple[Labelled, ...]
     transfer: tuple[Labelled, ...] = ()
+    tests_own: bool = True  # whether its own sets are tested too, on the people of each fold that are not learned from
 
     @property
     def name(self) -> str:
@@ -82,13 +87,33 @@ class Group:
     def tests(self, fold: int) -> list[tuple[Labelled, Collection[str]]]:
         """Whom a fold tests, by set."""
         own: list[tuple[Labelled, Collection[str]]] = [(data, data.split[fold].test) for data in self.sets]
-        return own + [(data, data.split[0].test) for data in self.transfer]
+        return own * self.tests_own + [(data, data.split[0].test) for data in self.transfer]
 
 
 def groups(job: Job, sets: Sequence[Labelled], *, transfer: Sequence[Labelled] = ()) -> list[Group]:
-    """The sets of a job, each on its own, or all together where the spec mixes them."""
-    parts = [tuple(sets)] if job.data.mixed else [(data,) for data in sets]
-    return [Group(part, tuple(transfer)) for part in parts if part]
+    """The sets of a job, each on its own, or all together where the spec mixes them; and what that is tested on.
+
+    `evaluate.across`: also on each other, or all but one together on that one.
+    """
+    across = job.evaluate.across
+    parts: list[Sequence[Labelled]] = [[data] for data in sets]
+    if across == "leave-one-out":
+        parts = [[other for other in sets if other is not data] for data in sets]
+    elif job.data.mixed:
+        parts = [sets] if sets else []
+    found = []
+    for part in parts:
+        others = (
+            [data for data in sets if all(data is not one for one in part) and common(data, part)] if across else []
+        )
+        everybody = tuple(other.whole() for other in others) + tuple(transfer)
+        found.append(Group(tuple(part), everybody, tests_own=across != "leave-one-out"))
+    return found
+
+
+def common(data: Labelled, others: Sequence[Labelled]) -> bool:
+    """Whether it has an AU that one of the others has."""
+    return any(set(data.aus) & set(other.aus) for other in others)
 
 
 def transferred(job: Job, *, sets: Sequence[Labelled]) -> list[Labelled]:
@@ -99,7 +124,7 @@ def transferred(job: Job, *, sets: Sequence[Labelled]) -> list[Labelled]:
             raise DataError(
                 f"{data.url} is under data.labelled and under evaluate.transfer; nothing may learn from the latter"
             )
-        if not any(set(data.aus) & set(other.aus) for other in sets):
+        if not common(data, sets):
             raise DataError(
                 f"{data.url} (evaluate.transfer) has no AU in common with data.labelled, so nothing can be tested"
             )

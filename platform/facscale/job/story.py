@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import os
 import socket
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,12 +19,13 @@ from facscale.data import Dataset
 from facscale.evaluate import Row, Table
 from facscale.evaluate.expression import Confusion, Expressions
 from facscale.evaluate.predictions import Predictions
-from facscale.job import artifacts, expression
+from facscale.job import artifacts, expression, looks
 from facscale.job.card import Made, card, card_page
 from facscale.job.judge import Judge, fold_title
 from facscale.job.labelled import Group, Labelled, groups
 from facscale.job.lanes import Lanes
 from facscale.job.measure import measure
+from facscale.job.origin import commit, user
 from facscale.job.record import Recorder
 from facscale.job.variants import Variant, cluster_name, repeated, run_key, stages, training_key
 from facscale.methods import export
@@ -122,6 +122,9 @@ class Story:
             artifacts.tell_comparison(
                 predictions, title=title, threshold=threshold, console=self.console, tracker=self.tracker
             )
+        if self.main.job.evaluate.across:
+            parts = groups(self.main.job, self.sets, transfer=self.transfer)
+            artifacts.tell_across(tables, parts, console=self.console, tracker=self.tracker)
         recognised = {name: [one.expressions for one in seeds] for name, seeds in by_row.items()}
         expression.tell(recognised, console=self.console, tracker=self.tracker)
         worth = {name: [one.values for one in seeds] for name, seeds in by_row.items()}
@@ -170,6 +173,8 @@ class Story:
             for title, line in rows.items():
                 values |= {prefixed(title, rows) + metric: value for metric, value in line.metrics().items()}
             tracker.metrics(values)
+            if self.sets:
+                looks.draw_map(trained.exported, row=row, on=self.sets[0], tracker=tracker)
             artifacts.draw_lengths(measures.lengths, tracker=tracker, title=row.title)
             for title, told in predictions.items():
                 artifacts.keep_predictions(told, title=title, threshold=row.job.evaluate.threshold, tracker=tracker)
@@ -204,6 +209,7 @@ class Story:
             exported = judge.pretrained
             for part in parts:
                 predictions |= judge.probed(exported, on=part)
+                looks.draw_attention(partial(judge.first, exported, on=part), row=row, on=part, tracker=tracker)
             return Trained(exported, made[row.title].spent), predictions
         first = None
         for part in parts:
@@ -211,6 +217,7 @@ class Story:
             told = judge.tested(folds, on=part)
             self.tell_folds(row, part, told, exported=folds)
             predictions |= told
+            looks.draw_attention(partial(judge.first, folds[0], on=part), row=row, on=part, tracker=tracker)
             first = first or Trained(folds[0], made[fold_title(row, part, 0)].spent)
         if first is None:
             raise ValueError(f"{row.name} learns from labels, and there are none")  # the data's check refuses it before
@@ -278,23 +285,3 @@ def default_store(job: Job) -> Path:
     home = Path("~/facscale").expanduser() if "://" in storage(job) else Path(storage(job))
     home.mkdir(parents=True, exist_ok=True)
     return home / "mlflow.db"
-
-
-def user() -> str:
-    """Whose job it is; a container's user often has no name to look up."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
-
-
-def commit() -> str:
-    """Of the code that runs, where it is a checkout."""
-    done = subprocess.run(
-        ["git", "rev-parse", "HEAD"],  # noqa: S607 - whichever git is in the path
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip() or "unknown"

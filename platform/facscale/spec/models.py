@@ -171,10 +171,14 @@ class Evaluate(Block):
     threshold: Fraction = 0.5
     seed: NonNegativeInt = 0  # of the split, where a data set has no published folds
     transfer: tuple[Url, ...] = ()  # labelled sets that nothing learns from: what each fold learned is tested there too
+    across: Literal["", "pairs", "leave-one-out"] = ""  # labelled sets as test sets of each other: each is learned from
+    # and tested on every one; or all others are learned from together, and the one left out is tested
     expressions: tuple[Url, ...] = ()  # sets of facial expressions: a probe on the frozen encoder, by their own split
     subjects: NonNegativeInt = 0  # people of each fold's training part that are learned from; 0: all of them
     probe: Probe = Probe()
     rendered_people: NonNegativeInt = 40  # rendered with known truth, to measure disentanglement; 0: none
+    map_frames: NonNegativeInt = 1000  # test frames in the picture of the embedding (t-SNE, by AU and person); 0: none
+    attention_faces: NonNegativeInt = 6  # test faces in the picture of where the network looks; 0: none
     pairs: NonNegativeInt = 6400  # of frames, whose movements are measured where a method tells some; 0: none
     baselines: dict[
         str, dict[str, Any] | None
@@ -225,6 +229,13 @@ class Job(Block):
     def _one_way_to_say_each_thing(self) -> Job:
         for key in self.deepspeed.keys() & OWNED_BY_THE_LOOP.keys():
             raise ValueError(f"deepspeed.{key} is set from {OWNED_BY_THE_LOOP[key]}; write it there")
+        if self.evaluate.across and (
+            self.data.mixed or len(self.data.labelled) < 2 or isinstance(self.data.labelled, str)
+        ):
+            raise ValueError(
+                f"evaluate.across={self.evaluate.across} learns from some of data.labelled and tests on others: name two "
+                "sets or more there, without data.mixed"
+            )
         for name, source in self.built_on.items():
             if source.stage and source.stage not in self.stages:
                 raise ValueError(f'{name} names the stage "{source.stage}", which is not under stages, or comes later')

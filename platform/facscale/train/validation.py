@@ -55,7 +55,7 @@ class Validation:
 
     def pictures(self) -> dict[str, np.ndarray]:
         """The method's columns for a few samples: [n, H, W, 3] images in [0, 1] or [n, H, W, 2] displacements in pixels."""
-        few = Batch({name: faces.first(SHOWN) for name, faces in self._batches[0].items()})
+        few = Batch({name: faces.chosen(slice(SHOWN)) for name, faces in self._batches[0].items()})
         with self._watching():
             columns = self._run.method.pictures(self._run.prepare(few))
         return {name: column.float().permute(0, 2, 3, 1).cpu().numpy() for name, column in columns.items()}

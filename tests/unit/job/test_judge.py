@@ -221,6 +221,42 @@ def test_a_set_for_transfer_must_be_another_one_with_a_common_au(written, urls, 
         transferred(row.job, sets=sets_of(row))
 
 
+def test_each_set_is_tested_by_what_was_learned_on_every_other(written, urls, monkeypatch):
+    both = "data: {labelled: [ONE, OTHER]}\nevaluate: {across: pairs}\n"
+    (row,) = written(AUNET, both)
+    trainer, judge, parts = judged(row)
+    monkeypatch.setattr(judging, "embedded", pretended)
+    told = {}
+    for part in parts:
+        told |= judge.tested(judge.folds(part), on=part)
+    assert list(told) == ["one", "other, learned on one", "other", "one, learned on other"]
+    assert len(told["one"]) == 54
+    assert len(told["one, learned on other"]) == 3 * 54
+    for title in trainer.tasks:
+        learned_on = urls["OTHER"] if title.startswith("main other") else urls["ONE"]
+        assert set(trainer.people(title)) == {learned_on}
+
+
+def test_the_set_that_is_left_out_is_tested_by_what_the_others_taught(written, urls, tmp_path, monkeypatch):
+    lengths_data_set(str(tmp_path / "third"), [6] * 9, au=(12, 25), name="third")
+    lengths_data_set(str(tmp_path / "far"), [6] * 9, au=(43,), name="far")
+    sets = f"data: {{labelled: [ONE, OTHER, {tmp_path}/third, {tmp_path}/far]}}\n"
+    (row,) = written(AUNET, sets + "evaluate: {across: leave-one-out}\n")
+    trainer, judge, parts = judged(row)
+    monkeypatch.setattr(judging, "embedded", pretended)
+    told = judge.tested(judge.folds(parts[0]), on=parts[0])
+    assert list(told) == ["one, learned on other + third + far"]
+    assert told["one, learned on other + third + far"].aus == (1, 12)
+    assert all(urls["ONE"] not in trainer.people(title) for title in trainer.tasks)
+    assert not parts[3].transfer, "no other set has an AU of its"
+
+
+@pytest.mark.parametrize("data", ["{labelled: [ONE]}", "{labelled: [ONE, OTHER], mixed: true}"])
+def test_across_needs_sets_that_are_learned_from_apart(written, data):
+    with pytest.raises(SpecError, match="name two sets or more there"):
+        written(AUNET, f"data: {data}\nevaluate: {{across: pairs}}\n")
+
+
 def test_weights_come_from_the_training_people_of_all_sets(urls):
     evaluate = Evaluate(folds=3, subjects=2)
     sets = [Labelled.open(url, evaluate=evaluate) for url in urls.values()]
