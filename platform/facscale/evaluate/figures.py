@@ -91,7 +91,7 @@ def heatmap(
     values: np.ndarray, *, labels: Sequence[str], title: str, sides: tuple[str, str] = ("", ""), decimals: int = 1
 ) -> Figure:
     """A square matrix in [-1, 1]: blue above 0, orange below, values written in, nan blank; `sides`: its rows, its columns."""
-    side = 1.2 + 0.42 * len(labels)
+    side = max(3.0, 1.2 + 0.42 * len(labels))
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(
