@@ -122,6 +122,27 @@ def test_closing_does_not_wait_for_a_store_that_is_away(tmp_path, monkeypatch):
         assert not [thread for thread in threading.enumerate() if thread.name.startswith("facscale")]
 
 
+def test_who_waits_for_a_footer_gives_up_too(tmp_path, monkeypatch):
+    with S3Server(tmp_path / "server") as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        dataset = lengths_data_set(f"{server.make_bucket('faces')}/set", LENGTHS)
+        data = dataset.fetch(shard=0, row_group=0)
+        server.kill()
+        stop, said = threading.Event(), []
+
+        def wait():
+            with pytest.raises(DataError, match="reading was stopped") as caught:
+                dataset.decode(data, shard=0, row_group=0, stop=stop)
+            said.append(caught)
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        stop.set()
+        waiting.join(60)
+        assert said
+
+
 def test_bytes_that_changed_on_the_server_are_skipped(s3_bucket, s3_server, tmp_path):
     dataset = lengths_data_set(f"{s3_bucket}/faces", LENGTHS)
     shard = dataset.manifest.shards[0]

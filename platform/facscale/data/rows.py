@@ -100,7 +100,7 @@ class Reader:
             group = dataset.manifest.shards[place.shard].row_groups[place.row_group]
             data = self._cache.get(group.checksum, lambda: dataset.fetch(**where, stop=self.stop))
         stored = [name for name in self._columns if name != DATA_SET]
-        table = dataset.decode(data, **where, columns=["jpeg", *stored])
+        table = dataset.decode(data, **where, columns=["jpeg", *stored], stop=self.stop)
         kept = needed if needed is not None and len(needed) < SPARSE * len(table) else None
         if kept is not None:
             table = table.take(pa.array(kept))

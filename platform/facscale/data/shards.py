@@ -87,12 +87,16 @@ class Dataset:
         return data
 
     def decode(
-        self, data: bytes | memoryview, *, shard: int, row_group: int, columns: Sequence[str] | None = None
-    ) -> pa.Table:
-        """The table in the verified bytes of a row group, each column in one chunk where it fits."""
+        self, data: bytes | memoryview, *, shard: int, row_group: int, columns: Sequence[str] | None = None,
+        stop: threading.Event | None = None,
+    ) -> pa.Table:  # fmt: skip
+        """The table in the verified bytes of a row group, each column in one chunk where it fits.
+
+        A shard's footer is read on the first call; `stop` ends the wait for a store that is away. Raises as `read`.
+        """
         place = self.manifest.shards[shard].row_groups[row_group]
         window = pa.PythonFile(_Window(data, place.offset), mode="r")
-        file = pq.ParquetFile(window, metadata=self._footer(shard), pre_buffer=False)
+        file = pq.ParquetFile(window, metadata=self._footer(shard, stop=stop), pre_buffer=False)
         return file.read_row_group(row_group, columns=list(columns) if columns else None, use_threads=False)
 
     def table(self, columns: Sequence[str]) -> pa.Table:
@@ -109,14 +113,14 @@ class Dataset:
                 raise CorruptError(f"corrupt shard {self.url}/{shard.file}: {error}") from None
         return pa.concat_tables(parts)
 
-    def _footer(self, shard: int) -> pq.FileMetaData:
+    def _footer(self, shard: int, *, stop: threading.Event | None = None) -> pq.FileMetaData:
         with self._lock:
             if shard in self._footers:
                 return self._footers[shard]
         part = self.manifest.shards[shard]
         end = max(group.offset + group.length for group in part.row_groups)
         try:
-            tail = self.folder.read_range(part.file, offset=end, length=part.bytes - end)
+            tail = self.folder.read_range(part.file, offset=end, length=part.bytes - end, stop=stop)
             footer = pq.read_metadata(pa.BufferReader(tail))
         except FileNotFoundError:
             raise CorruptError(f"missing shard {self.url}/{part.file}") from None
