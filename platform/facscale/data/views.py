@@ -7,8 +7,8 @@ starts, each view of the method picks its frames from there. Every view arrives 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -27,6 +27,10 @@ class View(ABC):
     columns: tuple[str, ...] = ()  # to deliver with the frames: the stored ones "au", "intensity", "landmarks", "flow",
     # and "data_set", the number of the data set
     pixels: bool = True  # False: no images are read, only columns
+
+    def with_columns(self, *names: str) -> Self:
+        """The same frames, with these columns too."""
+        return replace(self, columns=tuple(dict.fromkeys((*self.columns, *names))))
 
     @property
     @abstractmethod

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 
 import numpy as np
 
@@ -68,7 +67,7 @@ def draw_attention(ask: Callable[[], Embeds], *, row: Variant, on: Group, tracke
 
 def expressive(model: Embeds, *, row: Variant, on: Labelled) -> Batch:
     """`evaluate.attention_faces` samples with the most AUs, of different people as far as there are some, not augmented."""
-    views = {name: replace(view, columns=(*view.columns, "au")) for name, view in model.views.items()}
+    views = {name: view.with_columns("au") for name, view in model.views.items()}
     spec = row.job.data.model_copy(update={"augment": augment.plain(row.job.data.augment), "per_track": 1})
     people = {on.url: on.split[0].test}
     stream = Stream(

@@ -26,7 +26,8 @@ class Outcome:
     def of(cls, result: Any) -> Outcome:
         """From Ray Tune's result."""
         last, table = result.metrics or {}, result.metrics_dataframe
-        rows = [] if table is None else zip(table["percent"], table["objective"], strict=True)
+        told = table is not None and "percent" in table  # a trial that has not reported has a table without columns
+        rows = zip(table["percent"], table["objective"], strict=True) if told else []
         course = {int(percent): float(objective) for percent, objective in rows}
         return cls(
             str(last.get("trial_id", "")), dict(result.config or {}), tuple(sorted(course.items())),

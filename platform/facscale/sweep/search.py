@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from functools import partial
 from typing import Any
 
@@ -22,7 +23,11 @@ from facscale.sweep.trial import Search, run_trial
 from facscale.sweep.watch import Watch
 from facscale.train.launch import storage
 
-QUIET = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}  # our own table says it
+SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our own table says it
+    "RAY_AIR_NEW_OUTPUT": "0",  # likewise
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the job; else it would go on with what was found so far
+}
 NEXT_TO_NOTHING = {"memory": 1}  # bytes: a trial itself only waits for its workers, and nothing at all is not allowed
 
 
@@ -32,7 +37,7 @@ class SweepError(UserError):
 
 def searched(search: Search, *, job: Job, name: str, watch: Watch) -> list[Outcome]:
     """Run all trials; those that were there before the process was killed go on from their own checkpoints."""
-    os.environ |= QUIET
+    os.environ |= SETTINGS
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     sweep, place = search.sweep, f"{storage(job)}/{name}"
     trainable = tune.with_resources(tune.with_parameters(run_trial, search=search), NEXT_TO_NOTHING)
@@ -54,7 +59,9 @@ def searched(search: Search, *, job: Job, name: str, watch: Watch) -> list[Outco
                 failure_config=tune.FailureConfig(max_failures=job.cluster.max_failures),
             ),
         )  # fmt: skip
-    return [Outcome.of(result) for result in tuner.fit()]
+    with warnings.catch_warnings():  # PBT would be faster with trials that change their values without a new process
+        warnings.filterwarnings("ignore", message="Consider boosting PBT performance")
+        return [Outcome.of(result) for result in tuner.fit()]
 
 
 def trial_name(trial: Any) -> str:

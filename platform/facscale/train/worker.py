@@ -244,7 +244,7 @@ def judged(task: Task, *, rank: int, world: int) -> list[Batch]:
     method, job = find(task.job.method.name), task.job
     if not (job.train.validate_every and job.data.validation and method.learns_from_labels(task.config)):
         return []
-    views = {name: replace(view, columns=("au",)) for name, view in method.judged(task.config).items()}
+    views = {name: view.with_columns("au") for name, view in method.judged(task.config).items()}
     plain = job.data.model_copy(update={"augment": augment.plain(job.data.augment)})
     still = replace(task, job=job.model_copy(update={"data": plain}))
     streams = open_streams(still, rank=rank, world=world, pin=False, part="validation", views=views)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
+from pandas import DataFrame
 
 from facscale.spec.sweep import Span, Sweep
 from facscale.sweep.outcome import Outcome
@@ -31,6 +33,13 @@ def test_the_best_is_the_best_of_those_that_reached_their_end():
     with pytest.raises(SweepError, match="stopped at 20 %") as error:
         best_of([stopped, collapsed, failed], sweep)
     assert "collapsed" in str(error.value)
+
+
+def test_a_trial_that_never_reported_has_no_course():
+    result = SimpleNamespace(metrics={"trial_id": "t0"}, metrics_dataframe=DataFrame(), config={"a": 1}, error=None)
+    assert Outcome.of(result) == Outcome("t0", {"a": 1})
+    result.metrics_dataframe = DataFrame({"percent": [50, 100], "objective": [0.1, 0.2]})
+    assert Outcome.of(result).course == ((50, 0.1), (100, 0.2))
 
 
 def test_states_in_words():
