@@ -17,6 +17,7 @@ from facscale.errors import UserError
 from facscale.methods import export
 from facscale.spec import Job, SpecError
 from facscale.train import checkpoint
+from facscale.train.lost import Losses
 from facscale.train.plan import Plan
 from facscale.train.worker import Task, make_method, open_streams, work
 
@@ -83,11 +84,12 @@ def trained(task: Task, *, name: str) -> Trained:
     trainer = TorchTrainer(
         work,
         train_loop_config={"task": task},
-        torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo", timeout_s=cluster.patience),
         scaling_config=ScalingConfig(
             num_workers=cluster.workers,
             use_gpu=cluster.gpus_per_worker > 0,
             resources_per_worker=resources(task.job),
+            elastic_resize_monitor_interval_s=cluster.regroup,
         ),
         run_config=RunConfig(
             name=name,
@@ -97,6 +99,7 @@ def trained(task: Task, *, name: str) -> Trained:
             ),
             checkpoint_config=CheckpointConfig(num_to_keep=task.job.train.keep_checkpoints),
             logging_config=LoggingConfig(log_level="WARNING"),
+            callbacks=[Losses(task)],
             worker_runtime_env={"env_vars": environment(task.job)},
         ),
     )
