@@ -23,6 +23,7 @@ import psutil
 
 PREFIX = "facscale"
 SWITCH = "switch"
+NOBODY = "02:00:00:00:00:01"
 NAMESPACES = Path("/run/netns")
 START_S = 30.0
 INIT = """\
@@ -60,9 +61,9 @@ class Host:
         switch = self._network.namespace(SWITCH)
         ip("netns", "add", self._namespace)
         ip("-n", switch, "link", "add", "name", self._port, "type", "veth", "peer", "eth0", "netns", self._namespace)
-        ip("-n", self._namespace, "address", "add", f"{self.address}/24", "dev", "eth0")
+        self._ip("address", "add", f"{self.address}/24", "dev", "eth0")
         for device in ("lo", "eth0"):
-            ip("-n", self._namespace, "link", "set", "dev", device, "up")
+            self._ip("link", "set", "dev", device, "up")
         self.restore()
         command = ["setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", self._namespace]
         command += ["unshare", "--mount", "--uts", "--pid", "--mount-proc", "--fork", "--kill-child", "sh", "-c", INIT]
@@ -112,13 +113,13 @@ class Host:
         ip("-n", switch, "link", "set", "dev", self._port, "up")
         ip("-n", switch, "link", "set", "dev", self._port, "master", SWITCH)
 
-    def avoid(self, other: Host) -> None:
-        """Nothing goes from this host to `other` any more, while everybody else reaches both."""
-        ip("-n", self._namespace, "route", "add", "blackhole", other.address)
+    def miss(self, other: Host) -> None:
+        """What this host sends to `other` vanishes, while everybody else reaches both: it goes to a card nobody has."""
+        self._ip("neighbour", "replace", other.address, "lladdr", NOBODY, "nud", "permanent", "dev", "eth0")
 
-    def reach(self, other: Host) -> None:
-        """The end of `avoid`."""
-        ip("-n", self._namespace, "route", "delete", "blackhole", other.address)
+    def find(self, other: Host) -> None:
+        """The end of `miss`."""
+        self._ip("neighbour", "delete", other.address, "dev", "eth0")
 
     def halt(self) -> None:
         """End all its processes at once, as without power."""
@@ -126,6 +127,9 @@ class Host:
             self._init.kill()  # unshare takes the host's first process with it, and that one all others
             self._init.wait()
             self._init = None
+
+    def _ip(self, *words: str) -> None:
+        ip("-n", self._namespace, *words)
 
 
 class Network:

@@ -31,7 +31,7 @@ JOB = """\
 # The demo, small, with a method that keeps a list of whose clips its weights were trained on.
 extends: demo.yaml
 method:
-  {name: tiny-census, pace: 0.1, width: 4, hidden: 8, embedding: 8, length: 3, stride: 1, queue_size: 32}
+  {name: tiny-census, pace: 0.1, alone: 2, width: 4, hidden: 8, embedding: 8, length: 3, stride: 1, queue_size: 32}
 data: {image_size: 32, per_track: 1}
 train: {batch_size: 8, epochs: 4, log_every: 1, checkpoint_every: 8, probe_every: 0}
 evaluate:
@@ -216,8 +216,24 @@ def test_an_elastic_job_goes_on_without_the_host_and_takes_it_back(cluster):
     job.reaches(CUT)
     cluster.network["one"].cut()
     job.says("with 1 worker\n")
-    job.reaches(CUT + 10)
+    job.reaches(CUT + 3)
     cluster.network["one"].restore()
     job.says("with 2 workers\n")
     job.ends()
     assert [sorted(epoch.tolist()) for epoch in epochs(cluster.weights("elastic"))] == [list(range(PEOPLE))] * EPOCHS
+
+
+def test_workers_that_lose_each_other_alone_do_not_hang(cluster, undisturbed):
+    """The head reaches both hosts, so for Ray all is well."""
+    one, two = (cluster.network[name] for name in WORKERS)
+    job = cluster.submit("split", "cluster.workers=2", "cluster.patience=10")
+    job.reaches(CUT)
+    for host, other in ((one, two), (two, one)):
+        host.miss(other)
+    job.says("they try again")
+    for host, other in ((one, two), (two, one)):
+        host.find(other)
+    job.ends()
+    weights = cluster.weights("split")
+    for name, value in undisturbed.items():
+        torch.testing.assert_close(weights[name], value, atol=1e-6, rtol=0, msg=name)

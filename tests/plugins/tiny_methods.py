@@ -12,7 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from facscale.data.views import Batch, Frames, View
 from facscale.methods import DataFacts, Loss, Losses, Method, MethodConfig, trains
 from facscale.methods.clp import CLP
-from facscale.nn.workers import gathered
+from facscale.nn.workers import gathered, workers
 
 
 class Encoder(nn.Sequential):
@@ -85,6 +85,7 @@ class TinyCensus(CLP):
     class Config(CLP.Config):
         capacity: int = 1000  # clips, in all
         pace: float = 0.0  # seconds that every step takes longer
+        alone: float = 0.0  # the same on a single worker
 
     config: Config
 
@@ -95,7 +96,7 @@ class TinyCensus(CLP):
 
     @trains("encoder", "tcl_head", "cir_head")
     def pretext(self, batch: Batch) -> Losses:
-        time.sleep(self.config.pace)
+        time.sleep(self.config.pace if workers() > 1 else self.config.alone)
         people = gathered(batch.clip.identity)
         self.order[self.count : self.count + len(people)] = people
         self.count += len(people)

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import NamedTuple
 
 import fsspec
 import torch
-from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import (
+    CheckpointConfig,
+    ControllerError,
+    FailureConfig,
+    LoggingConfig,
+    Result,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+)
 from ray.train.torch import TorchConfig, TorchTrainer
+from torch.distributed import DistError
 
 from facscale.cluster import resources
 from facscale.data import DataError
@@ -17,7 +28,7 @@ from facscale.errors import UserError
 from facscale.methods import export
 from facscale.spec import Job, SpecError
 from facscale.train import checkpoint
-from facscale.train.lost import Losses
+from facscale.train.lost import Losses, cause
 from facscale.train.plan import Plan
 from facscale.train.worker import Task, make_method, open_streams, work
 
@@ -80,8 +91,40 @@ def spent(job: Job, *, name: str) -> dict[str, float]:
 
 def trained(task: Task, *, name: str) -> Trained:
     """Let Ray Train do it. Raises TrainError when it gives up, SpecError or DataError when the fault is the user's."""
+    result = with_workers_that_meet(task, name=name)
+    if result.checkpoint is None:
+        raise TrainError(f"{name}: training ended without a checkpoint: {result.error}")
+    with result.checkpoint.as_directory() as folder:
+        exported = (Path(folder) / checkpoint.EXPORT).read_bytes()
+    return Trained(exported, {name: float(value) for name, value in (result.metrics or {}).items() if name != "step"})
+
+
+def with_workers_that_meet(task: Task, *, name: str) -> Result:
+    """Run it, again where the workers did not reach each other at a start: for Ray Train that ends a run for good.
+
+    It counts as a failure: after `cluster.max_failures` of them TrainError is raised.
+    """
+    most = task.job.cluster.max_failures
+    for failures in itertools.count(1):
+        try:
+            return trainer(task, name=name).fit()
+        except TrainingFailedError as error:
+            if not isinstance(error, ControllerError) or not out_of_reach(error) or 0 <= most < failures:
+                raise told(error, name=name) from None
+            task.tell("lost", note=f"the workers do not reach each other: {cause(error)}; they try again")
+    raise AssertionError  # counting has no end
+
+
+def out_of_reach(error: ControllerError) -> bool:
+    """Whether torch's process group could not be formed."""
+    failure = error.controller_failure
+    return isinstance(getattr(failure, "cause", failure), DistError)
+
+
+def trainer(task: Task, *, name: str) -> TorchTrainer:
+    """The task as Ray Train takes it."""
     cluster = task.job.cluster
-    trainer = TorchTrainer(
+    return TorchTrainer(
         work,
         train_loop_config={"task": task},
         torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo", timeout_s=cluster.patience),
@@ -103,15 +146,6 @@ def trained(task: Task, *, name: str) -> Trained:
             worker_runtime_env={"env_vars": environment(task.job)},
         ),
     )
-    try:
-        result = trainer.fit()
-    except TrainingFailedError as error:
-        raise told(error, name=name) from None
-    if result.checkpoint is None:
-        raise TrainError(f"{name}: training ended without a checkpoint: {result.error}")
-    with result.checkpoint.as_directory() as folder:
-        exported = (Path(folder) / checkpoint.EXPORT).read_bytes()
-    return Trained(exported, {name: float(value) for name, value in (result.metrics or {}).items() if name != "step"})
 
 
 def told(error: TrainingFailedError, *, name: str) -> Exception:
