@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from pathlib import Path
 from typing import NamedTuple
 
 import fsspec
 import torch
+from ray.exceptions import RayTaskError
 from ray.train import (
     CheckpointConfig,
-    ControllerError,
     FailureConfig,
     LoggingConfig,
     Result,
@@ -20,7 +19,6 @@ from ray.train import (
     TrainingFailedError,
 )
 from ray.train.torch import TorchConfig, TorchTrainer
-from torch.distributed import DistError
 
 from facscale.cluster import resources
 from facscale.data import DataError
@@ -104,21 +102,21 @@ def with_workers_that_meet(task: Task, *, name: str) -> Result:
 
     It counts as a failure: after `cluster.max_failures` of them TrainError is raised.
     """
-    most = task.job.cluster.max_failures
-    for failures in itertools.count(1):
+    failures, most = 0, task.job.cluster.max_failures
+    while True:
         try:
             return trainer(task, name=name).fit()
         except TrainingFailedError as error:
-            if not isinstance(error, ControllerError) or not out_of_reach(error) or 0 <= most < failures:
+            failures += 1
+            if not apart(error) or 0 <= most < failures:
                 raise told(error, name=name) from None
-            task.tell("lost", note=f"the workers do not reach each other: {cause(error)}; they try again")
-    raise AssertionError  # counting has no end
+            task.tell("lost", note=f"the workers do not come together: {cause(error)}; they try again")
 
 
-def out_of_reach(error: ControllerError) -> bool:
-    """Whether torch's process group could not be formed."""
-    failure = error.controller_failure
-    return isinstance(getattr(failure, "cause", failure), DistError)
+def apart(error: TrainingFailedError) -> bool:
+    """Whether workers that live could not form torch's process group: what the controller asked of them there failed."""
+    failure = getattr(error, "controller_failure", None)
+    return isinstance(failure, RayTaskError) and isinstance(failure.cause, RuntimeError)
 
 
 def trainer(task: Task, *, name: str) -> TorchTrainer:
