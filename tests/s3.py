@@ -1,4 +1,4 @@
-"""A real S3 server (SeaweedFS) on free local ports, which tests may stop and start again."""
+"""A real S3 server (SeaweedFS) on free ports, which tests may stop and start again; on this machine or on a host of one's own."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import Self
 
 import pyarrow.fs as pafs
 
+from hosts import Host
+
 READY_S = 60.0
 HIGHEST = 20_000  # SeaweedFS adds 10,000 for gRPC
 
@@ -20,10 +22,11 @@ HIGHEST = 20_000  # SeaweedFS adds 10,000 for gRPC
 class S3Server:
     """`with S3Server(folder) as server:`; its URL and keys are in `server.environment`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, host: Host | None = None) -> None:
+        self.folder, self._host = folder, host
+        self.address = host.address if host else "127.0.0.1"
         self.port, *self._other_ports = free_ports(6)
-        self.endpoint = f"http://127.0.0.1:{self.port}"
+        self.endpoint = f"http://{self.address}:{self.port}"
         self.environment = {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": "facscale-test",
@@ -41,23 +44,27 @@ class S3Server:
         self.kill()
 
     def start(self) -> None:
-        """Start and wait until requests are answered."""
+        """Start and wait until requests are answered; from another network nobody here can ask, so who does must wait."""
         self.folder.mkdir(parents=True, exist_ok=True)
         master, volume, filer, metrics, admin = self._other_ports
         command = [
-            weed(), "mini", f"-dir={self.folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+            weed(), "mini", f"-dir={self.folder}", f"-ip={self.address}", f"-ip.bind={self.address}",
             f"-s3.port={self.port}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}",
             f"-metricsPort={metrics}", f"-admin.port={admin}", "-master.telemetry=false", "-webdav=false",
             "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false",
         ]  # fmt: skip
         # Its sockets have fixed names in the temporary folder: give each server its own.
         environment = {**os.environ, **self.environment, "GOMEMLIMIT": "256MiB", "TMPDIR": str(self.folder)}
-        with (self.folder / "weed.log").open("ab") as log:
-            self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=self.folder)
+        log = self.folder / "weed.log"
+        if self._host:
+            self._process = self._host.start(*command, variables=environment, log=log)
+            return
+        with log.open("ab") as out:
+            self._process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, cwd=self.folder)
         end = time.monotonic() + READY_S
         while not self._answers():
             if time.monotonic() > end or self._process.poll() is not None:
-                raise RuntimeError((self.folder / "weed.log").read_text()[-2000:])
+                raise RuntimeError(log.read_text()[-2000:])
             time.sleep(0.05)
 
     def kill(self) -> None:

@@ -66,6 +66,11 @@ class Progress:
             self._open = False
 
 
+def say(text: str) -> None:
+    """A line between the drawings of a bar."""
+    print(f"\r\033[K{text}" if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
+
+
 def duration(seconds: float) -> str:
     """12 s, 3 min 20 s, 5 h 10 min, 2 d 3 h."""
     whole = round(seconds)

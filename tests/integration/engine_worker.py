@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import nn
 from facscale.methods import DataFacts, Loss, Method, MethodConfig, trains
 from facscale.methods.base import total
 from facscale.spec import Job
+from facscale.spec.models import Cluster
 
 BATCH = 12
 CASES = [*((name, stage) for name in ("sgd", "adam") for stage in (0, 1, 2)), ("lars", 0)]
@@ -99,14 +101,37 @@ def train(name, stage, *, rank, world, start, stop, state):
     return {"method": method.state_dict(), "engines": {phase: engine.state() for phase, engine in engines.items()}}
 
 
-def work(rank, world, folder, port):
-    """World 2 trains 6 steps at once, and 3; worlds of other sizes go on from the 3 to 6."""
+def begin(rank, world, port):
     warnings.simplefilter("ignore")
     os.environ.update(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank)
     )
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
+
+
+def desert(rank, port, told):
+    """Of two workers one takes a step, and the other neither does nor goes away."""
+    from facscale.train.engine import Engine
+
+    begin(rank, 2, port)
+    method = Pair()
+    patient = job("sgd", 0).model_copy(update={"cluster": Cluster(patience=2)})
+    (engine, *_) = [Engine(method, root, job=patient, world=2) for root in method.roots()]
+    if rank == 0:
+        try:
+            engine.backward(method.judge(samples(0)[:6])["judge"].value)
+        except RuntimeError as error:
+            Path(told).write_text(str(error))
+    end = time.monotonic() + 60
+    while not Path(told).exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    os._exit(0)  # an orderly end would wait for the other one
+
+
+def work(rank, world, folder, port):
+    """World 2 trains 6 steps at once, and 3; worlds of other sizes go on from the 3 to 6."""
+    begin(rank, world, port)
     folder = Path(folder)
     for name, stage in CASES:
         half = folder / f"{name}-{stage}-half.pt"

@@ -15,11 +15,14 @@ from integration import engine_worker
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("engines")
     for world in (2, 1, 3):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        multiprocessing.spawn(engine_worker.work, (world, str(folder), port), nprocs=world)
+        multiprocessing.spawn(engine_worker.work, (world, str(folder), free_port()), nprocs=world)
     return folder
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def weights(path):
@@ -41,3 +44,9 @@ def test_resumed_on_any_number_of_workers(trained, name, stage, world):
     found = weights(trained / f"{name}-{stage}-resumed-{world}.pt")
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value, atol=0 if world == 2 else 2e-6, rtol=0)
+
+
+def test_a_worker_does_not_wait_for_a_silent_one_for_ever(tmp_path):
+    told = tmp_path / "told"
+    multiprocessing.spawn(engine_worker.desert, (free_port(), str(told)), nprocs=2)
+    assert "imed out" in told.read_text()

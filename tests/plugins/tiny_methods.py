@@ -1,7 +1,8 @@
-"""A third-party package: a GAN inside a method, and a method on top of another one. Neither touches the platform."""
+"""A third-party package: a GAN inside a method, one on top of another one, one that counts. None touches the platform."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 import torch
@@ -10,6 +11,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from facscale.data.views import Batch, Frames, View
 from facscale.methods import DataFacts, Loss, Losses, Method, MethodConfig, trains
+from facscale.methods.clp import CLP
+from facscale.nn.workers import gathered, workers
 
 
 class Encoder(nn.Sequential):
@@ -74,3 +77,27 @@ class TinyStaged(Method):
     def imitate(self, batch: Batch) -> Losses:
         images = batch.face.images[:, 0, 0]
         return {"imitate": Loss((self.encoder(images) - self.teacher.encoder(images)).square().mean())}
+
+
+class TinyCensus(CLP):
+    """CLP that keeps a list, beside its weights, of whose clips they were trained on, over all workers and restarts."""
+
+    class Config(CLP.Config):
+        capacity: int = 1000  # clips, in all
+        pace: float = 0.0  # seconds that every step takes longer
+        alone: float = 0.0  # the same on a single worker
+
+    config: Config
+
+    def __init__(self, config: Config, facts: DataFacts) -> None:
+        super().__init__(config, facts)
+        self.register_buffer("order", torch.full((config.capacity,), -1))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    @trains("encoder", "tcl_head", "cir_head")
+    def pretext(self, batch: Batch) -> Losses:
+        time.sleep(self.config.pace if workers() > 1 else self.config.alone)
+        people = gathered(batch.clip.identity)
+        self.order[self.count : self.count + len(people)] = people
+        self.count += len(people)
+        return super().pretext(batch)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from facscale.evaluate import figures
-from facscale.progress import Progress
+from facscale.progress import Progress, say
 from facscale.track.tracker import Run
 
 Series = dict[str, tuple[list[float], list[float]]]
@@ -52,6 +52,12 @@ class Recorder:
             self._tracker.figure(
                 figures.sheet(columns, title=f"{self._title}: step {step}"), f"pictures/step{step:07d}"
             )
+
+    def _lost(self, *, note: str) -> None:
+        say(f"{self._title}: {note}")
+
+    def _resumed(self, *, step: int, workers: int) -> None:
+        say(f"{self._title}: goes on from step {step} with {workers} worker{'s' if workers > 1 else ''}")
 
     def _skipped(self, *, rank: int, faults: list[str]) -> None:
         self.faults += [f"worker {rank}: {fault}" for fault in faults]

@@ -138,6 +138,8 @@ class Cluster(Block):
     gpus_per_worker: NonNegativeFloat = 1.0
     cpus_per_worker: PositiveFloat = 4.0
     max_failures: int = Field(default=8, ge=-1)  # restarts after lost workers; -1: without end
+    patience: PositiveInt = 600  # seconds that a worker waits for the others in one operation; then it has failed
+    regroup: PositiveFloat = 60.0  # seconds between two looks whether an elastic job could have more workers
     autoscaling: bool = False  # the cluster grows on demand: do not refuse a job larger than what stands now
     storage: Url = "~/facscale/runs"  # checkpoints; shared by all nodes when there are several
     name: str = ""  # tag in MLflow; "" takes the host's name

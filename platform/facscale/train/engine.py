@@ -10,11 +10,13 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from datetime import timedelta
 from io import StringIO
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import distributed_c10d as c10d
 
 from facscale.methods.base import Method, Root
 from facscale.spec import Job, SpecError
@@ -38,6 +40,7 @@ class Engine:
                 config=settings(job, world=world),
                 dist_init_required=False,
             )
+        lose_patience(job)
 
     def _groups(self, method: Method) -> list[dict[str, Any]]:
         """Parameters that follow the schedule, and those of the submodules that the method keeps at a constant rate."""
@@ -117,6 +120,17 @@ class Engine:
         """DeepSpeed's own optimizer around ours at ZeRO stages 1 and 2; None at stage 0."""
         wrapped = self._deepspeed.optimizer
         return wrapped if hasattr(wrapped, "_lazy_init_hp_params_optimizer_state") else None
+
+
+def lose_patience(job: Job) -> None:
+    """Let every operation among workers fail after `cluster.patience`.
+
+    DeepSpeed averages gradients in a group of its own, which has torch's time limit, not that of the group that it is a
+    copy of: a worker whose neighbour is out of reach without a sign would wait for half an hour.
+    """
+    if c10d.is_initialized():
+        for group in c10d._world.pg_map:  # noqa: SLF001 - torch has no public way to all groups
+            c10d._set_pg_timeout(timedelta(seconds=job.cluster.patience), group)  # noqa: SLF001
 
 
 @contextmanager

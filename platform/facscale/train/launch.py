@@ -8,7 +8,16 @@ from typing import NamedTuple
 
 import fsspec
 import torch
-from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.exceptions import RayTaskError
+from ray.train import (
+    CheckpointConfig,
+    FailureConfig,
+    LoggingConfig,
+    Result,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+)
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from facscale.cluster import resources
@@ -17,6 +26,7 @@ from facscale.errors import UserError
 from facscale.methods import export
 from facscale.spec import Job, SpecError
 from facscale.train import checkpoint
+from facscale.train.lost import Losses, cause
 from facscale.train.plan import Plan
 from facscale.train.worker import Task, make_method, open_streams, work
 
@@ -79,15 +89,48 @@ def spent(job: Job, *, name: str) -> dict[str, float]:
 
 def trained(task: Task, *, name: str) -> Trained:
     """Let Ray Train do it. Raises TrainError when it gives up, SpecError or DataError when the fault is the user's."""
+    result = with_workers_that_meet(task, name=name)
+    if result.checkpoint is None:
+        raise TrainError(f"{name}: training ended without a checkpoint: {result.error}")
+    with result.checkpoint.as_directory() as folder:
+        exported = (Path(folder) / checkpoint.EXPORT).read_bytes()
+    return Trained(exported, {name: float(value) for name, value in (result.metrics or {}).items() if name != "step"})
+
+
+def with_workers_that_meet(task: Task, *, name: str) -> Result:
+    """Run it, again where the workers did not reach each other at a start: for Ray Train that ends a run for good.
+
+    It counts as a failure: after `cluster.max_failures` of them TrainError is raised.
+    """
+    failures, most = 0, task.job.cluster.max_failures
+    while True:
+        try:
+            return trainer(task, name=name).fit()
+        except TrainingFailedError as error:
+            failures += 1
+            if not apart(error) or 0 <= most < failures:
+                raise told(error, name=name) from None
+            task.tell("lost", note=f"the workers do not come together: {cause(error)}; they try again")
+
+
+def apart(error: TrainingFailedError) -> bool:
+    """Whether workers that live could not form torch's process group: what the controller asked of them there failed."""
+    failure = getattr(error, "controller_failure", None)
+    return isinstance(failure, RayTaskError) and isinstance(failure.cause, RuntimeError)
+
+
+def trainer(task: Task, *, name: str) -> TorchTrainer:
+    """The task as Ray Train takes it."""
     cluster = task.job.cluster
-    trainer = TorchTrainer(
+    return TorchTrainer(
         work,
         train_loop_config={"task": task},
-        torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo", timeout_s=cluster.patience),
         scaling_config=ScalingConfig(
             num_workers=cluster.workers,
             use_gpu=cluster.gpus_per_worker > 0,
             resources_per_worker=resources(task.job),
+            elastic_resize_monitor_interval_s=cluster.regroup,
         ),
         run_config=RunConfig(
             name=name,
@@ -97,18 +140,10 @@ def trained(task: Task, *, name: str) -> Trained:
             ),
             checkpoint_config=CheckpointConfig(num_to_keep=task.job.train.keep_checkpoints),
             logging_config=LoggingConfig(log_level="WARNING"),
+            callbacks=[Losses(task)],
             worker_runtime_env={"env_vars": environment(task.job)},
         ),
     )
-    try:
-        result = trainer.fit()
-    except TrainingFailedError as error:
-        raise told(error, name=name) from None
-    if result.checkpoint is None:
-        raise TrainError(f"{name}: training ended without a checkpoint: {result.error}")
-    with result.checkpoint.as_directory() as folder:
-        exported = (Path(folder) / checkpoint.EXPORT).read_bytes()
-    return Trained(exported, {name: float(value) for name, value in (result.metrics or {}).items() if name != "step"})
 
 
 def told(error: TrainingFailedError, *, name: str) -> Exception:

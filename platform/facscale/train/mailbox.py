@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 Record = tuple[str, dict[str, Any]]
 
 
 @ray.remote(num_cpus=0)
 class Mailbox:
-    """An actor of the job's process: it outlives the workers, so no record is lost when one of them dies."""
+    """An actor beside the job's process: it outlives the workers, so no record is lost when one of them dies."""
 
     def __init__(self) -> None:
         self._records: list[Record] = []
@@ -32,7 +33,9 @@ class Reader:
     """Hands each record to `receive(kind, **record)`, from a thread, until `close`."""
 
     def __init__(self, receive: Callable[..., None], *, every: float = 1.0) -> None:
-        self.mailbox = Mailbox.remote()  # type: ignore[attr-defined]  # Ray adds `remote`
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # Ray's own choice
+        # may be a worker's host, and when that is lost, the records and this job's process would be lost with it
+        self.mailbox = Mailbox.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # Ray adds it
         self._receive, self._every = receive, every
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mailbox", daemon=True)

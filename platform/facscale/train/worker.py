@@ -25,6 +25,7 @@ from facscale.data.views import Batch, View
 from facscale.evaluate import positives
 from facscale.methods import DataFacts, Method, export, find
 from facscale.nn.batchnorm import synchronise
+from facscale.nn.workers import workers
 from facscale.spec import Job, SpecError
 from facscale.train import checkpoint
 from facscale.train.engine import Engine
@@ -69,6 +70,8 @@ def work(settings: Mapping[str, Task]) -> None:
     started, first = time.monotonic(), run.step
     if run.rank == 0:
         task.tell("progress", step=run.step, steps=run.plan.steps, note="resumed" if run.step else "started")
+        if run.step:
+            task.tell("resumed", step=run.step, workers=place["world"])
     for _ in train(run):
         plan, settings_ = run.plan, task.job.train
         saving = plan.due(run.step, every=settings_.checkpoint_every)
@@ -313,6 +316,7 @@ def tell_losses(task: Task, run: Run, *, speed: float, streams: dict[str, Stream
     values |= {name: norm for name, norm in norms.items() if norm is not None}
     values["samples_per_second"] = speed * run.job.train.batch_size
     values["epoch"] = run.plan.epoch(run.step)
+    values["workers"] = workers()
     values["learning_rate"] = run.plan.rate(run.step - 1)
     values["skipped"] = float(sum(len(stream.skipped) for stream in streams.values()))
     task.tell("metrics", step=run.step, values=values)
