@@ -26,6 +26,18 @@ class KubeError(UserError):
     """A Kubernetes cluster does not do what was asked of it."""
 
 
+class GoneError(UserError):
+    """There is no such job, any more."""
+
+
+class UnreachableError(UserError):
+    """No answer: perhaps soon."""
+
+
+class SilentError(KubeError, UnreachableError):
+    """No answer from an API server."""
+
+
 class Answer(NamedTuple):
     """Of the API server."""
 
@@ -59,14 +71,14 @@ class Question(NamedTuple):
     name: str = ""
 
 
-def unreachable(error: Exception, *, place: KubePlace, server: str) -> KubeError:
+def unreachable(error: Exception, *, place: KubePlace, server: str) -> SilentError:
     """No answer at all."""
     if "certificate" in str(error).lower() or "SSL" in str(error):
         why, mend = "its certificate is not trusted", "get the kubeconfig anew: the cluster may have been made again"
     else:
         why = str(getattr(error, "reason", None) or error).rpartition(": ")[2]  # the rest names urllib3's objects
         mend = "is the VPN on, does the cluster still stand?"
-    return KubeError(f"{place.name}: the API server {server} cannot be reached ({why}): {mend}")
+    return SilentError(f"{place.name}: the API server {server} cannot be reached ({why}): {mend}")
 
 
 def explained(answer: Answer, *, asking: Question, place: KubePlace, namespace: str) -> KubeError:
