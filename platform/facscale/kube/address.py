@@ -17,6 +17,7 @@ from threading import Lock
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
 import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
@@ -25,9 +26,10 @@ from facscale.errors import UserError
 from facscale.kube.clusters import RayPlace
 from facscale.kube.failures import GoneError, UnreachableError
 from facscale.kube.host import Standing, State
-from facscale.kube.manifest import SPEC, Wish
+from facscale.kube.manifest import Wish
 from facscale.kube.order import Need, Order, who
 
+HERE = "facscale-job.yaml"  # the spec, in the root of what is uploaded
 CONNECT_S = 5.0
 POLL_S = 0.5  # how long `more` waits for a line
 PATIENCE_S = 60.0  # for a job to stop
@@ -71,14 +73,14 @@ class RayAddress:
     def log(self, job: str) -> SocketLog:
         """Of one job, from its beginning."""
         with self._asking(job):
-            return SocketLog(self._connected().tail_job_logs(job), self, job)
+            return SocketLog(self._connected().tail_job_logs(job))
 
     def last_lines(self, job: str) -> list[str]:
         """Ray gives it whole."""
         with self._asking(job):
             return str(self._connected().get_job_logs(job)).splitlines()
 
-    def submit(self, order: Order, *, need: Need, wish: Wish) -> None:  # noqa: ARG002 - Ray finds the workers itself
+    def submit(self, order: Order, *, need: Need, wish: Wish) -> None:
         """Upload spec and code, and start it there."""
         if given := [name for name, value in vars(wish).items() if value]:
             raise RayError(f"{self.place.name} is a Ray cluster as it stands: --{given[0]} is for Kubernetes")
@@ -87,11 +89,9 @@ class RayAddress:
         with tempfile.TemporaryDirectory(prefix="facscale-submit-") as folder, self._asking():
             if order.code:
                 zipfile.ZipFile(BytesIO(order.code.zipped)).extractall(folder)
-            place = Path(folder) / ".facscale" / SPEC
-            place.parent.mkdir(exist_ok=True)
-            place.write_text(order.text, encoding="utf-8")
+            (Path(folder) / HERE).write_text(order.text, encoding="utf-8")
             self._connected().submit_job(
-                entrypoint=f"facscale run .facscale/{SPEC}",
+                entrypoint=f"facscale run {HERE}",
                 submission_id=order.id,
                 runtime_env={"working_dir": folder},
                 metadata={f"facscale.{name}": value for name, value in notes.items()},
@@ -167,28 +167,43 @@ class RayAddress:
 class SocketLog:
     """A job's log as Ray's dashboard sends it."""
 
-    def __init__(self, chunks: AsyncIterator[str], host: RayAddress, job: str) -> None:
-        self._chunks, self._host, self._job = chunks, host, job
+    def __init__(self, chunks: AsyncIterator[str]) -> None:
+        self._chunks = chunks
         self._loop = asyncio.new_event_loop()
-        self._next: asyncio.Task[str] | None = None
+        self._next: asyncio.Task[str | None] | None = None
         self._rest = ""
 
     def more(self) -> list[str]:
         """Lines that come within half a second."""
         if self._loop.is_closed():
             return []
-        self._next = self._next or self._loop.create_task(anext(self._chunks))  # type: ignore[arg-type]
+        self._next = self._next or self._loop.create_task(self._chunk())
         self._loop.run_until_complete(asyncio.wait({self._next}, timeout=POLL_S))
         if not self._next.done():
             return []
-        done, self._next = self._next, None
-        try:
-            text = self._rest + done.result()
-        except (StopAsyncIteration, RuntimeError, OSError):  # the job is over, or the dashboard has gone: `look` tells
-            self._loop.close()
+        text, self._next = self._next.result(), None
+        if text is None:
+            self.close()
             return [self._rest] if self._rest else []
-        *lines, self._rest = text.split("\n")
+        *lines, self._rest = (self._rest + text).split("\n")
         return lines
+
+    def close(self) -> None:
+        """Listen no more."""
+        if self._loop.is_closed():
+            return
+        if self._next:
+            self._next.cancel()
+            self._loop.run_until_complete(asyncio.wait({self._next}))
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+    async def _chunk(self) -> str | None:
+        """None where the job is over, or the dashboard has gone: `look` tells which."""
+        try:
+            return await anext(self._chunks, None)
+        except (RuntimeError, OSError, aiohttp.ClientError):
+            return None
 
 
 @contextmanager

@@ -61,11 +61,18 @@ class Log(Protocol):
         """Lines that came since the last time; returns soon where there are none."""
         ...
 
+    def close(self) -> None:
+        """Read no more."""
+        ...
+
 
 class Host(Protocol):
     """One cluster. Every method raises a UserError where the cluster does not do it."""
 
-    place: Place
+    @property
+    def place(self) -> Place:
+        """Where it is."""
+        ...
 
     def jobs(self) -> list[Standing]:
         """All that facscale submitted there, the newest first."""

@@ -67,18 +67,20 @@ def order(spec: Path, overrides: Sequence[str], *, code: Code | None = None) -> 
     return Order(name, dump(document), document, str(spec), code)
 
 
-def resolved(spec: Path, overrides: Sequence[str], environment: Mapping[str, str], *, told_by: str) -> Document:
+def resolved(
+    spec: Path, overrides: Sequence[str], environment: Mapping[str, str] | None, *, told_by: str = ""
+) -> Document:
     """The spec as it will be read where these variables are set. Raises SpecError for one that is not.
 
-    `told_by`: where those variables come from, for the message.
+    `told_by` is where those variables come from, for the message. None: nobody knows them; a default stands for each.
     """
     for name, default, origin in variables(read(spec, overrides, fill=as_written)):
-        if default is None and name not in environment:
+        if environment is not None and default is None and name not in environment:
             raise SpecError(
                 f"{origin}: ${{{name}}} is not set there: {told_by} has {', '.join(sorted(environment)) or 'nothing'}; "
                 f"write the value instead (key=value on the command line), or ${{{name}:-default}}"
             )
-    return read(spec, overrides, fill=filled_from(environment))
+    return read(spec, overrides, fill=filled_from(environment or {}))
 
 
 def need(parsed: Job | Pipeline) -> Need:

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from facscale.kube import manifest, template, waiting
@@ -33,8 +34,9 @@ class RayJobs:
         self.api = Api(place)
         self._workloads: Resource | None = None
 
+    @cached_property
     def template(self) -> Template:
-        """What jobs are made from. Raises KubeError, also for a cluster without KubeRay."""
+        """What jobs are made from. Raises KubeError."""
         return template.load(self.api)
 
     def jobs(self) -> list[Standing]:
@@ -62,7 +64,7 @@ class RayJobs:
     def submit(self, order: Order, *, need: Need, wish: Wish) -> None:
         """Try both objects without making them, then make them; nothing is left where the second cannot be made."""
         spec = manifest.configmap(order)
-        job = manifest.rayjob(self.template(), order, need=need, wish=wish)
+        job = manifest.rayjob(self.template, order, need=need, wish=wish)
         for kind, body in ((CONFIGMAPS, spec), (RAYJOBS, job)):
             self.api.create(kind, body, dry_run=True)
         self.api.create(CONFIGMAPS, spec, dry_run=False)
@@ -151,6 +153,9 @@ class PodLog:
             self._since = second(new[-1][0])
             self._shown = sum(second(stamp) == self._since for stamp, _, _ in stamped)
         return [text for _, _, text in new]
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 def second(stamp: str) -> str:

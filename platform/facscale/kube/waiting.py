@@ -25,7 +25,7 @@ class Around:
     events: Sequence[Thing] = ()
 
 
-def state(rayjob: Thing) -> State:  # noqa: PLR0911 - a table of cases
+def state(rayjob: Thing) -> State:
     """How far it is."""
     status = rayjob.get("status") or {}
     deployment, job = status.get("jobDeploymentStatus", ""), status.get("jobStatus", "")
