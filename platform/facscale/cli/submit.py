@@ -71,7 +71,7 @@ def checked(spec: Path, overrides: Sequence[str], *, name: str, cluster: Host) -
     template = cluster.template
     document = resolved(spec, overrides, template.environment, told_by=f"the environment of {template.source}")
     found = parsed(document, name=name)
-    refuse_unshared(document, found)
+    refuse_unshared(document, template.environment)
     return need(found)
 
 

@@ -110,7 +110,7 @@ def forbidden(refused: re.Match[str], *, asking: Question, place: KubePlace, nam
     return KubeError(
         f"{place.name}: {refused['user']} may not {refused['verb']} {asking.resource} in the namespace {namespace} (403). "
         "The chart's role facscale-submitter (RELEASE-submitter) allows what researchers need: ask who runs the cluster "
-        f"for a RoleBinding to it in {namespace}, or name the right namespace in your clusters file"
+        f"to name you under the chart's value `researchers`, or name the right namespace in your clusters file"
     )
 
 

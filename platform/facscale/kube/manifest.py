@@ -46,35 +46,38 @@ class Pods(NamedTuple):
 
 
 def pods(template: Template, need: Need, wish: Wish) -> Pods:
-    """Which group trains, and with how many pods. Raises SpecError where none can."""
+    """Which group trains, and with how many pods: the first that holds them all. Raises SpecError where none does."""
     fitting = [group for group in template.groups if bool(group.gpus) == bool(need.gpus)]
     names = [group.name for group in fitting]
     kind = "GPU" if need.gpus else "CPU"
     if wish.group and wish.group not in names:
-        raise SpecError(
-            f"--group {wish.group}: {template.source} has no {kind} group of that name{nearest(wish.group, names)}"
-        )
+        raise SpecError(f"--group {wish.group}: {template.source} has no such {kind} group{nearest(wish.group, names)}")
     if not fitting:
         mend = "cluster.gpus_per_worker=0 trains on CPUs" if need.gpus else "the chart's values can have one"
         raise SpecError(f"{template.source} has no {kind} worker group (a GPU group has a limit {GPU}): {mend}")
-    group = fitting[names.index(wish.group)] if wish.group else fitting[0]
-    each = in_a_pod(group, need)
-    return Pods(group, math.ceil(need.fewest / each), math.ceil(need.most / each))
+    chosen = [group for group in fitting if wish.group in {"", group.name}]
+    for group in chosen:
+        each = in_a_pod(group, need)
+        found = Pods(group, math.ceil(need.fewest / each), math.ceil(need.most / each))
+        if found.most <= group.most:
+            return found
+    limits = ", ".join(f"{group.name} {group.most} pods of {in_a_pod(group, need)} workers" for group in chosen)
+    raise SpecError(f"cluster.workers is {need.most}, the cluster's bounds (maxReplicas) are {limits}: ask for fewer")
 
 
 def in_a_pod(group: Group, need: Need) -> int:
     """How many workers a pod of the group holds. Raises SpecError for none."""
-    holds = {
-        "gpus": group.gpus / need.gpus if need.gpus else math.inf,
-        "cpus": group.cpus / need.cpus if group.cpus else math.inf,  # pods without a limit have their node's
-    }
-    for name, count in holds.items():
-        if count < 1:
+    holds = [need.most]
+    for name, there, each in (("gpus", group.gpus, need.gpus), ("cpus", group.cpus, need.cpus)):
+        if not there or not each:
+            continue  # no GPU is asked for, or the pods have the CPUs of their nodes
+        holds.append(math.floor(there / each))
+        if not holds[-1]:
             raise SpecError(
-                f"cluster.{name}_per_worker is {getattr(need, name):g}, a pod of the group {group.name} has "
-                f"{getattr(group, name):g}: a worker cannot span pods; lower it, or choose another --group"
+                f"cluster.{name}_per_worker is {each:g}, a pod of the group {group.name} has {there:g}: a worker cannot "
+                "span pods; lower it, or choose another --group"
             )
-    return min(need.most, *(math.floor(count) for count in holds.values() if count != math.inf)) or 1
+    return min(holds)
 
 
 def configmap(order: Order) -> dict[str, Any]:

@@ -91,17 +91,19 @@ def need(parsed: Job | Pipeline) -> Need:
     return Need(cluster.fewest_workers, cluster.most_workers, cluster.gpus_per_worker, cluster.cpus_per_worker)
 
 
-def refuse_unshared(document: Document, parsed: Job | Pipeline) -> None:
+def refuse_unshared(document: Document, environment: Mapping[str, str]) -> None:
     """Raise SpecError where pods would each keep, on a disk that ends with them, what all must share.
 
-    `document` is as `resolved` gives it, `parsed` the same with defaults.
+    `document` is as `resolved` gives it. What the cluster's own FACSCALE_RUNS says is its owner's choice.
     """
-    key, place, mend = "cluster.storage", "", "leave it out so that the chart's FACSCALE_RUNS says it"
-    if isinstance(parsed, Pipeline):
-        key, place, mend = "output", parsed.output, "${FACSCALE_DATA}/..."
+    shared = environment.get("FACSCALE_RUNS", "")
+    if "source" in document.data:
+        key, place, mend = "output", str(document.at(("output",))), "${FACSCALE_DATA}/..."
     else:
-        place = parsed.cluster.storage
-    if "://" not in place or place.startswith(("file://", "local://")):
+        place = str(document.at(("cluster", "storage")) or shared or "~/facscale/runs")
+        key, mend = "cluster.storage", "leave it out so that the chart's FACSCALE_RUNS says it"
+    remote = "://" in place and not place.startswith(("file://", "local://"))
+    if not remote and not (shared and place.startswith(shared)):
         raise SpecError(
             f"{document.origin(tuple(key.split('.')))}: {key} is {place}, a folder that each pod would have for itself, "
             f"until it ends: write s3://bucket/..., or {mend}"

@@ -15,6 +15,7 @@ LABEL = "facscale.dev/template=rayjob"
 KEY = "rayjob.yaml"
 HEAD, WORKER = "ray-head", "ray-worker"  # the containers that run Ray
 GPU = "nvidia.com/gpu"
+UNBOUND = 2**31 - 1  # KubeRay's maxReplicas where nothing is said
 UNITS = {"m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 
 
@@ -24,7 +25,8 @@ class Group:
 
     name: str
     gpus: int  # of each pod
-    cpus: float
+    cpus: float  # 0: as many as its node has
+    most: int  # pods
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,12 @@ def _group(group: dict[str, Any]) -> Group:
     limits = resources.get("limits") or {}
     said = (group.get("rayStartParams") or {}).get("num-cpus")
     asked = limits.get("cpu") or (resources.get("requests") or {}).get("cpu") or 0
-    return Group(group["groupName"], int(limits.get(GPU, 0)), float(said) if said else quantity(asked))
+    return Group(
+        group["groupName"],
+        int(limits.get(GPU, 0)),
+        float(said) if said else quantity(asked),
+        int(group.get("maxReplicas", UNBOUND)),
+    )
 
 
 def quantity(text: str | float) -> float:
