@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from facscale.kube.failures import GoneError, UnreachableError
 from facscale.kube.host import Host, Log, Standing, State
 
+Answer = TypeVar("Answer")
 PAUSE_S = 2.0
 PATIENCE = 450  # looks without an answer, until that is an error: a quarter of an hour
 LATE = 5  # looks after the end: what a job prints last arrives late
@@ -40,30 +41,28 @@ def follow(host: Host, job: str, *, screen: Screen) -> Standing:
             if said != told:
                 screen.note(said)
             told = said
+            screen.show(patiently(log.more, screen))
             if last.state.over:
                 drain(log, screen)
                 return last
             time.sleep(PAUSE_S)
-            last = looked(host, log, last, screen=screen)
+            last = patiently(lambda: host.look(job), screen)
+    except GoneError:
+        return replace(last, state=State.STOPPED, why="somebody has cancelled it")
     finally:
         log.close()
 
 
-def looked(host: Host, log: Log, last: Standing, *, screen: Screen) -> Standing:
-    """Its standing now, once there is an answer; what it printed until then is shown."""
+def patiently(ask: Callable[[], Answer], screen: Screen) -> Answer:
+    """What `ask` returns, once the cluster answers; its last error after a quarter of an hour."""
     for silent in range(PATIENCE):
         try:
-            now = host.look(last.id)
-            screen.show(log.more())
-        except GoneError:
-            return replace(last, state=State.STOPPED, why="somebody has cancelled it")
+            return ask()
         except UnreachableError as error:
             if silent == 0:
                 screen.note(f"  {error}\n  the job goes on; trying to reach it again")
             time.sleep(PAUSE_S)
-        else:
-            return now
-    return host.look(last.id)  # its error is the last word
+    return ask()
 
 
 def drain(log: Log, screen: Screen) -> None:
