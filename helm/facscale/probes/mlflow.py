@@ -1,4 +1,5 @@
 """MLflow is healthy, lets nobody in without a login, and lets our jobs in with theirs."""
+# ruff: noqa: INP001, S310, T201 - a pod of `helm test` runs it as it stands
 
 import base64
 import os
