@@ -37,7 +37,7 @@ def render(values: Doc, *, name: str = RELEASE, namespace: str = NAMESPACE) -> d
 def objects(values: Doc, **where: str) -> list[Doc]:
     """Everything that an installation makes, hooks too, by kind and name."""
     texts = [text for path, text in render(values, **where).items() if not path.endswith("NOTES.txt")]
-    docs = [doc for text in texts for doc in yaml.safe_load_all(text) if doc]
+    docs = [doc for text in texts for doc in yaml.load_all(text, Loader=yaml.CSafeLoader) if doc]
     return sorted(docs, key=lambda doc: (doc["kind"], doc["metadata"]["name"]))
 
 
