@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ import kubernetes_validate
 import pytest
 import ray
 from helm.chart import CHART, VALUE_FILES, objects, render, values_of
+from kubernetes_validate import utils
 
 import facscale
 import kuberay
@@ -20,6 +22,14 @@ OLDEST, NEWEST = "1.29", "1.33"
 FOREIGN = {"RayCluster", "PodMonitor", "ServiceMonitor"}  # kinds of operators
 
 needs_crds = pytest.mark.skipif(kuberay.crds() is None, reason=kuberay.MISSING)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _schemas_read_once():
+    """The validator would read its 3 MB of schemas for each object anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "schema_contents", functools.cache(utils.schema_contents))
+        yield
 
 
 @pytest.mark.parametrize("name", VALUE_FILES)
