@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import yaml
-from helm.chart import objects, values_of
 
 Doc = dict[str, Any]
 VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
@@ -24,12 +22,6 @@ class Pod(NamedTuple):
     def containers(self) -> list[Doc]:
         """Those that start first too."""
         return [*self.spec.get("initContainers", []), *self.spec["containers"]]
-
-
-@functools.cache
-def installed(name: str) -> list[Doc]:
-    """All objects by one of the chart's value files. Everybody gets the same ones: change none."""
-    return objects(values_of(name))
 
 
 def pods(docs: list[Doc]) -> list[Pod]:

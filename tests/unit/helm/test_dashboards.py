@@ -11,7 +11,7 @@ import ray
 import yaml
 from helm.chart import CHART
 
-from pods import installed
+from manifests import installed
 
 OURS = {
     "ray_facscale_data_wait_share",

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from helm.chart import VALUE_FILES, objects, values_of
 
-from pods import Pod, installed, pods, selects
+from manifests import installed
+from pods import Pod, pods, selects
 
 OURS = {"podSelector"}  # a peer with this key alone is in our namespace
 

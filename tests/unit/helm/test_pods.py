@@ -10,7 +10,8 @@ import pytest
 import yaml
 from helm.chart import VALUE_FILES, objects, values_of
 
-from pods import breaches, installed, pods, rayjob
+from manifests import installed
+from pods import breaches, pods, rayjob
 
 PRODUCTION = ["values-fleet.yaml", "values-first-cluster.yaml", "values-second-cluster.yaml"]
 TRIALS = [name for name in VALUE_FILES if name not in PRODUCTION]

@@ -9,28 +9,12 @@ from typing import Any
 import helm_python
 import pytest
 import yaml
-from helm.chart import CHART, objects, render, values_of
+from helm.chart import CHART, objects, render
 
-import facscale  # noqa: F401 - the source root is on the path
+from manifests import changed
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 OPEN = {"nodeAffinity", "podAffinity", "podAntiAffinity", "global"}  # Kubernetes' and Helm's own
-
-
-def nested(path: str, value: Any) -> dict[str, Any]:
-    """{"a": {"b": value}} for a.b."""
-    for key in reversed(path.split(".")):
-        value = {key: value}
-    return value
-
-
-def merged(base: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
-    """As Helm merges value files."""
-    made = dict(base)
-    for key, value in patch.items():
-        both = isinstance(value, dict) and isinstance(made.get(key), dict)
-        made[key] = merged(made[key], value) if both else value
-    return made
 
 
 @pytest.mark.parametrize(
@@ -56,7 +40,7 @@ def merged(base: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
     ],
 )
 def test_a_wrong_key_is_refused(path):
-    values = merged(values_of("values-gpu.yaml"), nested(path, "x"))
+    values = changed("values-gpu.yaml", {path: "x"})
     with pytest.raises(helm_python.HelmError) as refused:
         render(values)
     assert path.split(".")[-1] in str(refused.value) or "want array" in str(refused.value)
@@ -81,7 +65,7 @@ def test_a_wrong_key_is_refused(path):
 )
 def test_a_wrong_value_is_refused(path, value):
     with pytest.raises(helm_python.HelmError):
-        render(merged(values_of("values-gpu.yaml"), nested(path, value)))
+        render(changed("values-gpu.yaml", {path: value}))
 
 
 @pytest.mark.parametrize(
@@ -100,9 +84,7 @@ def test_a_wrong_value_is_refused(path, value):
     ],
 )
 def test_values_that_do_not_go_together_are_refused_in_words(name, patch, words):
-    values = values_of(name)
-    for path, value in patch.items():
-        values = merged(values, nested(path, value))
+    values = changed(name, patch)
     with pytest.raises(helm_python.HelmError, match=words):
         render(values)
 
@@ -154,6 +136,6 @@ def test_values_and_schema_have_the_same_keys():
 
 
 def test_a_group_of_the_defaults_can_be_taken_away():
-    values = merged(values_of("values-gpu.yaml"), nested("ray.groups.cpu", None))
+    values = changed("values-gpu.yaml", {"ray.groups.cpu": None})
     cluster = next(doc for doc in objects(values) if doc["kind"] == "RayCluster")
     assert [group["groupName"] for group in cluster["spec"]["workerGroupSpecs"]] == ["gpu"]
