@@ -52,3 +52,17 @@ volumeMounts:
 {{- end -}}
 {{- concat $hosts .Values.mlflow.allowedHosts | join "," -}}
 {{- end -}}
+
+{{/* Pages from which a browser may change something: the server's own. Without them its UI would find nothing, for it searches by POST. */}}
+{{- define "facscale.mlflow.origins" -}}
+{{- $origins := list -}}
+{{- with .Values.mlflow.ingress -}}
+{{- if .enabled -}}
+{{- $origins = append $origins (printf "%s://%s" (ternary "https" "http" (ne .tlsSecret "")) .host) -}}
+{{- end -}}
+{{- end -}}
+{{- range .Values.mlflow.allowedHosts -}}
+{{- $origins = append $origins (printf "https://%s" .) -}}
+{{- end -}}
+{{- join "," $origins -}}
+{{- end -}}
