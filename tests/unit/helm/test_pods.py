@@ -146,6 +146,17 @@ def test_memory_is_asked_for_as_it_is_limited_and_shm_is_part_of_it(name):
             assert gib(shm[0]) < gib(pod.spec["containers"][0]["resources"]["limits"]["memory"]), pod.where
 
 
+@pytest.mark.parametrize("name", VALUE_FILES)
+def test_rays_object_store_fits_into_shared_memory(name):
+    spec = rayjob(installed(name))["spec"]["rayClusterSpec"]
+    for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
+        volumes = {volume["name"]: volume for volume in group["template"]["spec"]["volumes"]}
+        share = (
+            int(group["rayStartParams"]["object-store-memory"]) / gib(volumes["shm"]["emptyDir"]["sizeLimit"]) / 2**30
+        )
+        assert share == pytest.approx(0.9)
+
+
 def gib(quantity: str) -> float:
     """Of a quantity in Mi or Gi."""
     return float(quantity[:-2]) / {"Mi": 1024, "Gi": 1}[quantity[-2:]]
