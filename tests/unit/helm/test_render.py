@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import tarfile
 from pathlib import Path
 
 import helm_python
 import pytest
 import ray
-from helm.chart import CHART, VALUE_FILES, objects, render, values_of
+import yaml
+from helm.chart import CHART, NAMESPACE, RELEASE, VALUE_FILES, objects, render, values_of
 
 import facscale
 import kuberay
-from manifests import NEWEST, OLDEST, changed, installed, validate
+from manifests import NEWEST, OLDEST, changed, installed, labels, validate
 from pods import rayjob
 
 needs_crds = pytest.mark.skipif(kuberay.crds() is None, reason=kuberay.MISSING)
@@ -149,3 +151,31 @@ def test_schema_is_json_that_people_wrote_once():
         return dict(pairs)
 
     json.loads(Path(CHART / "values.schema.json").read_text(), object_pairs_hook=unique)
+
+
+@pytest.mark.parametrize("name", VALUE_FILES)
+def test_an_installation_is_planned_as_it_is_rendered(name):
+    config = helm_python.Config(namespace=NAMESPACE, storage_driver="memory")
+    plan = config.install(helm_python.Chart.load(str(CHART)), RELEASE, values_of(name), dry_run="client")
+    planned = {f"{doc['kind']}/{doc['metadata']['name']}" for doc in yaml.safe_load_all(plan["manifest"]) if doc}
+    hooks = {label for label, doc in zip(labels(installed(name)), installed(name), strict=True) if is_hook(doc)}
+    assert planned == set(labels(installed(name))) - hooks
+    assert "facscale submit" in plan["notes"]
+
+
+def is_hook(doc):
+    return "helm.sh/hook" in doc["metadata"].get("annotations", {})
+
+
+def test_the_package_holds_what_the_templates_read(tmp_path):
+    helm_python.package(str(CHART), destination=str(tmp_path))
+    with tarfile.open(next(tmp_path.glob("facscale-*.tgz"))) as package:
+        names = set(package.getnames())
+    wanted = {
+        "values.schema.json",
+        "dashboards/ray.yaml",
+        "dashboards/training.yaml",
+        "probes/ray.py",
+        "values-gpu.yaml",
+    }
+    assert {f"facscale/{name}" for name in wanted} <= names
