@@ -108,8 +108,8 @@ template:
 {{- $resources := dict "cpu" (toString $group.cpus) "memory" $group.memory -}}
 {{- $tolerations := default list $group.tolerations -}}
 {{- if $gpus -}}
-{{- $_ := set $resources $group.gpuResource (toString $gpus) -}}
-{{- $tolerations = append $tolerations (dict "key" $group.gpuResource "operator" "Exists" "effect" "NoSchedule") -}}
+{{- $_ := set $resources "nvidia.com/gpu" (toString $gpus) -}}
+{{- $tolerations = append $tolerations (dict "key" "nvidia.com/gpu" "operator" "Exists" "effect" "NoSchedule") -}}
 {{- end -}}
 groupName: {{ .name }}
 replicas: {{ int (default $group.minReplicas $group.replicas) }}
