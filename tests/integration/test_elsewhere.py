@@ -15,12 +15,15 @@ import psutil
 import pytest
 from click.testing import CliRunner
 from mlflow import MlflowClient
+from ray.job_submission import JobSubmissionClient
 
 from conftest import PLUGINS, ROOT
 from faces import lengths_data_set
 from facscale.cli import main
 from facscale.cli.demo import authentication, start_ray, stop_ray
 from facscale.kube import RayPlace, host
+from facscale.kube.address import only_its_argument
+from facscale.kube.code import pack
 from facscale.kube.manifest import configmap
 from facscale.kube.order import order
 from facscale.progress import reached
@@ -119,6 +122,27 @@ def test_a_cancelled_job_goes_on_from_its_checkpoint(facscale, lab, data):
     steps = steps_of(lab, "long")
     assert facscale("cancel", "long").exit_code == 0
     assert steps[0] > first
+    client = MlflowClient(f"sqlite:///{data / 'lab.db'}")
+    (run,) = client.search_runs([one.experiment_id for one in client.search_experiments()], "tags.row = 'long'")
+    assert run.info.status == "KILLED"
+
+
+def test_a_zip_from_a_volume_is_unpacked_as_it_is(lab, tmp_path):
+    """As a RayJob has it: code.zip lies beside the spec. A single folder in it would be taken away, but for our mark."""
+    (tmp_path / "mine" / "inner").mkdir(parents=True)
+    (tmp_path / "mine" / "inner" / "__init__.py").write_text("print('code of', __name__)\n")
+    (tmp_path / "code.zip").write_bytes(pack(tmp_path / "mine").zipped)
+    token = Path(lab.token_file).read_text()
+    with only_its_argument():
+        client = JobSubmissionClient(lab.address, headers={"Authorization": f"Bearer {token}"})
+    job = client.submit_job(
+        entrypoint=f"{sys.executable} -c 'import inner'", runtime_env={"working_dir": f"file://{tmp_path}/code.zip"}
+    )
+    for _ in range(240):
+        if client.get_job_status(job).is_terminal():
+            break
+        time.sleep(0.5)
+    assert "code of inner" in client.get_job_logs(job)
 
 
 def steps_of(place, name):

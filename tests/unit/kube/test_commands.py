@@ -10,7 +10,6 @@ from click.testing import CliRunner
 
 from facscale.cli import main
 from facscale.kube import rayjobs
-from facscale.progress import Progress, reached
 from kubeapi import Refusal
 
 BAR = "clp                    ████████████············ 50/100 steps, 2 min 0 s left  loss 0.31"
@@ -350,15 +349,6 @@ def test_every_command_explains_itself(facscale, command):
     done = facscale(command, "--help")
     assert done.exit_code == 0
     assert len(done.output) > 150
-
-
-def test_a_bar_is_read_as_it_is_written(capsys):
-    with Progress("clp seed 3", total=3000, unit="steps") as bar:
-        bar.to(0)
-        bar.to(3000, note="loss 0.3")
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert reached(line)[:3] == ("clp seed 3", 3000, 3000)
-    assert reached("12:00 INFO 3/4 things") is None
 
 
 def test_no_secret_of_the_kubeconfig_is_ever_shown(facscale, kube_api, spec):
