@@ -8,6 +8,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from conftest import ROOT
 from facscale.cli import main
 from facscale.kube import rayjobs
 from kubeapi import Refusal
@@ -183,6 +184,16 @@ def test_a_wrong_spec_is_told_before_anything_is_made(facscale, kube_api, spec, 
     assert kube_api.made() == []
 
 
+def test_another_namespace(facscale, kube_api, spec):
+    kube_api.namespace = "moods"
+    done = facscale("submit", spec(), "--kube", "munich", "--namespace", "moods", "--detach")
+    assert done.exit_code == 0, done.output
+    assert "--kube munich --namespace moods" in done.output
+    assert "there is no namespace" not in done.output
+    told = facscale("list", "--kube", "munich", "--namespace", "moods").output
+    assert kube_api.one("rayjobs")["metadata"]["name"] in told
+
+
 def test_where_has_to_be_said(facscale, spec):
     done = facscale("submit", spec())
     assert done.exit_code == 2
@@ -342,6 +353,15 @@ def test_without_clusters_list_says_where_to_write_them(facscale, monkeypatch, t
     done = facscale("list")
     assert done.exit_code == 2
     assert "clusters.yaml names no clusters" in done.output
+
+
+@pytest.mark.parametrize(
+    "path", [*(ROOT / "jobs").glob("*.yaml"), *(ROOT / "pipelines").glob("*.yaml")], ids=lambda path: path.stem
+)
+def test_every_job_and_pipeline_of_ours_can_be_submitted(facscale, kube_api, path):
+    done = facscale("submit", path, "--kube", "munich", "--detach")
+    assert done.exit_code == 0, done.output
+    assert kube_api.made() == ["configmaps", "rayjobs"]
 
 
 @pytest.mark.parametrize("command", ["submit", "status", "logs", "cancel", "list"])
