@@ -1,4 +1,4 @@
-"""The command line: `facscale run`, `check`, `methods`, `data`, `retrieve`, `published`, `sync`, `demo`. Heavy imports wait for their command."""
+"""The command line: `facscale run`, `check`, `rehearse`, `doctor`, `methods`, `data`, `retrieve`, `published`, `sync`, `demo`. Heavy imports wait for their command."""
 
 from __future__ import annotations
 
@@ -92,6 +92,33 @@ def check(spec: Path, overrides: tuple[str, ...]) -> None:
         from facscale.sweep.check import check_sweep
 
         check_sweep(document, name=spec.stem)
+
+
+@main.command()
+@click.argument("spec", type=click.Path(path_type=Path), required=False)
+@OVERRIDES
+@click.option(
+    "--working-dir",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=Path(),
+    metavar="FOLDER",
+    help="What `ray job submit --working-dir` would upload; this folder if not said.",
+)
+@click.option("--json", "as_json", is_flag=True, help="A line of JSON for each finding, for other programs.")
+def doctor(spec: Path | None, overrides: tuple[str, ...], working_dir: Path, as_json: bool) -> None:  # noqa: FBT001 - a flag of the command line
+    """Examine a cluster before GPUs are held: each finding as it comes, each problem with what mends it.
+
+    The Ray cluster is found as `facscale run` finds it. Looked at are its nodes (software, GPUs, limits, clocks), and from
+    them the storage of SPEC's data and checkpoints with its speed; then MLflow with our right to write, and what an upload
+    would carry. Exit status 1 means problems.
+
+    \b
+        facscale doctor jobs/clp.yaml
+        ray job submit -- facscale doctor --json       # from inside, where this machine has not the cluster's versions
+    """
+    from facscale.cli.doctor import examine_cluster
+
+    sys.exit(examine_cluster(spec, overrides, folder=working_dir, as_json=as_json))
 
 
 @main.command()

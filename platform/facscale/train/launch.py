@@ -28,7 +28,7 @@ class TrainError(UserError):
 
 
 class Trained(NamedTuple):
-    """The exported method, and what it cost (`worker.spent`)."""
+    """The exported method, and what it cost (`figures.spent`)."""
 
     exported: bytes
     spent: dict[str, float]
@@ -144,6 +144,10 @@ def environment(job: Job) -> dict[str, str]:
 
 
 def storage(job: Job) -> str:
-    """`cluster.storage` as Ray wants it: a URL, or an absolute path."""
-    url = job.cluster.storage
+    """`cluster.storage` as Ray wants it."""
+    return absolute(job.cluster.storage)
+
+
+def absolute(url: str) -> str:
+    """A URL as it is, a path from the root on."""
     return url if "://" in url else str(Path(url).expanduser().absolute())
