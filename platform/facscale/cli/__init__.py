@@ -95,6 +95,34 @@ def check(spec: Path, overrides: tuple[str, ...]) -> None:
 
 
 @main.command()
+@SPEC
+@OVERRIDES
+@click.option("--seconds", default=60.0, show_default=True, help="How long it trains, warm-up not counted.")
+@click.option("--all", "everything", is_flag=True, help="Rehearse every row and stage, not the main row alone.")
+@click.option("--price", default=0.0, metavar="MONEY", help="Of one GPU for an hour.")
+@click.option("--node-price", default=0.0, metavar="MONEY", help="Of one node for an hour.")
+def rehearse(
+    spec: Path, overrides: tuple[str, ...], seconds: float, everything: bool, price: float, node_price: float,  # noqa: FBT001 - a flag of the command line
+) -> None:  # fmt: skip
+    """Train a job for a minute on its real workers; say what holds it up, and what the whole of it will take.
+
+    Measured are training itself and each of its parts alone: reading, decoding, the model, the exchange of gradients.
+    From that come the bottleneck with what mends it, images a second, memory, and hours and cost to the end, of all rows,
+    seeds and folds. Nothing is kept, and MLflow hears nothing.
+
+    \b
+        facscale rehearse jobs/clp.yaml
+        facscale rehearse jobs/clp.yaml cluster.workers=8 data.threads=8 --price 2.5
+    """
+    document = read(spec, overrides)
+    from facscale.cli.rehearse import rehearse as rehearse_
+    from facscale.job.rehearse import Price
+
+    paid = Price(gpu=price, node=node_price)
+    sys.exit(rehearse_(document, name=spec.stem, seconds=seconds, price=paid, everything=everything))
+
+
+@main.command()
 @click.argument("spec", type=click.Path(path_type=Path), required=False)
 @OVERRIDES
 @click.option(

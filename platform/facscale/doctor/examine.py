@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from facscale.doctor.finding import Finding, problem, told
+from facscale.doctor.finding import Finding, first_line, problem, told
 from facscale.doctor.patient import NotNowError, Patient
 from facscale.errors import UserError
 
@@ -27,14 +27,14 @@ class Check:
     name: str
     rank: int  # the lower, the earlier
     place: Place  # what it looks at
-    limit_s: float
+    limit_s: float | None  # None: it runs in the thread of who asks
     look: Look
 
 
 _CHECKS: list[Check] = []
 
 
-def check(name: str, *, rank: int, place: Place = "ray", limit_s: float = LIMIT_S) -> Callable[[Look], Look]:
+def check(name: str, *, rank: int, place: Place = "ray", limit_s: float | None = LIMIT_S) -> Callable[[Look], Look]:
     """Makes a function of a module in `doctor/checks` a check: it yields findings, and may raise whatever it likes."""
 
     def keep(look: Look) -> Look:
@@ -60,20 +60,15 @@ def examine(patient: Patient) -> Iterator[Finding]:
 
 
 def findings(one: Check, patient: Patient) -> Iterator[Finding]:
-    """Of one check. It runs beside us, so that one that hangs is left behind."""
+    """Of one check. It runs beside us where it has a limit, so that one that hangs is left behind."""
+    if one.limit_s is None:
+        yield from looked(one, patient)
+        return
     told_so_far: queue.Queue[Finding | None] = queue.Queue()
 
     def run() -> None:
-        try:
-            for found in one.look(patient):
-                told_so_far.put(found)
-        except NotNowError:
-            pass
-        except UserError as error:
-            told_so_far.put(told(error))
-        except Exception as error:  # noqa: BLE001 - a check that fails is a finding
-            text = (str(error).strip() or "without a message").splitlines()[0][:300]
-            told_so_far.put(problem(f"the check itself failed: {type(error).__name__}: {text}", one.look.__doc__ or ""))
+        for found in looked(one, patient):
+            told_so_far.put(found)
         told_so_far.put(None)
 
     threading.Thread(target=run, name=f"doctor {one.name}", daemon=True).start()
@@ -82,11 +77,23 @@ def findings(one: Check, patient: Patient) -> Iterator[Finding]:
         try:
             found = told_so_far.get(timeout=max(0.0, end - time.monotonic()))
         except queue.Empty:
-            found = problem(
-                f"no answer within {one.limit_s:g} s", "look there by hand: something hangs or is far too slow"
-            )
-            yield replace(found, check=one.name)
+            mend = "look there by hand: something hangs, or is far too slow"
+            yield replace(problem(f"no answer within {one.limit_s:g} s", mend), check=one.name)
             return
         if found is None:
             return
-        yield replace(found, check=one.name)
+        yield found
+
+
+def looked(one: Check, patient: Patient) -> Iterator[Finding]:
+    """Its findings, and what went wrong with it as the last one."""
+    try:
+        for found in one.look(patient):
+            yield replace(found, check=one.name)
+    except NotNowError:
+        return
+    except UserError as error:
+        yield replace(told(error), check=one.name)
+    except Exception as error:  # noqa: BLE001 - a check that fails is a finding
+        text = f"the check itself failed: {type(error).__name__}: {first_line(error)}"
+        yield replace(problem(text, one.look.__doc__ or ""), check=one.name)

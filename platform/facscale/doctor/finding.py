@@ -38,3 +38,8 @@ def told(error: Exception, *, mend: str = "") -> Finding:
     text = str(error).strip() or type(error).__name__
     what, _, rest = text.partition("; ")
     return problem(what, rest or mend or "see the message")
+
+
+def first_line(error: Exception) -> str:
+    """Of what an error says."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,14 +16,20 @@ GPUS_SEEN = {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}}  # a task 
 
 
 def ask_nodes(
-    call: Callable[..., Any], *words: Any, nodes: Sequence[Mapping[str, Any]], patience_s: float, **options: Any
+    call: Callable[..., Any],
+    *words: Any,
+    nodes: Sequence[Mapping[str, Any]],
+    patience_s: float,
+    calls: int = 0,
+    **options: Any,
 ) -> dict[str, Any]:
     """`call(*words)` on each node at once: what it returned, or the exception that tells why it did not.
 
-    A function of `doctor.node` travels whole, so that it also runs where facscale is missing.
+    A function of `doctor.node` travels whole, so that it also runs where facscale is missing. `calls`: how many a
+    process answers before it ends; 0: no end.
     """
     ray.cloudpickle.register_pickle_by_value(facts)
-    task = ray.remote(call)
+    task = ray.remote(max_calls=calls)(call)
     pending = {
         name_of(node): task.options(
             num_cpus=0,
@@ -49,8 +54,3 @@ def _answer(reference: Any, patience_s: float) -> Any:
         return cause if isinstance(cause, Exception) else error
     except ray.exceptions.RayError as error:
         return error
-
-
-def python() -> str:
-    """Of this process: 3.11.9."""
-    return ".".join(map(str, sys.version_info[:3]))

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import fsspec
 
 from facscale.data import DataError, Dataset
+from facscale.data.rates import read_rate
 from facscale.data.storage import Folder
 
 READ_S = 3.0  # how long reading goes on
-FETCHERS = 8  # as a stream has
 WRITTEN = 16 << 20  # bytes
 
 
@@ -26,19 +24,8 @@ def answers(url: str) -> None:
 
 
 def read(url: str) -> float:
-    """Bytes a second of row groups read as training reads them, cache aside. Raises DataError, CorruptError."""
-    dataset = Dataset(url)
-    groups = [
-        (shard, group) for shard, part in enumerate(dataset.manifest.shards) for group in range(len(part.row_groups))
-    ]
-    began = time.monotonic()
-    end, done = began + READ_S, 0
-    with ThreadPoolExecutor(FETCHERS) as pool:
-        order = itertools.cycle(groups)
-        while time.monotonic() < end:
-            some = list(itertools.islice(order, FETCHERS))
-            done += sum(len(data) for data in pool.map(lambda at: dataset.fetch(shard=at[0], row_group=at[1]), some))
-    return done / (time.monotonic() - began)
+    """Bytes a second of row groups read as training reads them. Raises DataError, CorruptError."""
+    return read_rate(Dataset(url), seconds=READ_S)
 
 
 def write(place: str) -> dict[str, float]:

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import fsspec
 import torch
-from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import (
+    CheckpointConfig,
+    FailureConfig,
+    LoggingConfig,
+    Result,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+)
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from facscale.cluster import resources
@@ -16,7 +27,8 @@ from facscale.data import DataError
 from facscale.errors import UserError
 from facscale.methods import export
 from facscale.spec import Job, SpecError
-from facscale.train import checkpoint
+from facscale.train import checkpoint, rehearsal
+from facscale.train.mailbox import Reader
 from facscale.train.plan import Plan
 from facscale.train.worker import Task, make_method, open_streams, work
 
@@ -79,10 +91,38 @@ def spent(job: Job, *, name: str) -> dict[str, float]:
 
 def trained(task: Task, *, name: str) -> Trained:
     """Let Ray Train do it. Raises TrainError when it gives up, SpecError or DataError when the fault is the user's."""
+    result = ended(task, {"task": task}, name=name, loop=work, failures=task.job.cluster.max_failures)
+    if result.checkpoint is None:
+        raise TrainError(f"{name}: training ended without a checkpoint: {result.error}")
+    with result.checkpoint.as_directory() as folder:
+        exported = (Path(folder) / checkpoint.EXPORT).read_bytes()
+    return Trained(exported, {name: float(value) for name, value in (result.metrics or {}).items() if name != "step"})
+
+
+def rehearsed(task: Task, *, seconds: float, receive: Callable[..., None]) -> None:
+    """Train for some seconds and measure each part: `rehearsal`. What workers find goes to `receive`; nothing is kept.
+
+    Raises as `trained` does, at the first failure.
+    """
+    name, reader = f"rehearsal-{uuid.uuid4().hex[:12]}", Reader(receive)
+    try:
+        own = replace(task, mailbox=reader.mailbox)
+        ended(own, {"task": own, "seconds": seconds}, name=name, loop=rehearsal.rehearse, failures=0)
+    finally:
+        reader.close()
+        store, folder = fsspec.core.url_to_fs(f"{storage(task.job)}/{name}")
+        if store.exists(folder):
+            store.rm(folder, recursive=True)
+
+
+def ended(
+    task: Task, given: dict[str, Any], *, name: str, loop: Callable[[dict[str, Any]], None], failures: int
+) -> Result:
+    """What comes of `loop` on the workers that the task asks for."""
     cluster = task.job.cluster
     trainer = TorchTrainer(
-        work,
-        train_loop_config={"task": task},
+        loop,
+        train_loop_config=given,
         torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=cluster.workers,
@@ -93,7 +133,7 @@ def trained(task: Task, *, name: str) -> Trained:
             name=name,
             storage_path=storage(task.job),
             failure_config=FailureConfig(
-                max_failures=cluster.max_failures, max_preemption_failures=-1, relax_collectives_on_preemption=True
+                max_failures=failures, max_preemption_failures=-1, relax_collectives_on_preemption=True
             ),
             checkpoint_config=CheckpointConfig(num_to_keep=task.job.train.keep_checkpoints),
             logging_config=LoggingConfig(log_level="WARNING"),
@@ -101,14 +141,9 @@ def trained(task: Task, *, name: str) -> Trained:
         ),
     )
     try:
-        result = trainer.fit()
+        return trainer.fit()
     except TrainingFailedError as error:
         raise told(error, name=name) from None
-    if result.checkpoint is None:
-        raise TrainError(f"{name}: training ended without a checkpoint: {result.error}")
-    with result.checkpoint.as_directory() as folder:
-        exported = (Path(folder) / checkpoint.EXPORT).read_bytes()
-    return Trained(exported, {name: float(value) for name, value in (result.metrics or {}).items() if name != "step"})
 
 
 def told(error: TrainingFailedError, *, name: str) -> Exception:

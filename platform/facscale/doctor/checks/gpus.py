@@ -21,9 +21,7 @@ def gpus(patient: Patient) -> Iterator[Finding]:
     """Look at nvidia-smi on the nodes."""
     patient.known("ray")
     promised = {name_of(one): int(one["Resources"].get("GPU", 0)) for one in patient.nodes}
-    seen = patient.on_each_node(
-        node.gpus, max_calls=1, runtime_env=GPUS_SEEN
-    )  # a process that has seen a GPU holds memory
+    seen = patient.on_each_node(node.gpus, calls=1, runtime_env=GPUS_SEEN)  # a process that has seen a GPU holds memory
     driver = patient.on_each_node(node.nvidia_smi)
     for name, devices in seen.items():
         if isinstance(devices, Exception):

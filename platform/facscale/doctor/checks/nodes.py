@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import time
 from collections.abc import Iterator, Mapping
@@ -106,7 +105,7 @@ def limits(patient: Patient) -> Iterator[Finding]:
     if reports and not found:
         least = min(told["shm_bytes"] for told in reports.values()) / 2**30
         cache = min(one["bytes"] for told in reports.values() for one in told["free"].values()) / 1e9
-        yield ok(f"/dev/shm {least:.1f} GiB, {cache:,.0f} GB of disk for the cache, files and processes enough")
+        yield ok(f"{least:.1f} GiB of shared memory, {cache:,.0f} GB of disk for the cache, files and processes enough")
 
 
 def narrow(told: Mapping[str, Any], *, name: str, cache: float) -> Iterator[Finding]:

@@ -33,7 +33,7 @@ def data(patient: Patient) -> Iterator[Finding]:
         frames, size = manifest.counts["frames"], sum(shard.bytes for shard in manifest.shards)
         yield ok(f"{url}: {manifest.name}, {frames:,} frames, {size / 1e9:,.2f} GB")
         if "ray" in patient.state:
-            yield from read(url, patient.on_each_node(speed.read, url, max_calls=1))
+            yield from read(url, patient.on_each_node(speed.read, url, calls=1))
 
 
 def answering(url: str) -> Iterator[Finding]:
@@ -65,7 +65,7 @@ def storage(patient: Patient) -> Iterator[Finding]:
     """Look at cluster.storage: `aws s3 ls`, or ls -ld."""
     place = absolute(patient.storage)
     patient.known("ray")
-    written = patient.on_each_node(speed.write, place, max_calls=1)
+    written = patient.on_each_node(speed.write, place, calls=1)
     for name, rates in written.items():
         if isinstance(rates, DataError):
             yield told(Exception(f"from {name}: {rates}"))
@@ -77,7 +77,7 @@ def storage(patient: Patient) -> Iterator[Finding]:
             )
     if len(written) > 1 and not any(isinstance(rates, Exception) for rates in written.values()):
         with speed.note(place) as note:
-            yield from shared(place, patient.on_each_node(speed.sees, place, note, max_calls=1))
+            yield from shared(place, patient.on_each_node(speed.sees, place, note, calls=1))
 
 
 def shared(place: str, seen: Mapping[str, Any]) -> Iterator[Finding]:
