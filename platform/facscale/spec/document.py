@@ -11,7 +11,7 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from facscale.errors import UserError
 
 Path_ = tuple[str | int, ...]
+Fill = Callable[[str, str | None], str]  # a variable's name and default to its value; raises KeyError: not set
 Model = TypeVar("Model", bound=BaseModel)
 
 PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq")}
@@ -77,13 +78,18 @@ class Document:
         return merge(self, Document(self.at(path) or {}, origins))
 
 
-def read(path: str | Path, overrides: Sequence[str] = ()) -> Document:
+def from_environment(name: str, default: str | None) -> str:
+    """A variable of this process."""
+    return os.environ[name] if default is None else os.environ.get(name, default)
+
+
+def read(path: str | Path, overrides: Sequence[str] = (), *, fill: Fill = from_environment) -> Document:
     """Read a spec file with everything it extends, then lay `overrides` ("train.epochs=3") over it.
 
-    Raises SpecError for a file that is missing or no YAML, a circle of `extends:`, a bad override, and for an unset
+    `fill` says what `${VARIABLES}` stand for; another machine's environment is in `spec.elsewhere`. Raises SpecError for a file that is missing or no YAML, a circle of `extends:`, a bad override, and for an unset
     environment variable in a value that nothing has replaced.
     """
-    document = _read_file(Path(path), trail=())
+    document = _read_file(Path(path), trail=(), fill=fill)
     for word in overrides:
         document = merge(document, override(word))
     for unset in _unset(document.data):
@@ -170,7 +176,7 @@ def _child(document: Document, key: str) -> Document:
     return Document(value if isinstance(value, dict) else {}, origins)
 
 
-def _read_file(path: Path, trail: tuple[Path, ...]) -> Document:
+def _read_file(path: Path, *, trail: tuple[Path, ...], fill: Fill) -> Document:
     if path.resolve() in trail:
         circle = " -> ".join(file.name for file in (*trail, path))
         raise SpecError(f'{path}: "extends" runs in a circle: {circle}')
@@ -185,13 +191,13 @@ def _read_file(path: Path, trail: tuple[Path, ...]) -> Document:
         raise SpecError(f"{Origin(str(path), line)}: not valid YAML: {error.problem}") from None
     if not isinstance(node, MappingNode):
         raise SpecError(f"{path}: a spec is a mapping of keys to values; this file is not")
-    document = _plain(node, str(path))
+    document = _plain(node, str(path), fill)
     parent = document.data.pop("extends", None)
     if parent is None:
         return document
     if not isinstance(parent, str):
         raise SpecError(f'{document.origin(("extends",))}: "extends" is the name of one file')
-    return merge(_read_file(path.parent / parent, (*trail, path.resolve())), document)
+    return merge(_read_file(path.parent / parent, trail=(*trail, path.resolve()), fill=fill), document)
 
 
 def override(word: str) -> Document:
@@ -209,7 +215,7 @@ def override(word: str) -> Document:
     return Document(value, {(): origin, (name.split(".")[0],): origin})
 
 
-def _plain(root: Node, file: str) -> Document:
+def _plain(root: Node, file: str, fill: Fill) -> Document:
     """Turn a YAML node tree into plain data, with the line of every key; no tags, no duplicates, no bombs."""
     origins: dict[Path_, Origin] = {}
     resolver = YAML(typ="safe", pure=True)
@@ -238,7 +244,7 @@ def _plain(root: Node, file: str) -> Document:
 
     def scalar(node: ScalarNode, origin: Origin) -> Any:
         try:
-            text = VARIABLE.sub(_variable, node.value)
+            text = VARIABLE.sub(lambda match: fill(*match.groups()), node.value)
         except KeyError as name:
             return _Unset(
                 f"{origin}: the environment variable {name.args[0]} is not set; export {name.args[0]}=… or write "
@@ -246,9 +252,17 @@ def _plain(root: Node, file: str) -> Document:
             )
         if text != node.value and node.style is None:
             return resolver.load(text) if text else ""
+        if node.style is None and VARIABLE.search(text):
+            return Unfilled(text)
         return text if node.style is not None else resolver.constructor.construct_object(node)
 
     return Document(walk(root, ()), origins)
+
+
+class Unfilled(str):
+    """A value that was written without quotes and still holds variables: filled in, it may be a number."""
+
+    __slots__ = ()
 
 
 class _Unset(str):
@@ -263,10 +277,3 @@ def _unset(value: Any) -> Iterator[_Unset]:
     elif isinstance(value, Mapping | list):
         for part in value.values() if isinstance(value, Mapping) else value:
             yield from _unset(part)
-
-
-def _variable(match: re.Match[str]) -> str:
-    """The value of a variable; raises KeyError with its name."""
-    name, default = match.groups()
-    value: str = os.environ[name] if default is None else os.environ.get(name, default)
-    return value
