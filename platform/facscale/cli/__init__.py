@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from facscale import __version__
+from facscale.cli import ahead, elsewhere
 from facscale.cli.arguments import OVERRIDES, SPEC
-from facscale.cli.elsewhere import COMMANDS
 from facscale.errors import UserError
 from facscale.spec import read
 
@@ -91,61 +91,6 @@ def check(spec: Path, overrides: tuple[str, ...]) -> None:
         from facscale.sweep.check import check_sweep
 
         check_sweep(document, name=spec.stem)
-
-
-@main.command()
-@SPEC
-@OVERRIDES
-@click.option("--seconds", default=60.0, show_default=True, help="How long it trains, warm-up not counted.")
-@click.option("--all", "everything", is_flag=True, help="Rehearse every row and stage, not the main row alone.")
-@click.option("--price", default=0.0, metavar="MONEY", help="Of one GPU for an hour.")
-@click.option("--node-price", default=0.0, metavar="MONEY", help="Of one node for an hour.")
-def rehearse(
-    spec: Path, overrides: tuple[str, ...], seconds: float, everything: bool, price: float, node_price: float,  # noqa: FBT001 - a flag of the command line
-) -> None:  # fmt: skip
-    """Train a job for a minute on its real workers; say what holds it up, and what the whole of it will take.
-
-    Measured are training itself and each of its parts alone: reading, decoding, the model, the exchange of gradients.
-    From that come the bottleneck with what mends it, images a second, memory, and hours and cost to the end, of all rows,
-    seeds and folds. Nothing is kept, and MLflow hears nothing.
-
-    \b
-        facscale rehearse jobs/clp.yaml
-        facscale rehearse jobs/clp.yaml cluster.workers=8 data.threads=8 --price 2.5
-    """
-    document = read(spec, overrides)
-    from facscale.cli.rehearse import rehearse as rehearse_
-    from facscale.job.rehearse import Price
-
-    paid = Price(gpu=price, node=node_price)
-    sys.exit(rehearse_(document, name=spec.stem, seconds=seconds, price=paid, everything=everything))
-
-
-@main.command()
-@click.argument("spec", type=click.Path(path_type=Path), required=False)
-@OVERRIDES
-@click.option(
-    "--working-dir",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    default=Path(),
-    metavar="FOLDER",
-    help="What `ray job submit --working-dir` would upload; this folder if not said.",
-)
-@click.option("--json", "as_json", is_flag=True, help="A line of JSON for each finding, for other programs.")
-def doctor(spec: Path | None, overrides: tuple[str, ...], working_dir: Path, as_json: bool) -> None:  # noqa: FBT001 - a flag of the command line
-    """Examine a cluster before GPUs are held: each finding as it comes, each problem with what mends it.
-
-    The Ray cluster is found as `facscale run` finds it. Looked at are its nodes (software, GPUs, limits, clocks), and from
-    them the storage of SPEC's data and checkpoints with its speed; then MLflow with our right to write, and what an upload
-    would carry. Exit status 1 means problems.
-
-    \b
-        facscale doctor jobs/clp.yaml
-        ray job submit -- facscale doctor --json       # from inside, where this machine has not the cluster's versions
-    """
-    from facscale.cli.doctor import examine_cluster
-
-    sys.exit(examine_cluster(spec, overrides, folder=working_dir, as_json=as_json))
 
 
 @main.command()
@@ -315,5 +260,5 @@ def demo(folder: Path, stop: bool) -> None:  # noqa: FBT001 - a flag of the comm
     stop_demo(folder) if stop else sys.exit(run_demo(folder))
 
 
-for command in COMMANDS:
+for command in (*ahead.COMMANDS, *elsewhere.COMMANDS):
     main.add_command(command)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 from facscale.spec import Job, Pipeline
@@ -24,7 +25,9 @@ class Patient:
     job: Job | None = None
     pipeline: Pipeline | None = None
     api: Any = None  # facscale.kube.Api, where a namespace is examined
-    folder: str = "."  # what `ray job submit --working-dir` would upload
+    spec: Path | None = None  # of the job, where the namespace's variables are needed to read it
+    overrides: tuple[str, ...] = ()
+    folder: Path | None = None  # the code that goes along; None: nobody has said that any does
     state: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from rich.console import Console
 
-from facscale.doctor.examine import examine
+from facscale.doctor.examination import examine
 from facscale.doctor.finding import Finding
 from facscale.doctor.patient import Patient
 

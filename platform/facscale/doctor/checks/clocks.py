@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 
 from facscale.doctor.checks.nodes import FAR_S, SKEW_S
-from facscale.doctor.examine import check
+from facscale.doctor.examination import check
 from facscale.doctor.finding import Finding, ok, problem, warning
 from facscale.doctor.patient import Patient
 

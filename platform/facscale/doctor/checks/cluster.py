@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from facscale.cluster import join, refuse_impossible
 from facscale.cluster.local import stands_here
-from facscale.doctor.examine import check
+from facscale.doctor.examination import check
 from facscale.doctor.finding import Finding, first_line, ok, problem, warning
 from facscale.doctor.patient import Patient
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from facscale.doctor import node
-from facscale.doctor.examine import check
+from facscale.doctor.examination import check
 from facscale.doctor.finding import Finding, ok, problem, warning
 from facscale.doctor.patient import Patient
 from facscale.doctor.remote import ask_nodes

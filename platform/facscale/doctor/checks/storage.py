@@ -8,7 +8,7 @@ from typing import Any
 
 from facscale.data import DataError, Dataset
 from facscale.doctor import speed
-from facscale.doctor.examine import check
+from facscale.doctor.examination import check
 from facscale.doctor.finding import Finding, ok, problem, told, warning
 from facscale.doctor.patient import Patient
 from facscale.train.launch import absolute

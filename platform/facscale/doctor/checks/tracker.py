@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from facscale.doctor.examine import check
+from facscale.doctor.examination import check
 from facscale.doctor.finding import Finding, ok, warning
 from facscale.doctor.patient import Patient
 

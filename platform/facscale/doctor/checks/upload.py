@@ -4,25 +4,40 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from facscale.doctor.examine import check
+from facscale.doctor.examination import check
 from facscale.doctor.finding import Finding, ok, problem, warning
 from facscale.doctor.patient import Patient
 
 NAMED = 3  # of the largest files
+SLOW = 0.2  # of the limit
 
 
 @check("working-dir", rank=25, limit_s=60)
 def upload(patient: Patient) -> Iterator[Finding]:
     """Look at what lies in this folder: du -a . | sort -n."""
-    from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE, PACKAGE_SIZE_WARNING
+    from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
 
-    yield from weighed(Path(patient.folder), limit=GCS_STORAGE_MAX_SIZE, heavy=PACKAGE_SIZE_WARNING)
+    told = weighed(patient.folder or Path(), limit=GCS_STORAGE_MAX_SIZE)
+    if patient.folder is None and told.state == "problem":  # nobody has said that it is to go along
+        told = replace(told, state="warning")
+    yield told
 
 
-def weighed(folder: Path, *, limit: int, heavy: int) -> Iterator[Finding]:
-    """Against the limit of Ray's, in bytes, and the weight from which an upload is slow."""
+@check("working-dir", rank=55, place="kube", limit_s=60)
+def packed(patient: Patient) -> Iterator[Finding]:
+    """Look at what lies in the folder."""
+    from facscale.kube.code import LIMIT, pack
+
+    if patient.folder is not None:
+        size = len(pack(patient.folder).zipped)
+        yield ok(f"--working-dir {patient.folder} has {size / 1e6:.2f} MB when zipped, and may have {LIMIT / 1e6:.0f}")
+
+
+def weighed(folder: Path, *, limit: int) -> Finding:
+    """Against the limit of Ray's, in bytes."""
     sizes = carried(folder)
     total = sum(sizes.values())
     largest = sorted(sizes, key=lambda path: -sizes[path])[:NAMED]
@@ -30,11 +45,10 @@ def weighed(folder: Path, *, limit: int, heavy: int) -> Iterator[Finding]:
     said = f"--working-dir {folder} carries {len(sizes):,} files, {total / 2**20:,.1f} MiB"
     mend = f"name what need not travel in .gitignore or .rayignore; the largest: {names}"
     if total >= limit:
-        yield problem(f"{said}: more than Ray takes ({limit / 2**20:,.0f} MiB)", mend)
-    elif total >= heavy:
-        yield warning(f"{said}, near Ray's limit of {limit / 2**20:,.0f} MiB", mend)
-    else:
-        yield ok(f"{said} (Ray takes {limit / 2**20:,.0f})" + (f"; the largest: {names}" if names else ""))
+        return problem(f"{said}: more than Ray takes ({limit / 2**20:,.0f} MiB)", mend)
+    if total >= SLOW * limit:
+        return warning(f"{said}: each job uploads that (Ray takes {limit / 2**20:,.0f})", mend)
+    return ok(f"{said} (Ray takes {limit / 2**20:,.0f})")
 
 
 def carried(folder: Path) -> dict[Path, int]:
