@@ -48,7 +48,7 @@ def write(place: str) -> dict[str, float]:
             store.rm_file(path)
     except PermissionError as error:
         raise DataError(
-            f"{place}: a file cannot be {doing}: {error}; give this key, or this user, the right to"
+            f"{place}: a file cannot be {doing}: {str(error).rstrip('.')}; give this key, or this user, the right to"
         ) from None
     except OSError as error:
         raise DataError(
