@@ -1,4 +1,4 @@
-"""The command line: `facscale run`, `check`, `submit`, `methods`, `data`, `retrieve`, `published`, `sync`, `demo`. Heavy imports wait for their command."""
+"""The command line: `facscale run`, `check`, `rehearse`, `doctor`, `submit`, `methods`, `data`, `retrieve`, `published`, `sync`, `demo`. Heavy imports wait for their command."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from facscale import __version__
+from facscale.cli import ahead, elsewhere
 from facscale.cli.arguments import OVERRIDES, SPEC
-from facscale.cli.elsewhere import COMMANDS
 from facscale.errors import UserError
 from facscale.spec import read
 
@@ -260,5 +260,5 @@ def demo(folder: Path, stop: bool) -> None:  # noqa: FBT001 - a flag of the comm
     stop_demo(folder) if stop else sys.exit(run_demo(folder))
 
 
-for command in COMMANDS:
+for command in (*ahead.COMMANDS, *elsewhere.COMMANDS):
     main.add_command(command)

@@ -256,7 +256,7 @@ class Story:
             recorder = Recorder(tracker, title=title)
             reader = Reader(recorder.receive)
             try:
-                exported = fit(replace(task, mailbox=reader.mailbox), name=place)
+                exported = fit(replace(task, mailbox=reader.mailbox, title=title), name=place)
                 return Trained(exported, spent(task.job, name=place))
             finally:
                 reader.close()

@@ -91,7 +91,8 @@ class Trial:
             self.training = begun_from
         reader = Reader(self.receive)
         try:
-            exported = fit(replace(task, mailbox=reader.mailbox), name=self.training)
+            own = replace(task, mailbox=reader.mailbox, title=f"{self.title} {self.id}")
+            exported = fit(own, name=self.training)
         finally:
             reader.close()
         if not self.told:  # it had ended before its process did

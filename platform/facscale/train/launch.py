@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import fsspec
 import torch
@@ -25,12 +28,14 @@ from facscale.data import DataError
 from facscale.errors import UserError
 from facscale.methods import export
 from facscale.spec import Job, SpecError
-from facscale.train import checkpoint
+from facscale.train import checkpoint, rehearsal
 from facscale.train.lost import Losses, cause
+from facscale.train.mailbox import Reader
 from facscale.train.plan import Plan
 from facscale.train.worker import Task, make_method, open_streams, work
 
 SPENT = "spent.json"  # beside the export
+Loop = Callable[[dict[str, Any]], None]  # Ray Train's `train_loop_per_worker`
 
 
 class TrainError(UserError):
@@ -38,7 +43,7 @@ class TrainError(UserError):
 
 
 class Trained(NamedTuple):
-    """The exported method, and what it cost (`worker.spent`)."""
+    """The exported method, and what it cost (`figures.spent`)."""
 
     exported: bytes
     spent: dict[str, float]
@@ -89,7 +94,7 @@ def spent(job: Job, *, name: str) -> dict[str, float]:
 
 def trained(task: Task, *, name: str) -> Trained:
     """Let Ray Train do it. Raises TrainError when it gives up, SpecError or DataError when the fault is the user's."""
-    result = with_workers_that_meet(task, name=name)
+    result = ended(task, {"task": task}, name=name, loop=work, failures=task.job.cluster.max_failures)
     if result.checkpoint is None:
         raise TrainError(f"{name}: training ended without a checkpoint: {result.error}")
     with result.checkpoint.as_directory() as folder:
@@ -97,18 +102,35 @@ def trained(task: Task, *, name: str) -> Trained:
     return Trained(exported, {name: float(value) for name, value in (result.metrics or {}).items() if name != "step"})
 
 
-def with_workers_that_meet(task: Task, *, name: str) -> Result:
-    """Run it, again where the workers did not reach each other at a start: for Ray Train that ends a run for good.
+def rehearsed(task: Task, *, seconds: float, receive: Callable[..., None]) -> None:
+    """Train for some seconds and measure each part: `rehearsal`. What workers find goes to `receive`; nothing is kept.
 
-    It counts as a failure: after `cluster.max_failures` of them TrainError is raised.
+    Raises as `trained` does, at the first failure.
     """
-    failures, most = 0, task.job.cluster.max_failures
+    name, reader = f"rehearsal-{uuid.uuid4().hex[:12]}", Reader(receive)
+    try:
+        own = replace(task, mailbox=reader.mailbox)
+        ended(own, {"task": own, "seconds": seconds}, name=name, loop=rehearsal.rehearse, failures=0)
+    finally:
+        reader.close()
+        store, folder = fsspec.core.url_to_fs(f"{storage(task.job)}/{name}")
+        if store.exists(folder):
+            store.rm(folder, recursive=True)
+
+
+def ended(task: Task, given: dict[str, Any], *, name: str, loop: Loop, failures: int) -> Result:
+    """What comes of `loop` on the workers that the task asks for, after at most `failures` restarts (-1: without end).
+
+    Ray Train starts lost workers again by itself, but ends a run for good where workers did not reach each other at a
+    start; that is tried again here, and counts as a failure too.
+    """
+    failed = 0
     while True:
         try:
-            return trainer(task, name=name).fit()
+            return trainer(task, given, name=name, loop=loop, failures=failures).fit()
         except TrainingFailedError as error:
-            failures += 1
-            if not apart(error) or 0 <= most < failures:
+            failed += 1
+            if not apart(error) or 0 <= failures < failed:
                 raise told(error, name=name) from None
             task.tell("lost", note=f"the workers do not come together: {cause(error)}; they try again")
 
@@ -119,12 +141,12 @@ def apart(error: TrainingFailedError) -> bool:
     return isinstance(failure, RayTaskError) and isinstance(failure.cause, RuntimeError)
 
 
-def trainer(task: Task, *, name: str) -> TorchTrainer:
+def trainer(task: Task, given: dict[str, Any], *, name: str, loop: Loop, failures: int) -> TorchTrainer:
     """The task as Ray Train takes it."""
     cluster = task.job.cluster
     return TorchTrainer(
-        work,
-        train_loop_config={"task": task},
+        loop,
+        train_loop_config=given,
         torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo", timeout_s=cluster.patience),
         scaling_config=ScalingConfig(
             num_workers=cluster.workers,
@@ -136,7 +158,7 @@ def trainer(task: Task, *, name: str) -> TorchTrainer:
             name=name,
             storage_path=storage(task.job),
             failure_config=FailureConfig(
-                max_failures=cluster.max_failures, max_preemption_failures=-1, relax_collectives_on_preemption=True
+                max_failures=failures, max_preemption_failures=-1, relax_collectives_on_preemption=True
             ),
             checkpoint_config=CheckpointConfig(num_to_keep=task.job.train.keep_checkpoints),
             logging_config=LoggingConfig(log_level="WARNING"),
@@ -179,6 +201,10 @@ def environment(job: Job) -> dict[str, str]:
 
 
 def storage(job: Job) -> str:
-    """`cluster.storage` as Ray wants it: a URL, or an absolute path."""
-    url = job.cluster.storage
+    """`cluster.storage` as Ray wants it."""
+    return absolute(job.cluster.storage)
+
+
+def absolute(url: str) -> str:
+    """A URL as it is, a path from the root on."""
     return url if "://" in url else str(Path(url).expanduser().absolute())

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import resource
-import statistics
 import time
 from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,10 +23,11 @@ from facscale.data.views import Batch, View
 from facscale.evaluate import positives
 from facscale.methods import DataFacts, Method, export, find
 from facscale.nn.batchnorm import synchronise
-from facscale.nn.workers import workers
 from facscale.spec import Job, SpecError
 from facscale.train import checkpoint
 from facscale.train.engine import Engine
+from facscale.train.figures import losses_in_words, of_step, spent
+from facscale.train.gauges import Exporter
 from facscale.train.loop import Run, train
 from facscale.train.plan import Plan
 from facscale.train.probe import OnlineProbe
@@ -47,6 +46,7 @@ class Task:
     subjects: Mapping[str, Collection[str]] | None = None  # labelled identities to train on, by data set URL; None: all
     resume: str = ""  # the place of another run whose latest checkpoint is gone on from, where there is no own one
     mailbox: Any = None  # actor that takes records of training (`mailbox.Mailbox`)
+    title: str = ""  # what the training is called where it is watched
 
     def tell(self, kind: str, **record: Any) -> None:
         """Send a record without waiting; training never stops for it."""
@@ -67,6 +67,7 @@ def work(settings: Mapping[str, Task]) -> None:
     probe = online_probe(task, run)
     place = {"rank": context.get_world_rank(), "world": context.get_world_size()}
     validation = Validation(run, held_out(task, **place), judged=judged(task, **place))
+    exporter = Exporter(job=task.title or task.job.name, method=task.job.method.name)
     started, first = time.monotonic(), run.step
     if run.rank == 0:
         task.tell("progress", step=run.step, steps=run.plan.steps, note="resumed" if run.step else "started")
@@ -77,7 +78,11 @@ def work(settings: Mapping[str, Task]) -> None:
         saving = plan.due(run.step, every=settings_.checkpoint_every)
         if plan.due(run.step, every=settings_.log_every):
             speed = (run.step - first) / (time.monotonic() - started)
-            tell_losses(task, run, speed=speed, streams=streams)
+            if run.rank == 0:  # it speaks for all
+                values = of_step(run, speed=speed, streams=streams.values())
+                task.tell("metrics", step=run.step, values=values)
+                task.tell("progress", step=run.step, steps=run.plan.steps, note=losses_in_words(values))
+                exporter.tell(run, values)
             saving = ray.train.get_preemption_info() is not None or saving  # all workers get the same answer
         if probe is not None and plan.due(run.step, every=settings_.probe_every):
             task.tell("metrics", step=run.step, values=probe(run.method.encoder))
@@ -89,18 +94,6 @@ def work(settings: Mapping[str, Task]) -> None:
     skipped = [str(fault) for stream in streams.values() for fault in stream.skipped]
     if skipped:
         task.tell("skipped", rank=run.rank, faults=skipped)
-
-
-def spent(run: Run) -> dict[str, float]:
-    """What training costs this worker: seconds of a step (the median), and its largest memory so far.
-
-    On an accelerator that is what torch has taken there; else what the whole process has, libraries and all.
-    """
-    if run.device.type == "cuda":
-        memory = torch.cuda.max_memory_allocated(run.device)
-    else:
-        memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds_per_step": statistics.median(run.seconds), "peak_memory_gb": memory / 2**30}
 
 
 def open_streams(
@@ -304,21 +297,3 @@ def zipped(streams: dict[str, Stream], start: int) -> Generator[Batch]:
     """Batches with the views of all sources, from sample number `start` on."""
     for batches in zip(*(stream.batches(start=start) for stream in streams.values()), strict=True):
         yield Batch({name: faces for batch in batches for name, faces in batch.items()})
-
-
-def tell_losses(task: Task, run: Run, *, speed: float, streams: dict[str, Stream]) -> None:
-    """Losses and speed of this worker; rank 0 speaks for all."""
-    if run.rank:
-        return
-    values = {f"loss/{name}": float(loss.value.detach()) for name, loss in run.losses.items()}
-    values["loss/total"] = sum(float(loss.value.detach()) * loss.weight for loss in run.losses.values())
-    norms = {f"gradient_norm/{engine.root.name}": engine.gradient_norm for engine in run.engines}
-    values |= {name: norm for name, norm in norms.items() if norm is not None}
-    values["samples_per_second"] = speed * run.job.train.batch_size
-    values["epoch"] = run.plan.epoch(run.step)
-    values["workers"] = workers()
-    values["learning_rate"] = run.plan.rate(run.step - 1)
-    values["skipped"] = float(sum(len(stream.skipped) for stream in streams.values()))
-    task.tell("metrics", step=run.step, values=values)
-    note = "  ".join(f"{name.removeprefix('loss/')} {value:.3f}" for name, value in values.items() if "loss/" in name)
-    task.tell("progress", step=run.step, steps=run.plan.steps, note=note)

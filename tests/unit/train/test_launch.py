@@ -29,9 +29,10 @@ def fit(monkeypatch):
                     raise outcome
                 return outcome
 
-        monkeypatch.setattr(launch, "trainer", lambda task, *, name: Trainer())
+        monkeypatch.setattr(launch, "trainer", lambda *_, **__: Trainer())
         job = Job(method={"name": "clp"}, cluster={"max_failures": max_failures})
-        assert launch.with_workers_that_meet(Task(job, None, DataFacts()), name="run") is DONE
+        task = Task(job, None, DataFacts())
+        assert launch.ended(task, {}, name="run", loop=launch.work, failures=max_failures) is DONE
         assert not left
 
     return run

@@ -1,0 +1,76 @@
+"""`facscale rehearse` and `doctor`: what to know before GPUs are held."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from facscale.cli.arguments import OVERRIDES, SPEC
+from facscale.spec import read
+
+
+@click.command()
+@SPEC
+@OVERRIDES
+@click.option("--seconds", default=60.0, show_default=True, help="How long it trains, warm-up not counted.")
+@click.option("--all", "everything", is_flag=True, help="Rehearse every row and stage, not the main row alone.")
+@click.option("--price", default=0.0, metavar="MONEY", help="Of one GPU for an hour.")
+@click.option("--node-price", default=0.0, metavar="MONEY", help="Of one node for an hour.")
+def rehearse(
+    spec: Path, overrides: tuple[str, ...], seconds: float, everything: bool, price: float, node_price: float,  # noqa: FBT001 - a flag of the command line
+) -> None:  # fmt: skip
+    """Train a job for a minute on its real workers; say what holds it up, and what the whole of it will take.
+
+    Measured are training itself and each of its parts alone: reading, decoding, the model, the exchange of gradients.
+    From that come the bottleneck with what mends it, images a second, memory, and hours and cost to the end, of all rows,
+    seeds and folds. Nothing is kept, and MLflow hears nothing. The cluster is found as `facscale run` finds it.
+
+    \b
+        facscale rehearse jobs/clp.yaml
+        facscale rehearse jobs/clp.yaml cluster.workers=8 data.threads=8 --price 2.5
+        ray job submit -- facscale rehearse jobs/clp.yaml
+    """
+    document = read(spec, overrides)
+    from facscale.cli.rehearse import rehearse as rehearse_
+    from facscale.job.rehearse import Price
+
+    paid = Price(gpu=price, node=node_price)
+    sys.exit(rehearse_(document, name=spec.stem, seconds=seconds, price=paid, everything=everything))
+
+
+@click.command()
+@click.argument("spec", type=click.Path(path_type=Path), required=False)
+@OVERRIDES
+@click.option("--kube", metavar="CLUSTER", help="A name of your clusters file, or a context of your kubeconfig.")
+@click.option(
+    "--working-dir",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="Code that is to go along; without it, this folder is only weighed.",
+)
+@click.option("--json", "as_json", is_flag=True, help="A line of JSON for each finding, for other programs.")
+def doctor(
+    spec: Path | None, overrides: tuple[str, ...], kube: str | None, working_dir: Path | None, as_json: bool,  # noqa: FBT001 - a flag of the command line
+) -> None:  # fmt: skip
+    """Examine a cluster before GPUs are held: each finding as it comes, each problem with what mends it.
+
+    The Ray cluster at hand, found as `facscale run` finds it: its nodes (software, GPUs, limits, clocks), and from them
+    the storage of SPEC's data and checkpoints with its speed; MLflow with our right to write; what an upload would carry.
+    With --kube a namespace of a Kubernetes cluster: KubeRay, the chart, our rights, queue, GPU nodes, images, secrets;
+    whether SPEC fits. Exit status 1 means problems.
+
+    \b
+        facscale doctor jobs/clp.yaml
+        facscale doctor jobs/clp.yaml --kube munich
+        ray job submit -- facscale doctor              # from inside, where this machine has not the cluster's versions
+    """
+    from facscale.cli.doctor import examine_cluster, examine_namespace
+
+    if kube:
+        sys.exit(examine_namespace(spec, overrides, kube=kube, folder=working_dir, as_json=as_json))
+    sys.exit(examine_cluster(spec, overrides, folder=working_dir, as_json=as_json))
+
+
+COMMANDS = (rehearse, doctor)
