@@ -23,12 +23,13 @@ from postgres import Postgres, programs
 from s3 import free_ports
 
 READY_S = 120.0
+METRICS = importlib.util.find_spec("prometheus_flask_exporter") is not None
 
 
 @pytest.fixture(scope="module")
 def docs():
     ingress = {"enabled": True, "host": "mlflow.example.org", "tlsSecret": "certificate"}
-    return objects(changed("values-gpu.yaml", {"mlflow.ingress": ingress}))
+    return objects(changed("values-gpu.yaml", {"mlflow.ingress": ingress, "monitoring.enabled": METRICS}))
 
 
 def status(url, host=None, headers=(), body=None):
@@ -143,7 +144,9 @@ def mlflow(docs, tmp_path_factory):
             ).read_text()
         variables = environment(docs, server, others)
         words = [
-            word.replace("5000", str(port)).replace("s3://facscale/mlflow", (folder / "artifacts").as_uri())
+            word.replace("5000", str(port))
+            .replace("s3://facscale/mlflow", (folder / "artifacts").as_uri())
+            .replace("/tmp/metrics", str(folder / "metrics"))
             for word in command(server, variables)
         ]
         process = start(words, variables, folder / "log")
@@ -178,18 +181,26 @@ def test_mlflow_answers_to_its_own_names_alone(mlflow, host, answer):
     assert status(f"{mlflow}/health", host=host) == 200  # probes come by the pod's address
 
 
+def login(docs):
+    """The header by which jobs are let in."""
+    data = one(docs, "Secret/facscale-tracking")["data"]
+    words = [base64.b64decode(data[f"MLFLOW_TRACKING_{part}"]).decode() for part in ("USERNAME", "PASSWORD")]
+    return {"Authorization": f"Basic {base64.b64encode(':'.join(words).encode()).decode()}"}
+
+
+@pytest.mark.skipif(not METRICS, reason="MLflow's metrics are missing: pip install prometheus-flask-exporter")
+def test_prometheus_reads_mlflows_metrics_at_the_pods_address_with_a_login(docs, mlflow):
+    monitor = one(docs, "ServiceMonitor/facscale-mlflow")["spec"]["endpoints"][0]
+    address = mlflow.removeprefix("http://")  # POD_IP and port, as Prometheus calls it
+    assert status(mlflow + monitor["path"], host=address) == 401
+    assert status(mlflow + monitor["path"], host=address, headers=login(docs)) == 200
+
+
 @pytest.mark.parametrize(
     ("origin", "answer"), [("https://mlflow.example.org", 200), ("https://evil.example.org", 403), ("", 200)]
 )
 def test_only_mlflows_own_pages_change_something(docs, mlflow, origin, answer):
-    login = one(docs, "Secret/facscale-tracking")["data"]
-    user, password = (base64.b64decode(login[f"MLFLOW_TRACKING_{part}"]).decode() for part in ("USERNAME", "PASSWORD"))
-    secret = base64.b64encode(f"{user}:{password}".encode()).decode()
-    headers = {
-        "Authorization": f"Basic {secret}",
-        "Content-Type": "application/json",
-        **({"Origin": origin} if origin else {}),
-    }
+    headers = login(docs) | {"Content-Type": "application/json"} | ({"Origin": origin} if origin else {})
     body = json.dumps({"max_results": 5}).encode()
     url = f"{mlflow}/ajax-api/2.0/mlflow/experiments/search"
     assert status(url, host="mlflow.example.org", headers=headers, body=body) == answer

@@ -119,7 +119,7 @@ def test_rights_are_few_and_of_the_namespace(name):
             assert not {"escalate", "bind", "impersonate", "deletecollection"} & set(rule["verbs"])
     roles = {doc["metadata"]["name"]: doc["rules"] for doc in docs if doc["kind"] == "Role"}
     assert roles["facscale-head"] == [
-        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]},
         {"apiGroups": ["ray.io"], "resources": ["rayclusters"], "verbs": ["get", "patch"]},
     ]
     for binding in (doc for doc in docs if doc["kind"] == "RoleBinding"):
