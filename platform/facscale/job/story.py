@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import os
 import socket
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -26,13 +24,15 @@ from facscale.job.judge import Judge, fold_title
 from facscale.job.labelled import Group, Labelled, groups
 from facscale.job.lanes import Lanes
 from facscale.job.measure import measure
+from facscale.job.provenance import commit, user
 from facscale.job.record import Recorder
 from facscale.job.variants import Variant, cluster_name, repeated, run_key, stages, training_key
 from facscale.methods import export
-from facscale.names import folder_name
+from facscale.names import file_name, folder_name
 from facscale.spec import Job
 from facscale.track import Tracker
 from facscale.track.journal import SPOOLS
+from facscale.track.login import refuse_stranger
 from facscale.track.tracker import Run
 from facscale.train.launch import Trained, exported_at, fit, spent, storage
 from facscale.train.mailbox import Reader
@@ -73,8 +73,9 @@ class Story:
         only_tested = [data.fingerprint for data in self.expressions]  # no training depends on them
         everything = [*self.fingerprints, *only_tested]
         self.key = run_key([main, *self.baselines], fingerprints=everything, cluster=cluster)
-        self.spool = SPOOLS / f"{main.name}-{self.key}"
+        self.spool = SPOOLS / f"{file_name(main.name)}-{self.key}"
         track = main.job.track
+        refuse_stranger(track.uri)
         self.tracker = Tracker(
             track.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{default_store(main.job)}",
             track.experiment or (self.sets[0].name if self.sets else "facscale"),
@@ -278,23 +279,3 @@ def default_store(job: Job) -> Path:
     home = Path("~/facscale").expanduser() if "://" in storage(job) else Path(storage(job))
     home.mkdir(parents=True, exist_ok=True)
     return home / "mlflow.db"
-
-
-def user() -> str:
-    """Whose job it is; a container's user often has no name to look up."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
-
-
-def commit() -> str:
-    """Of the code that runs, where it is a checkout."""
-    done = subprocess.run(
-        ["git", "rev-parse", "HEAD"],  # noqa: S607 - whichever git is in the path
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip() or "unknown"

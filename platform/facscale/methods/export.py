@@ -92,13 +92,22 @@ def _unpickled(data: bytes, *, source: str) -> Any:
             f"{source}: a TorchScript archive, whose weights cannot be read without running its code; if you trust it, "
             'convert it once: torch.save(torch.jit.load("FILE").state_dict(), "WEIGHTS.pth")'
         )
+    if _unpacked(data) > len(data):  # torch stores tensors as they are: what unpacks to more is a bomb
+        raise SpecError(f"{source}: unpacks to more than it holds, which no file of weights does")
     try:
         return torch.load(BytesIO(data), map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError) as error:
+    except Exception as error:  # what a damaged or forged pickle raises is up to it
         reason = str(error).splitlines()[0]
         raise SpecError(
             f"{source}: not a file of weights (tensors alone are read from torch files): {reason}"
         ) from None
+
+
+def _unpacked(data: bytes) -> int:
+    try:
+        return sum(part.file_size for part in ZipFile(BytesIO(data)).infolist())
+    except BadZipFile:  # the format before archives
+        return 0
 
 
 def _is_program(data: bytes) -> bool:

@@ -1,0 +1,28 @@
+"""Whose job it is, and of which code."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import subprocess
+from pathlib import Path
+
+
+def user() -> str:
+    """Whose job it is; a container's user often has no name to look up."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+def commit() -> str:
+    """Of the code that runs: an image says it, a checkout knows it."""
+    if said := os.environ.get("FACSCALE_COMMIT"):
+        return said
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)  # noqa: S603
+    except OSError:  # there is no git
+        return "unknown"
+    return done.stdout.strip() or "unknown"
