@@ -185,7 +185,9 @@ def open_root(root: str) -> tuple[Any, str]:
 
 
 def read_bytes(root: str, name: str) -> bytes:
-    """One whole (small) file of a source."""
+    """One whole (small) file of a source. Raises ValueError for a name that could lead out of it: lists hold anything."""
+    if is_unsafe(name):
+        raise ValueError(f"{name[:80]!r} is no name of a file in the source")
     system, base = open_root(root)
     content: bytes = system.cat_file(f"{base}/{name}")
     return content
