@@ -38,7 +38,7 @@ def normal(name: str) -> str:
 
 def conflicts() -> Iterator[str]:
     """What packages miss, by their own word."""
-    done = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False)  # noqa: S603 - our own command
+    done = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False)
     if done.returncode:
         yield done.stdout.strip()
 
