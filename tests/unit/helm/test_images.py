@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 FOLDER = ROOT / "helm" / "images"
-KNOWN = {"ARG", "CMD", "COPY", "ENV", "FROM", "LABEL", "RUN", "SHELL", "USER", "WORKDIR"}
+KNOWN = {"ARG", "CMD", "COPY", "ENV", "FROM", "LABEL", "RUN", "USER", "WORKDIR"}
 
 
 def instructions():
