@@ -24,7 +24,7 @@ from facscale.job.judge import Judge, fold_title
 from facscale.job.labelled import Group, Labelled, groups
 from facscale.job.lanes import Lanes
 from facscale.job.measure import measure
-from facscale.job.provenance import commit, user
+from facscale.job.origin import commit, user
 from facscale.job.record import Recorder
 from facscale.job.variants import Variant, cluster_name, repeated, run_key, stages, training_key
 from facscale.methods import export

@@ -1,4 +1,4 @@
-"""Whose job it is, and of which code."""
+"""Who runs a job, and which code."""
 
 from __future__ import annotations
 
