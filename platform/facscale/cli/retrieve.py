@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import ray
-import simplejpeg
 import torch
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -17,7 +16,7 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from facscale.cluster import join
-from facscale.data import DataError, Dataset, augment
+from facscale.data import DataError, Dataset, augment, pixels
 from facscale.evaluate import figures
 from facscale.evaluate.embed import Embeddings, OfFace, embed
 from facscale.evaluate.retrieval import nearest
@@ -203,7 +202,7 @@ def stored(dataset: Dataset, row: int) -> Face:
     found = {name: values[0] for name, values in kept.to_pydict().items()}
     (name,) = named([found["identity"]], [found["video"]], [found["frame"]])
     try:
-        image = simplejpeg.decode_jpeg(found["jpeg"], colorspace="RGB")
+        image = pixels.jpeg(found["jpeg"])
     except ValueError as error:
         raise DataError(f"{name} of {dataset.url} is damaged: {error}; ask about another frame") from None
     return Face(name, image, active(found.get("au", []), dataset.manifest.au), found["identity"], found["video"])

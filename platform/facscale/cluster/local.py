@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import AuthenticationError
 
 from facscale.spec import Job, SpecError
 
@@ -19,7 +20,7 @@ PLACE = re.compile(r"[\w.\-\[\]:]+:\d+")  # host:port; Ray knows other addresses
 def join() -> None:
     """Connect to the job's cluster, RAY_ADDRESS's, or this machine's; start one here if there is none.
 
-    Raises SpecError where a cluster is named and does not answer.
+    Raises SpecError where a cluster is named and does not answer, or answers and does not know our token.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a CPU task must not hide the GPUs of its process
     logging.getLogger("ray.data").setLevel(logging.WARNING)
@@ -35,7 +36,12 @@ def join() -> None:
             ray.init(**quiet)
         else:
             ray.init(address="local", **own_dashboard(), **quiet)
-    except ConnectionError:
+    except (ConnectionError, AuthenticationError) as error:
+        if AuthenticationError in (type(error), type(error.__cause__)):
+            raise SpecError(
+                f"the Ray cluster at {named or 'this machine'} lets nobody in without its token: set RAY_AUTH_MODE=token, "
+                "and RAY_AUTH_TOKEN, or the file ~/.ray/auth_token, to what its administrator gave you"
+            ) from None
         raise silent from None
 
 

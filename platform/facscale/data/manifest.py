@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
+from pydantic import Field, TypeAdapter, ValidationError
 
 from facscale.data.errors import DataError
 
 SCHEMA_VERSION = 1
+MOST_BYTES = 1 << 30  # of a row group, or of a footer; the writer makes none above 64 MB
+BYTES_OF_A_ROW = 4  # at least: the length of its JPEG
+COUNTED = {"identities", "videos", "tracks", "frames", "labelled_frames"}
 MANIFEST, INDEX = "manifest.json", "index.parquet"
 
 
@@ -23,29 +27,43 @@ MANIFEST, INDEX = "manifest.json", "index.parquet"
 class RowGroup:
     """Where a row group lies in its file (bytes), and the xxh3-128 of those bytes (hexadecimal)."""
 
-    offset: int
-    length: int
-    rows: int
-    checksum: str
+    offset: Annotated[int, Field(ge=0)]
+    length: Annotated[int, Field(gt=0, le=MOST_BYTES)]
+    rows: Annotated[int, Field(gt=0)]
+    checksum: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 
 
 @dataclass(frozen=True)
 class Shard:
     """One Parquet file; `bytes` is its size."""
 
-    file: str
-    bytes: int
-    rows: int
-    row_groups: tuple[RowGroup, ...]
+    file: Annotated[str, Field(pattern=r"^[\w-][\w.-]*$", max_length=200)]  # of this folder, not of another one
+    bytes: Annotated[int, Field(gt=0)]
+    rows: Annotated[int, Field(gt=0)]
+    row_groups: Annotated[tuple[RowGroup, ...], Field(min_length=1)]
+
+    @property
+    def end(self) -> int:
+        """Of the last row group: there Parquet's footer begins."""
+        return max(group.offset + group.length for group in self.row_groups)
+
+    def faults(self) -> Iterator[str]:
+        """What cannot be so."""
+        if not 0 < self.bytes - self.end <= MOST_BYTES:
+            yield f"{self.file} has no room for its footer"
+        if self.rows != sum(group.rows for group in self.row_groups):
+            yield f"{self.file} has other rows than its row groups"
+        if any(BYTES_OF_A_ROW * group.rows > group.length for group in self.row_groups):
+            yield f"{self.file} has more rows than bytes for them"
 
 
 @dataclass(frozen=True)
 class Manifest:
     """What a data set says of itself."""
 
-    name: str
+    name: Annotated[str, Field(max_length=200)]
     au: tuple[int, ...]  # AU numbers of the label columns, in their order; empty: not labelled
-    image_size: int  # pixels, side of the stored square crops
+    image_size: Annotated[int, Field(gt=0, le=8192)]  # pixels, side of the stored square crops
     fps: float  # frames a second of the source videos; 0: single images
     recipe: dict[str, Any]  # how it was made, free
     counts: dict[str, int]  # identities, videos, tracks, frames, labelled_frames
@@ -64,20 +82,28 @@ class Manifest:
     def from_json(cls, text: bytes | str, *, url: str) -> Self:
         """Raises DataError for what is no manifest of this schema."""
         try:
-            fields = json.loads(text)
-            version = fields["schema"]
+            version = json.loads(text)["schema"]
             if version != SCHEMA_VERSION:
                 raise DataError(
                     f"{url}: written with schema {version}, this facscale reads {SCHEMA_VERSION}; convert it again"
                 )
-            shards = tuple(
-                Shard(**{**shard, "row_groups": tuple(RowGroup(**group) for group in shard["row_groups"])})
-                for shard in fields["shards"]
-            )
-            lists = {name: tuple(fields[name]) for name in ("au", "expressions") if name in fields}
-            return cls(**{**fields, **lists, "shards": shards})
-        except (ValueError, KeyError, TypeError) as error:
+            manifest = TypeAdapter(cls).validate_json(text, strict=True)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            place = ".".join(str(part) for part in fault["loc"])
+            raise DataError(f"{url}/{MANIFEST} is damaged: {place}: {fault['msg']}; make the data set again") from None
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(f"{url}/{MANIFEST} is damaged: {error!r}; make the data set again") from None
+        for fault in manifest.faults():
+            raise DataError(f"{url}/{MANIFEST} is damaged: {fault}; make the data set again")
+        return manifest
+
+    def faults(self) -> Iterator[str]:
+        """What cannot be so: a manifest may come from anywhere."""
+        if missing := COUNTED - self.counts.keys():
+            yield f"counts lack {', '.join(sorted(missing))}"
+        for shard in self.shards:
+            yield from shard.faults()
 
 
 @dataclass(frozen=True)
@@ -102,6 +128,18 @@ class Runs:
         """Which runs show one of these identities: bool [R]."""
         shown: np.ndarray = np.isin(np.asarray(self.identities), list(people))[self.identity]
         return shown
+
+    def refuse_others(self, manifest: Manifest) -> None:
+        """Raise ValueError for a run outside the rows that the manifest tells of."""
+        sizes = [[group.rows for group in shard.row_groups] for shard in manifest.shards]
+        first = np.cumsum([0, *map(len, sizes)])
+        inside = (self.shard >= 0) & (self.shard < len(sizes))
+        shard = np.where(inside, self.shard, 0)
+        inside &= (self.row_group >= 0) & (self.row_group < np.diff(first)[shard])
+        rows = np.concatenate(sizes)[np.where(inside, first[shard] + self.row_group, 0)]
+        inside &= (self.start >= 0) & (self.frames > 0) & (self.start + self.frames.astype(np.int64) <= rows)
+        if not inside.all():
+            raise ValueError(f"{np.count_nonzero(~inside)} of its runs lie outside the shards")
 
     @classmethod
     def from_table(cls, table: pa.Table) -> Self:

@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 from facscale.data.errors import CorruptError, DataError
 from facscale.data.manifest import INDEX, MANIFEST, Manifest, Runs, checksum
 from facscale.data.storage import Folder
-from facscale.data.writer import ShardWriter
+from facscale.data.trust import refuse_large_table, refuse_other_columns, refuse_other_groups
+from facscale.data.writer import COLUMNS, INDEX_SCHEMA, ShardWriter
 
 __all__ = ["Dataset", "ShardWriter"]
 
@@ -61,7 +62,14 @@ class Dataset:
             raise DataError(f"{self.url}/{INDEX} is missing; make the data set again") from None
         if checksum(data) != self.manifest.index_checksum:
             raise CorruptError(f"corrupt index {self.url}/{INDEX}: its checksum differs from the manifest's")
-        return Runs.from_table(pq.read_table(io.BytesIO(data)))
+        try:
+            refuse_other_columns(pq.read_schema(io.BytesIO(data)), INDEX_SCHEMA)
+            refuse_large_table(pq.read_metadata(io.BytesIO(data)), rows=self.manifest.counts["frames"])
+            runs = Runs.from_table(pq.read_table(io.BytesIO(data)))
+            runs.refuse_others(self.manifest)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise CorruptError(f"corrupt index {self.url}/{INDEX}: {error}") from None
+        return runs
 
     @property
     def arrow_schema(self) -> pa.Schema:
@@ -94,10 +102,14 @@ class Dataset:
 
         A shard's footer is read on the first call; `stop` ends the wait for a store that is away. Raises as `read`.
         """
-        place = self.manifest.shards[shard].row_groups[row_group]
+        part = self.manifest.shards[shard]
+        place, footer = part.row_groups[row_group], self._footer(shard, stop=stop)
         window = pa.PythonFile(_Window(data, place.offset), mode="r")
-        file = pq.ParquetFile(window, metadata=self._footer(shard, stop=stop), pre_buffer=False)
-        return file.read_row_group(row_group, columns=list(columns) if columns else None, use_threads=False)
+        try:
+            file = pq.ParquetFile(window, metadata=footer, pre_buffer=False)
+            return file.read_row_group(row_group, columns=list(columns) if columns else None, use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise CorruptError(f"corrupt row group {row_group} of {self.url}/{part.file}: {error}") from None
 
     def table(self, columns: Sequence[str]) -> pa.Table:
         """The whole data set, in stored order: for small columns (labels, identity). Raises DataError, CorruptError."""
@@ -118,13 +130,14 @@ class Dataset:
             if shard in self._footers:
                 return self._footers[shard]
         part = self.manifest.shards[shard]
-        end = max(group.offset + group.length for group in part.row_groups)
         try:
-            tail = self.folder.read_range(part.file, offset=end, length=part.bytes - end, stop=stop)
+            tail = self.folder.read_range(part.file, offset=part.end, length=part.bytes - part.end, stop=stop)
             footer = pq.read_metadata(pa.BufferReader(tail))
+            refuse_other_columns(footer.schema.to_arrow_schema(), COLUMNS)
+            refuse_other_groups(footer, part)
         except FileNotFoundError:
             raise CorruptError(f"missing shard {self.url}/{part.file}") from None
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise CorruptError(f"corrupt footer of {self.url}/{part.file}: {error}") from None
         with self._lock:
             return self._footers.setdefault(shard, footer)

@@ -32,22 +32,24 @@ INDEX_SCHEMA = pa.schema(
 )
 
 
+COLUMNS = pa.schema(
+    [
+        ("identity", pa.string()),
+        ("video", pa.string()),
+        ("track", pa.int32()),
+        ("frame", pa.int32()),
+        ("time_s", pa.float32()),
+        ("jpeg", pa.binary()),
+        ("landmarks", pa.list_(pa.float32(), 2 * LANDMARKS)),
+    ]
+)
+
+
 def columns(au: Sequence[int], *, expressions: Sequence[str] = ()) -> pa.Schema:
     """The columns that every data set has; labels only with AUs, or with classes of expressions."""
     labels = [(name, pa.list_(pa.int8(), len(au))) for name in ("au", "intensity")] if au else []
     labels += [("expression", pa.int8()), ("part", pa.string())] if expressions else []
-    return pa.schema(
-        [
-            ("identity", pa.string()),
-            ("video", pa.string()),
-            ("track", pa.int32()),
-            ("frame", pa.int32()),
-            ("time_s", pa.float32()),
-            ("jpeg", pa.binary()),
-            ("landmarks", pa.list_(pa.float32(), 2 * LANDMARKS)),
-            *labels,
-        ]
-    )
+    return pa.schema([*COLUMNS, *labels])
 
 
 @dataclass

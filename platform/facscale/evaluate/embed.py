@@ -20,11 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import ray.data
-import simplejpeg
 import torch
 from torch import Tensor, nn
 
-from facscale.data import CorruptError, DataError, Dataset, augment
+from facscale.data import CorruptError, DataError, Dataset, augment, pixels
 from facscale.data.rows import as_numpy
 from facscale.data.views import Batch, Faces, Frames, View
 from facscale.progress import Progress
@@ -178,7 +177,7 @@ class _Embedder:
 
     def _decoded(self, jpeg: bytes, *, where: Any) -> np.ndarray | None:
         try:
-            picture: np.ndarray = simplejpeg.decode_jpeg(jpeg, colorspace="RGB")
+            picture: np.ndarray = pixels.jpeg(jpeg)
         except ValueError as error:
             log.warning("left out: frame %s of %s: %s", where, self.dataset.url, error)
             return None

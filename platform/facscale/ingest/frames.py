@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -13,9 +15,16 @@ import numpy as np
 import simplejpeg
 from fsspec.implementations.local import LocalFileSystem
 
-from facscale.ingest.items import Item, Stills, open_root, suffix
+from facscale.data import pixels
+from facscale.ingest.items import Item, Stills, open_root, read_bytes, suffix
 
 Note = Callable[[str, str], None]  # (stage, reason)
+PNG = b"\x89PNG\r\n\x1a\n"
+# Containers of videos alone: FFmpeg also takes a text for a video, a playlist whose lines name other files and hosts.
+OPENING = {
+    "format_whitelist": "avi,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mpeg,mpegts,mpegvideo",
+    "protocol_whitelist": "file",
+}
 EARLY = 0.9  # of the announced frames: with fewer something is missing (counts in headers are a little off at times)
 
 
@@ -58,13 +67,12 @@ class Frames:
             yield frame
 
     def _images(self) -> Iterator[Frame]:
-        system, base = open_root(self.root)
         chosen = range(0, len(self.item.files), self.every)
         bad: list[str] = []
         for position in chosen:
             name, number = self.item.files[position], self.item.numbers[position]
             try:
-                image = decode_image(system.cat_file(f"{base}/{name}"), name)
+                image = decode_image(read_bytes(self.root, name), name)
             except (ValueError, FileNotFoundError, PermissionError) as error:
                 bad.append(f"{name}: {error}")
                 continue
@@ -78,12 +86,13 @@ class Frames:
         local = isinstance(system, LocalFileSystem)
         source: Any = f"{base}/{name}" if local else system.open(f"{base}/{name}", "rb")
         try:
-            with av.open(source, metadata_errors="replace") as container:
+            with av.open(source, metadata_errors="replace", options=OPENING) as container:
                 if not container.streams.video:
                     raise ValueError("no video stream in it")
                 yield from self._decoded(container)
         except av.FFmpegError as error:
-            raise ValueError(f"cannot be opened as a video: {error.strerror}") from error
+            what = "of no format of videos" if error.errno == errno.EINVAL else error.strerror
+            raise ValueError(f"cannot be opened as a video: {what}") from error
         finally:
             if not local:
                 source.close()
@@ -91,6 +100,8 @@ class Frames:
     def _decoded(self, container: Any) -> Iterator[Frame]:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1  # the parallelism is over videos
+        pixels.refuse_large(stream.codec_context.width, stream.codec_context.height)
+        stream.codec_context.options = {"max_pixels": str(pixels.MOST)}  # a frame may be larger than its file says
         rate = float(stream.average_rate or stream.guessed_rate or self.item.fps)
         self.fps = rate
         index, damaged, broken = 0, 0, False
@@ -123,13 +134,25 @@ class Frames:
 
 def decode_image(content: bytes, name: str) -> np.ndarray:
     """A JPEG or PNG file as RGB [H, W, 3] uint8. Raises ValueError."""
-    if suffix(name) in (".jpg", ".jpeg") and simplejpeg.is_jpeg(content):
-        image: np.ndarray = simplejpeg.decode_jpeg(content, colorspace="RGB")
-        return image
-    found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
+    is_jpeg = simplejpeg.is_jpeg(content)
+    if is_jpeg and suffix(name) in (".jpg", ".jpeg"):
+        return pixels.jpeg(content)
+    pixels.refuse_large(*_size(content, is_jpeg=is_jpeg))
+    found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     if found is None:
-        raise ValueError("no image" if content else "empty file")
+        raise ValueError("no image")
     return np.asarray(cv2.cvtColor(found, cv2.COLOR_BGR2RGB))
+
+
+def _size(content: bytes, *, is_jpeg: bool) -> tuple[int, int]:
+    """Width and height by the header."""
+    if is_jpeg:
+        height, width, *_ = simplejpeg.decode_jpeg_header(content)
+        return width, height
+    if not content.startswith(PNG):  # OpenCV would open a dozen other formats
+        raise ValueError("no JPEG and no PNG" if content else "empty file")
+    width, height = struct.unpack(">II", content[16:24].ljust(8, b"\0"))
+    return width, height
 
 
 def _upright(frame: Any) -> np.ndarray:

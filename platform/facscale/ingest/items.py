@@ -19,6 +19,7 @@ from facscale.data import DataError
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png"})
+LONGEST = 1024  # bytes of a path, as S3 has it
 UNSAFE = re.compile(r"[\\\x00-\x1f\x7f]")
 
 Files = Mapping[str, int]  # path relative to the source's root -> bytes
@@ -159,8 +160,12 @@ def list_files(root: str) -> Listing:
 
 
 def is_unsafe(name: str) -> bool:
-    """Whether a path could lead out of its folder, or break a listing."""
-    return bool(UNSAFE.search(name)) or name.startswith("/") or any(part in ("", ".", "..") for part in name.split("/"))
+    """Whether a path could lead out of its folder, break a listing, or be too long for any store."""
+    parts = name.split("/")
+    long = len(name.encode(errors="replace")) > LONGEST or any(
+        len(part.encode(errors="replace")) > 255 for part in parts
+    )
+    return long or bool(UNSAFE.search(name)) or name.startswith("/") or any(part in ("", ".", "..") for part in parts)
 
 
 def is_hidden(name: str) -> bool:
@@ -185,7 +190,9 @@ def open_root(root: str) -> tuple[Any, str]:
 
 
 def read_bytes(root: str, name: str) -> bytes:
-    """One whole (small) file of a source."""
+    """One whole (small) file of a source. Raises ValueError for a name that could lead out of it: lists hold anything."""
+    if is_unsafe(name):
+        raise ValueError(f"{name[:80]!r} is no name of a file in the source")
     system, base = open_root(root)
     content: bytes = system.cat_file(f"{base}/{name}")
     return content

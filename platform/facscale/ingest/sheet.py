@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import simplejpeg
 
-from facscale.data import Dataset
+from facscale.data import Dataset, pixels
 from facscale.data.storage import Folder
 from facscale.ingest.parts import put_file
 
@@ -70,7 +69,7 @@ def _row(data: Dataset, mine: np.ndarray, *, crops: int, size: int, landmarks: b
 
 
 def _drawn(jpeg: bytes, points: list[float], size: int) -> np.ndarray:
-    image = simplejpeg.decode_jpeg(jpeg, colorspace="RGB")
+    image = pixels.jpeg(jpeg)
     scale = size / image.shape[0]
     drawn: np.ndarray = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     for x, y in np.array(points, dtype=float).reshape(-1, 2):

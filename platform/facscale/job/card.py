@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from facscale import __version__, html
 from facscale.data import Dataset
@@ -70,9 +71,11 @@ class Card:
             found = json.loads(text)
             if found["schema"] != SCHEMA:
                 raise CardError(f"{source} has schema {found['schema']}; this facscale ({__version__}) reads {SCHEMA}")
-            return cls(**found)
-        except (ValueError, KeyError, TypeError) as error:
-            raise CardError(f"{source} is no reproduction card ({error!r}); wanted is a run's card.json") from None
+            return TypeAdapter(cls).validate_python(found)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise CardError(
+                f"{source} is no reproduction card ({' '.join(str(error).split())[:200]}); wanted is a run's card.json"
+            ) from None
 
 
 def card(

@@ -29,10 +29,11 @@ from facscale.job.origin import commit, user
 from facscale.job.record import Recorder
 from facscale.job.variants import Variant, cluster_name, repeated, run_key, stages, training_key
 from facscale.methods import export
-from facscale.names import folder_name
+from facscale.names import file_name, folder_name
 from facscale.spec import Job
 from facscale.track import Tracker
 from facscale.track.journal import SPOOLS
+from facscale.track.login import refuse_stranger
 from facscale.track.tracker import Run
 from facscale.train.launch import Trained, exported_at, fit, spent, storage
 from facscale.train.mailbox import Reader
@@ -73,8 +74,9 @@ class Story:
         only_tested = [data.fingerprint for data in self.expressions]  # no training depends on them
         everything = [*self.fingerprints, *only_tested]
         self.key = run_key([main, *self.baselines], fingerprints=everything, cluster=cluster)
-        self.spool = SPOOLS / f"{main.name}-{self.key}"
+        self.spool = SPOOLS / f"{file_name(main.name)}-{self.key}"
         track = main.job.track
+        refuse_stranger(track.uri)
         self.tracker = Tracker(
             track.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{default_store(main.job)}",
             track.experiment or (self.sets[0].name if self.sets else "facscale"),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from facscale.kube.code import Code
 from facscale.spec import Document, Job, Pipeline, SpecError, merge, read
-from facscale.spec.elsewhere import as_written, canonical, dump, filled_from, refuse_secrets, variables
+from facscale.spec.elsewhere import as_written, canonical, dump, filled_from, variables
 
 ELSEWHERE_THE_SAME = {"cluster", "track", "evaluate", "seeds", "sweep"}  # of a spec: does not change the first training
 LONGEST = 47  # characters of a RayJob's name: KubeRay makes longer names from it
@@ -61,7 +61,6 @@ class Need:
 def order(spec: Path, overrides: Sequence[str], *, code: Code | None = None) -> Order:
     """The job of a file, with its overrides baked in. Raises SpecError, also for a secret in it."""
     document = read(spec, overrides, fill=as_written)
-    refuse_secrets(document)
     name = str(document.data.get("name") or spec.stem)  # there the file has another one
     document = merge(document, Document({"name": name}, {(): document.origin(("name",))}))
     return Order(name, dump(document), document, str(spec), code)

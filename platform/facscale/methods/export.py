@@ -24,6 +24,8 @@ from facscale.methods import DataFacts, Method, find, names
 from facscale.spec import Job, SpecError
 
 FORMAT = "2"
+SHOWN = 200  # characters of another's message
+PICKLE = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1))
 # How torch.save's files begin: archives since 2020, and before that the pickle of a number of its own.
 TORCH = (b"PK", pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2))
 
@@ -70,6 +72,8 @@ def load(data: bytes, *, source: str = "the export") -> Method:
     """
     if data.startswith(TORCH):
         return _of_public(_unpickled(data, source=source), source=source)
+    if data.startswith(PICKLE):
+        raise SpecError(f"{source}: a pickle, which is never read (it could run code); a safetensors file is expected")
     try:
         weights = safetensors.torch.load(data)
         size = int.from_bytes(data[:8], "little")  # of the header: JSON, as the format has it
@@ -81,8 +85,9 @@ def load(data: bytes, *, source: str = "the export") -> Method:
     try:
         method = TypeAdapter(Recipe).validate_json(about.get("recipe", "")).build()
         method.load_state_dict(weights)
-    except (ValueError, RuntimeError) as error:  # pydantic's is a ValueError
-        raise SpecError(f"{source}: its recipe does not fit this facscale: {str(error).splitlines()[0]}") from None
+    except (ValueError, TypeError, RuntimeError) as error:  # pydantic's is a ValueError
+        reason = " ".join(str(error).split())[:SHOWN]
+        raise SpecError(f"{source}: its recipe does not fit this facscale: {reason}") from None
     return method.eval()
 
 
@@ -92,13 +97,23 @@ def _unpickled(data: bytes, *, source: str) -> Any:
             f"{source}: a TorchScript archive, whose weights cannot be read without running its code; if you trust it, "
             'convert it once: torch.save(torch.jit.load("FILE").state_dict(), "WEIGHTS.pth")'
         )
+    if _unpacked(data) > len(data):  # torch stores tensors as they are: what unpacks to more is a bomb
+        raise SpecError(f"{source}: unpacks to more than it holds, which no file of weights does")
     try:
         return torch.load(BytesIO(data), map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # noqa: BLE001 - what a damaged or forged pickle raises is up to it
+        lines = str(error).splitlines() or [type(error).__name__]
+        reason = next((line.strip() for line in lines if "GLOBAL" in line), lines[0])  # what it would have called
         raise SpecError(
             f"{source}: not a file of weights (tensors alone are read from torch files): {reason}"
         ) from None
+
+
+def _unpacked(data: bytes) -> int:
+    try:
+        return sum(part.file_size for part in ZipFile(BytesIO(data)).infolist())
+    except BadZipFile:  # the format before archives
+        return 0
 
 
 def _is_program(data: bytes) -> bool:

@@ -1,7 +1,8 @@
 """Job and pipeline files: strict, with inheritance and overrides, and errors that name file, line and nearest key."""
 
 from facscale.spec.block import Block
-from facscale.spec.document import Document, SpecError, merge, nearest, parse, read
+from facscale.spec.document import Document, merge, nearest, parse, read
+from facscale.spec.errors import SpecError
 from facscale.spec.models import Job, Pipeline
 from facscale.spec.plugins import Plugins
 

@@ -19,34 +19,29 @@ from typing import Any, TypeVar
 import pydantic
 from pydantic import BaseModel
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from facscale.errors import UserError
+from facscale.spec.errors import Origin, SpecError
+from facscale.spec.safety import (
+    MAX_DEPTH,
+    MAX_NODES,
+    SHOWN,
+    composed,
+    refuse_secret_value,
+    refuse_secret_variable,
+    refuse_tag,
+    shown,
+    text_of,
+    too_deep,
+)
 
 Path_ = tuple[str | int, ...]
 Fill = Callable[[str, str | None], str]  # a variable's name and default to its value; raises KeyError: not set
 Model = TypeVar("Model", bound=BaseModel)
 
-PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq")}
 OF_THE_METHOD = frozenset({"inputs", "start"})  # keys of a spec, beside "method", that mean that method
-MAX_NODES = 100_000  # an alias bomb unfolds past this long before it hurts
 VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
-
-
-class SpecError(UserError):
-    """The user's file cannot be used."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a value was written."""
-
-    file: str
-    line: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}" if self.line else self.file
 
 
 @dataclass(frozen=True)
@@ -86,14 +81,17 @@ def from_environment(name: str, default: str | None) -> str:
 def read(path: str | Path, overrides: Sequence[str] = (), *, fill: Fill = from_environment) -> Document:
     """Read a spec file with everything it extends, then lay `overrides` ("train.epochs=3") over it.
 
-    `fill` says what `${VARIABLES}` stand for; another machine's environment is in `spec.elsewhere`. Raises SpecError for a file that is missing or no YAML, a circle of `extends:`, a bad override, and for an unset
-    environment variable in a value that nothing has replaced.
+    `fill` says what `${VARIABLES}` stand for; another machine's environment is in `spec.elsewhere`. Raises SpecError for
+    a file that is missing or no YAML, a circle of `extends:`, a bad override, and for an unset environment variable, or a
+    secret, in a value that nothing has replaced.
     """
     document = _read_file(Path(path), trail=(), fill=fill)
     for word in overrides:
-        document = merge(document, override(word))
-    for unset in _unset(document.data):
-        raise SpecError(str(unset))
+        document = merge(document, override(word, fill=fill))
+    for key, text in texts(document.data):
+        if isinstance(text, _Unset):
+            raise SpecError(str(text))
+        refuse_secret_value(text, key=".".join(map(str, key)), origin=document.origin(key))
     return document
 
 
@@ -145,8 +143,8 @@ def _explain(document: Document, model: type[BaseModel], at: Path_, fault: Any) 
         return f'{where}: "{name}" is missing'
     message = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     given = document.at((*at, *path))
-    shown = "" if isinstance(given, Mapping | list) or given is None else f", not {given!r}"
-    return f'{where}: "{name}": {message[:1].lower()}{message[1:]}{shown}'
+    but = "" if isinstance(given, Mapping | list) or given is None else f", not {shown(given)}"
+    return f'{where}: "{name}": {message[:1].lower()}{message[1:]}{but}'
 
 
 def _is_union_tag(part: str | int) -> bool:
@@ -177,18 +175,11 @@ def _child(document: Document, key: str) -> Document:
 
 
 def _read_file(path: Path, *, trail: tuple[Path, ...], fill: Fill) -> Document:
+    text = text_of(path)
     if path.resolve() in trail:
         circle = " -> ".join(file.name for file in (*trail, path))
         raise SpecError(f'{path}: "extends" runs in a circle: {circle}')
-    try:
-        node = YAML(typ="safe", pure=True).compose(path.open(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SpecError(f"{path}: there is no such file (you are in {Path.cwd()})") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read: {error}") from None
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise SpecError(f"{Origin(str(path), line)}: not valid YAML: {error.problem}") from None
+    node = composed(text, Origin(str(path)))
     if not isinstance(node, MappingNode):
         raise SpecError(f"{path}: a spec is a mapping of keys to values; this file is not")
     document = _plain(node, str(path), fill)
@@ -200,40 +191,45 @@ def _read_file(path: Path, *, trail: tuple[Path, ...], fill: Fill) -> Document:
     return merge(_read_file(path.parent / parent, trail=(*trail, path.resolve()), fill=fill), document)
 
 
-def override(word: str) -> Document:
+def override(word: str, *, fill: Fill = from_environment) -> Document:
     """A word of the command line, as in train.epochs=3. Raises SpecError."""
     name, equals, text = word.partition("=")
     if not equals or not all(name.split(".")):
         raise SpecError(f'command line: "{word}" is no override; write key=value, as in train.epochs=3')
-    origin = Origin(f"command line ({word})")
-    try:
-        value: Any = YAML(typ="safe", pure=True).load(text)
-    except MarkedYAMLError as error:
-        raise SpecError(f"{origin}: not valid YAML: {error.problem}") from None
+    origin = Origin(f"command line ({word[:SHOWN]})")
+    node = composed(text, origin)
+    value: Any = None if node is None else _plain(node, origin.file, fill, lines=False).data
     for key in reversed(name.split(".")):
         value = {key: value}
     return Document(value, {(): origin, (name.split(".")[0],): origin})
 
 
-def _plain(root: Node, file: str, fill: Fill) -> Document:
+def _plain(root: Node, file: str, fill: Fill, *, lines: bool = True) -> Document:
     """Turn a YAML node tree into plain data, with the line of every key; no tags, no duplicates, no bombs."""
     origins: dict[Path_, Origin] = {}
     resolver = YAML(typ="safe", pure=True)
 
+    def place(node: Node) -> Origin:
+        return Origin(file, node.start_mark.line + 1 if lines else 0)
+
     def walk(node: Node, path: Path_) -> Any:
         if len(origins) > MAX_NODES:
             raise SpecError(f"{file}: unfolds to more than {MAX_NODES} values: are aliases nested in aliases?")
-        origin = Origin(file, node.start_mark.line + 1)
+        origin = place(node)
+        if len(path) > MAX_DEPTH:
+            raise too_deep(origin)
         origins.setdefault(path, origin)
-        if str(node.tag) not in PLAIN:
-            raise SpecError(f"{origin}: the tag {node.tag} is not allowed; a spec holds plain values only")
+        refuse_tag(node, origin)
         if isinstance(node, SequenceNode):
             return [walk(item, (*path, number)) for number, item in enumerate(node.value)]
         if isinstance(node, MappingNode):
             result: dict[str, Any] = {}
             for key_node, value_node in node.value:
+                origin = place(key_node)
+                if not isinstance(key_node, ScalarNode):
+                    raise SpecError(f"{origin}: a key is one word, not a list or a mapping")
+                refuse_tag(key_node, origin)
                 key = str(key_node.value)
-                origin = Origin(file, key_node.start_mark.line + 1)
                 if key in result:
                     raise SpecError(f'{origin}: "{key}" is written twice')
                 origins[(*path, key)] = origin
@@ -243,6 +239,8 @@ def _plain(root: Node, file: str, fill: Fill) -> Document:
         return scalar(node, origin)
 
     def scalar(node: ScalarNode, origin: Origin) -> Any:
+        for name, _ in VARIABLE.findall(node.value):
+            refuse_secret_variable(name, origin)
         try:
             text = VARIABLE.sub(lambda match: fill(*match.groups()), node.value)
         except KeyError as name:
@@ -250,11 +248,14 @@ def _plain(root: Node, file: str, fill: Fill) -> Document:
                 f"{origin}: the environment variable {name.args[0]} is not set; export {name.args[0]}=… or write "
                 f"${{{name.args[0]}:-default}}"
             )
-        if text != node.value and node.style is None:
-            return resolver.load(text) if text else ""
-        if node.style is None and VARIABLE.search(text):
-            return Unfilled(text)
-        return text if node.style is not None else resolver.constructor.construct_object(node)
+        try:
+            if text != node.value and node.style is None:
+                return resolver.load(text) if text else ""
+            if node.style is None and VARIABLE.search(text):
+                return Unfilled(text)
+            return text if node.style is not None else resolver.constructor.construct_object(node)
+        except (YAMLError, ValueError) as error:  # what a variable holds; a number of thousands of digits
+            raise SpecError(f"{origin}: {shown(node.value)} is no value: {str(error).splitlines()[0]}") from None
 
     return Document(walk(root, ()), origins)
 
@@ -271,9 +272,10 @@ class _Unset(str):
     __slots__ = ()
 
 
-def _unset(value: Any) -> Iterator[_Unset]:
-    if isinstance(value, _Unset):
-        yield value
+def texts(value: Any, path: Path_ = ()) -> Iterator[tuple[Path_, str]]:
+    """All texts in plain data, with their paths."""
+    if isinstance(value, str):
+        yield path, value
     elif isinstance(value, Mapping | list):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _unset(part)
+        for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from texts(part, (*path, key))

@@ -20,19 +20,13 @@ from pydantic import (
 )
 
 from facscale.spec.block import Block
+from facscale.spec.deepspeed import refuse_reserved
+from facscale.spec.safety import Name
 from facscale.spec.sweep import Sweep
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Range = Annotated[tuple[float, float], Field(min_length=2, max_length=2)]
 Url = str  # any fsspec URL: s3://bucket/folder, file:///folder, or a plain path
-OWNED_BY_THE_LOOP = {
-    "train_batch_size": "train.batch_size",
-    "train_micro_batch_size_per_gpu": "train.batch_size and cluster.workers",
-    "gradient_accumulation_steps": "train.accumulate",
-    "gradient_clipping": "train.clip",
-    "optimizer": "train.optimizer",
-    "scheduler": "train.schedule",
-}
 
 
 class Method(Block):
@@ -179,7 +173,7 @@ class Evaluate(Block):
     map_frames: NonNegativeInt = 1000  # test frames in the picture of the embedding (t-SNE, by AU and person); 0: none
     attention_faces: NonNegativeInt = 6  # test faces in the picture of where the network looks; 0: none
     pairs: NonNegativeInt = 6400  # of frames, whose movements are measured where a method tells some; 0: none
-    baselines: dict[str, dict[str, Any] | None] = {}  # further rows: patches over this very spec; null: none
+    baselines: dict[Name, dict[str, Any] | None] = {}  # further rows: patches over this very spec; null: none
 
 
 class Track(Block):
@@ -207,11 +201,11 @@ class Input(Block):
 class Job(Block):
     """One file under jobs/: pre-train (or train per fold), evaluate, compare."""
 
-    name: str = ""  # "" takes the file's name
+    name: Name = ""  # "" takes the file's name
     seed: NonNegativeInt = 0
     seeds: PositiveInt = 1  # trainings of every row, with seed, seed + 1, ...: the tables show their mean and spread
     method: Method
-    stages: dict[str, dict[str, Any]] = {}  # trained first, in this order: each a patch over this very spec
+    stages: dict[Name, dict[str, Any]] = {}  # trained first, in this order: each a patch over this very spec
     inputs: dict[str, Input | None] = {}  # what the method's constructor takes beyond its hyper-parameters; null: none
     start: Input | None = None  # the same method, trained before: weights that fit by name and shape are begun with
     data: Data = Data()
@@ -224,8 +218,7 @@ class Job(Block):
 
     @model_validator(mode="after")
     def _one_way_to_say_each_thing(self) -> Job:
-        for key in self.deepspeed.keys() & OWNED_BY_THE_LOOP.keys():
-            raise ValueError(f"deepspeed.{key} is set from {OWNED_BY_THE_LOOP[key]}; write it there")
+        refuse_reserved(self.deepspeed)
         if self.evaluate.across and (
             self.data.mixed or len(self.data.labelled) < 2 or isinstance(self.data.labelled, str)
         ):
@@ -302,7 +295,7 @@ class Ingest(Block):
 class Pipeline(Block):
     """One file under pipelines/: raw videos to a data set of face shards."""
 
-    name: str = ""
+    name: Name = ""
     source: Source
     render: Render | None = None
     detector: Detector = Detector()

@@ -13,7 +13,8 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
-from facscale.spec.document import Document, SpecError, nearest, parse
+from facscale.spec.document import Document, nearest, parse
+from facscale.spec.errors import SpecError
 
 Base = TypeVar("Base")
 

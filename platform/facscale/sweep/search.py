@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import warnings
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -42,6 +44,7 @@ def searched(search: Search, *, job: Job, name: str, watch: Watch) -> list[Outco
     sweep, place = search.sweep, f"{storage(job)}/{name}"
     trainable = tune.with_resources(tune.with_parameters(run_trial, search=search), NEXT_TO_NOTHING)
     space = domains(sweep)
+    refuse_foreign(place)
     if tune.Tuner.can_restore(place):
         tuner = tune.Tuner.restore(place, trainable, param_space=space, resume_errored=True)
     else:
@@ -62,6 +65,22 @@ def searched(search: Search, *, job: Job, name: str, watch: Watch) -> list[Outco
     with warnings.catch_warnings():  # PBT would be faster with trials that change their values without a new process
         warnings.filterwarnings("ignore", message="Consider boosting PBT performance")
         return [Outcome.of(result) for result in tuner.fit()]
+
+
+def refuse_foreign(place: str) -> None:
+    """Raise SweepError for what somebody else left at a place on this machine: Ray Tune unpickles what it goes on from.
+
+    In an object store the store's own keys decide who may write there.
+    """
+    folder = Path(place)
+    if "://" in place or not folder.exists():
+        return
+    state = folder.stat()
+    if state.st_uid != os.geteuid() or state.st_mode & stat.S_IWOTH:
+        raise SweepError(
+            f"{folder} holds a sweep that others may have written, and going on from it would run what they left: "
+            "delete it, or choose another cluster.storage"
+        )
 
 
 def trial_name(trial: Any) -> str:

@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
+from facscale.redact import redacted
 from facscale.track.identity import experiment_id, find_or_make_run, find_run
 from facscale.track.limits import DIGEST, LONGEST, METRICS, PARAMS, TAGS, mlflow_name
 from facscale.track.registry import log_model, logged_models, register
@@ -96,9 +97,10 @@ class Client:
 
     def url(self, key: str) -> str:
         """The run's page, or the tracker's address where there is none (yet)."""
-        if self._uri.startswith("http") and self._experiment_id and key in self._runs:
-            return f"{self._uri}/#/experiments/{self._experiment_id}/runs/{self._runs[key]}"
-        return self._uri
+        shown = redacted(self._uri)
+        if shown.startswith("http") and self._experiment_id and key in self._runs:
+            return f"{shown}/#/experiments/{self._experiment_id}/runs/{self._runs[key]}"
+        return shown
 
     def _connect(self) -> None:
         if self._experiment_id:
@@ -151,7 +153,7 @@ class Client:
                     raise
                 stage = "deleted"
             if stage == "deleted":
-                raise GoneError(f"{self._uri} has the run {self._runs[key]} ({key}) no more")
+                raise GoneError(f"{redacted(self._uri)} has the run {self._runs[key]} ({key}) no more")
             self._seen.add(key)
         if key not in self._runs and not self._find(key):
             raise RefusedError(f"there is no run {key!r} to send this to")

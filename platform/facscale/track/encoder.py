@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import re
 import shutil
 import tempfile
 import warnings
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -35,6 +37,7 @@ with warnings.catch_warnings():  # mlflow warns of its own type hints
     import mlflow.pyfunc
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
+OURS = re.compile(r"facscale\.(methods\.export:Exported|nn\.\w+:\w+)")
 
 
 class ModelError(Exception):
@@ -79,18 +82,24 @@ def save_encoder(folder: Path, *, weights: Path, config: Mapping[str, Any], exam
 def load(folder: Path) -> nn.Module:
     """The encoder in a folder that holds weights.safetensors and config.json, in evaluation mode. Raises ModelError."""
     config = json.loads((folder / CONFIG).read_text())
-    module, _, attribute = str(config.get("encoder")).partition(":")
+    name = str(config.get("encoder"))
+    if not OURS.fullmatch(name):  # importing a module runs it, so no other one is even imported
+        raise ModelError(f"{folder / CONFIG} names {name} as its encoder; only our own can be built: {OURS.pattern}")
+    module, _, attribute = name.partition(":")
     try:
         built = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ModelError(f"{folder / CONFIG}: cannot find the encoder {module}:{attribute}: {error}") from None
+    except (ImportError, AttributeError) as error:
+        raise ModelError(f"{folder / CONFIG}: cannot find the encoder {name}: {error}") from None
     if not (isinstance(built, type) and issubclass(built, nn.Module)):
-        raise ModelError(f"{folder / CONFIG}: {module}:{attribute} is no torch.nn.Module")
-    encoder = built(**config.get("options", {}))
+        raise ModelError(f"{folder / CONFIG}: {name} is no torch.nn.Module")
+    try:
+        encoder = built(**config.get("options", {}))
+    except (TypeError, ValueError) as error:  # pydantic's is a ValueError
+        raise ModelError(f"{folder / CONFIG}: {name} takes other options: {str(error).splitlines()[0]}") from None
     try:
         encoder.load_state_dict(load_file(folder / WEIGHTS))
-    except RuntimeError as error:
-        raise ModelError(f"{folder / WEIGHTS} does not fit {module}:{attribute}: {error}") from None
+    except (RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{folder / WEIGHTS} does not fit {name}: {error}") from None
     return encoder.eval()
 
 

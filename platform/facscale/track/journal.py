@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from facscale.errors import UserError
+from facscale.redact import redacted
 
 LANES = ("records", "files")
 SPOOLS = Path("~/.cache/facscale/journal").expanduser()  # where jobs keep their journals, one folder each
@@ -60,10 +61,10 @@ class Journal:
     def __init__(self, spool: Path) -> None:
         self.spool = spool
         self.files = spool / "files"
-        self.files.mkdir(parents=True, exist_ok=True)
+        self.files.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path = spool / "journal.jsonl"
         self._mutex = threading.Lock()
-        self._file = os.open(self._path, os.O_CREAT | os.O_APPEND | os.O_RDWR, 0o644)
+        self._file = os.open(self._path, os.O_CREAT | os.O_APPEND | os.O_RDWR, 0o600)
         weakref.finalize(self, os.close, self._file)  # who looks at hundreds of journals must not run out of files
         self._steps: dict[tuple[str, str], set[int]] = defaultdict(set)
         self._lock: BinaryIO | None = None
@@ -81,7 +82,8 @@ class Journal:
             if fresh is None:
                 return
             self._note(fresh)
-            os.write(self._file, json.dumps(fresh, default=str).encode() + b"\n")  # one call: whole or not at all
+            line = redacted(json.dumps(fresh, default=str)).encode() + b"\n"
+            os.write(self._file, line)  # one call: whole or not at all
 
     def entries(self, start: int) -> Iterator[Entry]:
         """Whole records from byte `start` on; lines that a crash left unfinished are skipped."""
@@ -106,9 +108,16 @@ class Journal:
         copy(path, self.files / holder / name)
         return holder
 
+    def held(self, name: str) -> Path:
+        """The folder that `keep` named. Raises SpoolError for a name that leads elsewhere: a journal may be another's."""
+        folder = self.files / name
+        if Path(name).name != name or name == ".." or any(p.is_symlink() for p in (folder, *folder.rglob("*"))):
+            raise SpoolError(f"{self._path} names what lies outside its spool ({name!r}): it is not as we wrote it")
+        return folder
+
     def drop(self, name: str) -> None:
         """Delete what `keep` copied."""
-        shutil.rmtree(self.files / name, ignore_errors=True)
+        shutil.rmtree(self.held(name), ignore_errors=True)
 
     def sync(self) -> None:
         """Wait until everything appended so far is on the disk."""

@@ -27,6 +27,7 @@ from mlflow.utils.rest_utils import http_request, verify_rest_response
 
 import facscale.track.client  # noqa: F401 - sets how patient MLflow's requests are
 from facscale.errors import UserError
+from facscale.track.login import CURE, is_refused
 
 PAGE = 1000  # runs of one answer
 AT_ONCE = 8  # requests
@@ -44,6 +45,13 @@ VALUES = """
 
 class QueryError(UserError):
     """There is nothing to ask for under that name, or nobody to ask."""
+
+
+def unanswered(uri: str, error: Exception) -> QueryError:
+    """For a tracker that does not tell what it was asked."""
+    if is_refused(error):
+        return QueryError(f"{uri} refuses our login; {CURE}")
+    return QueryError(f"{uri} does not answer what was asked: {str(error).splitlines()[0]}")
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,7 @@ def runs(uri: str, *, experiment: str, filter: str = "") -> list[TrackedRun]:  #
         else:
             told = [_of_entity(run) for run in _pages(api, experiment=found.experiment_id, filter=filter)]
     except MlflowException as error:
-        raise QueryError(f"{uri} does not answer what was asked: {str(error).splitlines()[0]}") from error
+        raise unanswered(uri, error) from error
     return sorted(told, key=lambda run: (run.start, run.id))
 
 
@@ -155,7 +163,7 @@ def experiments(uri: str) -> list[str]:
     try:
         return sorted(one.name for one in MlflowClient(uri).search_experiments() if one.name != "Default")
     except MlflowException as error:
-        raise QueryError(f"{uri} does not answer: {str(error).splitlines()[0]}") from error
+        raise unanswered(uri, error) from error
 
 
 def artifact(uri: str, *, run: str, path: str) -> bytes | None:

@@ -18,9 +18,11 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
+from facscale.redact import redacted
 from facscale.track.client import Client, GoneError, RefusedError
 from facscale.track.fetch import fetch
 from facscale.track.journal import LANES, Entry, Journal, Sent, SpoolError
+from facscale.track.login import CURE, is_refused, with_password
 
 COLLECT = 1.0  # seconds in which records gather before they are sent together
 LONGEST_PAUSE = 15.0  # seconds between attempts while the tracker does not answer
@@ -35,9 +37,10 @@ class Sender:
     def __init__(self, journal: Journal, *, uri: str, experiment: str, copy: bool = False) -> None:
         """`copy`: to a tracker that is not the job's own; what is delivered there stays in the journal."""
         self._journal, self._copy = journal, copy
-        self._uri, self._experiment = uri.rstrip("/"), experiment
+        whole, self._experiment = uri.rstrip("/"), experiment
+        self._uri = redacted(whole)  # for everything that is written
         self._sent = Sent(f"{self._uri} {experiment}", uri=self._uri, experiment=experiment)
-        self._client = Client(self._uri, experiment=experiment, runs=self._sent.runs)
+        self._client = Client(whole, experiment=experiment, runs=self._sent.runs)
         self._thread = threading.Thread(target=self._loop, name="facscale-track", daemon=True)
         self._new, self._stopping, self._delivered = threading.Event(), threading.Event(), False
         self._warned = False
@@ -50,8 +53,8 @@ class Sender:
         if not runs:
             raise SpoolError(f"{journal.spool} holds no records of a run; is it the spool of a job?")
         own, experiment = runs[-1]["uri"], runs[-1]["experiment"]
-        copy = uri is not None and uri.rstrip("/") != own
-        return cls(journal, uri=uri or own, experiment=experiment, copy=copy)
+        copy = uri is not None and redacted(uri.rstrip("/")) != own
+        return cls(journal, uri=uri or with_password(own), experiment=experiment, copy=copy)
 
     @property
     def target(self) -> dict[str, str]:
@@ -133,17 +136,19 @@ class Sender:
 
     def _send(self, records: Sequence[dict[str, Any]]) -> None:
         try:
-            if "file" in records[0] and not (self._journal.files / records[0]["file"]).exists():
+            if "file" in records[0] and not self._journal.held(records[0]["file"]).exists():
                 self._bring_back(records[0])
             self._client.send(records, files=self._journal.files)
-        except RefusedError as error:
+        except (RefusedError, SpoolError) as error:
             if len(records) > 1:
                 for record in records:
                     self._send([record])
                 return
             with (self._journal.spool / "refused.jsonl").open("a") as file:
-                file.write(json.dumps({**records[0], "error": str(error)}) + os.linesep)
-            log.warning("MLflow refuses a record, which goes to %s: %s", file.name, error)
+                file.write(redacted(json.dumps({**records[0], "error": str(error)})) + os.linesep)
+            log.warning("MLflow refuses a record, which goes to %s: %s", file.name, redacted(str(error)))
+            if isinstance(error, SpoolError):
+                return  # it is not ours to delete
         for record in records:
             if "file" in record and (not self._copy or record["file"] in self._brought):
                 self._journal.drop(record["file"])
@@ -152,7 +157,7 @@ class Sender:
         """Where another tracker was given a file, the spool has it no more: fetch it from there."""
         for target, sent in self._journal.sent().items():
             if target != self._sent.target and sent.uri and record["run"] in sent.runs:
-                place = {"uri": sent.uri, "experiment": sent.experiment, "run": sent.runs[record["run"]]}
+                place = {"uri": with_password(sent.uri), "experiment": sent.experiment, "run": sent.runs[record["run"]]}
                 with suppress(MlflowException, OSError):  # then it is refused, as what nobody has
                     fetch(record, into=self._journal.files, **place)
                     self._brought.add(record["file"])
@@ -164,10 +169,11 @@ class Sender:
             self._journal.acknowledge(self._sent)
 
     def _warn(self, error: Exception) -> None:
-        reason = (str(error) or type(error).__name__).splitlines()[0][:300]
+        reason = redacted((str(error) or type(error).__name__).splitlines()[0][:300])
         if not self._warned:
-            message = "MLflow at %s cannot be reached: the run goes on; its records are kept in %s and sent when it answers (%s)"
-            log.warning(message, self._uri, self._journal.spool, reason)
+            what = f"refuses our login ({CURE})" if is_refused(error) else "cannot be reached"
+            message = "MLflow at %s %s: the run goes on; its records are kept in %s and sent when it answers (%s)"
+            log.warning(message, self._uri, what, self._journal.spool, reason)
         self._warned = True
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from facscale.redact import redacted
 from facscale.track.journal import Journal
 from facscale.track.tracker import flush
 
@@ -51,7 +52,7 @@ def planned(spool: Path, *, uri: str | None = None) -> Synced:
     runs = [entry.record for entry in journal.entries(0) if entry.record["do"] == "run"]
     if not runs:
         return Synced(spool, "empty")
-    target = (uri or runs[-1]["uri"]).rstrip("/")
+    target = redacted((uri or runs[-1]["uri"]).rstrip("/"))
     notes = journal.sent()
     sent = notes.get(f"{target} {runs[-1]['experiment']}")
     whole = [note.uri or note.target.split(" ")[0] for note in notes.values() if journal.covers(note)]

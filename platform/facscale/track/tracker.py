@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from facscale.redact import redacted
 from facscale.track.journal import Journal, SpoolError
 from facscale.track.sender import Sender
 
@@ -75,10 +76,10 @@ class Run:
         self._write("artifact", lane="files", file=kept, name=base, folder=folder)
 
     def text(self, text: str, name: str) -> None:
-        """A text to keep as the artifact `name`."""
+        """A text to keep as the artifact `name`; addresses in it lose their passwords."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "text"
-            path.write_text(text, encoding="utf-8")
+            path.write_text(redacted(text), encoding="utf-8")
             self.artifact(path, name)
 
     def figure(self, figure: Figure, name: str) -> None:

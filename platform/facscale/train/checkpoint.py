@@ -8,6 +8,7 @@ export that everyone else reads.
 from __future__ import annotations
 
 import json
+import pickle
 import tempfile
 from pathlib import Path
 
@@ -17,11 +18,16 @@ import pyarrow.fs
 import torch
 from ray.train import Checkpoint
 
+from facscale.errors import UserError
 from facscale.methods import export
 from facscale.train.loop import Run
 
 STATE = "state.pt"
 EXPORT = "method.safetensors"
+
+
+class CheckpointError(UserError):
+    """A checkpoint is not what `write` saves."""
 
 
 def write(run: Run) -> Checkpoint | None:
@@ -45,7 +51,13 @@ def latest(run: str) -> Checkpoint:
 
 
 def read(checkpoint: Checkpoint) -> dict[str, object]:
-    """What `write` saved, on the CPU. Only tensors and plain values are unpickled."""
+    """What `write` saved, on the CPU. Raises CheckpointError where more than tensors and plain values would be unpickled."""
     with checkpoint.as_directory() as folder:
-        state: dict[str, object] = torch.load(Path(folder) / STATE, map_location="cpu", weights_only=True)
+        try:
+            state: dict[str, object] = torch.load(Path(folder) / STATE, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            raise CheckpointError(
+                f"{checkpoint.path}/{STATE} holds more than tensors and plain values, which no checkpoint of ours does: it is "
+                "not read; delete it, or choose another cluster.storage"
+            ) from None
     return state

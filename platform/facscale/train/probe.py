@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import numpy as np
-import simplejpeg
 import torch
 from torch import Tensor, nn
 
-from facscale.data import Dataset, augment
+from facscale.data import Dataset, augment, pixels
 from facscale.evaluate.diagnostics import diagnose
 from facscale.spec import Job
 
@@ -70,7 +69,7 @@ def some_frames(
                 continue
             columns = ["jpeg", "identity", *(["au"] if aus else [])]
             table = dataset.read(shard=number, row_group=group, columns=columns).take(rows)
-            images += [simplejpeg.decode_jpeg(jpeg) for jpeg in table["jpeg"].to_pylist()]
+            images += [pixels.jpeg(jpeg) for jpeg in table["jpeg"].to_pylist()]
             identities += table["identity"].to_pylist()
             labels.append(np.array(table["au"].to_pylist() if aus else np.zeros((len(rows), 0)), np.int8))
     return np.stack(images), np.concatenate(labels), np.array(identities)

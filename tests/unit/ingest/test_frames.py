@@ -68,13 +68,11 @@ def test_a_truncated_video_is_a_value_error(tmp_path):
 
 
 def test_a_file_without_pictures_is_a_value_error(tmp_path):
-    import wave
-
-    with wave.open(str(tmp_path / "a.mp4"), "wb") as sound:
-        sound.setnchannels(1)
-        sound.setsampwidth(2)
-        sound.setframerate(8000)
-        sound.writeframes(b"\0\0" * 8000)
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        sound = container.add_stream("aac", rate=8000)
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        silence.sample_rate = 8000
+        container.mux([*sound.encode(silence), *sound.encode(None)])
     with pytest.raises(ValueError, match="no video stream"):
         read(tmp_path)
 

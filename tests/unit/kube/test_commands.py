@@ -164,7 +164,7 @@ def test_what_fails_half_way_is_undone(facscale, kube_api, spec, fails):
         ("", ("method.margn=1",), 'unknown key "method.margn" (did you mean "margin"?)'),
         ("train: {batch_size: 8}\ncluster: {workers: 3}\n", (), "does not divide among 3 workers"),
         ("cluster: {storage: /home/ann}\n", (), "cluster.storage is /home/ann, a folder that each pod would have"),
-        ("track: {tags: {password: hunter2}}\n", (), "track.tags.password holds a value that looks like a secret"),
+        ("track: {tags: {password: hunter2}}\n", (), '"track.tags.password" holds what looks like a secret'),
         ("data: {unlabelled: '${ELSEWHERE}/a'}\n", (), "is written twice"),
         (
             "",

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
+from facscale.nn.resnet import ResNet
 from facscale.track import SpoolError, Tracker, flush
 from facscale.track.encoder import ModelError, load, save_encoder
 from facscale.track.journal import Journal
@@ -65,21 +65,13 @@ def test_flatten():
     }  # fmt: skip
 
 
-class Tiny(nn.Module):
-    """Images to their mean colour, mixed."""
-
-    def __init__(self, dim=4):
-        super().__init__()
-        self.mix = nn.Linear(3, dim)
-
-    def forward(self, images):
-        return self.mix(images.mean((2, 3)))
+CONFIG = {"encoder": "facscale.nn.resnet:ResNet", "options": {"depth": 18, "width": 4}}
 
 
 @pytest.fixture
 def tiny(tmp_path):
     """A module, its weights on disk, and some images."""
-    module = Tiny(5)
+    module = ResNet(18, width=4).eval()
     save_file(module.state_dict(), tmp_path / "w.safetensors")
     return module, tmp_path / "w.safetensors", np.random.default_rng(0).random((2, 3, 8, 8), np.float32)
 
@@ -88,22 +80,22 @@ def test_an_encoder_is_an_mlflow_model_without_code(tmp_path, tiny):
     import mlflow.pyfunc
 
     module, weights, images = tiny
-    config = {"encoder": f"{__name__}:Tiny", "options": {"dim": 5}, "image_size": 8}
-    folder = save_encoder(tmp_path / "model", weights=weights, config=config, example=images)
+    folder = save_encoder(tmp_path / "model", weights=weights, config=CONFIG | {"image_size": 8}, example=images)
     names = {path.suffix for path in folder.rglob("*") if path.is_file()}
     assert names <= {"", ".yaml", ".txt", ".json", ".safetensors"}  # nothing pickled, no source
     model = mlflow.pyfunc.load_model(str(folder))
     assert model.predict(images) == pytest.approx(module(torch.from_numpy(images)).detach().numpy())
     assert model.metadata.signature.inputs.inputs[0].shape == (-1, 3, 8, 8)
-    assert model.metadata.signature.outputs.inputs[0].shape == (-1, 5)
+    assert model.metadata.signature.outputs.inputs[0].shape == (-1, module.dim)
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"encoder": "facscale.nowhere:Tiny"}, "cannot find the encoder"),
-        ({"encoder": "os:getcwd"}, r"no torch\.nn\.Module"),
-        ({"encoder": f"{__name__}:Tiny", "options": {"dim": 6}}, "does not fit"),
+        ({"encoder": "facscale.nn.nowhere:ResNet"}, "cannot find the encoder"),
+        ({"encoder": "facscale.nn.resnet:torch"}, r"no torch\.nn\.Module"),
+        ({"encoder": "facscale.nn.resnet:ResNet", "options": {"deep": 1}}, "takes other options"),
+        ({"encoder": "facscale.nn.resnet:ResNet", "options": {"depth": 18, "width": 8}}, "does not fit"),
     ],
 )
 def test_an_encoder_that_cannot_be_rebuilt_is_refused_before_it_is_logged(tmp_path, tiny, config, message):
@@ -114,8 +106,7 @@ def test_an_encoder_that_cannot_be_rebuilt_is_refused_before_it_is_logged(tmp_pa
 
 def test_loading_gives_the_module_in_evaluation_mode(tmp_path, tiny):
     module, weights, images = tiny
-    config = {"encoder": f"{__name__}:Tiny", "options": {"dim": 5}}
-    folder = save_encoder(tmp_path / "model", weights=weights, config=config, example=images)
+    folder = save_encoder(tmp_path / "model", weights=weights, config=CONFIG, example=images)
     again = load(folder / "data" / "encoder")
     assert not again.training
-    assert torch.equal(again.mix.weight, module.mix.weight)
+    assert torch.equal(again.state_dict()["conv1.weight"], module.state_dict()["conv1.weight"])

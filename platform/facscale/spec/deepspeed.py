@@ -1,0 +1,38 @@
+"""What a `deepspeed:` block may not say: what the loop decides, and what would run other code or write elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+OWNED_BY_THE_LOOP = {
+    "train_batch_size": "train.batch_size",
+    "train_micro_batch_size_per_gpu": "train.batch_size and cluster.workers",
+    "gradient_accumulation_steps": "train.accumulate",
+    "gradient_clipping": "train.clip",
+    "optimizer": "train.optimizer",
+    "scheduler": "train.schedule",
+}
+REACHES_OUT = {  # by dotted key
+    "autotuning": "starts programs",
+    "comet": "sends to another tracker",
+    "compile": "names code; train.compile compiles",
+    "csv_monitor": "writes files; MLflow has the metrics",
+    "curriculum_learning": "reads files",
+    "data_efficiency": "reads files",
+    "datastates": "writes files",
+    "flops_profiler.output_file": "writes a file; without it, it prints",
+    "nebula": "writes files",
+    "tensorboard": "writes files; MLflow has the metrics",
+    "torch_autocast.lower_precision_safe_modules": "names code",
+    "wandb": "sends to another tracker",
+}
+
+
+def refuse_reserved(block: dict[str, Any]) -> None:
+    """Raises ValueError for a key that is not the spec's to give."""
+    for key in block.keys() & OWNED_BY_THE_LOOP.keys():
+        raise ValueError(f"deepspeed.{key} is set from {OWNED_BY_THE_LOOP[key]}; write it there")
+    for key, why in REACHES_OUT.items():
+        outer, _, inner = key.partition(".")
+        if outer in block and (not inner or (isinstance(block[outer], dict) and inner in block[outer])):
+            raise ValueError(f"deepspeed.{key} is refused: it {why}")

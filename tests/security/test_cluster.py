@@ -1,0 +1,162 @@
+"""A real cluster with token authentication: strangers are refused, and a job's secrets are written nowhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+from faces import lengths_data_set
+from facscale.cli.demo import BIN, authentication, start_ray, stop_ray
+from facscale.track import server
+
+SECRETS = {
+    "AWS_ACCESS_KEY_ID": "AKIA-of-the-job-itself",
+    "AWS_SECRET_ACCESS_KEY": "storage-hunter2",
+    "MLFLOW_TRACKING_PASSWORD": "tracker-hunter2",
+    "PGPASSWORD": "database-hunter2",
+}
+IN_THE_ADDRESS = "address-hunter2"
+WRONG = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+JOB = """\
+#!/usr/bin/env -S facscale run
+method: {{name: clp, depth: 18, width: 4, hidden: 8, embedding: 8, length: 3, queue_size: 32}}
+data: {{unlabelled: {folder}/faces, labelled: {folder}/faces, image_size: 32, threads: 1}}
+train: {{batch_size: 8, epochs: 0.5, log_every: 1, probe_every: 0}}
+cluster: {{workers: 1, gpus_per_worker: 0, cpus_per_worker: 1, storage: {folder}/runs}}
+evaluate: {{folds: 2, probe: {{epochs: 1, batch_size: 32}}, rendered_people: 0}}
+"""
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A cluster whose environment holds secrets, a tracker, and a tiny job; the folder that all of it writes to."""
+    folder = tmp_path_factory.mktemp("world")
+    lengths_data_set(str(folder / "faces"), [12] * 9, au=(1, 2, 4, 6, 12), row_group_mb=0.2, name="faces")
+    (folder / "tiny.yaml").write_text(JOB.format(folder=folder))
+    (folder / "tiny.yaml").chmod(0o755)
+    tracker = server.ensure_server(folder / "mlflow", free_port())
+    variables = SECRETS | {
+        "MLFLOW_TRACKING_URI": tracker.url.replace("http://", f"http://anna:{IN_THE_ADDRESS}@"),
+        "MLFLOW_TRACKING_USERNAME": "anna", "HOME": str(folder), "PYTHONPATH": str(ROOT / "platform"),
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray-") as session:
+        for name, value in (variables | {"RAY_TMPDIR": session}).items():  # Ray's sockets need a short path
+            patch.setenv(name, value)
+        port, dashboard = free_port(), free_port()
+        start_ray(folder, port=port, dashboard=dashboard)
+        yield {
+            "folder": folder, "session": Path(session), "gcs": f"127.0.0.1:{port}", "token": authentication(folder),
+            "address": f"http://127.0.0.1:{dashboard}", "tracker": tracker.url, "job": folder / "tiny.yaml",
+        }  # fmt: skip
+        stop_ray(folder / "ray.pid")
+    server.stop(folder / "mlflow")
+
+
+def call(world, *words, login, **variables):
+    """A program, as somebody with this login and none of the cluster's variables calls it."""
+    cleared = {name: value for name, value in os.environ.items() if name not in SECRETS and "RAY_AUTH" not in name}
+    command = [str(BIN / words[0]) if words[0] == "ray" else str(words[0]), *map(str, words[1:])]
+    environment = cleared | {"HOME": str(world["folder"] / "stranger")} | login | variables
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600, env=environment
+    )  # fmt: skip
+
+
+STRANGERS = pytest.mark.parametrize("login", [{"RAY_AUTH_MODE": "token"}, WRONG, {}], ids=["none", "wrong", "unaware"])
+
+
+@STRANGERS
+def test_strangers_list_and_submit_nothing(world, login):
+    mark = world["folder"] / "stranger-was-here"
+    for words in (["list"], ["submit", "--", "touch", mark]):
+        done = call(world, "ray", "job", words[0], "--address", world["address"], *words[1:], login=login)
+        assert done.returncode != 0
+        assert "token" in (done.stdout + done.stderr).lower()
+    assert not mark.exists()
+
+
+def ask(url, token=""):
+    """The status of an answer, and its text."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+@pytest.mark.parametrize("path", ["api/jobs/", "nodes?view=summary", "api/v0/nodes", "api/v0/logs?node_ip=127.0.0.1"])
+def test_the_dashboard_answers_nobody_without_the_token(world, path):
+    url = f"{world['address']}/{path}"
+    assert ask(url)[0] == 401
+    assert ask(url, "0" * 64)[0] in (401, 403)
+    assert ask(url, world["token"]["RAY_AUTH_TOKEN"])[0] == 200
+
+
+@STRANGERS
+def test_a_node_of_strangers_does_not_join(world, login):
+    done = call(
+        world, "ray", "start", "--address", world["gcs"], "--num-cpus", "1", login=login, RAY_gcs_rpc_server_reconnect_timeout_s="5"
+    )  # fmt: skip
+    nodes = json.loads(ask(f"{world['address']}/nodes?view=summary", world["token"]["RAY_AUTH_TOKEN"])[1])
+    assert done.returncode != 0
+    assert len(nodes["data"]["summary"]) == 1
+
+
+@STRANGERS
+def test_a_driver_of_strangers_is_told_in_one_line(world, login):
+    done = call(
+        world, sys.executable, "-m", "facscale.cli", "run", world["job"], login=login, RAY_ADDRESS=world["gcs"]
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert f"the Ray cluster at {world['gcs']} lets nobody in without its token: set RAY_AUTH_MODE=token" in line
+
+
+def test_the_secrets_of_a_job_are_written_nowhere(world):
+    submitted = call(
+        world, "ray", "job", "submit", "--address", world["address"], "--submission-id", "tiny", "--", world["job"],
+        login=world["token"],
+    )  # fmt: skip
+    assert submitted.returncode == 0, submitted.stdout[-3000:] + submitted.stderr[-3000:]
+    assert "F1 x 100 on faces" in submitted.stdout
+    token = world["token"]["RAY_AUTH_TOKEN"]
+    told = {"ray job submit": submitted.stdout + submitted.stderr}
+    for words in (["list"], ["logs", "tiny"]):
+        done = call(world, "ray", "job", words[0], "--address", world["address"], *words[1:], login=world["token"])
+        told[f"ray job {words[0]}"] = done.stdout + done.stderr
+    told["dashboard"] = (
+        ask(f"{world['address']}/api/jobs/", token)[1] + ask(f"{world['address']}/api/v0/tasks", token)[1]
+    )
+    assert "tiny" in told["ray job list"]
+    files = [path for top in ("folder", "session") for path in world[top].rglob("*") if path.is_file()]
+    written = {str(path): path.read_bytes() for path in files if path.name != "ray.token"}
+    assert any("mlflow.db" in name for name in written)
+    assert any(name.endswith("journal.jsonl") for name in written)
+    assert any(name.endswith("card.json") for name in written)
+    assert any("session_" in name and name.endswith(".log") for name in written)
+    told = {place: text.encode() for place, text in told.items()} | written
+    leaks = [
+        f"{secret} in {place}"
+        for place, text in told.items()
+        for secret in (*SECRETS.values(), IN_THE_ADDRESS, token)
+        if secret.encode() in text
+    ]
+    assert not leaks

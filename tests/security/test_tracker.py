@@ -1,0 +1,183 @@
+"""Trackers: a wrong password is one clear line, passwords of addresses are written nowhere, spools lead nowhere else."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+from facscale.errors import UserError
+from facscale.redact import redacted
+from facscale.track import Tracker, flush, sender
+from facscale.track.journal import Journal, SpoolError
+from facscale.track.login import LoginError, refuse_stranger, with_password
+from facscale.track.query import QueryError, experiments, runs
+from facscale.track.sync import planned
+
+PASSWORD = "hunter2-hunter2"
+NOWHERE = f"http://anna:{PASSWORD}@127.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("at https://anna:hunter2@host/x now", "at https://anna@host/x now"),
+        ("postgresql+psycopg2://ml:p@ss:w%2Frd@db:5432/m", "postgresql+psycopg2://ml@db:5432/m"),
+        ('{"uri": "s3://key:secret@bucket"}', '{"uri": "s3://key@bucket"}'),
+        ("https://x/y?X-Amz-Signature=abc&part=1", "https://x/y?X-Amz-Signature=***&part=1"),
+        ("http://host:8080/a@b and https://host", "http://host:8080/a@b and https://host"),
+        ("s3://faces/id@1", "s3://faces/id@1"),
+        ("mail anna@host: 12:30", "mail anna@host: 12:30"),
+    ],
+)
+def test_addresses_lose_their_passwords_and_nothing_else(given, told):
+    assert redacted(given) == told
+    assert str(UserError(given)) == told
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(sender, "COLLECT", 0.05)
+    monkeypatch.setattr(sender, "LONGEST_PAUSE", 0.2)
+
+
+def test_a_journal_holds_no_password_and_is_its_owners(tmp_path, caplog, monkeypatch):
+    """Neither in its files, nor in what is logged, nor where the run can be seen; and it is delivered all the same."""
+    spool = tmp_path / "spool"
+    with caplog.at_level(logging.WARNING):
+        tracker = Tracker(NOWHERE, "bp4d", key="job", name="clp", spool=spool, tags={"from": NOWHERE})
+        tracker.params({"track": {"uri": NOWHERE}})
+        tracker.dataset("faces", url=f"https://key:{PASSWORD}@store/faces", fingerprint="0")
+        tracker.text(f"track: {{uri: '{NOWHERE}'}}", "spec.yaml")
+        assert not tracker.close(wait=20)
+    everything = b"".join(path.read_bytes() for path in spool.rglob("*") if path.is_file())
+    assert b"anna@127.0.0.1" in everything
+    for place in (everything.decode(), caplog.text, tracker.url, str(planned(spool))):
+        assert PASSWORD not in place
+    assert (spool / "journal.jsonl").stat().st_mode & 0o077 == 0
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", NOWHERE)
+    assert with_password("http://anna@127.0.0.1:9") == NOWHERE
+    assert with_password("http://anna@elsewhere:9") == "http://anna@elsewhere:9"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A folder with a tracker's SQLite file, which takes seconds to make."""
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.mark.parametrize("name", ["..", "../victim", "/etc", "a/../../victim", "", ".", "link"])
+def test_a_spool_from_elsewhere_reads_and_deletes_nothing_outside(tmp_path, store, name):
+    spool, victim = tmp_path / "spool", tmp_path / "victim"
+    victim.mkdir()
+    (victim / "kept").write_text("kept")
+    journal = Journal(spool)
+    (journal.files / "link").symlink_to(victim)
+    about = {"run": f"job {name}", "time": 1, "lane": "records"}
+    uri = f"sqlite:///{store / 'mlflow.db'}"
+    journal.append({**about, "do": "run", "uri": uri, "experiment": "bp4d", "name": "x", "parent": None, "tags": {}})
+    journal.append({**about, "do": "artifact", "lane": "files", "file": name, "name": "kept", "folder": ""})
+    with pytest.raises(SpoolError, match="names what lies outside its spool"):
+        journal.held(name)
+    assert flush(spool)
+    assert (victim / "kept").read_text() == "kept"
+    assert journal.files.is_dir()
+    assert "names what lies outside its spool" in (spool / "refused.jsonl").read_text()
+    assert not list((store / "artifacts").rglob("kept"))
+
+
+def test_a_login_goes_to_no_other_server(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.team.org")
+    refuse_stranger("https://elsewhere.org")  # there is no login that could leak
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+    refuse_stranger("")
+    refuse_stranger("https://mlflow.team.org/")
+    refuse_stranger("sqlite:///runs.db")
+    with pytest.raises(
+        LoginError, match=r"is the login for https://mlflow\.team\.org, and would be sent there too"
+    ) as error:
+        refuse_stranger("https://elsewhere.org")
+    assert PASSWORD not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    """A real MLflow server that asks for a login: its address, and its administrator's password."""
+    if importlib.util.find_spec("flask_wtf") is None:
+        pytest.skip("pip install 'mlflow[auth]' gives MLflow's login")
+    folder = tmp_path_factory.mktemp("guarded")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (folder / "auth.ini").write_text(
+        f"[mlflow]\ndefault_permission = NO_PERMISSIONS\ndatabase_uri = sqlite:///{folder}/auth.db\nadmin_username = admin\n"
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+    )
+    variables = {
+        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"), "MLFLOW_FLASK_SERVER_SECRET_KEY": "0" * 32,
+        "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD, "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }  # fmt: skip
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--host", "127.0.0.1", "--port", str(port),
+        "--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder),
+    ]  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | variables)
+    try:
+        for _ in range(1800):
+            try:
+                urllib.request.urlopen(f"{url}/health", timeout=2).close()
+                break
+            except OSError:
+                assert process.poll() is None, (folder / "log").read_text()
+                time.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.mark.parametrize("user", [("admin", "wrong"), ("stranger", PASSWORD), None], ids=["password", "user", "nobody"])
+def test_a_wrong_password_is_told_while_the_run_goes_on(guarded, tmp_path, monkeypatch, caplog, user):
+    logged_in(monkeypatch, user)
+    with caplog.at_level(logging.WARNING):
+        tracker = Tracker(guarded, "bp4d", key="job", name="clp", spool=tmp_path / "spool")
+        tracker.metrics({"loss": 1.0})
+        assert not tracker.close(wait=60)
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "facscale.track"]
+    assert f"MLflow at {guarded} refuses our login (check MLFLOW_TRACKING_USERNAME" in line
+    assert "its records are kept in" in line
+    for ask in (lambda: experiments(guarded), lambda: runs(guarded, experiment="bp4d")):
+        with pytest.raises(QueryError, match="refuses our login; check MLFLOW_TRACKING_USERNAME"):
+            ask()
+    logged_in(monkeypatch, ("admin", PASSWORD))
+    assert flush(tmp_path / "spool")
+    assert PASSWORD not in (tmp_path / "spool" / "journal.jsonl").read_text()
+
+
+def test_a_password_in_the_address_logs_in_and_is_seen_nowhere(guarded, tmp_path, monkeypatch, caplog):
+    logged_in(monkeypatch, None)
+    address = guarded.replace("http://", f"http://admin:{PASSWORD}@")
+    tracker = Tracker(address, "in the address", key="job", name="clp", spool=tmp_path / "spool")
+    tracker.params({"uri": address})
+    assert tracker.close(wait=60), caplog.text
+    assert PASSWORD not in tracker.url
+    logged_in(monkeypatch, ("admin", PASSWORD))
+    (run,) = runs(guarded, experiment="in the address")
+    assert run.params["uri"] == guarded.replace("http://", "http://admin@")
+    assert PASSWORD not in json.dumps(vars(run))
+
+
+def logged_in(monkeypatch, user):
+    for name, value in zip(("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), user or ("", ""), strict=True):
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)

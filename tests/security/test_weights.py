@@ -1,0 +1,175 @@
+"""Weights, checkpoints and cards from strangers: tensors and plain values are read, and nothing else."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from ray.train import Checkpoint
+from safetensors.torch import save
+
+from facscale.job.card import Card, CardError
+from facscale.methods import export
+from facscale.spec import SpecError
+from facscale.sweep.search import SweepError, refuse_foreign
+from facscale.track import encoder
+from facscale.train import checkpoint
+
+RECIPE = {"method": "clp", "config": {}, "facts": {}, "inputs": {}}
+
+
+class Harmful:
+    """What a pickle runs when it is read."""
+
+    def __reduce__(self):
+        return print, ("harm",)
+
+
+@pytest.fixture(autouse=True)
+def harmless(capfd):
+    """No test has run anything."""
+    yield
+    assert "harm" not in capfd.readouterr().out
+
+
+def torch_file(content, **options):
+    file = io.BytesIO()
+    torch.save(content, file, **options)
+    return file.getvalue()
+
+
+def bomb():
+    """An archive of torch's whose tensor packs a thousandfold."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(torch_file({"a": torch.zeros(4)}))) as whole, zipfile.ZipFile(packed, "w") as out:
+        for name in whole.namelist():
+            content = bytes(50_000_000) if name.endswith("data/0") else whole.read(name)
+            out.writestr(name, content, compress_type=zipfile.ZIP_DEFLATED)
+    return packed.getvalue()
+
+
+def header(entries, body=b""):
+    text = json.dumps(entries).encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
+def told(recipe):
+    """A safetensors file with a recipe."""
+    text = recipe if isinstance(recipe, str) else json.dumps(recipe)
+    return save({"a": torch.zeros(1)}, {"facscale": export.FORMAT, "recipe": text})
+
+
+LIE = {"a": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}
+TWICE = {name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for name in "ab"}
+FILES = {
+    "pickle": (pickle.dumps(Harmful()), "a pickle, which is never read"),
+    "old pickle": (pickle.dumps(Harmful(), 2), "a pickle, which is never read"),
+    "torch archive": (torch_file({"state_dict": Harmful()}), "tensors alone are read from torch files"),
+    "old torch": (torch_file(Harmful(), _use_new_zipfile_serialization=False), "tensors alone are read"),
+    "a list": (torch_file([1, 2]), "neither an export of this facscale nor"),
+    "bomb": (bomb(), "unpacks to more than it holds"),
+    "cut off": (torch_file({"a": torch.zeros(9)})[:300], "tensors alone are read"),
+    "zip": (b"PK" + bytes(100), "tensors alone are read"),
+    "empty": (b"", "not an exported method"),
+    "endless header": (struct.pack("<Q", 1 << 62) + b"{}", "header too large"),
+    "lying header": (header(LIE), "not an exported method"),
+    "overlapping": (header(TWICE, bytes(4)), "not an exported method"),
+    "no header": (struct.pack("<Q", 4) + b"\xff" * 4, "not an exported method"),
+    "other code": (told({**RECIPE, "method": "os.system"}), 'there is no method "os.system"'),
+    "other file": (told({**RECIPE, "method": "../export"}), 'there is no method "../export"'),
+    "other option": (told({**RECIPE, "config": {"__class__": 1}}), "its recipe does not fit this facscale"),
+    "other input": (told({**RECIPE, "inputs": {"self": RECIPE}}), "its recipe does not fit this facscale"),
+    "nested recipe": (told('{"inputs": {"x": ' * 500 + "1" + "}}" * 500), "its recipe does not fit this facscale"),
+    "no weights": (told(RECIPE), "its recipe does not fit this facscale"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_no_export_is_refused_in_one_line(name):
+    content, message = FILES[name]
+    with pytest.raises(SpecError) as error:
+        export.load(content, source="there")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_is_tensors_and_plain_values(tmp_path):
+    torch.save({"step": 3, "method": {"a": torch.ones(2)}, "optimizers": {}}, tmp_path / checkpoint.STATE)
+    assert checkpoint.read(Checkpoint(str(tmp_path)))["step"] == 3
+    torch.save({"step": Harmful()}, tmp_path / checkpoint.STATE)
+    with pytest.raises(checkpoint.CheckpointError, match=r"state\.pt holds more than tensors and plain values"):
+        checkpoint.read(Checkpoint(str(tmp_path)))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder to another user, which only root may")
+def test_a_sweep_that_somebody_else_left_is_not_gone_on_from(tmp_path):
+    folder = tmp_path / "sweep-0123"
+    refuse_foreign(str(folder))
+    folder.mkdir(mode=0o755)
+    refuse_foreign(str(folder))
+    refuse_foreign("s3://runs/sweep-0123")
+    os.chown(folder, 12345, 12345)
+    with pytest.raises(SweepError, match="others may have written"):
+        refuse_foreign(str(folder))
+    os.chown(folder, 0, 0)
+    folder.chmod(0o777)
+    with pytest.raises(SweepError, match="others may have written"):
+        refuse_foreign(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"encoder": "os:system"}, "names os:system as its encoder; only our own can be built"),
+        ({"encoder": "antigravity:fly"}, "only our own can be built"),
+        ({"encoder": "torch.nn:Linear"}, "only our own can be built"),
+        ({"encoder": "facscale.cli.demo:run_demo"}, "only our own can be built"),
+        ({"encoder": "facscale.nn.resnet:torch.hub.load"}, "only our own can be built"),
+        ({"encoder": "facscale.nn.resnet:torch"}, r"is no torch\.nn\.Module"),
+        ({"encoder": "facscale.nn..resnet:ResNet"}, "only our own can be built"),
+        ({"encoder": ["os", "system"]}, "only our own can be built"),
+        ({}, "only our own can be built"),
+        (
+            {"encoder": "facscale.methods.export:Exported", "options": {**RECIPE, "method": "os.system"}},
+            'there is no method "os.system"',
+        ),
+        ({"encoder": "facscale.nn.resnet:ResNet", "options": {"command": "id"}}, "takes other options"),
+    ],
+)
+def test_an_encoders_config_names_no_other_code(tmp_path, config, message):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "weights.safetensors").write_bytes(save({"a": torch.zeros(1)}))
+    with pytest.raises((encoder.ModelError, SpecError), match=message):
+        encoder.load(tmp_path)
+
+
+def test_a_pickle_by_the_name_of_an_encoders_weights(tmp_path):
+    (tmp_path / "config.json").write_text('{"encoder": "facscale.nn.resnet:ResNet", "options": {"width": 4}}')
+    (tmp_path / "weights.safetensors").write_bytes(pickle.dumps(Harmful()))
+    with pytest.raises(encoder.ModelError, match="does not fit"):
+        encoder.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "null", "{}", '{"schema": 1}', '{"schema": 1, "spec": 5}', b"\x80\x04N.", b"\xff\xfe"]
+)
+def test_what_is_no_card(text):
+    with pytest.raises(CardError, match=r"(is no reproduction card|has schema)"):
+        Card.from_json(text, source="card.json")
+
+
+def test_numbers_in_an_old_label_file_are_no_pickle(tmp_path):
+    file = io.BytesIO()
+    np.save(file, np.array([Harmful()], dtype=object), allow_pickle=True)
+    from facscale.ingest.layouts.affectnet import stills
+
+    image, label = "train_set/images/1.jpg", "train_set/annotations/1_exp.npy"
+    with pytest.raises(ValueError, match="no number can be read"):
+        list(stills({image: 1, label: 1}, lambda _: file.getvalue()))

@@ -1,0 +1,102 @@
+"""The images' recipe: pinned, without root, hosts or secrets, and of the same versions as everything else."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+
+import pytest
+
+from conftest import ROOT
+
+FOLDER = ROOT / "helm" / "images"
+KNOWN = {"ARG", "CMD", "COPY", "ENV", "FROM", "LABEL", "RUN", "USER", "WORKDIR"}
+
+
+def instructions():
+    """(word, rest) of each instruction, continued lines joined."""
+    text = re.sub(r"^\s*#.*\n", "", (FOLDER / "Dockerfile").read_text(), flags=re.MULTILINE)
+    lines = [line.strip() for line in text.replace("\\\n", " ").splitlines() if line.strip()]
+    return [(line.split()[0], line.split(None, 1)[1]) for line in lines]
+
+
+def pinned(file):
+    """Version by name, of a lock."""
+    lines = (ROOT / file).read_text().split()
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._+-]+", line) for line in lines)
+    return {normal(name): version for name, version in (line.split("==") for line in lines)}
+
+
+def normal(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_it_is_made_of_known_instructions_and_begins_with_an_argument():
+    found = instructions()
+    assert {word for word, _ in found} <= KNOWN
+    assert found[0] == ("ARG", "BASE=debian:12.11-slim")
+    assert [rest for word, rest in found if word == "FROM"] == ["${BASE} AS build", "${BASE}"]
+
+
+def test_it_runs_as_a_user_without_rights():
+    (user,) = [rest for word, rest in instructions() if word == "USER"]
+    assert user == "10001:10001"
+    last = [word for word, _ in instructions()]
+    assert last.index("USER") > max(number for number, word in enumerate(last) if word == "RUN")
+
+
+def test_it_names_no_host_and_holds_no_secret():
+    for file in FOLDER.iterdir():
+        text = file.read_text()
+        assert not re.search(r"https?://(?!127\.0\.0\.1)", text), file
+        assert not re.search(r"\b[\w-]+\.(io|com|org|net|dev)/", text), file
+    for word, rest in instructions():
+        if word in ("ARG", "ENV"):
+            assert not re.search(r"(?i)password|secret|token|index_url|credential", rest)
+
+
+def test_pip_takes_only_what_the_locks_pin():
+    runs = " ".join(rest for word, rest in instructions() if word == "RUN")
+    assert "PIP_NO_CACHE_DIR=1" in " ".join(rest for word, rest in instructions() if word == "ENV")
+    assert "cat requirements.lock build.lock > constraints.txt" in runs
+    assert not re.findall(r"pip install (?:-\S+ )*[\w.-]+==", runs)  # versions stand in locks alone
+    assert "python verify.py" in runs
+    for installed in re.findall(r"apt-get install ([^&]*)", runs):
+        assert "--no-install-recommends" in installed
+
+
+def test_the_locks_say_each_thing_once():
+    locks = [pinned(file) for file in ("requirements.lock", "helm/images/build.lock", "helm/images/cuda.lock")]
+    names = [name for lock in locks for name in lock]
+    assert len(names) == len(set(names))
+    assert not [name for name in locks[0] if name.startswith(("nvidia", "triton"))]
+    assert {"nvidia-cublas", "nvidia-nccl-cu13", "triton"} <= locks[2].keys()
+
+
+def test_the_lock_has_what_the_project_asks_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *project["optional-dependencies"].get("server", [])]
+    lock = pinned("requirements.lock")
+    for line in asked:
+        name, version = re.fullmatch(r"([\w.-]+)(?:\[[^\]]*\])?==(.+)", line).groups()
+        assert lock[normal(name)] == version
+
+
+def test_the_context_holds_the_code_and_no_more():
+    lines = (FOLDER / "Dockerfile.dockerignore").read_text().split()
+    assert lines[0] == "*"
+    copied = {
+        part for word, rest in instructions() if word == "COPY" and "--from" not in rest for part in rest.split()[:-1]
+    }
+    allowed = [line.removeprefix("!") for line in lines if line.startswith("!")]
+    for path in copied:
+        assert any(
+            path == one or path.startswith(f"{one}/") or re.fullmatch(one.replace("*", ".*"), path) for one in allowed
+        )
+    assert not {".git", "tests", "demo", ".venv"} & set(allowed)
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.lock")), ids=lambda path: path.name)
+def test_a_lock_is_sorted(path):
+    lines = path.read_text().split()
+    assert lines == sorted(lines, key=str.lower)
