@@ -94,8 +94,8 @@ class Manifest:
             raise DataError(f"{url}/{MANIFEST} is damaged: {place}: {fault['msg']}; make the data set again") from None
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(f"{url}/{MANIFEST} is damaged: {error!r}; make the data set again") from None
-        for fault in manifest.faults():
-            raise DataError(f"{url}/{MANIFEST} is damaged: {fault}; make the data set again")
+        for wrong in manifest.faults():
+            raise DataError(f"{url}/{MANIFEST} is damaged: {wrong}; make the data set again")
         return manifest
 
     def faults(self) -> Iterator[str]:
