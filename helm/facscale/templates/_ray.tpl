@@ -81,7 +81,6 @@ template:
         ports:
           - {name: gcs-server, containerPort: 6379}
           - {name: dashboard, containerPort: 8265}
-          - {name: client, containerPort: 10001}
           - {name: metrics, containerPort: 8080}
           - {name: as-metrics, containerPort: 44217}
           - {name: dash-metrics, containerPort: 44227}

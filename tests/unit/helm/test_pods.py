@@ -146,6 +146,12 @@ def test_memory_is_asked_for_as_it_is_limited_and_shm_is_part_of_it(name):
             assert gib(shm[0]) < gib(pod.spec["containers"][0]["resources"]["limits"]["memory"]), pod.where
 
 
+def test_only_our_own_image_is_never_fetched():
+    containers = [one for pod in pods(installed("values-kind.yaml")) for one in pod.containers if "image" in one]
+    policies = {(one["image"].split(":")[0], one["imagePullPolicy"]) for one in containers}
+    assert policies == {("facscale", "Never"), ("postgres", "IfNotPresent"), ("chrislusf/seaweedfs", "IfNotPresent")}
+
+
 @pytest.mark.parametrize("name", VALUE_FILES)
 def test_rays_object_store_fits_into_shared_memory(name):
     spec = rayjob(installed(name))["spec"]["rayClusterSpec"]
