@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-stop test check lint lock clean
+.PHONY: demo demo-stop test check chart lock clean
 
 demo: $(VENV)/ready
 	$(BIN)/facscale demo
@@ -29,6 +29,9 @@ $(VENV)/ready: pyproject.toml requirements.lock
 	$(BIN)/python -m pip install --quiet --progress-bar off --disable-pip-version-check --no-deps -r requirements.lock
 	$(BIN)/python -m pip install --quiet --progress-bar off --disable-pip-version-check --no-deps -e .
 	touch $@
+
+chart: $(VENV)/ready # after a change under helm/facscale: its README and golden renderings; review the difference
+	$(BIN)/python helm/chart.py
 
 lock: # after a change of dependencies in pyproject.toml
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
