@@ -18,6 +18,7 @@ from torch.nn.functional import interpolate
 from facscale.data.views import Batch
 from facscale.evaluate.figures import COLOURS, INK
 
+FEWEST = 4  # places along a side: of fewer, a map tells hardly more than a half of the face
 CHANCE = 0.5  # probability from which an AU is told to be there
 
 
@@ -59,7 +60,7 @@ def attention(model: nn.Module, batch: Batch) -> Attention:
 
 def of_whole_faces(made: Tensor, *, count: int) -> bool:
     """Whether it is [count, C, H, W], and there are places to tell apart."""
-    return made.ndim == 4 and len(made) == count and min(made.shape[2:]) > 1
+    return made.ndim == 4 and len(made) == count and min(made.shape[2:]) >= FEWEST
 
 
 def _map(logit: Tensor, maps: Tensor, *, side: int) -> Tensor:
