@@ -97,7 +97,7 @@ def test_a_wrong_token_is_told_from_a_right_one(ray_cluster, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
     refused = cluster.tried()
-    assert refused.state == "problem"
+    assert (refused.state, refused.what) == ("problem", "the cluster asks for a token, and ours is wrong")
     assert refused.mend == cluster.TOKEN
 
 

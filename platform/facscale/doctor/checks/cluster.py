@@ -58,6 +58,9 @@ def tried() -> Finding | None:
         return problem(f"the cluster does not let us join within {JOIN_S} s", mend_of(""))
     if done.returncode == 0:
         return None
+    if "Unauthenticated" in done.stderr:  # Ray's own exception only says that it could not connect
+        ours = "wrong" if os.environ.get("RAY_AUTH_MODE") == "token" else "missing"
+        return problem(f"the cluster asks for a token, and ours is {ours}", TOKEN)
     lines = [line for line in done.stdout.splitlines() if line.startswith(FAILED)]
     said = lines[-1].removeprefix(FAILED) if lines else "the process that tried was ended"
     return problem(f"the cluster cannot be joined: {said}", mend_of(said))
@@ -112,8 +115,6 @@ def room(patient: Patient) -> Iterator[Finding]:
 
 def mend_of(text: str) -> str:
     """For what Ray says when it cannot be joined."""
-    if "Authentication" in text:
-        return TOKEN
     if "ersion mismatch" in text:
         return "install the cluster's versions here, or run the doctor inside: ray job submit -- facscale doctor"
     return "see that `ray status` works from here; from outside a cluster: ray job submit -- facscale doctor"
