@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from facscale.cli.arguments import At
 from facscale.cli.submit import one_place, watched, where
 from facscale.errors import UserError
 from facscale.kube import Host, Place, Standing, State, everywhere, host, places
@@ -37,10 +38,10 @@ class There(NamedTuple):
     job: Standing
 
 
-def asked(kube: str | None, ray: str | None) -> dict[str, Place]:
+def asked(at: At) -> dict[str, Place]:
     """The clusters that are meant: one, or all of the file. Raises UserError where there is none."""
-    if kube or ray:
-        place = one_place(kube, ray)
+    if at.kube or at.ray:
+        place = one_place(at)
         return {place.name: place}
     known = places()
     if not known:
@@ -50,17 +51,17 @@ def asked(kube: str | None, ray: str | None) -> dict[str, Place]:
     return known
 
 
-def located(name: str, *, kube: str | None, ray: str | None) -> There:
+def located(name: str, *, at: At) -> There:
     """The job that a name means. Raises UserError for none, or several."""
-    known = asked(kube, ray)
+    known = asked(at)
     found = find(name, everywhere(known.values()))
     cluster = host(known[found.cluster])
     return There(cluster, cluster.look(found.job.id))
 
 
-def show_status(name: str, *, kube: str | None, ray: str | None) -> None:
+def show_status(name: str, *, at: At) -> None:
     """All that is known of one job."""
-    cluster, job = located(name, kube=kube, ray=ray)
+    cluster, job = located(name, at=at)
     lines = {
         "state": f"{job.state}{f', try {job.tries}' if job.tries > 1 else ''}",
         "waits for" if not job.state.over else "because": job.why,
@@ -77,9 +78,9 @@ def show_status(name: str, *, kube: str | None, ray: str | None) -> None:
         click.echo(f"  facscale logs {job.id} --follow {where(cluster.place)}")
 
 
-def show_log(name: str, *, kube: str | None, ray: str | None, follow: bool) -> int:
+def show_log(name: str, *, at: At, follow: bool) -> int:
     """What it has printed, and, followed, what it prints; the exit status."""
-    cluster, job = located(name, kube=kube, ray=ray)
+    cluster, job = located(name, at=at)
     if follow:
         return watched(cluster, job.id)
     log, screen = cluster.log(job.id), Tail()
@@ -94,9 +95,9 @@ def show_log(name: str, *, kube: str | None, ray: str | None, follow: bool) -> i
     return 0
 
 
-def cancel_job(name: str, *, kube: str | None, ray: str | None) -> None:
+def cancel_job(name: str, *, at: At) -> None:
     """Stop it, unless it is over."""
-    cluster, job = located(name, kube=kube, ray=ray)
+    cluster, job = located(name, at=at)
     if job.state.over:
         click.echo(f"{job.id} is over: it {'was' if job.state is State.STOPPED else 'has'} {job.state}")
         return
@@ -107,9 +108,9 @@ def cancel_job(name: str, *, kube: str | None, ray: str | None) -> None:
     )
 
 
-def show_jobs(*, kube: str | None, ray: str | None, everything: bool) -> None:
+def show_jobs(*, at: At, everything: bool) -> None:
     """The table; clusters in the file's order, the newest job first."""
-    found = each(asked(kube, ray), lambda place: lines_of(host(place), everything=everything))
+    found = each(asked(at), lambda place: lines_of(host(place), everything=everything))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("cluster", "job", "state", "progress", "workers", "age", "who"):
         table.add_column(title, overflow="fold")

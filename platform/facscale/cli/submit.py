@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from facscale.cli.arguments import At
 from facscale.errors import UserError
 from facscale.job.run import INTERRUPTED
-from facscale.kube import Host, KubePlace, Place, Standing, State, host, kube_place, ray_place
+from facscale.kube import Host, KubePlace, Place, RayPlace, Standing, State, host, kube_place, ray_place
 from facscale.kube.code import pack
 from facscale.kube.deciding import Decision, Do, decide
 from facscale.kube.follow import follow
@@ -49,13 +51,16 @@ def submit_job(
     return watched(cluster, made.id if decision.about is None else decision.about.id) if watch else 0
 
 
-def one_place(kube: str | None, ray: str | None) -> Place:
+def one_place(at: At) -> Place:
     """The cluster that is meant. Raises UserError for none, or two."""
-    if bool(kube) == bool(ray):
+    if bool(at.kube) == bool(at.ray):
         raise UserError(
             "say where: --kube CLUSTER (Kubernetes) or --ray CLUSTER (a Ray cluster); here it is facscale run"
         )
-    return kube_place(kube) if kube else ray_place(str(ray))
+    if at.ray:
+        return ray_place(at.ray)
+    place = kube_place(str(at.kube))
+    return replace(place, namespace=at.namespace) if at.namespace else place
 
 
 def with_queue(wish: Wish, place: Place) -> Wish:
@@ -141,5 +146,8 @@ def ended(job: Standing, place: Place) -> str:
 
 
 def where(place: Place) -> str:
-    """The option that names a place."""
-    return f"--kube {place.name}" if isinstance(place, KubePlace) else f"--ray {place.name}"
+    """The options that name a place."""
+    if isinstance(place, RayPlace):
+        return f"--ray {place.name}"
+    usual = kube_place(place.name).namespace
+    return f"--kube {place.name}" + (f" --namespace {place.namespace}" if place.namespace != usual else "")

@@ -86,16 +86,17 @@ class RayAddress:
             raise RayError(f"{self.place.name} is a Ray cluster as it stands: --{given[0]} is for Kubernetes")
         notes = {"job": order.job, "spec": order.digest[:16], "trains": order.trains, "who": who(), "file": order.file}
         notes["workers"] = f"{need.fewest}" if need.fewest == need.most else f"{need.fewest}-{need.most}"
-        with tempfile.TemporaryDirectory(prefix="facscale-submit-") as folder, self._asking():
+        with tempfile.TemporaryDirectory(prefix="facscale-submit-") as folder:
             if order.code:
                 zipfile.ZipFile(BytesIO(order.code.zipped)).extractall(folder)
             (Path(folder) / HERE).write_text(order.text, encoding="utf-8")
-            self._connected().submit_job(
-                entrypoint=f"facscale run {HERE}",
-                submission_id=order.id,
-                runtime_env={"working_dir": folder},
-                metadata={f"facscale.{name}": value for name, value in notes.items()},
-            )
+            with self._asking():
+                self._connected().submit_job(
+                    entrypoint=f"facscale run {HERE}",
+                    submission_id=order.id,
+                    runtime_env={"working_dir": folder},
+                    metadata={f"facscale.{name}": value for name, value in notes.items()},
+                )
 
     def remove(self, job: str) -> None:
         """Forget a job that is over."""
@@ -114,11 +115,16 @@ class RayAddress:
 
     def _connected(self) -> JobSubmissionClient:
         if self._client is None:
-            self._knock()
             token = self._token()
+            self._knock()
             headers = {"Authorization": f"Bearer {token}"} if token else {}
-            with only_its_argument():
-                self._client = JobSubmissionClient(self.place.address, headers=headers)
+            try:
+                with only_its_argument():
+                    self._client = JobSubmissionClient(self.place.address, headers=headers)
+            except (KeyError, ValueError, requests.HTTPError) as error:
+                raise RayError(
+                    f"{self.place.name}: what answers at {self.place.address} is no Ray dashboard: {error}"
+                ) from None
         return self._client
 
     def _knock(self) -> None:
@@ -152,8 +158,6 @@ class RayAddress:
                 "token into your clusters file, or set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
             ) from None
         except (OSError, requests.RequestException) as error:
-            if isinstance(error, requests.JSONDecodeError | requests.HTTPError):
-                raise RayError(f"{name}: what answers at {address} is no Ray dashboard: {error}") from None
             why = str(error).rpartition(": ")[2]
             raise SilentRayError(
                 f"{name}: no Ray cluster answers at {address} ({why}): does it still stand, is the VPN or port-forward on?"

@@ -11,6 +11,7 @@ from facscale.kube.clusters import KubePlace
 
 RBAC = re.compile(r'User "(?P<user>[^"]+)" cannot (?P<verb>\w+) resource "(?P<resource>[^"]+)"')
 ANONYMOUS = "system:anonymous"
+BUSY = {429, 500, 502, 503, 504}  # an API server that is upgraded, say: perhaps soon
 HINTS = (  # of refusals by admission, which each cluster has its own
     ("PodSecurity", "the namespace asks for a pod security level that the chart's values do not meet"),
     ("exceeded quota", "the namespace's ResourceQuota is spent: fewer cluster.workers, or wait; facscale list shows jobs"),
@@ -92,10 +93,10 @@ def explained(answer: Answer, *, asking: Question, place: KubePlace, namespace: 
     refused = RBAC.search(answer.message)
     if answer.status == 403 and refused:
         return forbidden(refused, asking=asking, place=place, namespace=namespace)
-    if answer.status == 404 and f'namespaces "{namespace}" not found' in answer.message:
-        return no_namespace(place, namespace)
-    if answer.status == 404 and asking.resource.endswith(".ray.io") and not answer.reason:
-        return no_kuberay(place)
+    if answer.status == 404 and (absent := missing(answer, asking=asking, place=place, namespace=namespace)):
+        return absent
+    if answer.status in BUSY:
+        return SilentError(f"{where}: {asking.verb} {asking.resource} failed ({answer.status}): {answer.message}")
     if answer.status in {400, 403, 409, 422} and asking.verb in {"create", "patch"}:
         return KubeError(
             f"{where}: the cluster refuses {asking.resource} {asking.name}: {answer.message}{hint(answer)}"
@@ -103,6 +104,13 @@ def explained(answer: Answer, *, asking: Question, place: KubePlace, namespace: 
     return KubeError(
         f"{where}: {asking.verb} {asking.resource} {asking.name} failed ({answer.status}): {answer.message}"
     )
+
+
+def missing(answer: Answer, *, asking: Question, place: KubePlace, namespace: str) -> KubeError | None:
+    """Whatever the question needs first; None where only the object itself is not there."""
+    if f'namespaces "{namespace}" not found' in answer.message:
+        return no_namespace(place, namespace)
+    return no_kuberay(place) if asking.resource.endswith(".ray.io") and not answer.reason else None
 
 
 def forbidden(refused: re.Match[str], *, asking: Question, place: KubePlace, namespace: str) -> KubeError:

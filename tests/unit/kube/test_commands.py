@@ -8,9 +8,9 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from conftest import ROOT
 from facscale.cli import main
 from facscale.kube import rayjobs
-from facscale.progress import Progress, reached
 from kubeapi import Refusal
 
 BAR = "clp                    ████████████············ 50/100 steps, 2 min 0 s left  loss 0.31"
@@ -184,6 +184,16 @@ def test_a_wrong_spec_is_told_before_anything_is_made(facscale, kube_api, spec, 
     assert kube_api.made() == []
 
 
+def test_another_namespace(facscale, kube_api, spec):
+    kube_api.namespace = "moods"
+    done = facscale("submit", spec(), "--kube", "munich", "--namespace", "moods", "--detach")
+    assert done.exit_code == 0, done.output
+    assert "--kube munich --namespace moods" in done.output
+    assert "there is no namespace" not in done.output
+    told = facscale("list", "--kube", "munich", "--namespace", "moods").output
+    assert kube_api.one("rayjobs")["metadata"]["name"] in told
+
+
 def test_where_has_to_be_said(facscale, spec):
     done = facscale("submit", spec())
     assert done.exit_code == 2
@@ -345,20 +355,20 @@ def test_without_clusters_list_says_where_to_write_them(facscale, monkeypatch, t
     assert "clusters.yaml names no clusters" in done.output
 
 
+@pytest.mark.parametrize(
+    "path", [*(ROOT / "jobs").glob("*.yaml"), *(ROOT / "pipelines").glob("*.yaml")], ids=lambda path: path.stem
+)
+def test_every_job_and_pipeline_of_ours_can_be_submitted(facscale, kube_api, path):
+    done = facscale("submit", path, "--kube", "munich", "--detach")
+    assert done.exit_code == 0, done.output
+    assert kube_api.made() == ["configmaps", "rayjobs"]
+
+
 @pytest.mark.parametrize("command", ["submit", "status", "logs", "cancel", "list"])
 def test_every_command_explains_itself(facscale, command):
     done = facscale(command, "--help")
     assert done.exit_code == 0
     assert len(done.output) > 150
-
-
-def test_a_bar_is_read_as_it_is_written(capsys):
-    with Progress("clp seed 3", total=3000, unit="steps") as bar:
-        bar.to(0)
-        bar.to(3000, note="loss 0.3")
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert reached(line)[:3] == ("clp seed 3", 3000, 3000)
-    assert reached("12:00 INFO 3/4 things") is None
 
 
 def test_no_secret_of_the_kubeconfig_is_ever_shown(facscale, kube_api, spec):
