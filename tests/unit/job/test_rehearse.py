@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from faces import lengths_data_set
+from facscale.cli.rehearse import priced
 from facscale.job.cost import Cost
 from facscale.job.labelled import Labelled
 from facscale.job.rehearse import own_training, page
@@ -87,6 +88,21 @@ def test_money_is_told_where_a_price_is():
     assert "10.0 GPU-hours, 2.0 node-hours" in page.cost(gpu_hours=10, node_hours=2, price=Price())
     assert page.cost(gpu_hours=10, node_hours=2, price=Price(gpu=2.5)).startswith("cost: 25.00 (")
     assert page.cost(gpu_hours=0, node_hours=2, price=Price(node=3)).startswith("cost: 6.00 (2.0 node-hours at 3")
+
+
+def test_the_clusters_file_knows_prices(tmp_path, monkeypatch):
+    path = tmp_path / "clusters.yaml"
+    path.write_text(
+        "clusters:\n  munich: {context: gke, gpu_price: 2.5}\n  lab: {address: http://lab:8265, node_price: 1}\n"
+    )
+    monkeypatch.setenv("FACSCALE_CLUSTERS", str(path))
+    monkeypatch.setenv("FACSCALE_CLUSTER", "munich")
+    anywhere = Document({}, {(): "?"})
+    assert priced(anywhere, Price()) == Price(gpu=2.5)
+    assert priced(anywhere, Price(gpu=9)) == Price(gpu=9)
+    assert priced(Document({"cluster": {"name": "lab"}}, {(): "?"}), Price()) == Price(node=1)
+    monkeypatch.setenv("FACSCALE_CLUSTER", "elsewhere")
+    assert priced(anywhere, Price()) == Price()
 
 
 @pytest.fixture(scope="module")
