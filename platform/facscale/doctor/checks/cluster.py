@@ -33,11 +33,10 @@ def reachable(patient: Patient) -> Iterator[Finding]:
     import ray
 
     named = os.environ.get("RAY_ADDRESS", "")
-    if not ray.is_initialized() and (named or stands_here()):
-        refusal = tried()
-        if refusal:
-            yield refusal
-            return
+    joins = named != "local" and (named or stands_here())  # else one is started here
+    if joins and not ray.is_initialized() and (refusal := tried()):
+        yield refusal
+        return
     join()
     patient.state["ray"] = named or "this machine's"
     there = ray.cluster_resources()
