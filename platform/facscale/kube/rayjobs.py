@@ -65,6 +65,8 @@ class RayJobs:
         """Try both objects without making them, then make them; nothing is left where the second cannot be made."""
         spec = manifest.configmap(order)
         job = manifest.rayjob(self.template, order, need=need, wish=wish)
+        if self.api.get(RAYJOBS, order.id) is None:  # a submission that was cut off may have left its spec
+            self.api.delete(CONFIGMAPS, spec["metadata"]["name"])
         for kind, body in ((CONFIGMAPS, spec), (RAYJOBS, job)):
             self.api.create(kind, body, dry_run=True)
         self.api.create(CONFIGMAPS, spec, dry_run=False)
@@ -178,10 +180,11 @@ def standing(rayjob: Mapping[str, Any], around: waiting.Around | None = None) ->
     """A RayJob in the words that all clusters share."""
     metadata = rayjob["metadata"]
     notes, labels = metadata.get("annotations") or {}, metadata.get("labels") or {}
+    state, failed = waiting.state(rayjob), int((rayjob.get("status") or {}).get("failed") or 0)
     return Standing(
         id=metadata["name"],
         job=notes.get(manifest.NAME, metadata["name"]),
-        state=waiting.state(rayjob),
+        state=state,
         why=waiting.why(rayjob, around or waiting.Around()),
         workers=notes.get(manifest.WORKERS, ""),
         began=datetime.fromisoformat(metadata["creationTimestamp"]) if metadata.get("creationTimestamp") else None,
@@ -189,5 +192,5 @@ def standing(rayjob: Mapping[str, Any], around: waiting.Around | None = None) ->
         file=notes.get(manifest.FILE, ""),
         spec=labels.get(manifest.DIGEST, ""),
         trains=labels.get(manifest.TRAINS, ""),
-        tries=int((rayjob.get("status") or {}).get("failed") or 0) + 1,
+        tries=max(1, failed if state is State.FAILED else failed + 1),
     )
