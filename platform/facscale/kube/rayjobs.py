@@ -19,7 +19,6 @@ from facscale.kube.order import Need, Order
 from facscale.kube.template import Template
 
 OURS = "app.kubernetes.io/part-of=facscale"
-LAST = 60  # lines that tell the progress
 PATIENCE_S = 90.0  # for an object that is to go
 PAUSE_S = 1.0
 FRACTION = re.compile(r"\.\d+")
@@ -54,12 +53,11 @@ class RayJobs:
         """What its submitter repeats of it."""
         return PodLog(self.api, job)
 
-    def last_lines(self, job: str) -> list[str]:
-        """The end of that."""
+    def lines(self, job: str, *, last: int | None = None) -> list[str]:
+        """All of that until now, or its end."""
         pod = submitter(self.api, job)
-        return (
-            self.api.log(pod["metadata"]["name"], query=_of(pod) | {"tailLines": str(LAST)}).splitlines() if pod else []
-        )
+        query = {"tailLines": str(last)} if last else {}
+        return self.api.log(pod["metadata"]["name"], query=_of(pod) | query).splitlines() if pod else []
 
     def submit(self, order: Order, *, need: Need, wish: Wish) -> None:
         """Try both objects without making them, then make them; nothing is left where the second cannot be made."""
