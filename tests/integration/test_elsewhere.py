@@ -150,10 +150,10 @@ def steps_of(place, name):
     cluster = host(place)
     (job,) = [one for one in cluster.jobs() if one.job == name]
     for _ in range(240):
-        bars = [bar.done for line in cluster.last_lines(job.id) if (bar := reached(line))]
+        bars = [bar.done for line in cluster.lines(job.id) if (bar := reached(line))]
         if bars:
             return bars
-        assert not cluster.look(job.id).state.over, cluster.last_lines(job.id)[-20:]
+        assert not cluster.look(job.id).state.over, cluster.lines(job.id)[-20:]
         time.sleep(0.5)
     raise AssertionError("no bar in two minutes")
 

@@ -17,8 +17,9 @@ from facscale.kube.clusters import file
 from facscale.kube.deciding import find
 from facscale.kube.host import progress
 from facscale.kube.hosts import each
-from facscale.progress import Tail, duration
+from facscale.progress import duration
 
+LAST = 60  # lines of a log that tell the progress
 RECENT_S = 7 * 86400
 WIDTH = 150  # of the table in a log
 COLOURS = {State.RUNNING: "green", State.FAILED: "red", State.QUEUED: "yellow", State.STARTING: "yellow"}
@@ -83,14 +84,10 @@ def show_log(name: str, *, at: At, follow: bool) -> int:
     cluster, job = located(name, at=at)
     if follow:
         return watched(cluster, job.id)
-    log, screen = cluster.log(job.id), Tail()
-    empty = True
-    while lines := log.more():
-        screen.show(lines)
-        empty = False
-    log.close()
-    screen.close()
-    if empty:
+    lines = cluster.lines(job.id)
+    for line in lines:
+        click.echo(line)
+    if not lines:
         click.echo(f"{job.id} has printed nothing; it is {job.state}{f': {job.why}' if job.why else ''}", err=True)
     return 0
 
@@ -136,5 +133,5 @@ def lines_of(cluster: Host, *, everything: bool) -> list[Line]:
 
 def reached(cluster: Host, job: Standing) -> str:
     """How far a running job is, by the last bar in its log."""
-    bar = progress(cluster.last_lines(job.id)) if job.state is State.RUNNING else None
+    bar = progress(cluster.lines(job.id, last=LAST)) if job.state is State.RUNNING else None
     return f"{100 * bar.done // bar.total} % of {bar.title}" if bar else ""

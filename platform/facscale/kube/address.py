@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import tempfile
@@ -41,6 +42,7 @@ STATES = {
     JobStatus.SUCCEEDED: State.SUCCEEDED,
     JobStatus.FAILED: State.FAILED,
 }
+CHATTY = ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging")
 _environment = Lock()
 
 
@@ -58,6 +60,8 @@ class RayAddress:
     def __init__(self, place: RayPlace) -> None:
         self.place = place
         self._client: JobSubmissionClient | None = None
+        for name in CHATTY:
+            logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
 
     def jobs(self) -> list[Standing]:
         """All that were submitted there, the newest first."""
@@ -75,10 +79,10 @@ class RayAddress:
         with self._asking(job):
             return SocketLog(self._connected().tail_job_logs(job))
 
-    def last_lines(self, job: str) -> list[str]:
-        """Ray gives it whole."""
+    def lines(self, job: str, *, last: int | None = None) -> list[str]:
+        """What it has printed; Ray gives it whole."""
         with self._asking(job):
-            return str(self._connected().get_job_logs(job)).splitlines()
+            return str(self._connected().get_job_logs(job)).splitlines()[-(last or 0) :]
 
     def submit(self, order: Order, *, need: Need, wish: Wish) -> None:
         """Upload spec and code, and start it there."""

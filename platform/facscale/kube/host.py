@@ -86,8 +86,8 @@ class Host(Protocol):
         """Of one job, from its beginning."""
         ...
 
-    def last_lines(self, job: str) -> list[str]:
-        """The end of its log, to tell its progress by."""
+    def lines(self, job: str, *, last: int | None = None) -> list[str]:
+        """What it has printed until now; only the `last` ones, to tell its progress by."""
         ...
 
     def submit(self, order: Order, *, need: Need, wish: Wish) -> None:

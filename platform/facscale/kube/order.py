@@ -84,11 +84,12 @@ def resolved(
 
 
 def need(parsed: Job | Pipeline) -> Need:
-    """Workers and what each takes."""
+    """Workers and what each takes; a sweep has as many times the workers as it has trials side by side."""
     if isinstance(parsed, Pipeline):
         return Need(parsed.ingest.workers, parsed.ingest.workers, 0, parsed.ingest.cpus_per_worker)
-    cluster = parsed.cluster
-    return Need(cluster.fewest_workers, cluster.most_workers, cluster.gpus_per_worker, cluster.cpus_per_worker)
+    cluster, side_by_side = parsed.cluster, parsed.sweep.concurrent if parsed.sweep else 1
+    most = cluster.most_workers * max(1, side_by_side)
+    return Need(cluster.fewest_workers, most, cluster.gpus_per_worker, cluster.cpus_per_worker)
 
 
 def refuse_unshared(document: Document, environment: Mapping[str, str]) -> None:
