@@ -170,3 +170,15 @@ def test_a_sample_has_frames_and_images(planned):
     _, found = planned()
     assert Shape.of(found[0].task) == Shape(frames=5, images=7)
     assert Shape.of(found[1].task) == Shape(frames=1, images=1)
+
+
+@pytest.mark.usefixtures("plugins")
+def test_stages_are_trained_before_what_stands_on_them(planned):
+    main, found = planned(
+        method={"name": "tiny-staged"},
+        inputs={"teacher": {"stage": "teacher"}},
+        stages={"teacher": {"method": {"name": "tiny-gan"}}},
+        evaluate={"folds": 3},
+    )
+    assert [one.task.job.method.name for one in found] == ["tiny-gan", "tiny-staged"]
+    assert own_training(main, found) is found[1]
