@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from facscale.cli.arguments import At
@@ -119,9 +120,8 @@ def show_jobs(*, at: At, everything: bool) -> None:
             table.add_row(cluster, "no jobs")
         for job, progressed in lines:
             colour = COLOURS.get(job.state, "default")
-            table.add_row(
-                cluster, job.id, f"[{colour}]{job.state}[/]", progressed, job.workers, duration(job.age_s), job.who
-            )
+            told = map(escape, (progressed, job.workers, duration(job.age_s), job.who))
+            table.add_row(cluster, job.id, f"[{colour}]{job.state}[/]", *told)
     Console(width=WIDTH if not os.isatty(1) else None, highlight=False).print(table)
     for cluster, error in silent.items():
         click.echo(click.style(f"{cluster}: ", fg="red") + str(error).removeprefix(f"{cluster}: "))
