@@ -88,7 +88,13 @@ class RayAddress:
         """Upload spec and code, and start it there."""
         if given := [name for name, value in vars(wish).items() if value]:
             raise RayError(f"{self.place.name} is a Ray cluster as it stands: --{given[0]} is for Kubernetes")
-        notes = {"job": order.job, "spec": order.digest[:16], "trains": order.trains, "who": who(), "file": order.file}
+        notes = {
+            "job": order.job,
+            "spec": order.digest[:16],
+            "trains": order.trains,
+            "who": who(),
+            "words": order.words,
+        }
         notes["workers"] = f"{need.fewest}" if need.fewest == need.most else f"{need.fewest}-{need.most}"
         with tempfile.TemporaryDirectory(prefix="facscale-submit-") as folder:
             if order.code:
@@ -238,7 +244,7 @@ def standing(details: JobDetails) -> Standing:
         workers=notes.get("workers", ""),
         began=datetime.fromtimestamp(details.start_time / 1000, UTC) if details.start_time else None,
         who=notes.get("who", ""),
-        file=notes.get("file", details.entrypoint),
+        words=notes.get("words", details.entrypoint),
         spec=notes.get("spec", ""),
         trains=notes.get("trains", ""),
     )

@@ -43,7 +43,7 @@ class Standing:
     workers: str = ""  # "4", or "2-8"
     began: datetime | None = None
     who: str = ""
-    file: str = ""  # that was submitted
+    words: str = ""  # behind `facscale submit`
     spec: str = ""  # 16 digits of its digest
     trains: str = ""  # 16 digits of what decides the place of its checkpoints
     tries: int = 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import hashlib
 import re
+import shlex
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ class Order:
     job: str  # its name
     text: str  # the spec as the cluster reads it, variables left
     document: Document  # the same as data
-    file: str  # as the user wrote it, for messages
+    words: str  # what the user wrote behind `facscale submit`: file, overrides, code
     code: Code | None = None  # uploaded beside the spec
 
     @property
@@ -64,7 +65,8 @@ def order(spec: Path, overrides: Sequence[str], *, code: Code | None = None) -> 
     refuse_secrets(document)
     name = str(document.data.get("name") or spec.stem)  # there the file has another one
     document = merge(document, Document({"name": name}, {(): document.origin(("name",))}))
-    return Order(name, dump(document), document, str(spec), code)
+    words = [str(spec), *overrides, *(["--working-dir", str(code.folder)] if code else [])]
+    return Order(name, dump(document), document, shlex.join(words), code)
 
 
 def resolved(

@@ -297,7 +297,7 @@ def test_ctrl_c_leaves_the_job_alone(facscale, kube_api, spec, monkeypatch):
 
 @pytest.fixture
 def running(facscale, kube_api, spec):
-    facscale("submit", spec("cluster: {workers: [1, 2]}\n"), "--kube", "munich", "--detach")
+    facscale("submit", spec("cluster: {workers: [1, 2]}\n"), "train.epochs=3", "--kube", "munich", "--detach")
     job = kube_api.one("rayjobs")
     both(says("s", "hello", BAR, "and more"), status("Running", "RUNNING"))(kube_api, job)
     return job
@@ -319,7 +319,7 @@ def test_cancel_keeps_the_checkpoints_and_says_how_to_go_on(facscale, kube_api, 
     done = facscale("cancel", "clp")
     assert done.exit_code == 0, done.output
     assert "checkpoints stay" in done.output
-    assert "facscale submit" in done.output
+    assert "clp.yaml train.epochs=3 --kube munich" in done.output
     assert not [key for key in kube_api.objects if key[0] == "rayjobs" or key[1].endswith("-spec")]
 
 
