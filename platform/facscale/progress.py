@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterable
@@ -125,7 +126,8 @@ class Tail:
 
     def _redraw(self) -> None:
         if self._live and self._bar:
-            print(f"\r\033[K{self._bar}", end="", flush=True)
+            columns = shutil.get_terminal_size().columns
+            print(f"\r\033[K{self._bar[: columns - 1]}", end="", flush=True)  # a line that wraps could not be redrawn
 
 
 def duration(seconds: float) -> str:

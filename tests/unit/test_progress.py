@@ -35,10 +35,11 @@ def test_in_a_log_every_line_goes_by(capsys):
 
 def test_on_a_terminal_a_bar_stays_below_what_goes_by(capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
     tail = Tail()
     tail.show(["hello", HALF])
     tail.note("note")
-    assert screen(capsys.readouterr().out) == ["hello", "note", HALF]
+    assert screen(capsys.readouterr().out) == ["hello", "note", HALF[:79]]
     tail.show([WHOLE, "end"])
     tail.close()
     assert screen(capsys.readouterr().out) == [WHOLE, "end", ""]

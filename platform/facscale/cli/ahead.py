@@ -16,8 +16,8 @@ from facscale.spec import read
 @OVERRIDES
 @click.option("--seconds", default=60.0, show_default=True, help="How long it trains, warm-up not counted.")
 @click.option("--all", "everything", is_flag=True, help="Rehearse every row and stage, not the main row alone.")
-@click.option("--price", default=0.0, metavar="MONEY", help="Of one GPU for an hour.")
-@click.option("--node-price", default=0.0, metavar="MONEY", help="Of one node for an hour.")
+@click.option("--price", default=0.0, metavar="MONEY", help="Of one GPU for an hour; else the clusters file's.")
+@click.option("--node-price", default=0.0, metavar="MONEY", help="Of one node for an hour; else the clusters file's.")
 def rehearse(
     spec: Path, overrides: tuple[str, ...], seconds: float, everything: bool, price: float, node_price: float,  # noqa: FBT001 - a flag of the command line
 ) -> None:  # fmt: skip
@@ -25,7 +25,8 @@ def rehearse(
 
     Measured are training itself and each of its parts alone: reading, decoding, the model, the exchange of gradients.
     From that come the bottleneck with what mends it, images a second, memory, and hours and cost to the end, of all rows,
-    seeds and folds. Nothing is kept, and MLflow hears nothing. The cluster is found as `facscale run` finds it.
+    seeds and folds. Nothing is kept, and MLflow hears nothing. The cluster is found as `facscale run` finds it; where your
+    clusters file has its name (FACSCALE_CLUSTER) with gpu_price or node_price, hours become money.
 
     \b
         facscale rehearse jobs/clp.yaml

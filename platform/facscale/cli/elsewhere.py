@@ -103,7 +103,7 @@ def cancel(name: str, at: At) -> None:
 def list_(at: At, everything: bool) -> None:  # noqa: FBT001 - a flag of the command line
     """Show the jobs on all clusters of your clusters file, asked at the same time.
 
-    A cluster that does not answer is a line of the table.
+    A cluster that does not answer is told below the table.
     """
     from facscale.cli.standing import show_jobs
 

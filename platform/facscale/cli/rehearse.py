@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 from facscale.job.rehearse import Price, rehearse_job
+from facscale.kube.clusters import prices
 from facscale.spec import Document, Job, SpecError, parse
 
 
@@ -19,4 +22,13 @@ def rehearse(document: Document, *, name: str, seconds: float, price: Price, eve
 
         sweep = parse(document, Job).sweep
         trials = trials_of(sweep) if sweep else 0
-    return rehearse_job(document, name=name, seconds=seconds, price=price, trials=trials, everything=everything)
+    paid = priced(document, price)
+    return rehearse_job(document, name=name, seconds=seconds, price=paid, trials=trials, everything=everything)
+
+
+def priced(document: Document, said: Price) -> Price:
+    """As said; else what the clusters file says of the cluster that the job, or FACSCALE_CLUSTER, names."""
+    if said.gpu or said.node:
+        return said
+    gpu, node = prices(str(document.at(("cluster", "name")) or os.environ.get("FACSCALE_CLUSTER", "")))
+    return Price(gpu=gpu, node=node)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from facscale.cli.arguments import At
@@ -17,8 +18,9 @@ from facscale.kube.clusters import file
 from facscale.kube.deciding import find
 from facscale.kube.host import progress
 from facscale.kube.hosts import each
-from facscale.progress import Tail, duration
+from facscale.progress import duration
 
+LAST = 60  # lines of a log that tell the progress
 RECENT_S = 7 * 86400
 WIDTH = 150  # of the table in a log
 COLOURS = {State.RUNNING: "green", State.FAILED: "red", State.QUEUED: "yellow", State.STARTING: "yellow"}
@@ -68,7 +70,7 @@ def show_status(name: str, *, at: At) -> None:
         "progress": reached(cluster, job),
         "workers": job.workers,
         "submitted": f"{duration(job.age_s)} ago by {job.who or 'somebody'}",
-        "file": job.file,
+        "submit": job.words,
     }
     click.echo(f"{job.id} on {cluster.place.name}")
     for title, text in lines.items():
@@ -83,14 +85,10 @@ def show_log(name: str, *, at: At, follow: bool) -> int:
     cluster, job = located(name, at=at)
     if follow:
         return watched(cluster, job.id)
-    log, screen = cluster.log(job.id), Tail()
-    empty = True
-    while lines := log.more():
-        screen.show(lines)
-        empty = False
-    log.close()
-    screen.close()
-    if empty:
+    lines = cluster.lines(job.id)
+    for line in lines:
+        click.echo(line)
+    if not lines:
         click.echo(f"{job.id} has printed nothing; it is {job.state}{f': {job.why}' if job.why else ''}", err=True)
     return 0
 
@@ -104,7 +102,7 @@ def cancel_job(name: str, *, at: At) -> None:
     click.echo(f"stopping {job.id} on {cluster.place.name} ...")
     cluster.cancel(job.id)
     click.echo(
-        f"stopped; its checkpoints stay. It goes on from the latest with: facscale submit {job.file} {where(cluster.place)}"
+        f"stopped; its checkpoints stay. It goes on from the latest with: facscale submit {job.words} {where(cluster.place)}"
     )
 
 
@@ -114,18 +112,19 @@ def show_jobs(*, at: At, everything: bool) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("cluster", "job", "state", "progress", "workers", "age", "who"):
         table.add_column(title, overflow="fold")
+    silent = {cluster: lines for cluster, lines in found.items() if isinstance(lines, UserError)}
     for cluster, lines in found.items():
         if isinstance(lines, UserError):
-            table.add_row(cluster, "[red]" + str(lines).removeprefix(f"{cluster}: ").replace("[", "\\["))
             continue
         if not lines:
             table.add_row(cluster, "no jobs")
         for job, progressed in lines:
             colour = COLOURS.get(job.state, "default")
-            table.add_row(
-                cluster, job.id, f"[{colour}]{job.state}[/]", progressed, job.workers, duration(job.age_s), job.who
-            )
+            told = map(escape, (progressed, job.workers, duration(job.age_s), job.who))
+            table.add_row(cluster, job.id, f"[{colour}]{job.state}[/]", *told)
     Console(width=WIDTH if not os.isatty(1) else None, highlight=False).print(table)
+    for cluster, error in silent.items():
+        click.echo(click.style(f"{cluster}: ", fg="red") + str(error).removeprefix(f"{cluster}: "))
 
 
 def lines_of(cluster: Host, *, everything: bool) -> list[Line]:
@@ -136,5 +135,5 @@ def lines_of(cluster: Host, *, everything: bool) -> list[Line]:
 
 def reached(cluster: Host, job: Standing) -> str:
     """How far a running job is, by the last bar in its log."""
-    bar = progress(cluster.last_lines(job.id)) if job.state is State.RUNNING else None
+    bar = progress(cluster.lines(job.id, last=LAST)) if job.state is State.RUNNING else None
     return f"{100 * bar.done // bar.total} % of {bar.title}" if bar else ""

@@ -141,7 +141,7 @@ def ended(job: Standing, place: Place) -> str:
     again = " --again" if job.state is State.FAILED else ""
     return (
         f"{job.id} {'has failed' if again else 'was stopped'}{tries}{why}\n  its checkpoints stay; go on from the latest: "
-        f"facscale submit {job.file} {where(place)}{again}"
+        f"facscale submit {job.words} {where(place)}{again}"
     )
 
 

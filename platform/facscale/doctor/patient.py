@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from facscale.spec import Job, Pipeline
 
-NODE_S = 60.0  # patience with a node, which may have to start a process first
+NODE_S = 90.0  # patience with a node, which may have to start a process first
 
 
 class NotNowError(Exception):
@@ -72,18 +72,21 @@ class Patient:
         self.known("ray")
         here = ray.get_runtime_context().get_node_id()
         alive = [node for node in ray.nodes() if node["Alive"]]
-        return sorted(alive, key=lambda node: (node["NodeID"] != here, node["NodeManagerAddress"]))
+        return named(sorted(alive, key=lambda node: (node["NodeID"] != here, node["NodeManagerAddress"])))
 
-    def on_each_node(
-        self, call: Callable[..., Any], *words: Any, only: Callable[[dict[str, Any]], bool] = bool, **options: Any
-    ) -> Mapping[str, Any]:
+    def on_each_node(self, call: Callable[..., Any], *words: Any, **options: Any) -> Mapping[str, Any]:
         """What `call` returns on each node, by the node's name; an exception where it failed or gave no answer in time."""
         from facscale.doctor.remote import ask_nodes
 
-        return ask_nodes(call, *words, nodes=[node for node in self.nodes if only(node)], patience_s=NODE_S, **options)
+        return ask_nodes(call, *words, nodes=self.nodes, patience_s=NODE_S, **options)
 
 
-def name_of(node: Mapping[str, Any]) -> str:
-    """As people tell nodes apart."""
-    host, address = node["NodeManagerHostname"], node["NodeManagerAddress"]
-    return host if host == address else f"{host} ({address})"
+def named(nodes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Nodes as Ray tells them, with a "Name" that none shares: host and address, and the id where several have those."""
+    found: list[dict[str, Any]] = []
+    for node in nodes:
+        host, address = node["NodeManagerHostname"], node["NodeManagerAddress"]
+        name = host if host == address else f"{host} ({address})"
+        taken = any(other["Name"] == name for other in found)
+        found.append({**node, "Name": f"{name} {node['NodeID'][:6]}" if taken else name})
+    return found

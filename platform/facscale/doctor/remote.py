@@ -10,7 +10,6 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from facscale.doctor import node as facts
-from facscale.doctor.patient import name_of
 
 GPUS_SEEN = {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}}  # a task that reserves no GPU sees them all
 
@@ -25,13 +24,13 @@ def ask_nodes(
 ) -> dict[str, Any]:
     """`call(*words)` on each node at once: what it returned, or the exception that tells why it did not.
 
-    A function of `doctor.node` travels whole, so that it also runs where facscale is missing. `calls`: how many a
+    `nodes` are those of `patient.named`. A function of `doctor.node` travels whole, so that it also runs where facscale is missing. `calls`: how many a
     process answers before it ends; 0: no end.
     """
     ray.cloudpickle.register_pickle_by_value(facts)
     task = ray.remote(max_calls=calls)(call)
     pending = {
-        name_of(node): task.options(
+        node["Name"]: task.options(
             num_cpus=0,
             max_retries=0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),

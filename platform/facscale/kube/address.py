@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import tempfile
@@ -41,6 +42,7 @@ STATES = {
     JobStatus.SUCCEEDED: State.SUCCEEDED,
     JobStatus.FAILED: State.FAILED,
 }
+CHATTY = ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging")
 _environment = Lock()
 
 
@@ -58,6 +60,8 @@ class RayAddress:
     def __init__(self, place: RayPlace) -> None:
         self.place = place
         self._client: JobSubmissionClient | None = None
+        for name in CHATTY:
+            logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
 
     def jobs(self) -> list[Standing]:
         """All that were submitted there, the newest first."""
@@ -75,16 +79,22 @@ class RayAddress:
         with self._asking(job):
             return SocketLog(self._connected().tail_job_logs(job))
 
-    def last_lines(self, job: str) -> list[str]:
-        """Ray gives it whole."""
+    def lines(self, job: str, *, last: int | None = None) -> list[str]:
+        """What it has printed; Ray gives it whole."""
         with self._asking(job):
-            return str(self._connected().get_job_logs(job)).splitlines()
+            return str(self._connected().get_job_logs(job)).splitlines()[-(last or 0) :]
 
     def submit(self, order: Order, *, need: Need, wish: Wish) -> None:
         """Upload spec and code, and start it there."""
         if given := [name for name, value in vars(wish).items() if value]:
             raise RayError(f"{self.place.name} is a Ray cluster as it stands: --{given[0]} is for Kubernetes")
-        notes = {"job": order.job, "spec": order.digest[:16], "trains": order.trains, "who": who(), "file": order.file}
+        notes = {
+            "job": order.job,
+            "spec": order.digest[:16],
+            "trains": order.trains,
+            "who": who(),
+            "words": order.words,
+        }
         notes["workers"] = f"{need.fewest}" if need.fewest == need.most else f"{need.fewest}-{need.most}"
         with tempfile.TemporaryDirectory(prefix="facscale-submit-") as folder:
             if order.code:
@@ -234,7 +244,7 @@ def standing(details: JobDetails) -> Standing:
         workers=notes.get("workers", ""),
         began=datetime.fromtimestamp(details.start_time / 1000, UTC) if details.start_time else None,
         who=notes.get("who", ""),
-        file=notes.get("file", details.entrypoint),
+        words=notes.get("words", details.entrypoint),
         spec=notes.get("spec", ""),
         trains=notes.get("trains", ""),
     )

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import model_validator
+from pydantic import NonNegativeFloat, model_validator
 
 from facscale.spec import Block, SpecError, nearest, parse, read
 
@@ -28,6 +28,8 @@ class Entry(Block):
     queue: str = ""  # Kueue's LocalQueue, if not the one that the chart names
     address: str = ""  # of a Ray dashboard: http://host:8265
     token_file: str = ""  # holds Ray's token, as RAY_AUTH_TOKEN_PATH does
+    gpu_price: NonNegativeFloat = 0.0  # of a GPU for an hour, for `facscale rehearse`; 0: not said
+    node_price: NonNegativeFloat = 0.0  # of a node for an hour
 
     @model_validator(mode="after")
     def _is_one_kind(self) -> Entry:
@@ -77,10 +79,13 @@ def file() -> Path:
 
 def places() -> dict[str, Place]:
     """All clusters of the file by name; none without a file. Raises SpecError for one that is wrong."""
-    if not file().exists() and "FACSCALE_CLUSTERS" not in os.environ:
-        return {}
-    entries = parse(read(file()), Clusters).clusters
-    return {name: _place(name, entry) for name, entry in entries.items()}
+    return {name: _place(name, entry) for name, entry in _entries().items()}
+
+
+def prices(name: str) -> tuple[float, float]:
+    """What an hour of a GPU and of a node costs on a cluster of the file; 0 where it does not say. Raises SpecError."""
+    entries = _entries()
+    return (entries[name].gpu_price, entries[name].node_price) if name in entries else (0.0, 0.0)
 
 
 def kube_place(name: str) -> KubePlace:
@@ -104,6 +109,12 @@ def ray_place(name: str) -> RayPlace:
             "--ray http://HOST:8265"
         )
     return found or RayPlace(name, address=name)
+
+
+def _entries() -> dict[str, Entry]:
+    if not file().exists() and "FACSCALE_CLUSTERS" not in os.environ:
+        return {}
+    return parse(read(file()), Clusters).clusters
 
 
 def _place(name: str, entry: Entry) -> Place:

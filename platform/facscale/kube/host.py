@@ -43,7 +43,7 @@ class Standing:
     workers: str = ""  # "4", or "2-8"
     began: datetime | None = None
     who: str = ""
-    file: str = ""  # that was submitted
+    words: str = ""  # behind `facscale submit`
     spec: str = ""  # 16 digits of its digest
     trains: str = ""  # 16 digits of what decides the place of its checkpoints
     tries: int = 1
@@ -86,8 +86,8 @@ class Host(Protocol):
         """Of one job, from its beginning."""
         ...
 
-    def last_lines(self, job: str) -> list[str]:
-        """The end of its log, to tell its progress by."""
+    def lines(self, job: str, *, last: int | None = None) -> list[str]:
+        """What it has printed until now; only the `last` ones, to tell its progress by."""
         ...
 
     def submit(self, order: Order, *, need: Need, wish: Wish) -> None:

@@ -19,10 +19,10 @@ SPEC, ZIP = "job.yaml", "code.zip"
 VOLUME = "facscale-job"
 PART = {"app.kubernetes.io/part-of": "facscale"}
 JOB, DIGEST, TRAINS = "facscale.dev/job", "facscale.dev/spec", "facscale.dev/trains"  # labels
-NAME, WHO, FILE, WORKERS = (  # annotations
+NAME, WHO, WORDS, WORKERS = (  # annotations
     "facscale.dev/job-name",
     "facscale.dev/submitted-by",
-    "facscale.dev/file",
+    "facscale.dev/command",
     "facscale.dev/workers",
 )
 QUEUE = "kueue.x-k8s.io/queue-name"
@@ -168,4 +168,4 @@ def labels(order: Order) -> dict[str, str]:
 
 def notes(order: Order) -> dict[str, str]:
     """What people want to know, and labels cannot hold."""
-    return {NAME: order.job, WHO: who(), FILE: order.file}
+    return {NAME: order.job, WHO: who(), WORDS: order.words}

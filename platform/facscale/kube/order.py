@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import hashlib
 import re
+import shlex
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ class Order:
     job: str  # its name
     text: str  # the spec as the cluster reads it, variables left
     document: Document  # the same as data
-    file: str  # as the user wrote it, for messages
+    words: str  # what the user wrote behind `facscale submit`: file, overrides, code
     code: Code | None = None  # uploaded beside the spec
 
     @property
@@ -63,7 +64,8 @@ def order(spec: Path, overrides: Sequence[str], *, code: Code | None = None) -> 
     document = read(spec, overrides, fill=as_written)
     name = str(document.data.get("name") or spec.stem)  # there the file has another one
     document = merge(document, Document({"name": name}, {(): document.origin(("name",))}))
-    return Order(name, dump(document), document, str(spec), code)
+    words = [str(spec), *overrides, *(["--working-dir", str(code.folder)] if code else [])]
+    return Order(name, dump(document), document, shlex.join(words), code)
 
 
 def resolved(
@@ -83,11 +85,12 @@ def resolved(
 
 
 def need(parsed: Job | Pipeline) -> Need:
-    """Workers and what each takes."""
+    """Workers and what each takes; a sweep has as many times the workers as it has trials side by side."""
     if isinstance(parsed, Pipeline):
         return Need(parsed.ingest.workers, parsed.ingest.workers, 0, parsed.ingest.cpus_per_worker)
-    cluster = parsed.cluster
-    return Need(cluster.fewest_workers, cluster.most_workers, cluster.gpus_per_worker, cluster.cpus_per_worker)
+    cluster, side_by_side = parsed.cluster, parsed.sweep.concurrent if parsed.sweep else 1
+    most = cluster.most_workers * max(1, side_by_side)
+    return Need(cluster.fewest_workers, most, cluster.gpus_per_worker, cluster.cpus_per_worker)
 
 
 def refuse_unshared(document: Document, environment: Mapping[str, str]) -> None:

@@ -19,7 +19,6 @@ from facscale.kube.order import Need, Order
 from facscale.kube.template import Template
 
 OURS = "app.kubernetes.io/part-of=facscale"
-LAST = 60  # lines that tell the progress
 PATIENCE_S = 90.0  # for an object that is to go
 PAUSE_S = 1.0
 FRACTION = re.compile(r"\.\d+")
@@ -54,17 +53,18 @@ class RayJobs:
         """What its submitter repeats of it."""
         return PodLog(self.api, job)
 
-    def last_lines(self, job: str) -> list[str]:
-        """The end of that."""
+    def lines(self, job: str, *, last: int | None = None) -> list[str]:
+        """All of that until now, or its end."""
         pod = submitter(self.api, job)
-        return (
-            self.api.log(pod["metadata"]["name"], query=_of(pod) | {"tailLines": str(LAST)}).splitlines() if pod else []
-        )
+        query = {"tailLines": str(last)} if last else {}
+        return self.api.log(pod["metadata"]["name"], query=_of(pod) | query).splitlines() if pod else []
 
     def submit(self, order: Order, *, need: Need, wish: Wish) -> None:
         """Try both objects without making them, then make them; nothing is left where the second cannot be made."""
         spec = manifest.configmap(order)
         job = manifest.rayjob(self.template, order, need=need, wish=wish)
+        if self.api.get(RAYJOBS, order.id) is None:  # a submission that was cut off may have left its spec
+            self.api.delete(CONFIGMAPS, spec["metadata"]["name"])
         for kind, body in ((CONFIGMAPS, spec), (RAYJOBS, job)):
             self.api.create(kind, body, dry_run=True)
         self.api.create(CONFIGMAPS, spec, dry_run=False)
@@ -178,16 +178,17 @@ def standing(rayjob: Mapping[str, Any], around: waiting.Around | None = None) ->
     """A RayJob in the words that all clusters share."""
     metadata = rayjob["metadata"]
     notes, labels = metadata.get("annotations") or {}, metadata.get("labels") or {}
+    state, failed = waiting.state(rayjob), int((rayjob.get("status") or {}).get("failed") or 0)
     return Standing(
         id=metadata["name"],
         job=notes.get(manifest.NAME, metadata["name"]),
-        state=waiting.state(rayjob),
+        state=state,
         why=waiting.why(rayjob, around or waiting.Around()),
         workers=notes.get(manifest.WORKERS, ""),
         began=datetime.fromisoformat(metadata["creationTimestamp"]) if metadata.get("creationTimestamp") else None,
         who=notes.get(manifest.WHO, ""),
-        file=notes.get(manifest.FILE, ""),
+        words=notes.get(manifest.WORDS, ""),
         spec=labels.get(manifest.DIGEST, ""),
         trains=labels.get(manifest.TRAINS, ""),
-        tries=int((rayjob.get("status") or {}).get("failed") or 0) + 1,
+        tries=max(1, failed if state is State.FAILED else failed + 1),
     )

@@ -90,7 +90,9 @@ def test_data_says_what_a_set_holds(facscale, job, tmp_path):
     assert facscale("data", tmp_path / "nothing").exit_code == 2
 
 
-@pytest.mark.parametrize("command", ["run", "check", "data", "methods", "retrieve", "sync", "demo"])
+@pytest.mark.parametrize(
+    "command", ["run", "check", "rehearse", "doctor", "data", "methods", "retrieve", "sync", "demo"]
+)
 def test_every_command_explains_itself(facscale, command):
     done = facscale(command, "--help")
     assert done.exit_code == 0

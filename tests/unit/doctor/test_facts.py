@@ -9,7 +9,8 @@ import pytest
 from facscale.data import DataError
 from facscale.doctor import node
 from facscale.doctor.checks import gpus, nodes, upload
-from facscale.doctor.checks.storage import read, shared
+from facscale.doctor.checks.storage import built_on, read, shared
+from facscale.doctor.patient import named
 
 HERE = {
     "versions": {"python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0", "deepspeed": "0.19.8", "numpy": "2.4.6"},
@@ -183,6 +184,18 @@ def test_an_upload_is_weighed_as_ray_packs_it(tmp_path):
     heavy = upload.weighed(tmp_path, limit=900)
     assert heavy.state == "problem"
     assert "the largest: data/big.bin" in heavy.mend
+
+
+def test_a_file_that_a_job_begins_with(tmp_path):
+    (tmp_path / "resnet.pth").touch()
+    assert built_on("inputs.pretrained", f"{tmp_path}/resnet.pth").state == "ok"
+    assert built_on("inputs.pretrained", f"{tmp_path}/resnet18.pth").state == "problem"
+
+
+def test_nodes_of_one_host_have_names_of_their_own():
+    node_ = {"NodeManagerHostname": "vm", "NodeManagerAddress": "10.0.0.1"}
+    names = [one["Name"] for one in named([{**node_, "NodeID": "a" * 9}, {**node_, "NodeID": "b" * 9}])]
+    assert names == ["vm (10.0.0.1)", "vm (10.0.0.1) bbbbbb"]
 
 
 def test_storage_is_told_by_node():

@@ -93,7 +93,7 @@ def test_jobs_of_ours_and_of_others():
     assert ours.began is not None
     assert ours.began.year == 2025
     other = standing(details(JobStatus.RUNNING, message="Job is currently running."))
-    assert (other.job, other.state, other.why, other.file) == ("clp-1", State.RUNNING, "", "jobs/clp.yaml")
+    assert (other.job, other.state, other.why, other.words) == ("clp-1", State.RUNNING, "", "jobs/clp.yaml")
 
 
 def test_a_log_comes_in_whole_lines(monkeypatch):

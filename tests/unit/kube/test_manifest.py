@@ -60,6 +60,11 @@ def test_pods_that_hold_the_workers(job_for, cluster, expected):
     assert groups(job_for(f"cluster: {cluster}\n")) == expected
 
 
+def test_a_sweep_has_room_for_its_trials(job_for):
+    sweep = "sweep: {space: {seed: [1, 2, 3]}, concurrent: 3}\n"
+    assert groups(job_for(f"cluster: {{workers: 4}}\n{sweep}"))["gpu"] == (1, 1, 3)
+
+
 def test_without_an_autoscaler_all_pods_are_there_from_the_start(job_for, template):
     template["spec"]["rayClusterSpec"]["enableInTreeAutoscaling"] = False
     assert groups(job_for("cluster: {workers: [2, 12]}\n"))["gpu"] == (1, 3, 3)

@@ -33,11 +33,10 @@ def reachable(patient: Patient) -> Iterator[Finding]:
     import ray
 
     named = os.environ.get("RAY_ADDRESS", "")
-    if not ray.is_initialized() and (named or stands_here()):
-        refusal = tried()
-        if refusal:
-            yield refusal
-            return
+    joins = named != "local" and (named or stands_here())  # else one is started here
+    if joins and not ray.is_initialized() and (refusal := tried()):
+        yield refusal
+        return
     join()
     patient.state["ray"] = named or "this machine's"
     there = ray.cluster_resources()
@@ -58,6 +57,9 @@ def tried() -> Finding | None:
         return problem(f"the cluster does not let us join within {JOIN_S} s", mend_of(""))
     if done.returncode == 0:
         return None
+    if "Unauthenticated" in done.stderr:  # Ray's own exception only says that it could not connect
+        ours = "wrong" if os.environ.get("RAY_AUTH_MODE") == "token" else "missing"
+        return problem(f"the cluster asks for a token, and ours is {ours}", TOKEN)
     lines = [line for line in done.stdout.splitlines() if line.startswith(FAILED)]
     said = lines[-1].removeprefix(FAILED) if lines else "the process that tried was ended"
     return problem(f"the cluster cannot be joined: {said}", mend_of(said))
@@ -112,8 +114,6 @@ def room(patient: Patient) -> Iterator[Finding]:
 
 def mend_of(text: str) -> str:
     """For what Ray says when it cannot be joined."""
-    if "Authentication" in text:
-        return TOKEN
     if "ersion mismatch" in text:
         return "install the cluster's versions here, or run the doctor inside: ray job submit -- facscale doctor"
     return "see that `ray status` works from here; from outside a cluster: ray job submit -- facscale doctor"

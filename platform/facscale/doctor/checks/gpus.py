@@ -8,7 +8,7 @@ from typing import Any
 from facscale.doctor import node
 from facscale.doctor.examination import check
 from facscale.doctor.finding import Finding, ok, problem, warning
-from facscale.doctor.patient import Patient, name_of
+from facscale.doctor.patient import Patient
 from facscale.doctor.remote import GPUS_SEEN
 
 EXACT = 1e-9  # largest difference between two products of 512 x 512 matrices in float64
@@ -20,7 +20,7 @@ HOT_C = 85
 def gpus(patient: Patient) -> Iterator[Finding]:
     """Look at nvidia-smi on the nodes."""
     patient.known("ray")
-    promised = {name_of(one): int(one["Resources"].get("GPU", 0)) for one in patient.nodes}
+    promised = {one["Name"]: int(one["Resources"].get("GPU", 0)) for one in patient.nodes}
     seen = patient.on_each_node(node.gpus, calls=1, runtime_env=GPUS_SEEN)  # a process that has seen a GPU holds memory
     driver = patient.on_each_node(node.nvidia_smi)
     for name, devices in seen.items():

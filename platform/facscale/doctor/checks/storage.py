@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from facscale.data import DataError, Dataset
+from facscale.data.storage import Folder
 from facscale.doctor import speed
 from facscale.doctor.examination import check
 from facscale.doctor.finding import Finding, ok, problem, told, warning
@@ -34,6 +35,19 @@ def data(patient: Patient) -> Iterator[Finding]:
         yield ok(f"{url}: {manifest.name}, {frames:,} frames, {size / 1e9:,.2f} GB")
         if "ray" in patient.state:
             yield from read(url, patient.on_each_node(speed.read, url, calls=1))
+    for place, source in (patient.job.built_on if patient.job else {}).items():
+        if source.url:
+            yield built_on(place, source.url)
+
+
+def built_on(place: str, url: str) -> Finding:
+    """Of a file that the job begins with."""
+    folder, slash, name = url.rpartition("/")
+    try:
+        there = Folder(folder or slash or ".").exists(name)
+    except DataError as error:
+        return told(error)
+    return ok(f"{url} is there ({place})") if there else problem(f"{url} is not there ({place})", "correct its url")
 
 
 def answering(url: str) -> Iterator[Finding]:

@@ -1,0 +1,157 @@
+"""A real Ray cluster, examined and rehearsed on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import ray
+from click.testing import CliRunner
+
+from faces import lengths_data_set
+from facscale.cli import main
+from facscale.data import Dataset
+from facscale.doctor import Patient, examine, node
+from facscale.doctor.checks import cluster
+from facscale.doctor.patient import named
+from facscale.doctor.remote import ask_nodes
+from facscale.job.rehearse.trainings import trainings
+from facscale.job.variants import rows
+from facscale.spec import Job, read
+from facscale.train.launch import rehearsed
+from facscale.train.rehearsal import Measured
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("doctor")
+    lengths_data_set(str(folder / "u"), [12] * 40, row_group_mb=0.2)
+    lengths_data_set(str(folder / "l"), [20] * 9, au=(1, 12), row_group_mb=0.2, name="labelled")
+    (folder / "job.yaml").write_text(
+        "method: {name: clp, depth: 18, width: 4, length: 3, queue_size: 32}\n"
+        f"data: {{unlabelled: {folder}/u, labelled: {folder}/l, image_size: 32, threads: 1}}\n"
+        "train: {batch_size: 8, epochs: 2, probe_every: 0}\nseeds: 2\n"
+        f"cluster: {{workers: 2, gpus_per_worker: 0, cpus_per_worker: 1, storage: {folder}/runs}}\n"
+        "evaluate: {baselines: {supervised: {method: {name: supervised, depth: 18, width: 4}, data: {per_track: all}}}}\n"
+    )
+    return folder
+
+
+def facscale(*words):
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+@pytest.mark.usefixtures("ray_cluster")
+class TestDoctor:
+    def test_a_cluster_that_holds_the_job(self, folder, monkeypatch):
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        done = facscale("doctor", folder / "job.yaml", "--json", "--working-dir", folder)
+        told = [json.loads(line) for line in done.output.splitlines() if line.startswith("{")]
+        assert [one for one in told if one["state"] == "problem"] == []
+        assert done.exit_code == 0
+        said = {}
+        for one in told:
+            said.setdefault(one["check"], []).append(one["what"])
+        assert "one node, 2 CPU, 0 GPU" in said["Ray"][0]
+        assert "room for 2 workers" in said["room"][0]
+        assert "here and on all nodes" in said["versions"][0]
+        assert len(said["data"]) == 4
+        assert all("MB/s" in what for what in said["data"][1::2])
+        assert "MB/s" in said["storage"][0]
+        assert not any((folder / "runs").iterdir())
+
+    def test_a_job_that_does_not_fit(self, folder, monkeypatch):
+        monkeypatch.setattr("facscale.doctor.patient.Patient.on_each_node", lambda *_, **__: {})
+        job = Job.model_validate({"method": {"name": "clp"}, "cluster": {"workers": 4, "gpus_per_worker": 1}})
+        (one,) = (one for one in examine(Patient(job=job, folder=folder)) if one.check == "room")
+        assert one.state == "problem"
+        assert "the cluster has" in one.what
+        assert "lower cluster.workers" in one.what + one.mend
+
+    def test_a_node_where_facscale_is_broken_still_says_what_it_has(self, tmp_path):
+        (tmp_path / "facscale").mkdir()
+        (tmp_path / "facscale" / "__init__.py").write_text("raise ImportError('half an installation')\n")
+        environment = {"env_vars": {"PYTHONPATH": str(tmp_path)}}
+        (told,) = ask_nodes(node.report, nodes=named(ray.nodes()), patience_s=120, runtime_env=environment).values()
+        assert told["facscale"] == {"error": "ImportError: half an installation"}
+        assert told["versions"]["ray"] == ray.__version__
+
+    def test_what_fails_on_a_node_and_what_takes_too_long_are_answers(self):
+        def fails():
+            raise ZeroDivisionError("nought")
+
+        def sleeps():
+            import time
+
+            time.sleep(600)
+
+        (failed,) = ask_nodes(fails, nodes=named(ray.nodes()), patience_s=120).values()
+        (late,) = ask_nodes(sleeps, nodes=named(ray.nodes()), patience_s=3).values()
+        assert isinstance(failed, ZeroDivisionError)
+        assert isinstance(late, TimeoutError)
+
+
+def test_a_wrong_token_is_told_from_a_right_one(ray_cluster, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", ray_cluster)
+    assert cluster.tried() is None
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    refused = cluster.tried()
+    assert (refused.state, refused.what) == ("problem", "the cluster asks for a token, and ours is wrong")
+    assert refused.mend == cluster.TOKEN
+
+
+@pytest.mark.usefixtures("ray_cluster")
+class TestRehearsal:
+    def test_each_worker_says_what_it_measured_and_nothing_is_left(self, folder):
+        (first,) = trainings(rows(read(folder / "job.yaml"), name="job")[:1], sets=[], identities=40)
+        found = []
+        rehearsed(
+            first.task, seconds=1, receive=lambda kind, **record: kind == "measured" and found.append(record["found"])
+        )
+        one, other = sorted(found, key=lambda each: each.rank)
+        assert isinstance(one, Measured)
+        assert (one.rank, other.rank, one.world, one.device, one.gpu) == (0, 1, 2, "", None)
+        for each in (one, other):
+            assert 0 <= each.waited < 1
+            assert each.model_step_s > 0
+            assert 0 < each.memory < each.memory_there
+            assert (
+                min(each.step_s, each.exchange_s, each.stream_rate, each.read_bytes, each.decode_frames, each.cores) > 0
+            )
+        data = Dataset(f"{folder}/u")
+        assert one.bytes_per_sample == pytest.approx(sum(shard.bytes for shard in data.manifest.shards) / 40, rel=0.3)
+        assert one.checkpoint_bytes > 100_000
+        assert other.checkpoint_bytes == 0
+        assert not any((folder / "runs").iterdir())
+
+    def test_the_command_says_what_holds_it_up_and_what_the_rest_takes(self, folder, monkeypatch):
+        monkeypatch.setattr("facscale.track.tracker.Tracker.__init__", lambda *_, **__: pytest.fail("MLflow was told"))
+        done = facscale("rehearse", folder / "job.yaml", "--seconds", 1, "--node-price", 3)
+        assert done.exit_code == 0, done.output
+        for expected in (
+            "job seed 0 on 2 workers (CPU), clp",
+            "reading alone",
+            "images/s",
+            "bottleneck: ",
+            "-> ",
+            "told from its operations and frames",
+            "to the end: ",
+            "at 3 a node-hour",
+        ):
+            assert expected in done.output, expected
+        assert not any((folder / "runs").iterdir())
+
+
+def test_a_job_that_trains_nothing_is_not_rehearsed(folder, monkeypatch):
+    monkeypatch.setattr("facscale.job.rehearse.join", lambda: pytest.fail("Ray was joined"))
+    done = facscale("rehearse", folder / "job.yaml", "train.epochs=0", "evaluate.baselines.supervised=null")
+    assert done.exit_code == 0
+    assert "trains nothing" in done.output
+
+
+def test_a_pipeline_is_told_how_it_is_tried(tmp_path):
+    (tmp_path / "p.yaml").write_text("source: {layout: videos, root: /videos}\noutput: /tmp/faces\n")
+    done = facscale("rehearse", tmp_path / "p.yaml")
+    assert done.exit_code == 2
+    assert "source.limit=20" in done.output
