@@ -53,7 +53,7 @@ def test_a_node_exports_how_its_training_goes(ray_cluster, task):
         time.sleep(0.5)
         found = scraped()
     assert found.keys() == GAUGES.keys()
-    assert all('job="CLP seed 1"' in labels and 'method="clp"' in labels for (labels, _), *_ in found.values())
+    assert all('training="CLP seed 1"' in labels and 'method="clp"' in labels for (labels, _), *_ in found.values())
     value = {name: samples[0][1] for name, samples in found.items()}
     assert value["step"] == value["steps"] == 10
     assert value["epoch"] == 2

@@ -11,7 +11,7 @@ from ray.util.metrics import Gauge
 
 from facscale.train.loop import Run
 
-TAGS = ("job", "method")
+TAGS = ("training", "method")  # Prometheus keeps `job` for itself
 GAUGES = {
     "samples_per_second": "Samples that all workers together train on in a second, since this process began",
     "step": "Optimizer steps done",
@@ -36,8 +36,8 @@ def gauges() -> dict[str, Gauge]:
 class Exporter:
     """Exports how one training goes; its gauges are tagged with the row that is trained, and its method."""
 
-    def __init__(self, *, job: str, method: str) -> None:
-        self._tags = {"job": job, "method": method}
+    def __init__(self, *, training: str, method: str) -> None:
+        self._tags = {"training": training, "method": method}
         self._since, self._waited = time.monotonic(), 0.0
 
     def tell(self, run: Run, values: Mapping[str, float]) -> None:

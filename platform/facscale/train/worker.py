@@ -67,7 +67,7 @@ def work(settings: Mapping[str, Task]) -> None:
     probe = online_probe(task, run)
     place = {"rank": context.get_world_rank(), "world": context.get_world_size()}
     validation = Validation(run, held_out(task, **place), judged=judged(task, **place))
-    exporter = Exporter(job=task.title or task.job.name, method=task.job.method.name)
+    exporter = Exporter(training=task.title or task.job.name, method=task.job.method.name)
     started, first = time.monotonic(), run.step
     if run.rank == 0:
         task.tell("progress", step=run.step, steps=run.plan.steps, note="resumed" if run.step else "started")
