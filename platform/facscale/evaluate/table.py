@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,7 @@ class Table:
     def __add__(self, other: Table) -> Table:
         return Table(self.rows + other.rows)
 
-    @property
+    @cached_property
     def aus(self) -> tuple[int, ...]:
         """All AUs of all rows, those of the first row first."""
         return tuple(dict.fromkeys(au for row in self.rows for au in row.aus))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -33,6 +33,7 @@ PAGE = 1000  # runs of one answer
 AT_ONCE = 8  # requests
 PATIENCE_S = 120
 SEARCH = "/api/2.0/mlflow/runs/search"
+EXPERIMENTS = "SELECT name, experiment_id FROM experiments"
 ROWS = """
     SELECT run.run_uuid, run.name, run.status, run.start_time FROM runs AS run
     WHERE run.experiment_id = ? AND run.lifecycle_stage = 'active' ORDER BY run.start_time, run.run_uuid
@@ -84,21 +85,28 @@ def runs(uri: str, *, experiment: str, filter: str = "") -> list[TrackedRun]:  #
     what it leaves out costs nothing. Raises QueryError for an experiment that is not there, a filter that the tracker
     does not understand, and a tracker that does not answer.
     """
-    api = MlflowClient(uri)
     try:
-        found = api.get_experiment_by_name(experiment)
-        if found is None:
-            known = ", ".join(one.name for one in api.search_experiments(max_results=20))
-            raise QueryError(f"{uri} has no experiment {experiment!r}; it has {known or 'none'}")
-        if uri.startswith("http"):
-            told = _from_server(uri, experiment=found.experiment_id, filter=filter)
-        elif uri.startswith("sqlite:///") and not filter:
-            told = list(_from_file(uri.removeprefix("sqlite:///"), experiment=found.experiment_id))
+        if uri.startswith("sqlite:///") and not filter:
+            told = _from_file(uri, experiment=experiment)
         else:
-            told = [_of_entity(run) for run in _pages(api, experiment=found.experiment_id, filter=filter)]
-    except MlflowException as error:
+            told = _from_mlflow(uri, experiment=experiment, filter=filter)
+    except (MlflowException, sqlite3.Error) as error:
         raise unanswered(uri, error) from error
     return sorted(told, key=lambda run: (run.start, run.id))
+
+
+def _from_mlflow(uri: str, *, experiment: str, filter: str) -> list[TrackedRun]:  # noqa: A002
+    api = MlflowClient(uri)
+    found = api.get_experiment_by_name(experiment)
+    if found is None:
+        raise _unknown(uri, experiment, known=[one.name for one in api.search_experiments(max_results=20)])
+    if uri.startswith("http"):
+        return _from_server(uri, experiment=found.experiment_id, filter=filter)
+    return [_of_entity(run) for run in _pages(api, experiment=found.experiment_id, filter=filter)]
+
+
+def _unknown(uri: str, experiment: str, *, known: Sequence[str]) -> QueryError:
+    return QueryError(f"{uri} has no experiment {experiment!r}; it has {', '.join(known) or 'none'}")
 
 
 def _from_server(uri: str, *, experiment: str, filter: str) -> list[TrackedRun]:  # noqa: A002
@@ -121,17 +129,24 @@ def _part(uri: str, digit: str, *, experiment: str, filter: str) -> list[Tracked
         wanted["page_token"] = page["next_page_token"]
 
 
-def _from_file(path: str, *, experiment: str) -> Iterator[TrackedRun]:
-    with closing(sqlite3.connect(path, timeout=PATIENCE_S)) as file:
-        rows = file.execute(ROWS, [experiment]).fetchall()
+def _from_file(uri: str, *, experiment: str) -> list[TrackedRun]:
+    path = Path(uri.removeprefix("sqlite:///")).absolute()
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=PATIENCE_S)) as file:
+        known = dict(file.execute(EXPERIMENTS).fetchall())
+        if experiment not in known:
+            raise _unknown(uri, experiment, known=list(known))
+        place = [known[experiment]]
+        rows = file.execute(ROWS, place).fetchall()
         held: dict[str, dict[str, dict[str, Any]]] = {}
         columns = {"latest_metrics": "value, held.is_nan", "params": "value", "tags": "value"}
         for table, value in columns.items():
             held[table] = defaultdict(dict)
-            for run, key, *cell in file.execute(VALUES.format(table=table, value=value), [experiment]):
+            for run, key, *cell in file.execute(VALUES.format(table=table, value=value), place):
                 held[table][run][key] = float("nan") if cell[1:] == [1] else cell[0]
-    for run, name, status, start in rows:
-        yield TrackedRun(run, name, start, status, held["tags"][run], held["params"][run], held["latest_metrics"][run])
+    return [
+        TrackedRun(run, name, start, status, held["tags"][run], held["params"][run], held["latest_metrics"][run])
+        for run, name, status, start in rows
+    ]
 
 
 def _pages(api: MlflowClient, *, experiment: str, filter: str) -> Iterator[Run]:  # noqa: A002
