@@ -31,7 +31,7 @@ JOB = """\
 # The demo, small, with a method that keeps a list of whose clips its weights were trained on.
 extends: demo.yaml
 method:
-  {name: tiny-census, pace: 0.1, alone: 2, depth: 18, width: 4, hidden: 8, embedding: 8, length: 3, stride: 1, queue_size: 32}
+  {name: tiny-census, pace: 0.1, alone: 1, depth: 18, width: 4, hidden: 8, embedding: 8, length: 3, stride: 1, queue_size: 32}
 data: {image_size: 32, per_track: 1}
 train: {batch_size: 8, epochs: 4, log_every: 1, checkpoint_every: 8, probe_every: 0}
 evaluate:
@@ -208,7 +208,7 @@ def epochs(weights):
     return [sorted(epoch.tolist()) for epoch in weights["order"][: int(weights["count"])].split(PEOPLE)]
 
 
-EVERYBODY_ONCE = [list(range(PEOPLE))] * EPOCHS
+EVERYBODY = list(range(PEOPLE))
 
 
 def test_a_fixed_job_waits_for_its_hosts_and_learns_as_if_nothing_had_been(cluster):
@@ -231,19 +231,20 @@ def test_a_fixed_job_waits_for_its_hosts_and_learns_as_if_nothing_had_been(clust
         host.find(other)
     job.ends()
     found, expected = cluster.weights("fixed"), cluster.weights("undisturbed")
-    assert epochs(found) == EVERYBODY_ONCE
+    assert epochs(found) == [EVERYBODY] * EPOCHS
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, atol=1e-6, rtol=0, msg=name)
 
 
 def test_an_elastic_job_goes_on_without_a_host_and_takes_it_back(cluster):
-    job = cluster.submit("elastic", "cluster.workers=[1,2]", "cluster.regroup=10")
+    job = cluster.submit("elastic", "cluster.workers=[1,2]", "cluster.regroup=10", "train.epochs=6")
     job.reaches(CUT)
     cluster.network["one"].cut()
     job.says("with 1 worker\n")
-    job.reaches(CUT + 3)
+    job.reaches(job.step() + 1)  # it had got further before
     cluster.network["one"].restore()
     job.says("with 2 workers\n")
     job.ends()
-    assert epochs(cluster.weights("elastic")) == EVERYBODY_ONCE
+    assert epochs(cluster.weights("elastic")) == [EVERYBODY] * 6
+    assert {point["values"]["workers"] for point in job.points()} == {1, 2}
     assert "F1 x 100 on synthetic_bp4d" in job.said()

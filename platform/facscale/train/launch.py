@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +32,10 @@ from facscale.train.plan import Plan
 from facscale.train.worker import Task, make_method, open_streams, work
 
 SPENT = "spent.json"  # beside the export
+SOONER = (  # seconds. For up to 20 s Ray Train counts on a host that is lost; an elastic job would wait a minute for it
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S",
+    "10",
+)
 
 
 class TrainError(UserError):
@@ -122,6 +127,8 @@ def apart(error: TrainingFailedError) -> bool:
 def trainer(task: Task, *, name: str) -> TorchTrainer:
     """The task as Ray Train takes it."""
     cluster = task.job.cluster
+    if cluster.fewest_workers < cluster.most_workers:
+        os.environ.setdefault(*SOONER)
     return TorchTrainer(
         work,
         train_loop_config={"task": task},
