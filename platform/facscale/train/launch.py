@@ -9,17 +9,15 @@ from typing import NamedTuple
 
 import fsspec
 import torch
-from ray.exceptions import RayTaskError
 from ray.train import (
     CheckpointConfig,
     FailureConfig,
     LoggingConfig,
-    Result,
     RunConfig,
     ScalingConfig,
     TrainingFailedError,
 )
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
 from facscale.cluster import resources
 from facscale.data import DataError
@@ -27,7 +25,8 @@ from facscale.errors import UserError
 from facscale.methods import export
 from facscale.spec import Job, SpecError
 from facscale.train import checkpoint
-from facscale.train.lost import Losses, cause
+from facscale.train.lost import Losses
+from facscale.train.meeting import Together
 from facscale.train.plan import Plan
 from facscale.train.worker import Task, make_method, open_streams, work
 
@@ -94,34 +93,15 @@ def spent(job: Job, *, name: str) -> dict[str, float]:
 
 def trained(task: Task, *, name: str) -> Trained:
     """Let Ray Train do it. Raises TrainError when it gives up, SpecError or DataError when the fault is the user's."""
-    result = with_workers_that_meet(task, name=name)
+    try:
+        result = trainer(task, name=name).fit()
+    except TrainingFailedError as error:
+        raise told(error, name=name) from None
     if result.checkpoint is None:
         raise TrainError(f"{name}: training ended without a checkpoint: {result.error}")
     with result.checkpoint.as_directory() as folder:
         exported = (Path(folder) / checkpoint.EXPORT).read_bytes()
     return Trained(exported, {name: float(value) for name, value in (result.metrics or {}).items() if name != "step"})
-
-
-def with_workers_that_meet(task: Task, *, name: str) -> Result:
-    """Run it, again where the workers did not reach each other at a start: for Ray Train that ends a run for good.
-
-    It counts as a failure: after `cluster.max_failures` of them TrainError is raised.
-    """
-    failures, most = 0, task.job.cluster.max_failures
-    while True:
-        try:
-            return trainer(task, name=name).fit()
-        except TrainingFailedError as error:
-            failures += 1
-            if not apart(error) or 0 <= most < failures:
-                raise told(error, name=name) from None
-            task.tell("lost", note=f"the workers do not come together: {cause(error)}; they try again")
-
-
-def apart(error: TrainingFailedError) -> bool:
-    """Whether workers that live could not form torch's process group: what the controller asked of them there failed."""
-    failure = getattr(error, "controller_failure", None)
-    return isinstance(failure, RayTaskError) and isinstance(failure.cause, RuntimeError)
 
 
 def trainer(task: Task, *, name: str) -> TorchTrainer:
@@ -132,7 +112,9 @@ def trainer(task: Task, *, name: str) -> TorchTrainer:
     return TorchTrainer(
         work,
         train_loop_config={"task": task},
-        torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo", timeout_s=cluster.patience),
+        torch_config=Together(
+            backend="nccl" if cluster.gpus_per_worker else "gloo", timeout_s=cluster.patience, task=task
+        ),
         scaling_config=ScalingConfig(
             num_workers=cluster.workers,
             use_gpu=cluster.gpus_per_worker > 0,
