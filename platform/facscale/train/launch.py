@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +12,6 @@ from typing import Any, NamedTuple
 
 import fsspec
 import torch
-from ray.exceptions import RayTaskError
 from ray.train import (
     CheckpointConfig,
     FailureConfig,
@@ -21,7 +21,7 @@ from ray.train import (
     ScalingConfig,
     TrainingFailedError,
 )
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
 from facscale.cluster import resources
 from facscale.data import DataError
@@ -29,13 +29,18 @@ from facscale.errors import UserError
 from facscale.methods import export
 from facscale.spec import Job, SpecError
 from facscale.train import checkpoint, rehearsal
-from facscale.train.lost import Losses, cause
+from facscale.train.lost import Losses
 from facscale.train.mailbox import Reader
+from facscale.train.meeting import Together
 from facscale.train.plan import Plan
 from facscale.train.worker import Task, make_method, open_streams, work
 
 SPENT = "spent.json"  # beside the export
 Loop = Callable[[dict[str, Any]], None]  # Ray Train's `train_loop_per_worker`
+SOONER = (  # seconds. For up to 20 s Ray Train counts on a host that is lost; an elastic job would wait a minute for it
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S",
+    "10",
+)
 
 
 class TrainError(UserError):
@@ -94,7 +99,7 @@ def spent(job: Job, *, name: str) -> dict[str, float]:
 
 def trained(task: Task, *, name: str) -> Trained:
     """Let Ray Train do it. Raises TrainError when it gives up, SpecError or DataError when the fault is the user's."""
-    result = ended(task, {"task": task}, name=name, loop=work, failures=task.job.cluster.max_failures)
+    result = ended(task, {"task": task}, name=name, loop=work)
     if result.checkpoint is None:
         raise TrainError(f"{name}: training ended without a checkpoint: {result.error}")
     with result.checkpoint.as_directory() as folder:
@@ -108,9 +113,10 @@ def rehearsed(task: Task, *, seconds: float, receive: Callable[..., None]) -> No
     Raises as `trained` does, at the first failure.
     """
     name, reader = f"rehearsal-{uuid.uuid4().hex[:12]}", Reader(receive)
+    cluster = task.job.cluster.model_copy(update={"max_failures": 0})
     try:
-        own = replace(task, mailbox=reader.mailbox)
-        ended(own, {"task": own, "seconds": seconds}, name=name, loop=rehearsal.rehearse, failures=0)
+        own = replace(task, job=task.job.model_copy(update={"cluster": cluster}), mailbox=reader.mailbox)
+        ended(own, {"task": own, "seconds": seconds}, name=name, loop=rehearsal.rehearse)
     finally:
         reader.close()
         store, folder = fsspec.core.url_to_fs(f"{storage(task.job)}/{name}")
@@ -118,36 +124,25 @@ def rehearsed(task: Task, *, seconds: float, receive: Callable[..., None]) -> No
             store.rm(folder, recursive=True)
 
 
-def ended(task: Task, given: dict[str, Any], *, name: str, loop: Loop, failures: int) -> Result:
-    """What comes of `loop` on the workers that the task asks for, after at most `failures` restarts (-1: without end).
-
-    Ray Train starts lost workers again by itself, but ends a run for good where workers did not reach each other at a
-    start; that is tried again here, and counts as a failure too.
-    """
-    failed = 0
-    while True:
-        try:
-            return trainer(task, given, name=name, loop=loop, failures=failures).fit()
-        except TrainingFailedError as error:
-            failed += 1
-            if not apart(error) or 0 <= failures < failed:
-                raise told(error, name=name) from None
-            task.tell("lost", note=f"the workers do not come together: {cause(error)}; they try again")
+def ended(task: Task, given: dict[str, Any], *, name: str, loop: Loop) -> Result:
+    """What comes of `loop` on the workers that the task asks for."""
+    try:
+        return trainer(task, given, name=name, loop=loop).fit()
+    except TrainingFailedError as error:
+        raise told(error, name=name) from None
 
 
-def apart(error: TrainingFailedError) -> bool:
-    """Whether workers that live could not form torch's process group: what the controller asked of them there failed."""
-    failure = getattr(error, "controller_failure", None)
-    return isinstance(failure, RayTaskError) and isinstance(failure.cause, RuntimeError)
-
-
-def trainer(task: Task, given: dict[str, Any], *, name: str, loop: Loop, failures: int) -> TorchTrainer:
+def trainer(task: Task, given: dict[str, Any], *, name: str, loop: Loop) -> TorchTrainer:
     """The task as Ray Train takes it."""
     cluster = task.job.cluster
+    if cluster.fewest_workers < cluster.most_workers:
+        os.environ.setdefault(*SOONER)
     return TorchTrainer(
         loop,
         train_loop_config=given,
-        torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo", timeout_s=cluster.patience),
+        torch_config=Together(
+            backend="nccl" if cluster.gpus_per_worker else "gloo", timeout_s=cluster.patience, task=task
+        ),
         scaling_config=ScalingConfig(
             num_workers=cluster.workers,
             use_gpu=cluster.gpus_per_worker > 0,
@@ -158,7 +153,7 @@ def trainer(task: Task, given: dict[str, Any], *, name: str, loop: Loop, failure
             name=name,
             storage_path=storage(task.job),
             failure_config=FailureConfig(
-                max_failures=failures, max_preemption_failures=-1, relax_collectives_on_preemption=True
+                max_failures=cluster.max_failures, max_preemption_failures=-1, relax_collectives_on_preemption=True
             ),
             checkpoint_config=CheckpointConfig(num_to_keep=task.job.train.keep_checkpoints),
             logging_config=LoggingConfig(log_level="WARNING"),
