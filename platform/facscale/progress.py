@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 WIDTH = 24
+LINE = re.compile(rf"(?P<title>\S.*?) +[█·]{{{WIDTH}}} (?P<done>\d+)/(?P<total>\d+) (?P<rest>.*)")
 PAUSES_S = {True: 0.2, False: 5.0}  # between two drawings, on a terminal and in a log
 
 
@@ -64,6 +67,60 @@ class Progress:
         if self._open:  # broken off: what follows starts on a line of its own
             print(file=sys.stderr, flush=True)
             self._open = False
+
+
+class Reached(NamedTuple):
+    """What a line of a bar says, wherever it was printed."""
+
+    title: str
+    done: int
+    total: int
+    rest: str  # unit, time and note
+
+
+def reached(line: str) -> Reached | None:
+    """The bar in a line of a log; None for any other line."""
+    found = LINE.match(line.strip())
+    return Reached(found["title"], int(found["done"]), int(found["total"]), found["rest"]) if found else None
+
+
+class Tail:
+    """The log of a job elsewhere, as it comes: its bars are one live line on a terminal, everything else goes by above."""
+
+    def __init__(self) -> None:
+        self._live = sys.stdout.isatty()
+        self._bar = ""
+
+    def show(self, lines: Iterable[str]) -> None:
+        """Some more lines of the log."""
+        for line in lines:
+            bar = reached(line)
+            unfinished = bar and bar.done < bar.total
+            if unfinished and self._live:
+                self._bar = line.strip()
+                continue
+            if bar:
+                self._bar = ""
+            self._print(line.rstrip())
+        self._redraw()
+
+    def note(self, text: str) -> None:
+        """A line of our own."""
+        self._print(text)
+        self._redraw()
+
+    def close(self) -> None:
+        """What follows starts on a line of its own."""
+        if self._live and self._bar:
+            print(flush=True)
+        self._bar = ""
+
+    def _print(self, text: str) -> None:
+        print(f"\r\033[K{text}" if self._live else text, flush=True)
+
+    def _redraw(self) -> None:
+        if self._live and self._bar:
+            print(f"\r\033[K{self._bar}", end="", flush=True)
 
 
 def duration(seconds: float) -> str:

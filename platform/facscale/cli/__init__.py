@@ -1,4 +1,4 @@
-"""The command line: `facscale run`, `check`, `methods`, `data`, `retrieve`, `published`, `sync`, `demo`. Heavy imports wait for their command."""
+"""The command line: `facscale run`, `check`, `submit`, `methods`, `data`, `retrieve`, `published`, `sync`, `demo`. Heavy imports wait for their command."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from typing import Any
 import click
 
 from facscale import __version__
+from facscale.cli.arguments import OVERRIDES, SPEC
+from facscale.cli.elsewhere import COMMANDS
 from facscale.errors import UserError
 from facscale.spec import read
-
-SPEC = click.argument("spec", type=click.Path(path_type=Path))
-OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 
 
 class Teaching(click.Group):
@@ -259,3 +258,7 @@ def demo(folder: Path, stop: bool) -> None:  # noqa: FBT001 - a flag of the comm
 
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
     stop_demo(folder) if stop else sys.exit(run_demo(folder))
+
+
+for command in COMMANDS:
+    main.add_command(command)

@@ -89,9 +89,9 @@ class Manifest:
                 )
             manifest = TypeAdapter(cls).validate_json(text, strict=True)
         except ValidationError as error:
-            fault = error.errors()[0]
-            place = ".".join(str(part) for part in fault["loc"])
-            raise DataError(f"{url}/{MANIFEST} is damaged: {place}: {fault['msg']}; make the data set again") from None
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise DataError(f"{url}/{MANIFEST} is damaged: {place}: {first['msg']}; make the data set again") from None
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(f"{url}/{MANIFEST} is damaged: {error!r}; make the data set again") from None
         for fault in manifest.faults():

@@ -26,10 +26,7 @@ UTILISATION = 0.35  # share of that rate that a ResNet's step reaches, assumed
 def check_job(document: Document, *, name: str) -> None:
     """Print the plan of every row. Raises SpecError or DataError for a job that cannot run."""
     console = Console(highlight=False)
-    variants = rows(document, name=name)
-    for row in variants:
-        for workers in range(row.job.cluster.fewest_workers, row.job.cluster.most_workers + 1):
-            settings(row.job, world=workers)
+    variants = checked(document, name=name)
     console.print(resolved(variants[0]), markup=False)
     sets = [Labelled.open(url, evaluate=variants[0].job.evaluate) for url in urls(variants[0].job, "labelled")]
     stages_told = set[str]()
@@ -49,6 +46,15 @@ def check_job(document: Document, *, name: str) -> None:
     for one in expression_sets(variants[0].job):
         tested = f"{(~one.test).sum():,} train and {one.test.sum():,} test faces"
         console.print(f"[bold]expressions[/bold] of {one.name}: {tested}, {len(one.classes)} classes")
+
+
+def checked(document: Document, *, name: str) -> list[Variant]:
+    """The rows of a job, as far as its file alone tells. Raises SpecError; no data is looked at."""
+    variants = rows(document, name=name)
+    for row in variants:
+        for workers in range(row.job.cluster.fewest_workers, row.job.cluster.most_workers + 1):
+            settings(row.job, world=workers)
+    return variants
 
 
 def resolved(row: Variant) -> str:

@@ -37,7 +37,8 @@ def run_job(document: Document, *, name: str, first: Callable[[Story], None] | N
             first(story)
         story.tell()
     except BaseException as error:
-        story.tracker.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", wait=10)
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit)  # Ray makes the latter of SIGTERM: ray job stop
+        story.tracker.close("KILLED" if stopped else "FAILED", wait=10)
         if isinstance(error, KeyboardInterrupt) and story.lanes.count > 1:
             os._exit(INTERRUPTED)  # its threads would go on waiting for Ray, which ends what a driver leaves behind
         raise

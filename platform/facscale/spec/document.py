@@ -11,7 +11,7 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,6 +37,7 @@ from facscale.spec.safety import (
 )
 
 Path_ = tuple[str | int, ...]
+Fill = Callable[[str, str | None], str]  # a variable's name and default to its value; raises KeyError: not set
 Model = TypeVar("Model", bound=BaseModel)
 
 OF_THE_METHOD = frozenset({"inputs", "start"})  # keys of a spec, beside "method", that mean that method
@@ -72,13 +73,24 @@ class Document:
         return merge(self, Document(self.at(path) or {}, origins))
 
 
-def read(path: str | Path, overrides: Sequence[str] = ()) -> Document:
+def from_environment(name: str, default: str | None) -> str:
+    """A variable of this process."""
+    return os.environ[name] if default is None else os.environ.get(name, default)
+
+
+def as_written(name: str, default: str | None) -> str:
+    """A `Fill` that leaves every variable where it is."""
+    return f"${{{name}}}" if default is None else f"${{{name}:-{default}}}"
+
+
+def read(path: str | Path, overrides: Sequence[str] = (), *, fill: Fill = from_environment) -> Document:
     """Read a spec file with everything it extends, then lay `overrides` ("train.epochs=3") over it.
 
-    Raises SpecError for a file that is missing or no YAML, a circle of `extends:`, a bad override, and for an unset
-    environment variable, or a password, in a value that nothing has replaced.
+    `fill` says what `${VARIABLES}` stand for; another machine's environment is in `spec.elsewhere`. Raises SpecError for
+    a file that is missing or no YAML, a circle of `extends:`, a bad override, and for an unset environment variable, or
+    a password, in a value that nothing has replaced.
     """
-    document = _read_file(Path(path), trail=())
+    document = _read_file(Path(path), trail=(), fill=fill)
     for word in overrides:
         document = merge(document, override(word))
     for key, text in _texts(document.data):
@@ -167,7 +179,7 @@ def _child(document: Document, key: str) -> Document:
     return Document(value if isinstance(value, dict) else {}, origins)
 
 
-def _read_file(path: Path, trail: tuple[Path, ...]) -> Document:
+def _read_file(path: Path, *, trail: tuple[Path, ...], fill: Fill) -> Document:
     text = text_of(path)
     if path.resolve() in trail:
         circle = " -> ".join(file.name for file in (*trail, path))
@@ -175,13 +187,13 @@ def _read_file(path: Path, trail: tuple[Path, ...]) -> Document:
     node = composed(text, Origin(str(path)))
     if not isinstance(node, MappingNode):
         raise SpecError(f"{path}: a spec is a mapping of keys to values; this file is not")
-    document = _plain(node, str(path))
+    document = _plain(node, str(path), fill)
     parent = document.data.pop("extends", None)
     if parent is None:
         return document
     if not isinstance(parent, str):
         raise SpecError(f'{document.origin(("extends",))}: "extends" is the name of one file')
-    return merge(_read_file(path.parent / parent, (*trail, path.resolve())), document)
+    return merge(_read_file(path.parent / parent, trail=(*trail, path.resolve()), fill=fill), document)
 
 
 def override(word: str) -> Document:
@@ -191,13 +203,13 @@ def override(word: str) -> Document:
         raise SpecError(f'command line: "{word}" is no override; write key=value, as in train.epochs=3')
     origin = Origin(f"command line ({word[:SHOWN]})")
     node = composed(text, origin)
-    value: Any = None if node is None else _plain(node, origin.file, lines=False).data
+    value: Any = None if node is None else _plain(node, origin.file, as_written, lines=False).data
     for key in reversed(name.split(".")):
         value = {key: value}
     return Document(value, {(): origin, (name.split(".")[0],): origin})
 
 
-def _plain(root: Node, file: str, *, lines: bool = True) -> Document:
+def _plain(root: Node, file: str, fill: Fill, *, lines: bool = True) -> Document:
     """Turn a YAML node tree into plain data, with the line of every key; no tags, no duplicates, no bombs."""
     origins: dict[Path_, Origin] = {}
     resolver = YAML(typ="safe", pure=True)
@@ -235,7 +247,7 @@ def _plain(root: Node, file: str, *, lines: bool = True) -> Document:
         for name, _ in VARIABLE.findall(node.value):
             refuse_secret_variable(name, origin)
         try:
-            text = VARIABLE.sub(_variable, node.value)
+            text = VARIABLE.sub(lambda match: fill(*match.groups()), node.value)
         except KeyError as name:
             return _Unset(
                 f"{origin}: the environment variable {name.args[0]} is not set; export {name.args[0]}=… or write "
@@ -244,11 +256,19 @@ def _plain(root: Node, file: str, *, lines: bool = True) -> Document:
         try:
             if text != node.value and node.style is None:
                 return resolver.load(text) if text else ""
+            if node.style is None and VARIABLE.search(text):
+                return Unfilled(text)
             return text if node.style is not None else resolver.constructor.construct_object(node)
         except (YAMLError, ValueError) as error:  # what a variable holds; a number of thousands of digits
             raise SpecError(f"{origin}: {shown(node.value)} is no value: {str(error).splitlines()[0]}") from None
 
     return Document(walk(root, ()), origins)
+
+
+class Unfilled(str):
+    """A value that was written without quotes and still holds variables: filled in, it may be a number."""
+
+    __slots__ = ()
 
 
 class _Unset(str):
@@ -263,10 +283,3 @@ def _texts(value: Any, path: Path_ = ()) -> Iterator[tuple[Path_, str]]:
     elif isinstance(value, Mapping | list):
         for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):
             yield from _texts(part, (*path, key))
-
-
-def _variable(match: re.Match[str]) -> str:
-    """The value of a variable; raises KeyError with its name."""
-    name, default = match.groups()
-    value: str = os.environ[name] if default is None else os.environ.get(name, default)
-    return value

@@ -6,6 +6,7 @@ The `method:` block is the one part that this room does not know: a method owns 
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -68,9 +69,7 @@ class Data(Block):
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the people whose loss is only watched
     test: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the unlabelled people that no training looks at
     image_size: PositiveInt = 224  # pixels, side of the network's square input
-    per_track: PositiveInt | Literal["all"] = (
-        1  # samples an epoch takes from each track; "all": as many as fit side by side
-    )
+    per_track: PositiveInt | Literal["all"] = 1  # samples an epoch takes from each track; "all": those that fit in it
     canonical_streams: PositiveInt = 64  # the order of samples depends on this, never on the number of workers
     shuffle_block: PositiveInt = 4  # row groups of a canonical stream that are shuffled together
     threads: PositiveInt = 4  # JPEG decoding threads of each worker
@@ -118,22 +117,20 @@ class Train(Block):
     keep_checkpoints: PositiveInt = 2
     probe_every: NonNegativeInt = 1000  # steps between online probes and collapse diagnostics; 0: never
     probe_frames: PositiveInt = 512  # labelled frames of the online probe
-    validate_every: NonNegativeInt = (
-        0  # steps between looks at the people of data.validation (without any: at sheets of
-    )
-    # pictures of the others alone); 0: never
+    validate_every: NonNegativeInt = 0  # steps between looks at the people of data.validation (without any: at sheets
+    # of pictures of the others alone); 0: never
     validation_batches: PositiveInt = 8  # at each look, the same ones
 
 
 class Cluster(Block):
-    """What the job asks Ray for, and where it keeps its state."""
+    """What the job asks Ray for, and where it keeps its state (`storage`: checkpoints)."""
 
     workers: PositiveInt | Annotated[tuple[PositiveInt, PositiveInt], Field(min_length=2, max_length=2)] = 1
     gpus_per_worker: NonNegativeFloat = 1.0
     cpus_per_worker: PositiveFloat = 4.0
     max_failures: int = Field(default=8, ge=-1)  # restarts after lost workers; -1: without end
     autoscaling: bool = False  # the cluster grows on demand: do not refuse a job larger than what stands now
-    storage: Url = "~/facscale/runs"  # checkpoints; shared by all nodes when there are several
+    storage: Url = Field(default_factory=lambda: os.environ.get("FACSCALE_RUNS", "~/facscale/runs"))  # for all nodes
     name: str = ""  # tag in MLflow; "" takes the host's name
 
     @property
@@ -170,9 +167,7 @@ class Evaluate(Block):
     probe: Probe = Probe()
     rendered_people: NonNegativeInt = 40  # rendered with known truth, to measure disentanglement; 0: none
     pairs: NonNegativeInt = 6400  # of frames, whose movements are measured where a method tells some; 0: none
-    baselines: dict[
-        Name, dict[str, Any] | None
-    ] = {}  # further rows of the table: patches over this very spec; null: none
+    baselines: dict[Name, dict[str, Any] | None] = {}  # further rows: patches over this very spec; null: none
 
 
 class Track(Block):
@@ -209,7 +204,7 @@ class Job(Block):
     start: Input | None = None  # the same method, trained before: weights that fit by name and shape are begun with
     data: Data = Data()
     train: Train = Train()
-    cluster: Cluster = Cluster()
+    cluster: Cluster = Field(default_factory=Cluster)
     deepspeed: dict[str, Any] = {}  # passed on verbatim
     evaluate: Evaluate = Evaluate()
     sweep: Sweep | None = None

@@ -1,0 +1,39 @@
+{{/* What no schema can say: values that do not go together. Each refusal says what to do. */}}
+{{- define "facscale.check" -}}
+{{- $v := .Values -}}
+{{- if and (not $v.mlflow.enabled) (not $v.tracking.uri) -}}
+{{- fail "no MLflow: set mlflow.enabled=true for a server here, or tracking.uri to the address of another" -}}
+{{- end -}}
+{{- if and $v.mlflow.enabled $v.tracking.uri -}}
+{{- fail "two MLflow servers: tracking.uri names another server, so set mlflow.enabled=false, or leave tracking.uri empty" -}}
+{{- end -}}
+{{- if and $v.mlflow.enabled $v.mlflow.auth.existingSecret (not $v.tracking.existingSecret) -}}
+{{- fail "jobs cannot log in: mlflow.auth.existingSecret is yours, so tracking.existingSecret must name a secret with MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" -}}
+{{- end -}}
+{{- if and $v.mlflow.enabled (not $v.postgres.enabled) (or (not $v.mlflow.database.host) (not $v.mlflow.database.existingSecret)) -}}
+{{- fail "MLflow has no database: set mlflow.database.host and mlflow.database.existingSecret (keys username, password), or postgres.enabled=true for a small one to try things out" -}}
+{{- end -}}
+{{- if and $v.postgres.enabled $v.mlflow.database.host -}}
+{{- fail "two databases: mlflow.database.host names yours, so set postgres.enabled=false" -}}
+{{- end -}}
+{{- if and $v.postgres.enabled (not $v.mlflow.enabled) -}}
+{{- fail "postgres.enabled=true serves MLflow alone, and mlflow.enabled is false: set postgres.enabled=false" -}}
+{{- end -}}
+{{- if and $v.objectStore.enabled (or $v.storage.endpoint $v.storage.existingSecret) -}}
+{{- fail "two object stores: storage.endpoint or storage.existingSecret name yours, so set objectStore.enabled=false" -}}
+{{- end -}}
+{{- if and $v.mlflow.ingress.enabled (not $v.mlflow.ingress.host) -}}
+{{- fail "mlflow.ingress.enabled=true needs mlflow.ingress.host" -}}
+{{- end -}}
+{{- if and $v.kueue.elastic (not $v.kueue.jobs) (not $v.kueue.cluster) -}}
+{{- fail "kueue.elastic=true without a queue: name one in kueue.jobs or kueue.cluster" -}}
+{{- end -}}
+{{- range $name, $group := $v.ray.groups -}}
+{{- if $group -}}
+{{- $whole := mergeOverwrite (deepCopy $v.ray.groupDefaults) $group -}}
+{{- if gt (int $whole.minReplicas) (int $whole.maxReplicas) -}}
+{{- fail (printf "ray.groups.%s: minReplicas %d is above maxReplicas %d" $name (int $whole.minReplicas) (int $whole.maxReplicas)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

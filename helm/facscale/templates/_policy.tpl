@@ -1,0 +1,40 @@
+{{/* A selector of our pods: (dict "root" $ "components" (list "ray-head")). */}}
+{{- define "facscale.policy.pods" -}}
+matchLabels:
+  app.kubernetes.io/part-of: facscale
+  app.kubernetes.io/instance: {{ .root.Release.Name }}
+{{- if eq (len .components) 1 }}
+  app.kubernetes.io/component: {{ first .components }}
+{{- else }}
+matchExpressions:
+  - {key: app.kubernetes.io/component, operator: In, values: {{ toJson .components }}}
+{{- end }}
+{{- end -}}
+
+{{/* Rules from and to our own pods: (dict "root" $ "components" (list "mlflow") "port" 5000). */}}
+{{- define "facscale.policy.from" -}}
+- from:
+    - podSelector:
+        {{- include "facscale.policy.pods" . | nindent 8 }}
+  ports: [{port: {{ .port }}}]
+{{- end -}}
+{{- define "facscale.policy.to" -}}
+- to:
+    - podSelector:
+        {{- include "facscale.policy.pods" . | nindent 8 }}
+  ports: [{port: {{ .port }}}]
+{{- end -}}
+
+{{/* A rule to somebody else: (dict "to" peers "ports" (list 443) "udp" false). No peers are all of them, at these ports. */}}
+{{- define "facscale.policy.outside" -}}
+- ports:
+    {{- range .ports }}
+    - {port: {{ int . }}, protocol: TCP}
+    {{- if $.udp }}
+    - {port: {{ int . }}, protocol: UDP}
+    {{- end }}
+    {{- end }}
+  {{- with .to }}
+  to: {{ toJson . }}
+  {{- end }}
+{{- end -}}

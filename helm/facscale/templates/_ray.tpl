@@ -1,0 +1,190 @@
+{{/* Where Ray's pods have their environment from: what the chart says, then secrets by their names. */}}
+{{- define "facscale.ray.envFrom" -}}
+envFrom:
+  - configMapRef: {name: {{ include "facscale.fullname" . }}-environment}
+  {{- with include "facscale.secret.storage" . }}
+  - secretRef: {name: {{ . }}}
+  {{- end }}
+  {{- with include "facscale.secret.tracking" . }}
+  - secretRef: {name: {{ . }}}
+  {{- end }}
+  {{- range .Values.secrets }}
+  - secretRef: {name: {{ . }}}
+  {{- end }}
+{{- end -}}
+
+{{/* Volumes and mounts of a Ray pod: (dict "sharedMemory" "2Gi" "scratch" "20Gi"). /dev/shm is Ray's object store, and counts as memory. */}}
+{{- define "facscale.ray.volumes" -}}
+- name: shm
+  emptyDir: {medium: Memory, sizeLimit: {{ .sharedMemory }}}
+- name: tmp
+  emptyDir: {sizeLimit: {{ .scratch }}}
+- name: home
+  emptyDir: {sizeLimit: {{ .scratch }}}
+{{- end -}}
+{{- define "facscale.ray.mounts" -}}
+- {name: shm, mountPath: /dev/shm}
+- {name: tmp, mountPath: /tmp}
+- {name: home, mountPath: /home/facscale}
+{{- end -}}
+
+{{/* Ray's object store in bytes, for "4Gi" of /dev/shm: nine tenths, since Ray takes another, slow place for one that does not fit. */}}
+{{- define "facscale.ray.objectStore" -}}
+{{- $units := dict "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "" 1 -}}
+{{- $unit := regexFind "[A-Za-z]*$" . -}}
+{{- mulf (float64 (trimSuffix $unit .)) (get $units $unit) 0.9 | int64 | quote -}}
+{{- end -}}
+
+{{/* Metadata of a Ray pod: (dict "root" $ "component" "ray-head" "lifetime" "standing"). Nothing takes a node away under a training to save money. */}}
+{{- define "facscale.ray.podMetadata" -}}
+labels:
+  {{- include "facscale.podLabels" . | nindent 2 }}
+  facscale.dev/lifetime: {{ .lifetime }}
+  {{- with .capacity }}
+  facscale.dev/capacity: {{ . }}
+  {{- end }}
+  {{- with .root.Values.serviceAccounts.podLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+annotations:
+  cluster-autoscaler.kubernetes.io/safe-to-evict: "false"
+  karpenter.sh/do-not-disrupt: "true"
+{{- end -}}
+
+{{/* The head: no tasks run there, only Ray's own services and the drivers of jobs. */}}
+{{- define "facscale.ray.head" -}}
+{{- $head := .root.Values.ray.head -}}
+serviceType: ClusterIP
+rayStartParams:
+  dashboard-host: 0.0.0.0
+  num-cpus: "0"
+  object-store-memory: {{ include "facscale.ray.objectStore" $head.sharedMemory }}
+template:
+  metadata:
+    {{- include "facscale.ray.podMetadata" (merge (dict "component" "ray-head") .) | nindent 4 }}
+  spec:
+    restartPolicy: Never
+    serviceAccountName: {{ include "facscale.fullname" .root }}-head
+    automountServiceAccountToken: false
+    {{- include "facscale.podSecurity" (dict "user" 10001) | nindent 4 }}
+    {{- include "facscale.pullSecrets" .root | nindent 4 }}
+    {{- include "facscale.priority" (dict "root" .root "class" "head") | nindent 4 }}
+    {{- include "facscale.placement" $head | nindent 4 }}
+    containers:
+      - name: ray-head
+        {{- include "facscale.image" (dict "root" .root "cuda" false) | nindent 8 }}
+        securityContext:
+          {{- include "facscale.security" . | nindent 10 }}
+        env:
+          - {name: HOME, value: /home/facscale}
+        {{- include "facscale.ray.envFrom" .root | nindent 8 }}
+        ports:
+          - {name: gcs-server, containerPort: 6379}
+          - {name: dashboard, containerPort: 8265}
+          - {name: client, containerPort: 10001}
+          - {name: metrics, containerPort: 8080}
+          - {name: as-metrics, containerPort: 44217}
+          - {name: dash-metrics, containerPort: 44227}
+        {{- include "facscale.resources" $head.resources | nindent 8 }}
+        {{- include "facscale.probes" (dict "path" "/api/healthz" "port" 52365 "start" 60 "patience" 30) | nindent 8 }}
+        volumeMounts:
+          {{- include "facscale.ray.mounts" . | nindent 10 }}
+    volumes:
+      {{- include "facscale.ray.volumes" $head | nindent 6 }}
+      # the autoscaler's key to the Kubernetes API, mounted into its container alone: a job's own code never holds it
+      - name: kubernetes
+        projected:
+          defaultMode: 0440
+          sources:
+            - serviceAccountToken: {path: token, expirationSeconds: 3600}
+            - configMap: {name: kube-root-ca.crt, items: [{key: ca.crt, path: ca.crt}]}
+            - downwardAPI: {items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]}
+{{- end -}}
+
+{{/* One group of workers: (dict "root" $ "name" "gpu" "group" {...} "lifetime" "job"). */}}
+{{- define "facscale.ray.group" -}}
+{{- $group := mergeOverwrite (deepCopy .root.Values.ray.groupDefaults) .group -}}
+{{- $gpus := int $group.gpus -}}
+{{- $resources := dict "cpu" (toString $group.cpus) "memory" $group.memory -}}
+{{- $tolerations := default list $group.tolerations -}}
+{{- if $gpus -}}
+{{- $_ := set $resources "nvidia.com/gpu" (toString $gpus) -}}
+{{- $tolerations = append $tolerations (dict "key" "nvidia.com/gpu" "operator" "Exists" "effect" "NoSchedule") -}}
+{{- end -}}
+groupName: {{ .name }}
+replicas: {{ int (default $group.minReplicas $group.replicas) }}
+minReplicas: {{ int $group.minReplicas }}
+maxReplicas: {{ int $group.maxReplicas }}
+{{- with $group.idleTimeoutSeconds }}
+idleTimeoutSeconds: {{ int . }}
+{{- end }}
+rayStartParams:
+  object-store-memory: {{ include "facscale.ray.objectStore" $group.sharedMemory }}
+template:
+  metadata:
+    {{- include "facscale.ray.podMetadata" (dict "root" .root "component" "ray-worker" "lifetime" .lifetime "capacity" (ternary "spot" "on-demand" (default false $group.spot))) | nindent 4 }}
+  spec:
+    restartPolicy: Never
+    serviceAccountName: {{ include "facscale.fullname" .root }}-worker
+    automountServiceAccountToken: false
+    {{- include "facscale.podSecurity" (dict "user" 10001) | nindent 4 }}
+    {{- include "facscale.pullSecrets" .root | nindent 4 }}
+    {{- include "facscale.priority" (dict "root" .root "class" "worker") | nindent 4 }}
+    {{- with $group.runtimeClassName }}
+    runtimeClassName: {{ . }}
+    {{- end }}
+    {{- include "facscale.placement" (dict "nodeSelector" $group.nodeSelector "tolerations" $tolerations "affinity" $group.affinity) | nindent 4 }}
+    containers:
+      - name: ray-worker
+        {{- include "facscale.image" (dict "root" .root "cuda" (gt $gpus 0)) | nindent 8 }}
+        securityContext:
+          {{- include "facscale.security" . | nindent 10 }}
+        env:
+          - {name: HOME, value: /home/facscale}
+          {{- range $name, $value := $group.environment }}
+          - {name: {{ $name }}, value: {{ $value | quote }}}
+          {{- end }}
+        {{- include "facscale.ray.envFrom" .root | nindent 8 }}
+        ports:
+          - {name: metrics, containerPort: 8080}
+        {{- include "facscale.resources" $resources | nindent 8 }}
+        {{- include "facscale.probes" (dict "path" "/api/healthz" "port" 52365 "start" 60 "patience" 30) | nindent 8 }}
+        volumeMounts:
+          {{- include "facscale.ray.mounts" . | nindent 10 }}
+    volumes:
+      {{- include "facscale.ray.volumes" $group | nindent 6 }}
+{{- end -}}
+
+{{/* The whole cluster, standing or of one job: (dict "root" $ "lifetime" "standing" "autoscale" true). */}}
+{{- define "facscale.ray.spec" -}}
+{{- $all := . -}}
+{{- $autoscaler := .root.Values.ray.autoscaler -}}
+rayVersion: {{ .root.Values.ray.version | quote }}
+authOptions:
+  mode: token
+  secretName: {{ include "facscale.secret.token" .root }}
+enableInTreeAutoscaling: {{ .autoscale }}
+{{- if .autoscale }}
+autoscalerOptions:
+  version: v2
+  upscalingMode: {{ $autoscaler.upscalingMode }}
+  idleTimeoutSeconds: {{ int $autoscaler.idleTimeoutSeconds }}
+  imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+  {{- include "facscale.resources" $autoscaler.resources | nindent 2 }}
+  securityContext:
+    {{- include "facscale.security" . | nindent 4 }}
+  env:
+    - {name: HOME, value: /tmp}
+  volumeMounts:
+    - {name: tmp, mountPath: /tmp}
+    - {name: kubernetes, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
+{{- end }}
+headGroupSpec:
+  {{- include "facscale.ray.head" (pick . "root" "lifetime") | nindent 2 }}
+workerGroupSpecs:
+  {{- range $name, $group := .root.Values.ray.groups }}
+  {{- if $group }}
+  - {{ include "facscale.ray.group" (dict "root" $all.root "name" $name "group" $group "lifetime" $all.lifetime) | indent 4 | trim }}
+  {{- end }}
+  {{- end }}
+{{- end -}}

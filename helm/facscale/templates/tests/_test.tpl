@@ -1,0 +1,43 @@
+{{/* A pod of `helm test` that runs a program of probes/: (dict "root" $ "name" "mlflow" "env" "<yaml list>" "secrets" (list "name")). */}}
+{{- define "facscale.test" -}}
+apiVersion: v1
+kind: Pod
+metadata:
+  {{- include "facscale.metadata" (dict "root" .root "component" "test" "suffix" (printf "-test-%s" .name)) | nindent 2 }}
+  annotations:
+    helm.sh/hook: test
+    helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+spec:
+  restartPolicy: Never
+  {{- with .account }}
+  serviceAccountName: {{ . }}
+  {{- end }}
+  automountServiceAccountToken: false
+  enableServiceLinks: false
+  {{- include "facscale.podSecurity" (dict "user" 10001) | nindent 2 }}
+  {{- include "facscale.pullSecrets" .root | nindent 2 }}
+  containers:
+    - name: test
+      {{- include "facscale.image" (dict "root" .root "cuda" false) | nindent 6 }}
+      securityContext:
+        {{- include "facscale.security" . | nindent 8 }}
+      command: [python, -c]
+      args:
+        - |
+          {{- .root.Files.Get (printf "probes/%s.py" .name) | nindent 10 }}
+      env:
+        - {name: HOME, value: /tmp}
+        {{- .env | nindent 8 }}
+      {{- with .secrets }}
+      envFrom:
+        {{- range . }}
+        - secretRef: {name: {{ . }}}
+        {{- end }}
+      {{- end }}
+      {{- include "facscale.resources" (dict "cpu" "200m" "memory" "512Mi") | nindent 6 }}
+      volumeMounts:
+        - {name: tmp, mountPath: /tmp}
+  volumes:
+    - name: tmp
+      emptyDir: {sizeLimit: 64Mi}
+{{- end -}}

@@ -1,0 +1,196 @@
+"""An API server for tests: it keeps objects, checks, refuses and answers as Kubernetes does on the paths that we use."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import threading
+import uuid
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+OBJECTS = re.compile(r"/(?:api/v1|apis/(?P<group>[^/]+)/[^/]+)/namespaces/(?P<namespace>[^/]+)/(?P<plural>[^/]+)(?:/(?P<name>[^/]+))?(?P<log>/log)?$")  # fmt: skip
+TOKEN = "let-me-in"
+ROLE = {  # what the chart's role for researchers allows
+    "rayjobs": "create get list watch patch delete",
+    "configmaps": "get list create patch delete",
+    "pods": "get list watch",
+    "log": "get",
+    "events": "get list watch",
+    "workloads": "get list watch",
+}
+
+
+class Refusal(Exception):  # noqa: N818
+    """An answer that is no success."""
+
+    def __init__(self, status, message, reason=""):
+        super().__init__(message)
+        self.status, self.message, self.reason = status, message, reason
+
+
+class KubeApi:
+    """`with KubeApi() as api:` serves until the end; tests read and write `objects` and `logs`, and set what it refuses."""
+
+    def __init__(self, namespace="faces"):
+        self.namespace = namespace
+        self.objects = {}  # (plural, name) -> object
+        self.logs = {}  # pod -> lines of (stamp, text)
+        self.groups = {"ray.io": "v1"}
+        self.forbidden = set()  # (verb, plural)
+        self.admission = []  # called with plural and object; raise Refusal
+        self.on_request = []  # called with verb, plural and name before each answer
+        self.told = []  # (verb, plural, name, whether it was a dry run)
+        self._clock = itertools.count()
+
+    def __enter__(self):
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"api": self}))
+        self._server.handle_error = lambda *_: None  # a test breaks the connection
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        return self
+
+    def __exit__(self, *_):
+        self._server.shutdown()
+        self._server.server_close()
+
+    def kubeconfig(self, *, context="gke-munich", token=TOKEN):
+        """As text."""
+        parts = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": context,
+            "clusters": [{"name": "c", "cluster": {"server": self.url}}],
+            "users": [{"name": "u", "user": {"token": token}}],
+            "contexts": [{"name": context, "context": {"cluster": "c", "user": "u", "namespace": self.namespace}}],
+        }
+        return json.dumps(parts)
+
+    def add(self, plural, body):
+        """An object, as if somebody else had made it."""
+        metadata = body.setdefault("metadata", {})
+        metadata.setdefault("uid", str(uuid.uuid4()))
+        began = datetime.now(UTC) + timedelta(milliseconds=next(self._clock))
+        metadata.setdefault("creationTimestamp", began.isoformat())
+        self.objects[plural, metadata["name"]] = body
+        return body
+
+    def one(self, plural):
+        """The only object of a kind."""
+        (found,) = (body for (kind, _), body in self.objects.items() if kind == plural)
+        return found
+
+    def made(self, verb="create"):
+        """What was really changed, in order."""
+        return [plural for did, plural, _, dry in self.told if did == verb and not dry]
+
+    def answer(self, method, url, headers, body):
+        """Status and text."""
+        path, query = urlsplit(url).path, {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
+        if headers.get("Authorization") != f"Bearer {TOKEN}":
+            raise Refusal(401, "Unauthorized", "Unauthorized")
+        if path == "/apis":
+            named = [{"name": name, "preferredVersion": {"version": version}} for name, version in self.groups.items()]
+            return json.dumps({"kind": "APIGroupList", "groups": named})
+        found = OBJECTS.fullmatch(path)
+        if found is None:  # among others a namespace itself, which the role does not allow
+            self._refuse_by_role("get", "namespaces")
+        if found["group"] and found["group"] not in self.groups:
+            raise Refusal(404, None)
+        plural, name = "log" if found["log"] else found["plural"], found["name"] or ""
+        verb = {"GET": "get" if name else "list", "POST": "create"}.get(method, method.lower())
+        for call in self.on_request:
+            call(verb, plural, name)
+        self._refuse_by_role(verb, plural)
+        if found["namespace"] != self.namespace and verb == "create":
+            raise Refusal(404, f'namespaces "{found["namespace"]}" not found', "NotFound")
+        here = found["namespace"] == self.namespace
+        return getattr(self, f"_{'log' if found['log'] else verb}")(plural, name, query, body if here else {}, here)
+
+    def _refuse_by_role(self, verb, plural):
+        if (verb, plural) in self.forbidden or verb not in ROLE.get(plural, ""):
+            group = "ray.io" if plural == "rayjobs" else ""
+            raise Refusal(
+                403,
+                f'{plural} is forbidden: User "ann" cannot {verb} resource "{plural}" in API group "{group}" in the '
+                f'namespace "{self.namespace}"',
+                "Forbidden",
+            )
+
+    def _find(self, plural, name, here=True):  # noqa: FBT002
+        if not here or (plural, name) not in self.objects:
+            raise Refusal(404, f'{plural} "{name}" not found', "NotFound")
+        return self.objects[plural, name]
+
+    def _get(self, plural, name, _query, _body, here):
+        return json.dumps(self._find(plural, name, here))
+
+    def _list(self, plural, _name, query, _body, here):
+        wanted = dict(part.split("=") for part in query.get("labelSelector", "").split(",") if part)
+        kind = dict(part.split("=") for part in query.get("fieldSelector", "").split(",") if part)
+        items = [body for (of, _), body in self.objects.items() if of == plural and here]
+        items = [one for one in items if wanted.items() <= one["metadata"].get("labels", {}).items()]
+        return json.dumps({"items": [one for one in items if kind.items() <= one.items() or not kind]})
+
+    def _create(self, plural, _name, query, body, _here):
+        name, dry = body["metadata"]["name"], query.get("dryRun") == "All"
+        self.told.append(("create", plural, name, dry))
+        if body["metadata"].get("namespace", self.namespace) != self.namespace:
+            raise Refusal(400, "the namespace of the provided object does not match", "BadRequest")
+        for check in self.admission:
+            check(plural, body)
+        if (plural, name) in self.objects:
+            raise Refusal(409, f'{plural} "{name}" already exists', "AlreadyExists")
+        made = json.loads(json.dumps(body))
+        return json.dumps(made if dry else self.add(plural, made))
+
+    def _patch(self, plural, name, _query, body, here):
+        self.told.append(("patch", plural, name, False))
+        found = self._find(plural, name, here)
+        found["metadata"] |= body["metadata"]
+        return json.dumps(found)
+
+    def _delete(self, plural, name, _query, _body, here):
+        self.told.append(("delete", plural, name, False))
+        gone = self._find(plural, name, here)
+        del self.objects[plural, name]
+        for key, body in list(self.objects.items()):  # garbage is collected
+            if any(owner["uid"] == gone["metadata"]["uid"] for owner in body["metadata"].get("ownerReferences", [])):
+                del self.objects[key]
+        return "{}"
+
+    def _log(self, _plural, name, query, _body, here):
+        pod = self._find("pods", name, here)
+        if name not in self.logs:
+            raise Refusal(400, f'container in pod "{name}" is waiting to start: ContainerCreating', "BadRequest")
+        assert query["container"] == pod["spec"]["containers"][0]["name"]
+        since = query.get("sinceTime", "")[:19]
+        lines = [(stamp, text) for stamp, text in self.logs[name] if stamp[:19] >= since]
+        lines = lines[-int(query.get("tailLines", len(lines) + 1)) :]
+        return "".join(f"{stamp} {text}\n" if query.get("timestamps") else f"{text}\n" for stamp, text in lines)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One request."""
+
+    api: KubeApi
+
+    def _serve(self):
+        length = int(self.headers.get("Content-Length") or 0)
+        body = json.loads(self.rfile.read(length)) if length else {}
+        try:
+            status, text = 200, self.api.answer(self.command, self.path, self.headers, body)
+        except Refusal as refusal:
+            said = {"kind": "Status", "status": "Failure", "message": refusal.message, "reason": refusal.reason}
+            status, text = refusal.status, json.dumps(said) if refusal.message else "404 page not found\n"
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text.encode())))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    do_GET = do_POST = do_PATCH = do_DELETE = _serve  # noqa: N815 - http.server's names
+
+    def log_message(self, *_):
+        pass

@@ -1,0 +1,68 @@
+"""Dashboards ask for metrics that somebody exports."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import ray
+import yaml
+from helm.chart import CHART
+
+from manifests import installed
+
+OURS = {
+    "ray_facscale_data_wait_share",
+    "ray_facscale_epoch",
+    "ray_facscale_loss",
+    "ray_facscale_samples_per_second",
+    "ray_facscale_skipped",
+    "ray_facscale_step",
+    "ray_facscale_step_seconds",
+    "ray_facscale_steps",
+}
+PANELS = Path(ray.__file__).parent / "dashboard/modules/metrics/dashboards/default_dashboard_panels.py"
+
+
+def dashboards() -> dict[str, dict]:
+    docs = [doc for doc in installed("values-fleet.yaml") if doc["metadata"]["name"].startswith("facscale-dashboard")]
+    return {name: json.loads(text) for doc in docs for name, text in doc["data"].items()}
+
+
+def asked(board: dict) -> set[str]:
+    """Names of metrics in its queries."""
+    queries = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    queries += [one["query"] for one in board["templating"]["list"]]
+    return {name for query in queries for name in re.findall(r"\b((?:ray|autoscaler)_(?!io_)\w+)", query)}
+
+
+def test_there_are_two():
+    assert set(dashboards()) == {"facscale-ray.json", "facscale-training.json"}
+
+
+def test_ray_exports_what_its_dashboard_asks_for():
+    known = PANELS.read_text()
+    names = asked(dashboards()["facscale-ray.json"])
+    assert len(names) > 10
+    assert [name for name in sorted(names) if name not in known] == []
+
+
+def test_the_training_dashboard_shows_all_our_metrics():
+    assert asked(dashboards()["facscale-training.json"]) == OURS
+
+
+@pytest.mark.parametrize("name", ["ray", "training"])
+def test_panels_stand_side_by_side_and_are_all_there(name):
+    board, source = (
+        dashboards()[f"facscale-{name}.json"],
+        yaml.safe_load((CHART / f"dashboards/{name}.yaml").read_text()),
+    )
+    assert [panel["title"] for panel in board["panels"]] == [panel["title"] for panel in source["panels"]]
+    places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in board["panels"]]
+    assert len(set(places)) == len(places)
+    assert {x for x, _ in places} == {0, 12}
+    variables = {one["name"] for one in board["templating"]["list"]}
+    used = set(re.findall(r"\$(\w+)", json.dumps(board["panels"])))
+    assert used <= variables
