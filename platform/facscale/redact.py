@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 USERINFO = re.compile(r"(\b[A-Za-z][\w+.-]*://[^\s/:@?#'\"]*):[^\s/'\"\\]*@")  # scheme://user:password@
-QUERY = re.compile(r"([?&][\w.-]*(?:password|passwd|token|secret|signature|credential)=)[^&\s'\"]+", re.IGNORECASE)
+QUERY = re.compile(r"([?&][\w.-]*(?:password|passwd|token|secret|signature|credential)=)[^&\s'\"),]+", re.IGNORECASE)
 
 
 def redacted(text: str) -> str:

@@ -102,7 +102,7 @@ def ask(url, token=""):
         return error.code, error.read().decode()
 
 
-@pytest.mark.parametrize("path", ["api/jobs/", "nodes?view=summary", "api/v0/nodes", "api/v0/logs?node_ip=127.0.0.1"])
+@pytest.mark.parametrize("path", ["api/jobs/", "nodes?view=summary", "api/v0/nodes", "api/v0/tasks"])
 def test_the_dashboard_answers_nobody_without_the_token(world, path):
     url = f"{world['address']}/{path}"
     assert ask(url)[0] == 401

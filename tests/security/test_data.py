@@ -67,6 +67,7 @@ def set_in(*path, to):
         (set_in("counts", to={"frames": 1}), "counts lack identities"),
         (set_in("image_size", to=1 << 30), "image_size"),
         (set_in("name", to=["faces"]), "name: Input should be a valid string"),
+        (set_in("name", to="faces\x1b]0;you are root\x07"), "name: String should match"),
     ],
 )
 def test_a_manifest_that_lies_is_refused_before_anything_is_read(faces, change, message):

@@ -37,7 +37,7 @@ def join() -> None:
         else:
             ray.init(address="local", **own_dashboard(), **quiet)
     except (ConnectionError, AuthenticationError) as error:
-        if AuthenticationError in (type(error), type(error.__cause__)):
+        if "AuthenticationError" in f"{error!r} {error.__cause__!r}":  # Ray keeps its cause as text
             raise SpecError(
                 f"the Ray cluster at {named or 'this machine'} lets nobody in without its token: set RAY_AUTH_MODE=token, "
                 "and RAY_AUTH_TOKEN, or the file ~/.ray/auth_token, to what its administrator gave you"

@@ -61,7 +61,7 @@ class Shard:
 class Manifest:
     """What a data set says of itself."""
 
-    name: Annotated[str, Field(max_length=200)]
+    name: Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]  # it is printed
     au: tuple[int, ...]  # AU numbers of the label columns, in their order; empty: not labelled
     image_size: Annotated[int, Field(gt=0, le=8192)]  # pixels, side of the stored square crops
     fps: float  # frames a second of the source videos; 0: single images
@@ -89,9 +89,9 @@ class Manifest:
                 )
             manifest = TypeAdapter(cls).validate_json(text, strict=True)
         except ValidationError as error:
-            fault = error.errors()[0]
-            place = ".".join(str(part) for part in fault["loc"])
-            raise DataError(f"{url}/{MANIFEST} is damaged: {place}: {fault['msg']}; make the data set again") from None
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise DataError(f"{url}/{MANIFEST} is damaged: {place}: {first['msg']}; make the data set again") from None
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(f"{url}/{MANIFEST} is damaged: {error!r}; make the data set again") from None
         for wrong in manifest.faults():

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from facscale.kube.code import Code
 from facscale.spec import Document, Job, Pipeline, SpecError, merge, read
-from facscale.spec.elsewhere import as_written, canonical, dump, filled_from, variables
+from facscale.spec.document import as_written
+from facscale.spec.elsewhere import canonical, dump, filled_from, variables
 
 ELSEWHERE_THE_SAME = {"cluster", "track", "evaluate", "seeds", "sweep"}  # of a spec: does not change the first training
 LONGEST = 47  # characters of a RayJob's name: KubeRay makes longer names from it

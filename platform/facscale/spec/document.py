@@ -78,6 +78,11 @@ def from_environment(name: str, default: str | None) -> str:
     return os.environ[name] if default is None else os.environ.get(name, default)
 
 
+def as_written(name: str, default: str | None) -> str:
+    """A `Fill` that leaves every variable where it is."""
+    return f"${{{name}}}" if default is None else f"${{{name}:-{default}}}"
+
+
 def read(path: str | Path, overrides: Sequence[str] = (), *, fill: Fill = from_environment) -> Document:
     """Read a spec file with everything it extends, then lay `overrides` ("train.epochs=3") over it.
 

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import SafeRepresenter
 
-from facscale.spec.document import VARIABLE, Document, Fill, Unfilled, texts
+from facscale.spec.document import VARIABLE, Document, Fill, Unfilled, as_written, texts
 from facscale.spec.errors import Origin
 
 STRING = "tag:yaml.org,2002:str"
@@ -23,11 +23,6 @@ class Variable(NamedTuple):
     name: str
     default: str | None
     origin: Origin
-
-
-def as_written(name: str, default: str | None) -> str:
-    """A `Fill` that leaves every variable where it is."""
-    return f"${{{name}}}" if default is None else f"${{{name}:-{default}}}"
 
 
 def filled_from(environment: Mapping[str, str]) -> Fill:

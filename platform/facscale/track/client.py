@@ -119,6 +119,7 @@ class Client:
         """Find the run of a key, or make it; a run that had ended is running again."""
         key, made = record["run"], list[str]()
         tags = {mlflow_name(name): str(value)[:LONGEST] for name, value in record["tags"].items()}
+        tags["facscale.key"] = key  # without it the run would never be found, and made again without end
         if record["parent"]:
             tags["mlflow.parentRunId"] = self._run_id(record["parent"])
 

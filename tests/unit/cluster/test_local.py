@@ -7,7 +7,7 @@ import socket
 import pytest
 import ray
 
-from facscale.cluster import join, refuse_impossible, resources
+from facscale.cluster import join, local, refuse_impossible, resources
 from facscale.spec import Job, SpecError
 
 
@@ -96,4 +96,26 @@ def test_a_named_cluster_is_joined_or_missed(joined, listener, silence, monkeypa
     assert joined == [None]
     monkeypatch.setenv("RAY_ADDRESS", silence)
     with pytest.raises(SpecError, match=f"no Ray cluster answers at {silence}: start one"):
+        join()
+
+
+@pytest.mark.parametrize(
+    ("cause", "message"),
+    [
+        (
+            RuntimeError("Failed to connect to GCS: ray.exceptions.AuthenticationError: InvalidAuthToken"),
+            "without its token",
+        ),
+        (RuntimeError("Failed to connect to GCS: timed out"), "no Ray cluster answers"),
+    ],
+)
+def test_a_cluster_that_does_not_know_our_token_is_not_called_silent(monkeypatch, cause, message):
+    def init(**_):
+        raise ConnectionError("Failed to connect to Ray cluster") from cause
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(local, "answers", lambda _: True)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    with pytest.raises(SpecError, match=message):
         join()

@@ -309,6 +309,6 @@ def test_job_is_a_closed_model():
 
 
 def _nowhere():
-    from facscale.spec.document import Origin
+    from facscale.spec.errors import Origin
 
     return Origin("nowhere")

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from conftest import ROOT
 from facscale.spec import Document, Job, SpecError, parse, read
-from facscale.spec.document import Origin
-from facscale.spec.elsewhere import as_written, dump, filled_from, variables
+from facscale.spec.document import as_written
+from facscale.spec.elsewhere import dump, filled_from, variables
+from facscale.spec.errors import Origin
 
 VARIABLES = {"FACSCALE_DATA": "s3://faces", "FACSCALE_RUNS": "s3://runs", "N": "3"}
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))

