@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from facscale.cli.arguments import OVERRIDES, SPEC
+from facscale.cli.arguments import KUBE, NAMESPACE, OVERRIDES, SPEC
 from facscale.spec import read
 
 
@@ -44,7 +44,8 @@ def rehearse(
 @click.command()
 @click.argument("spec", type=click.Path(path_type=Path), required=False)
 @OVERRIDES
-@click.option("--kube", metavar="CLUSTER", help="A name of your clusters file, or a context of your kubeconfig.")
+@KUBE
+@NAMESPACE
 @click.option(
     "--working-dir",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -53,7 +54,8 @@ def rehearse(
 )
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON for each finding, for other programs.")
 def doctor(
-    spec: Path | None, overrides: tuple[str, ...], kube: str | None, working_dir: Path | None, as_json: bool,  # noqa: FBT001 - a flag of the command line
+    spec: Path | None, overrides: tuple[str, ...], kube: str | None, namespace: str, working_dir: Path | None,
+    as_json: bool,  # noqa: FBT001 - a flag of the command line
 ) -> None:  # fmt: skip
     """Examine a cluster before GPUs are held: each finding as it comes, each problem with what mends it.
 
@@ -70,7 +72,9 @@ def doctor(
     from facscale.cli.doctor import examine_cluster, examine_namespace
 
     if kube:
-        sys.exit(examine_namespace(spec, overrides, kube=kube, folder=working_dir, as_json=as_json))
+        sys.exit(
+            examine_namespace(spec, overrides, kube=kube, namespace=namespace, folder=working_dir, as_json=as_json)
+        )
     sys.exit(examine_cluster(spec, overrides, folder=working_dir, as_json=as_json))
 
 

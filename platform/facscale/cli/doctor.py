@@ -23,10 +23,10 @@ def examine_cluster(spec: Path | None, overrides: Sequence[str], *, folder: Path
 
 
 def examine_namespace(
-    spec: Path | None, overrides: Sequence[str], *, kube: str, folder: Path | None, as_json: bool
+    spec: Path | None, overrides: Sequence[str], *, kube: str, namespace: str, folder: Path | None, as_json: bool
 ) -> int:
     """Of a Kubernetes cluster; the exit status. Raises SpecError, and KubeError for a kubeconfig without it."""
     from facscale.kube import Api, kube_place
 
-    api = Api(kube_place(kube))
+    api = Api(kube_place(kube, namespace=namespace))
     return show(Patient(api=api, spec=spec, overrides=tuple(overrides), folder=folder), as_json=as_json)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -59,8 +58,7 @@ def one_place(at: At) -> Place:
         )
     if at.ray:
         return ray_place(at.ray)
-    place = kube_place(str(at.kube))
-    return replace(place, namespace=at.namespace) if at.namespace else place
+    return kube_place(str(at.kube), namespace=at.namespace)
 
 
 def with_queue(wish: Wish, place: Place) -> Wish:

@@ -8,7 +8,7 @@ clusters:
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import NonNegativeFloat, model_validator
@@ -88,12 +88,16 @@ def prices(name: str) -> tuple[float, float]:
     return (entries[name].gpu_price, entries[name].node_price) if name in entries else (0.0, 0.0)
 
 
-def kube_place(name: str) -> KubePlace:
-    """What `--kube NAME` means: a cluster of the file, else a context of the kubeconfig. Raises SpecError."""
+def kube_place(name: str, *, namespace: str = "") -> KubePlace:
+    """What `--kube NAME` means: a cluster of the file, else a context of the kubeconfig. Raises SpecError.
+
+    `namespace`: instead of the usual one of that cluster.
+    """
     found = places().get(name)
     if isinstance(found, RayPlace):
         raise SpecError(f"{file()}: {name} is a Ray cluster, which is reached by its address: --ray {name}")
-    return found or KubePlace(name, context=name)
+    place = found or KubePlace(name, context=name)
+    return replace(place, namespace=namespace) if namespace else place
 
 
 def ray_place(name: str) -> RayPlace:

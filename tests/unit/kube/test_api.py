@@ -31,6 +31,7 @@ def test_the_clusters_file_names_both_kinds(clusters):
     assert munich == KubePlace("munich", "gke-munich", namespace="faces", queue="gpu") == kube_place("munich")
     assert lab == RayPlace("lab", "http://10.1.2.3:8265", token_file="~/.ray/auth_token") == ray_place("lab")
     assert kube_place("gke-other") == KubePlace("gke-other", "gke-other")
+    assert kube_place("munich", namespace="mine") == KubePlace("munich", "gke-munich", namespace="mine", queue="gpu")
     assert ray_place("http://h:8265") == RayPlace("http://h:8265", "http://h:8265")
 
 
