@@ -2,4 +2,5 @@
 
 from facscale.cli import main
 
-main(prog_name="facscale")
+if __name__ == "__main__":
+    main(prog_name="facscale")
