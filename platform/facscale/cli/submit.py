@@ -46,8 +46,8 @@ def submit_job(
     if decision.do in TOLD:
         click.echo(TOLD[decision.do].format(job=decision.about, place=place.name, where=where(place)))
         return 0 if decision.do is Do.TELL_FINISHED else 1
-    start(made, decision, cluster=cluster, needs=needs, wish=with_queue(wish, place))
-    return watched(cluster, made.id if decision.about is None else decision.about.id) if watch else 0
+    job = start(made, decision, cluster=cluster, needs=needs, wish=with_queue(wish, place))
+    return watched(cluster, job) if watch else 0
 
 
 def one_place(at: At) -> Place:
@@ -94,8 +94,8 @@ def parsed(document: Document, *, name: str) -> Job | Pipeline:
     return main.job
 
 
-def start(made: Order, decision: Decision, *, cluster: Host, needs: Need, wish: Wish) -> None:
-    """Make it, or say that it is there. Raises UserError where another spec writes to the same checkpoints."""
+def start(made: Order, decision: Decision, *, cluster: Host, needs: Need, wish: Wish) -> str:
+    """Make it, or say that it is there; its id. Raises UserError where another spec writes to the same checkpoints."""
     place, about = cluster.place, decision.about
     if decision.do is Do.TELL_RIVAL and about:
         raise UserError(
@@ -104,14 +104,15 @@ def start(made: Order, decision: Decision, *, cluster: Host, needs: Need, wish: 
         )
     if decision.do is Do.ATTACH and about:
         click.echo(f"{about.id} is on {place.name} already, submitted by {about.who} {duration(about.age_s)} ago")
-        return
+        return about.id
     if decision.do is Do.AGAIN and about:
         cluster.remove(about.id)
-    cluster.submit(made, need=needs, wish=wish)
+    job = cluster.submit(made, need=needs, wish=wish)
     workers = f"{needs.fewest}" if needs.fewest == needs.most else f"{needs.fewest} to {needs.most}"
     code = f", with the code of {made.code.folder}" if made.code else ""
-    click.echo(f"{made.id} is submitted to {place.name}: {workers} workers{code}")
-    click.echo(f"  facscale logs {made.id} --follow {where(place)}")
+    click.echo(f"{job} is submitted to {place.name}: {workers} workers{code}")
+    click.echo(f"  facscale logs {job} --follow {where(place)}")
+    return job
 
 
 def watched(cluster: Host, job: str) -> int:

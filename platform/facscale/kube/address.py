@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 import socket
 import tempfile
 import time
@@ -84,8 +85,13 @@ class RayAddress:
         with self._asking(job):
             return str(self._connected().get_job_logs(job)).splitlines()[-(last or 0) :]
 
-    def submit(self, order: Order, *, need: Need, wish: Wish) -> None:
-        """Upload spec and code, and start it there."""
+    def submit(self, order: Order, *, need: Need, wish: Wish) -> str:
+        """Upload spec and code, and start it there.
+
+        Each time under another id: Ray ends what is left of a stopped job by its id, for some seconds after it is told as
+        stopped, and would end the new one.
+        """
+        job = f"{order.id}-{secrets.token_hex(2)}"
         if given := [name for name, value in vars(wish).items() if value]:
             raise RayError(f"{self.place.name} is a Ray cluster as it stands: --{given[0]} is for Kubernetes")
         notes = {
@@ -103,10 +109,11 @@ class RayAddress:
             with self._asking():
                 self._connected().submit_job(
                     entrypoint=f"facscale run {HERE}",
-                    submission_id=order.id,
+                    submission_id=job,
                     runtime_env={"working_dir": folder},
                     metadata={f"facscale.{name}": value for name, value in notes.items()},
                 )
+        return job
 
     def remove(self, job: str) -> None:
         """Forget a job that is over."""

@@ -90,8 +90,8 @@ class Host(Protocol):
         """What it has printed until now; only the `last` ones, to tell its progress by."""
         ...
 
-    def submit(self, order: Order, *, need: Need, wish: Wish) -> None:
-        """Start it, whatever there is of that id."""
+    def submit(self, order: Order, *, need: Need, wish: Wish) -> str:
+        """Start it, whatever there is of it; its id there."""
         ...
 
     def remove(self, job: str) -> None:

@@ -59,7 +59,7 @@ class RayJobs:
         query = {"tailLines": str(last)} if last else {}
         return self.api.log(pod["metadata"]["name"], query=_of(pod) | query).splitlines() if pod else []
 
-    def submit(self, order: Order, *, need: Need, wish: Wish) -> None:
+    def submit(self, order: Order, *, need: Need, wish: Wish) -> str:
         """Try both objects without making them, then make them; nothing is left where the second cannot be made."""
         spec = manifest.configmap(order)
         job = manifest.rayjob(self.template, order, need=need, wish=wish)
@@ -80,6 +80,7 @@ class RayJobs:
             self.api.delete(RAYJOBS, order.id)
             self.api.delete(CONFIGMAPS, spec["metadata"]["name"])
             raise
+        return order.id
 
     def remove(self, job: str) -> None:
         """The RayJob with all that it owns, and the spec of one that was never made."""
