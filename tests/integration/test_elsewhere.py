@@ -217,7 +217,7 @@ def test_a_retry_on_a_new_cluster_goes_on_from_the_checkpoint_and_is_the_same_ru
     reached_step = step_of_checkpoint(tmp_path / "runs", "retried-*")
     first.lose()
     second = Pod(tmp_path / "second", job, variables)
-    assert second.process.wait(timeout=300) == 0, Path(second.home / "log").read_text()[-3000:]
+    assert second.process.wait(timeout=800) == 0, Path(second.home / "log").read_text()[-3000:]
     assert min(second.steps()) > reached_step
     assert max(second.steps()) == 300
     client = MlflowClient(variables["MLFLOW_TRACKING_URI"])
