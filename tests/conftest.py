@@ -39,19 +39,23 @@ def ray_cluster() -> Iterator[str]:
     """
     import ray
 
+    from facscale.cluster.local import own_dashboard
+
     paths = [str(PLUGINS), str(ROOT / "platform"), *filter(None, [os.environ.get("PYTHONPATH")])]
     variables = {
         "PYTHONPATH": os.pathsep.join(paths),
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # else an end, or a death, is seen after 2 s
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process more at each start; tests/e2e has it
-        "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:1",  # no dashboard: after each run Ray Train would seek it for 12 s
     }
+    own = (
+        own_dashboard()
+    )  # without one, Ray Train never frees what a training holds whose trial was ended: the next waits
+    own["runtime_env"]["env_vars"] |= variables
     context = ray.init(
+        **own,
         address="local",  # never the cluster that somebody runs on this machine
         num_cpus=2,
-        include_dashboard=False,
         log_to_driver=False,
-        runtime_env={"env_vars": variables},
     )
     yield context.address_info["address"]
     ray.shutdown()
