@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 from typing import Any, Self
+
+from ports import free_port
 
 READY_S = 60.0
 USER = "postgres"  # Postgres refuses to run as root
@@ -71,9 +72,3 @@ def programs() -> Path | None:
 def user() -> dict[str, Any]:
     """Options of a process that must not be root's."""
     return {"user": USER, "group": USER, "extra_groups": []} if os.geteuid() == 0 else {}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ from faces import expression_data_set, lengths_data_set
 from facscale.cli.demo import authentication, start_ray, stop_ray
 from facscale.evaluate.predictions import Predictions
 from facscale.track import server
+from ports import free_port
 
 BIN = Path(sys.executable).parent
 AUS = (1, 2, 4, 6, 12)
@@ -48,12 +48,6 @@ evaluate:
       stages: {{labels: {{method: {{name: labelvae, latent: 2}}, train: {{probe_every: 0}}}}}}
       inputs: {{labels: {{stage: labels}}}}
 """
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

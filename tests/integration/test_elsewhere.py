@@ -27,7 +27,7 @@ from facscale.kube.code import pack
 from facscale.kube.manifest import configmap
 from facscale.kube.order import order
 from facscale.progress import reached
-from postgres import free_port
+from ports import free_port
 
 JOB = """\
 method: {name: tiny-gan}

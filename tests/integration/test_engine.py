@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 import torch
 from torch import multiprocessing
 
 from integration import engine_worker
+from ports import free_port
 
 
 @pytest.fixture(scope="module")
@@ -17,12 +16,6 @@ def trained(tmp_path_factory):
     for world in (2, 1, 3):
         multiprocessing.spawn(engine_worker.work, (world, str(folder), free_port()), nprocs=world)
     return folder
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def weights(path):

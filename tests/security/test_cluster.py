@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from conftest import ROOT
 from faces import lengths_data_set
 from facscale.cli.demo import BIN, authentication, start_ray, stop_ray
 from facscale.track import server
+from ports import free_port
 
 SECRETS = {
     "AWS_ACCESS_KEY_ID": "AKIA-of-the-job-itself",
@@ -35,12 +35,6 @@ train: {{batch_size: 8, epochs: 0.5, log_every: 1, probe_every: 0}}
 cluster: {{workers: 1, gpus_per_worker: 0, cpus_per_worker: 1, storage: {folder}/runs}}
 evaluate: {{folds: 2, probe: {{epochs: 1, batch_size: 32}}, rendered_people: 0}}
 """
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
