@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,9 +48,7 @@ def ray_cluster() -> Iterator[str]:
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # else an end, or a death, is seen after 2 s
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process more at each start; tests/e2e has it
     }
-    own = (
-        own_dashboard()
-    )  # without one, Ray Train never frees what a training holds whose trial was ended: the next waits
+    own = own_dashboard()  # without it Ray Train ends each training 12 s later
     own["runtime_env"]["env_vars"] |= variables
     context = ray.init(
         **own,
@@ -59,6 +58,23 @@ def ray_cluster() -> Iterator[str]:
     )
     yield context.address_info["address"]
     ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def gives_back(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No test leaves CPUs of the shared Ray taken: the next one would wait for them for ever."""
+    yield
+    if "ray_cluster" not in request.fixturenames:
+        return
+    import ray
+
+    end = time.monotonic() + 30
+    while ray.is_initialized() and ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"]:
+        if time.monotonic() > end:
+            table = ray.util.placement_group_table()
+            held = [one for one in table.values() if one["state"] != "REMOVED"]
+            pytest.fail(f"the test is over, and of the Ray that all tests share this is still taken: {held}")
+        time.sleep(0.2)
 
 
 @pytest.fixture

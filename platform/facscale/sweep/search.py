@@ -21,7 +21,7 @@ from facscale.spec import Job
 from facscale.spec.sweep import Sweep
 from facscale.sweep.outcome import Outcome
 from facscale.sweep.space import domains, within
-from facscale.sweep.trial import Search, run_trial
+from facscale.sweep.trial import Search, Trial
 from facscale.sweep.watch import Watch
 from facscale.train.launch import storage
 
@@ -42,7 +42,7 @@ def searched(search: Search, *, job: Job, name: str, watch: Watch) -> list[Outco
     os.environ |= SETTINGS
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     sweep, place = search.sweep, f"{storage(job)}/{name}"
-    trainable = tune.with_resources(tune.with_parameters(run_trial, search=search), NEXT_TO_NOTHING)
+    trainable = tune.with_resources(tune.with_parameters(Trial, search=search), NEXT_TO_NOTHING)
     space = domains(sweep)
     refuse_foreign(place)
     if tune.Tuner.can_restore(place):
@@ -57,8 +57,8 @@ def searched(search: Search, *, job: Job, name: str, watch: Watch) -> list[Outco
                 max_concurrent_trials=sweep.concurrent or watch.lanes, trial_dirname_creator=trial_name,
             ),
             run_config=tune.RunConfig(
-                name=name, storage_path=storage(job), verbose=0, stop={"over": 1},
-                callbacks=[watch, JsonLoggerCallback()],
+                name=name, storage_path=storage(job), verbose=0, callbacks=[watch, JsonLoggerCallback()],
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1),
                 failure_config=tune.FailureConfig(max_failures=job.cluster.max_failures),
             ),
         )  # fmt: skip

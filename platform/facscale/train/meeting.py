@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import ray
 from ray.exceptions import RayActorError, RayTaskError
 from ray.train.torch import TorchConfig
 
@@ -24,12 +25,14 @@ class Meeting(TORCH):
 
     def on_start(self, worker_group: Any, backend_config: Together) -> None:
         """Form it, or let all workers go and Ray Train start new ones, `cluster.max_failures` times."""
+        task = backend_config.task
+        if task.endable:
+            task.tell("controlled", by=ray.get_runtime_context().current_actor)
         try:
             super().on_start(worker_group, backend_config)
         except (RayActorError, RayTaskError) as error:
             worker_group._clear_state()  # noqa: SLF001 - for Ray it is then not started yet, and is ended with all it holds
             backend_config.failures += 1
-            task = backend_config.task
             if 0 <= task.job.cluster.max_failures < backend_config.failures:
                 raise
             task.tell("lost", note=f"the workers do not come together: {cause(error)}; they try again")

@@ -47,6 +47,7 @@ class Task:
     resume: str = ""  # the place of another run whose latest checkpoint is gone on from, where there is no own one
     mailbox: Any = None  # actor that takes records of training (`mailbox.Mailbox`)
     title: str = ""  # what the training is called where it is watched
+    endable: bool = False  # whoever watches may end it: is told "controlled" by whom, Ray Train's controller
 
     def tell(self, kind: str, **record: Any) -> None:
         """Send a record without waiting; training never stops for it."""
