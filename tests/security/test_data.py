@@ -19,7 +19,7 @@ from facscale.data.manifest import INDEX, MANIFEST, checksum
 from facscale.ingest.frames import Frames, decode_image
 from facscale.ingest.items import Item, list_files, read_bytes
 from facscale.ingest.stills import batches
-from facscale.spec.models import Source
+from facscale.spec.pipelines import Source
 from plugins.blob_faces import draw, write_video
 
 SECRET = b"nobody outside is to read this"

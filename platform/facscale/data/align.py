@@ -10,7 +10,7 @@ import math
 import cv2
 import numpy as np
 
-from facscale.spec.models import Crop
+from facscale.spec.pipelines import Crop
 
 RIGHT_EYE = slice(36, 42)  # the subject's right: on the left of the image
 LEFT_EYE = slice(42, 48)

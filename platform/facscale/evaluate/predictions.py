@@ -1,7 +1,7 @@
 """What a method says of people that it has never seen: one row a tested frame, all folds together.
 
 Everything that a finished training is judged by follows from it: F1 by fold (`row`), the relations between AUs
-(`relations`), how sure a difference between two methods is (`significance`), a video's course (`figures.timeline`).
+(`relations`), how sure a difference between two methods is (`significance`), a video's course (`timelines`).
 """
 
 from __future__ import annotations

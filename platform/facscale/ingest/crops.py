@@ -18,7 +18,7 @@ import numpy as np
 from facscale.data import align
 from facscale.ingest import flow
 from facscale.ingest.tracking import Sighting
-from facscale.spec.models import Crop
+from facscale.spec.pipelines import Crop
 
 SIGMA_S = 0.04
 REACH = 2  # frames to each side

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from facscale.data import DataError
 from facscale.ingest import layouts
 from facscale.ingest.items import Listing, Still, Stills, read_bytes
-from facscale.spec.models import Source
+from facscale.spec.pipelines import Source
 
 BATCH = 64  # images
 VIDEO = "image"  # what the video of each one is called

@@ -20,6 +20,7 @@ from facscale.evaluate.predictions import Predictions, matched
 from facscale.evaluate.relations import adjacency
 from facscale.evaluate.significance import compared
 from facscale.evaluate.summary import Summary
+from facscale.evaluate.timelines import timeline
 from facscale.job.labelled import Group, Labelled
 from facscale.job.variants import Variant, digest
 from facscale.methods import Method
@@ -56,7 +57,7 @@ def tell_comparison(
     video = shown[0].video_with_most_change()
     course = [method.of(*video) for method in shown]
     about = f"{title}: {video.video} of {video.identity}, whom none has seen"
-    tracker.figure(figures.timeline(course, threshold=threshold, title=about), f"timeline_{file_name(title)}")
+    tracker.figure(timeline(course, threshold=threshold, title=about), f"timeline_{file_name(title)}")
 
 
 def tell_across(tables: Mapping[str, Table], parts: Sequence[Group], *, console: Console, tracker: Run) -> None:

@@ -31,7 +31,7 @@ from facscale.job.labelled import Labelled
 from facscale.job.variants import digest
 from facscale.methods import Method, export
 from facscale.spec import Job
-from facscale.spec.models import Crop
+from facscale.spec.pipelines import Crop
 from facscale.train.launch import storage
 from facscale.train.worker import people, urls
 

@@ -95,7 +95,9 @@ def kube_place(name: str, *, namespace: str = "") -> KubePlace:
     """
     found = places().get(name)
     if isinstance(found, RayPlace):
-        raise SpecError(f"{file()}: {name} is a Ray cluster, which is reached by its address: --ray {name}")
+        raise SpecError(
+            f"{file()}: {name} is a Ray cluster, not one of Kubernetes: commands that reach it take --ray {name}"
+        )
     place = found or KubePlace(name, context=name)
     return replace(place, namespace=namespace) if namespace else place
 

@@ -3,7 +3,8 @@
 from facscale.spec.block import Block
 from facscale.spec.document import Document, merge, nearest, parse, read
 from facscale.spec.errors import SpecError
-from facscale.spec.models import Job, Pipeline
+from facscale.spec.models import Job
+from facscale.spec.pipelines import Pipeline
 from facscale.spec.plugins import Plugins
 
 __all__ = ["Block", "Document", "Job", "Pipeline", "Plugins", "SpecError", "merge", "nearest", "parse", "read"]

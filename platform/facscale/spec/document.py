@@ -187,7 +187,7 @@ def _read_file(path: Path, *, trail: tuple[Path, ...], fill: Fill) -> Document:
     node = composed(text, Origin(str(path)))
     if not isinstance(node, MappingNode):
         raise SpecError(f"{path}: a spec is a mapping of keys to values; this file is not")
-    document = _plain(node, str(path), fill)
+    document = _Plain(str(path), fill).document(node)
     parent = document.data.pop("extends", None)
     if parent is None:
         return document
@@ -203,51 +203,62 @@ def override(word: str, *, fill: Fill = from_environment) -> Document:
         raise SpecError(f'command line: "{word}" is no override; write key=value, as in train.epochs=3')
     origin = Origin(f"command line ({word[:SHOWN]})")
     node = composed(text, origin)
-    value: Any = None if node is None else _plain(node, origin.file, fill, lines=False).data
+    value: Any = None if node is None else _Plain(origin.file, fill, lines=False).document(node).data
     for key in reversed(name.split(".")):
         value = {key: value}
     return Document(value, {(): origin, (name.split(".")[0],): origin})
 
 
-def _plain(root: Node, file: str, fill: Fill, *, lines: bool = True) -> Document:
-    """Turn a YAML node tree into plain data, with the line of every key; no tags, no duplicates, no bombs."""
-    origins: dict[Path_, Origin] = {}
-    resolver = YAML(typ="safe", pure=True)
+@dataclass
+class _Plain:
+    """Turns a YAML node tree into plain data, with the origin of every value; no tags, no duplicates, no bombs."""
 
-    def place(node: Node) -> Origin:
-        return Origin(file, node.start_mark.line + 1 if lines else 0)
+    file: str
+    fill: Fill
+    lines: bool = True
+    origins: dict[Path_, Origin] = field(default_factory=dict)
+    resolver: YAML = field(default_factory=lambda: YAML(typ="safe", pure=True))
 
-    def walk(node: Node, path: Path_) -> Any:
-        if len(origins) > MAX_NODES:
-            raise SpecError(f"{file}: unfolds to more than {MAX_NODES} values: are aliases nested in aliases?")
-        origin = place(node)
+    def document(self, root: Node) -> Document:
+        return Document(self.value(root, ()), self.origins)
+
+    def place(self, node: Node) -> Origin:
+        return Origin(self.file, node.start_mark.line + 1 if self.lines else 0)
+
+    def value(self, node: Node, path: Path_) -> Any:
+        if len(self.origins) > MAX_NODES:
+            raise SpecError(f"{self.file}: unfolds to more than {MAX_NODES} values: are aliases nested in aliases?")
+        origin = self.place(node)
         if len(path) > MAX_DEPTH:
             raise too_deep(origin)
-        origins.setdefault(path, origin)
+        self.origins.setdefault(path, origin)
         refuse_tag(node, origin)
         if isinstance(node, SequenceNode):
-            return [walk(item, (*path, number)) for number, item in enumerate(node.value)]
+            return [self.value(item, (*path, number)) for number, item in enumerate(node.value)]
         if isinstance(node, MappingNode):
-            result: dict[str, Any] = {}
-            for key_node, value_node in node.value:
-                origin = place(key_node)
-                if not isinstance(key_node, ScalarNode):
-                    raise SpecError(f"{origin}: a key is one word, not a list or a mapping")
-                refuse_tag(key_node, origin)
-                key = str(key_node.value)
-                if key in result:
-                    raise SpecError(f'{origin}: "{key}" is written twice')
-                origins[(*path, key)] = origin
-                result[key] = walk(value_node, (*path, key))
-            return result
+            return self.mapping(node, path)
         assert isinstance(node, ScalarNode)
-        return scalar(node, origin)
+        return self.scalar(node, origin)
 
-    def scalar(node: ScalarNode, origin: Origin) -> Any:
+    def mapping(self, root: MappingNode, path: Path_) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key_node, value_node in root.value:
+            origin = self.place(key_node)
+            if not isinstance(key_node, ScalarNode):
+                raise SpecError(f"{origin}: a key is one word, not a list or a mapping")
+            refuse_tag(key_node, origin)
+            key = str(key_node.value)
+            if key in result:
+                raise SpecError(f'{origin}: "{key}" is written twice')
+            self.origins[(*path, key)] = origin
+            result[key] = self.value(value_node, (*path, key))
+        return result
+
+    def scalar(self, node: ScalarNode, origin: Origin) -> Any:
         for name, _ in VARIABLE.findall(node.value):
             refuse_secret_variable(name, origin)
         try:
-            text = VARIABLE.sub(lambda match: fill(*match.groups()), node.value)
+            text = VARIABLE.sub(lambda match: self.fill(*match.groups()), node.value)
         except KeyError as name:
             return _Unset(
                 f"{origin}: the environment variable {name.args[0]} is not set; export {name.args[0]}=… or write "
@@ -255,14 +266,12 @@ def _plain(root: Node, file: str, fill: Fill, *, lines: bool = True) -> Document
             )
         try:
             if text != node.value and node.style is None:
-                return resolver.load(text) if text else ""
+                return self.resolver.load(text) if text else ""
             if node.style is None and VARIABLE.search(text):
                 return Unfilled(text)
-            return text if node.style is not None else resolver.constructor.construct_object(node)
+            return text if node.style is not None else self.resolver.constructor.construct_object(node)
         except (YAMLError, ValueError) as error:  # what a variable holds; a number of thousands of digits
             raise SpecError(f"{origin}: {shown(node.value)} is no value: {str(error).splitlines()[0]}") from None
-
-    return Document(walk(root, ()), origins)
 
 
 class Unfilled(str):

@@ -10,25 +10,15 @@ from PIL import Image
 
 from faces import data_set, track
 from facscale.cli import main
-from facscale.cli.retrieve import (
-    Answer,
-    Embedding,
-    Face,
-    active,
-    answered,
-    drawing,
-    drawn,
-    photographed,
-    places,
-    stored,
-)
-from facscale.cli.retrieve import table as table_of
+from facscale.cli.answers import Answer, Face, active, drawing
+from facscale.cli.answers import table as table_of
+from facscale.cli.retrieve import Embedding, answered, drawn, photographed, places, stored
 from facscale.data import Dataset, align
 from facscale.data.synthetic import render_clip
 from facscale.evaluate.embed import Embeddings, OfFace, cache_key
 from facscale.ingest import detectors
 from facscale.methods import DataFacts, export, find
-from facscale.spec.models import Crop
+from facscale.spec.pipelines import Crop
 
 AUS = (1, 6, 12)
 SHARE = {"size": 64, "eyes_y": 0.4, "eyes_distance": 0.35}

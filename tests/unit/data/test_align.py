@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from facscale.data import align
 from facscale.ingest.detectors import Box
-from facscale.spec.models import Crop
+from facscale.spec.pipelines import Crop
 
 CROP = Crop(size=100, eyes_y=0.4, eyes_distance=0.4)
 # Eyes 0.4 * 100 apart around the middle column, 0.4 * 100 down; the first pixel's centre is 0, its edge -0.5.

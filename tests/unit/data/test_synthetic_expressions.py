@@ -10,7 +10,7 @@ import pytest
 
 from facscale.data.synthetic import AUS, actions, write_expressions
 from facscale.data.synthetic.expressions import EMOTIONS, LIST, PARTED, Person
-from facscale.spec.models import Render
+from facscale.spec.pipelines import Render
 
 SMALL = Render(identities=6, videos=8, size=64, first_identity=80, seed=3)
 

@@ -12,7 +12,7 @@ import pytest
 
 from facscale.data.synthetic import AUS, write_tree
 from facscale.data.synthetic.trees import BP4D_AUS, DISFA_AUS, people, plan
-from facscale.spec.models import Render
+from facscale.spec.pipelines import Render
 
 SMALL = Render(identities=2, videos=2, seconds=0.12, size=96, first_identity=40, seed=5)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from facscale.data.synthetic.truth import CLIPS, FRAMES, KINDS, Truth, truth
-from facscale.spec.models import Crop
+from facscale.spec.pipelines import Crop
 
 SIZE = 64
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from facscale.evaluate import Counts, Predictions, Row, Table
-from facscale.evaluate.figures import contact_sheet, curves, f1_bars, heatmap, histogram, panels, timeline
+from facscale.evaluate.figures import contact_sheet, curves, f1_bars, heatmap, histogram, panels
+from facscale.evaluate.timelines import timeline
 
 
 def drawn(figure):

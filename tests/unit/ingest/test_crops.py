@@ -10,7 +10,7 @@ from facscale.ingest.crops import REACH, SIGMA_S, crops
 from facscale.ingest.detectors import Box
 from facscale.ingest.frames import Frame
 from facscale.ingest.tracking import Sighting
-from facscale.spec.models import Crop
+from facscale.spec.pipelines import Crop
 
 CROP = Crop(size=64, eyes_y=0.38, eyes_distance=0.38)
 

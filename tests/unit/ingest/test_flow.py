@@ -14,7 +14,7 @@ from facscale.ingest.crops import crops
 from facscale.ingest.detectors import Box
 from facscale.ingest.frames import Frame
 from facscale.ingest.tracking import Sighting
-from facscale.spec.models import Crop
+from facscale.spec.pipelines import Crop
 
 SIZE = 96
 

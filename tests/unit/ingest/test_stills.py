@@ -22,7 +22,7 @@ from facscale.ingest.report import summarise
 from facscale.ingest.sheet import contact_sheet
 from facscale.ingest.stills import BATCH, batches
 from facscale.spec import Pipeline, SpecError
-from facscale.spec.models import Render, Source
+from facscale.spec.pipelines import Render, Source
 
 RAF = {LIST: "train_00001.jpg 5\r\ntrain_00002.jpg 7\n\ntest_0001.jpg 1\n"}
 TABLES = {part: f"Manually_Annotated_file_lists/{part}.csv" for part in ("training", "validation")}

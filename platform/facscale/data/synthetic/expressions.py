@@ -25,7 +25,7 @@ from facscale.data.synthetic.motion import expressed, peak, script
 from facscale.data.synthetic.render import Painter, cast
 from facscale.data.synthetic.trees import Written, each
 from facscale.progress import Progress
-from facscale.spec.models import Render
+from facscale.spec.pipelines import Render
 
 EMOTIONS = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")  # RAF-DB's 1 to 7
 LIST = "basic/EmoLabel/list_patition_label.txt"  # sic

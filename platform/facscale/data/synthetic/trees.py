@@ -25,7 +25,7 @@ import numpy as np
 from facscale.data.synthetic.actions import AUS
 from facscale.data.synthetic.clip import Clip, render_clip
 from facscale.progress import Progress
-from facscale.spec.models import Render
+from facscale.spec.pipelines import Render
 
 Layout = Literal["voxceleb2", "bp4d", "disfa"]
 Piece = TypeVar("Piece")

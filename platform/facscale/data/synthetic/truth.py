@@ -25,7 +25,7 @@ from facscale.data import align
 from facscale.data.synthetic.anatomy import Array
 from facscale.data.synthetic.clip import Clip, Flow, Kind, render_clip
 from facscale.progress import Progress
-from facscale.spec.models import Crop
+from facscale.spec.pipelines import Crop
 
 VERSION = 1  # rises when the same arguments give other faces
 FIRST = 100_000  # number of the first person

@@ -18,7 +18,7 @@ from typing import Any, Protocol, cast
 
 from facscale.ingest.items import Files, Item, Labels, Still
 from facscale.spec import SpecError, nearest
-from facscale.spec.models import Source
+from facscale.spec.pipelines import Source
 
 Read = Callable[[str], bytes]
 
