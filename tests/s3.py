@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import socket
@@ -16,7 +17,10 @@ import pyarrow.fs as pafs
 from hosts import Host
 
 READY_S = 60.0
-HIGHEST = 20_000  # SeaweedFS adds 10,000 for gRPC
+GRPC = 10_000  # SeaweedFS adds it to each port
+# Both below 32,768, where the system takes ports for outgoing connections: one of those could sit on the port of a server
+# that is away. And above 20,000, for `ray start` takes those from 10,002 on for its workers.
+PORTS = range(20_000, 32_768 - GRPC)
 
 
 class S3Server:
@@ -106,13 +110,10 @@ def weed() -> str:
 
 def free_ports(count: int) -> list[int]:
     """Ports p such that p and p + 10,000 are free now."""
-    found: list[int] = []
-    candidate = HIGHEST + os.getpid() * 37 % 20_000
-    while len(found) < count:
-        candidate = HIGHEST + (candidate + 1 - HIGHEST) % 30_000
-        if all(_is_free(port) for port in (candidate, candidate + 10_000)):
-            found.append(candidate)
-    return found
+    begin = os.getpid() * 37 % len(PORTS)
+    candidates = (PORTS[(begin + number) % len(PORTS)] for number in range(len(PORTS)))
+    free = (port for port in candidates if all(_is_free(taken) for taken in (port, port + GRPC)))
+    return list(itertools.islice(free, count))
 
 
 def _is_free(port: int) -> bool:
