@@ -50,12 +50,17 @@ def ray_cluster() -> Iterator[str]:
     }
     own = own_dashboard()  # without it Ray Train ends each training 12 s later
     own["runtime_env"]["env_vars"] |= variables
-    context = ray.init(
-        **own,
-        address="local",  # never the cluster that somebody runs on this machine
-        num_cpus=2,
-        log_to_driver=False,
-    )
+    with (
+        pytest.MonkeyPatch.context() as patch
+    ):  # Ray hands them on to the workers of all jobs, not only of this process
+        for name, value in own["runtime_env"]["env_vars"].items():
+            patch.setenv(name, value)
+        context = ray.init(
+            **own,
+            address="local",  # never the cluster that somebody runs on this machine
+            num_cpus=2,
+            log_to_driver=False,
+        )
     yield context.address_info["address"]
     ray.shutdown()
 

@@ -212,6 +212,7 @@ def test_a_retry_on_a_new_cluster_goes_on_from_the_checkpoint_and_is_the_same_ru
         "FACSCALE_CLUSTER": "munich",
         "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}",
         "PYTHONPATH": os.pathsep.join([str(ROOT / "platform"), str(PLUGINS)]),
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # else each of the many checkpoints takes 2 s
     }
     first = Pod(tmp_path / "first", job, variables)
     reached_step = step_of_checkpoint(tmp_path / "runs", "retried-*")
