@@ -42,18 +42,15 @@ def ray_cluster() -> Iterator[str]:
 
     from facscale.cluster.local import own_dashboard
 
+    own = own_dashboard()  # without it Ray Train ends each training 12 s later
     paths = [str(PLUGINS), str(ROOT / "platform"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    variables = {
+    variables = own.pop("runtime_env")["env_vars"] | {
         "PYTHONPATH": os.pathsep.join(paths),
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # else an end, or a death, is seen after 2 s
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process more at each start; tests/e2e has it
     }
-    own = own_dashboard()  # without it Ray Train ends each training 12 s later
-    own["runtime_env"]["env_vars"] |= variables
-    with (
-        pytest.MonkeyPatch.context() as patch
-    ):  # Ray hands them on to the workers of all jobs, not only of this process
-        for name, value in own["runtime_env"]["env_vars"].items():
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():  # Ray hands them on to the workers of all jobs, not only of this process
             patch.setenv(name, value)
         context = ray.init(
             **own,

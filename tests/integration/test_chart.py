@@ -19,6 +19,7 @@ from helm.chart import objects
 from containers import command, environment, start
 from facscale.cli.demo import authentication, start_ray, stop_ray
 from manifests import changed, one
+from ports import free_port
 from postgres import Postgres, programs
 from s3 import free_ports
 
@@ -117,10 +118,8 @@ def mlflow(docs, tmp_path_factory):
         pytest.skip("MLflow's logins are missing: pip install 'mlflow[auth]'")
     folder = tmp_path_factory.mktemp("mlflow")
     pod = one(docs, "Deployment/facscale-mlflow")["spec"]["template"]["spec"]
-    with Postgres() as database, socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
+    port = free_port()
+    with Postgres() as database:
         here = database.url.removesuffix("/postgres").replace("postgres@", "")  # user and password are libpq's to find
         sql = one(docs, "ConfigMap/facscale-postgres")["data"]["databases.sql"] + "CREATE DATABASE mlflow;"
         psql = [database._bin / "psql", "-h", "127.0.0.1", "-p", str(database.port), "-U", "postgres"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from browser import browser_page, chromium, compared_metric, comparison, keep_sc
 from conftest import ROOT
 from faces import lengths_data_set
 from facscale.track.server import ensure_server, stop
+from ports import free_port
 from postgres import Postgres, programs
 
 AUS = (1, 12)
@@ -75,9 +75,7 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     lengths_data_set(str(folder / "unlabelled"), [12] * 12, row_group_mb=0.2)
     lengths_data_set(str(folder / "bp4d"), [20] * 6, au=AUS, row_group_mb=0.2, name="bp4d")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     clusters = {}
     with Postgres() as database:
         server = ensure_server(folder / "mlflow", port, store=database.url)

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +24,7 @@ from facscale.track.encoder import log_encoder
 from facscale.track.identity import CLAIM
 from facscale.track.journal import Journal
 from facscale.track.server import ServerError, ensure_server, find, stop
+from ports import free_port
 
 TICK = threading.Event()  # never set: waits without busy looping
 
@@ -39,13 +39,6 @@ def server(tmp_path_factory):
 @pytest.fixture
 def experiment(request):
     return request.node.name
-
-
-@pytest.fixture
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(autouse=True)
@@ -81,14 +74,15 @@ def history(url, run, name="loss"):
     return [(metric.step, metric.value) for metric in MlflowClient(url).get_metric_history(run.info.run_id, name)]
 
 
-def test_down_at_the_start_up_down_and_up_again(tmp_path, experiment, free_port):
-    url, folder = f"http://127.0.0.1:{free_port}", tmp_path / "server"
+def test_down_at_the_start_up_down_and_up_again(tmp_path, experiment):
+    port = free_port()
+    url, folder = f"http://127.0.0.1:{port}", tmp_path / "server"
     tracker = Tracker(url, experiment, key="job", name="clp", spool=tmp_path / "spool")
     tracker.params({"lr": 0.1})
     for step in range(50):
         tracker.metrics({"loss": step / 2, "std": 1.0}, step)
     try:
-        ensure_server(folder, free_port)
+        ensure_server(folder, port)
         client = MlflowClient(url)
         until(lambda: runs(client, experiment) and len(history(url, only_run(url, experiment))) == 50)
         stop(folder)
@@ -98,7 +92,7 @@ def test_down_at_the_start_up_down_and_up_again(tmp_path, experiment, free_port)
         nested = tracker.child("job/random", "random")
         nested.metrics({"f1/AU12": 0.5})
         nested.close()
-        ensure_server(folder, free_port)
+        ensure_server(folder, port)
         assert tracker.close()
         outer, inner = sorted(runs(client, experiment), key=lambda run: run.info.start_time)
         assert outer.info.status == inner.info.status == "FINISHED"

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 import torch
 from torch import multiprocessing
 
 from integration import workers_worker
+from ports import free_port
 
 
 @pytest.fixture(scope="module", params=[2, 3])
 def found(request, tmp_path_factory):
     folder, world = tmp_path_factory.mktemp("workers"), request.param
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    multiprocessing.spawn(workers_worker.work, (world, str(folder), port), nprocs=world)
+    multiprocessing.spawn(workers_worker.work, (world, str(folder), free_port()), nprocs=world)
     return [torch.load(folder / f"{world}-{rank}.pt", weights_only=True) for rank in range(world)]
 
 

@@ -6,7 +6,6 @@ import importlib.util
 import json
 import logging
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from facscale.track.journal import Journal, SpoolError
 from facscale.track.login import LoginError, refuse_stranger, with_password
 from facscale.track.query import QueryError, experiments, runs
 from facscale.track.sync import planned
+from ports import free_port
 
 PASSWORD = "hunter2-hunter2"
 NOWHERE = f"http://anna:{PASSWORD}@127.0.0.1:9"
@@ -114,9 +114,7 @@ def guarded(tmp_path_factory):
     if importlib.util.find_spec("flask_wtf") is None:
         pytest.skip("pip install 'mlflow[auth]' gives MLflow's login")
     folder = tmp_path_factory.mktemp("guarded")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     (folder / "auth.ini").write_text(
         f"[mlflow]\ndefault_permission = NO_PERMISSIONS\ndatabase_uri = sqlite:///{folder}/auth.db\nadmin_username = admin\n"
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
