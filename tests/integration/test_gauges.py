@@ -14,8 +14,8 @@ from facscale import methods
 from facscale.methods import DataFacts
 from facscale.spec import Document, merge
 from facscale.train.gauges import GAUGES
-from facscale.train.launch import trained
-from facscale.train.worker import Task
+from facscale.train.launch import RayTrainer
+from facscale.train.task import Task
 
 PATIENCE_S = 60  # Ray's agent gathers what processes tell every few seconds
 TINY = {
@@ -48,7 +48,7 @@ def scraped() -> dict[str, list[tuple[str, float]]]:
 
 
 def test_a_node_exports_how_its_training_goes(ray_cluster, task):
-    trained(task, name="run")
+    RayTrainer().train(task, name="run")
     end, found = time.monotonic() + PATIENCE_S, {}
     while not found.keys() >= GAUGES.keys() and time.monotonic() < end:
         time.sleep(0.5)

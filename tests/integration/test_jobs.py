@@ -1,4 +1,8 @@
-"""Every job of ours, tiny: trained by two workers, of which one is killed on the way (once a method), exported, judged."""
+"""Every job of ours, tiny: trained, ended on the way, gone on with, exported, judged.
+
+Most train in this process, for Ray Train takes 15 s to start and end; the loop is the same. One job of each paper trains
+on Ray with two workers, of which one is killed.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +28,14 @@ from facscale.nn import ResNet
 from facscale.nn.fan import FAN
 from facscale.spec import read
 from facscale.spec.models import Probe
-from facscale.train.launch import samples_per_epoch
 from facscale.train.probe import some_frames
+from facscale.train.trainer import samples_per_epoch
 from facscale.train.worker import make_method, urls
 from tiny import small
-from watching import watched
+from watching import interrupted, watched
 
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
+ON_RAY = {"clp", "rtatl", "aunet"}
 STAGES = [(ROOT / "jobs" / "aunet.yaml", "labels")]  # trained as jobs are, for they are never a job of their own
 STEPS, BATCH, VALIDATE = 24, 8, 10
 KILL_AT = 7  # two checkpoints before it, and many steps after it
@@ -112,34 +117,36 @@ def a_task(path, stage, *, weights, storage):
 
 
 @pytest.mark.parametrize(
-    ("path", "stage"), [*((path, "") for path in JOBS), *STAGES], ids=lambda part: getattr(part, "stem", part)
+    ("path", "stage"),
+    [*((path, "") for path in JOBS if path.stem not in ON_RAY), *STAGES],
+    ids=lambda part: getattr(part, "stem", part),
 )
-def test_a_job_trains_survives_the_loss_of_a_worker_and_is_judged(
-    ray_cluster, data, weights, tmp_path, monkeypatch, path, stage
-):
+def test_a_job_trains_is_interrupted_goes_on_and_is_judged(data, weights, tmp_path, monkeypatch, path, stage):
     monkeypatch.setenv("FACSCALE_DATA", str(data))
     task = a_task(path, stage, weights=weights, storage=tmp_path)
-    kill = first_of_its_method(path) or bool(stage)
-    watcher, exported = watched(task, name=path.stem, kill_at=KILL_AT if kill else None)
-    survived(watcher, killed=kill)
+    watcher, exported = interrupted(task, name=path.stem, stop_at=KILL_AT)
+    survived(watcher, task, exported, data=data)
+
+
+@pytest.mark.parametrize("name", sorted(ON_RAY))
+def test_a_job_on_ray_survives_the_loss_of_a_worker_and_is_judged(
+    ray_cluster, data, weights, tmp_path, monkeypatch, name
+):
+    monkeypatch.setenv("FACSCALE_DATA", str(data))
+    task = a_task(ROOT / "jobs" / f"{name}.yaml", "", weights=weights, storage=tmp_path)
+    watcher, exported = watched(task, name=name, kill_at=KILL_AT)
+    survived(watcher, task, exported, data=data)
+
+
+def survived(watcher, task, exported, *, data):
+    """It was ended, went on from a checkpoint, took every step, and is worth judging."""
+    assert watcher.killed is not None
+    assert [note for note in watcher.notes if note in {"started", "resumed"}] == ["started", "resumed"]
+    assert set(watcher.steps) == set(range(1, STEPS + 1))
     told(watcher, task)
     method = export.load(exported)
     if method.sees:
         judged(method, data=str(data / "faces"), job=task.job)
-
-
-def first_of_its_method(path):
-    """Of several jobs of one method, one is enough to kill."""
-    names = {one: read(one).data["method"]["name"] for one in JOBS}
-    return path == next(one for one in JOBS if names[one] == names[path])
-
-
-def survived(watcher, *, killed):
-    """It took every step, and went on from a checkpoint if it was killed."""
-    assert (watcher.killed is not None) == killed
-    expected = ["started", "resumed"] if killed else ["started"]
-    assert [note for note in watcher.notes if note in {"started", "resumed"}] == expected
-    assert set(watcher.steps) == set(range(1, STEPS + 1))
 
 
 def told(watcher, task):

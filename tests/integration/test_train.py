@@ -11,7 +11,7 @@ from facscale import methods
 from facscale.methods import DataFacts
 from facscale.spec import Document, merge
 from facscale.train.checkpoint import EXPORT
-from facscale.train.worker import Task
+from facscale.train.task import Task
 from watching import watched
 
 TINY = {

@@ -12,7 +12,6 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from ray.train import Checkpoint
 from safetensors.torch import save
 
 from facscale.job.card import Card, CardError
@@ -102,10 +101,10 @@ def test_what_is_no_export_is_refused_in_one_line(name):
 
 def test_a_checkpoint_is_tensors_and_plain_values(tmp_path):
     torch.save({"step": 3, "method": {"a": torch.ones(2)}, "optimizers": {}}, tmp_path / checkpoint.STATE)
-    assert checkpoint.read(Checkpoint(str(tmp_path)))["step"] == 3
+    assert checkpoint.read(tmp_path)["step"] == 3
     torch.save({"step": Harmful()}, tmp_path / checkpoint.STATE)
     with pytest.raises(checkpoint.CheckpointError, match=r"state\.pt holds more than tensors and plain values"):
-        checkpoint.read(Checkpoint(str(tmp_path)))
+        checkpoint.read(tmp_path)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder to another user, which only root may")

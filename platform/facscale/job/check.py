@@ -17,7 +17,8 @@ from facscale.progress import duration
 from facscale.spec import Document, SpecError
 from facscale.train.engine import settings
 from facscale.train.plan import Plan
-from facscale.train.worker import Task, open_streams, urls
+from facscale.train.task import Task
+from facscale.train.worker import open_streams, urls
 
 RATES = {"V100": 125e12, "A100": 312e12, "H100": 990e12}  # dense 16-bit operations a second, from their data sheets
 UTILISATION = 0.35  # share of that rate that a ResNet's step reaches, assumed

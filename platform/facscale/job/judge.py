@@ -24,8 +24,9 @@ from facscale.job.variants import Variant, of_fold, stages
 from facscale.methods import DataFacts, Method, export
 from facscale.nn.classifier import LinearProbe
 from facscale.spec import Job
-from facscale.train.launch import storage
-from facscale.train.worker import Task, urls
+from facscale.train.task import Task
+from facscale.train.trainer import storage
+from facscale.train.worker import urls
 
 Train = Callable[[Task, str], bytes]  # a task and what to call it -> the exported method
 Said = tuple[Embeddings, np.ndarray]  # frames of some people, and the probability of each AU [N, n]

@@ -32,7 +32,7 @@ from facscale.job.variants import digest
 from facscale.methods import Method, export
 from facscale.spec import Job
 from facscale.spec.pipelines import Crop
-from facscale.train.launch import storage
+from facscale.train.trainer import storage
 from facscale.train.worker import people, urls
 
 VERSION = 1  # rises when the same export is measured otherwise

@@ -35,9 +35,11 @@ from facscale.track import Tracker
 from facscale.track.journal import SPOOLS
 from facscale.track.login import refuse_stranger
 from facscale.track.tracker import Run
-from facscale.train.launch import Trained, exported_at, fit, spent, storage
+from facscale.train.launch import RayTrainer
 from facscale.train.mailbox import Reader
-from facscale.train.worker import Task, urls
+from facscale.train.task import Task
+from facscale.train.trainer import Trained, exported_at, spent, storage
+from facscale.train.worker import urls
 
 WIDTH = 150  # of tables in a log
 SOURCES = ("unlabelled", "labelled")
@@ -258,7 +260,7 @@ class Story:
             recorder = Recorder(tracker, title=title)
             reader = Reader(recorder.receive)
             try:
-                exported = fit(replace(task, mailbox=reader.mailbox, title=title), name=place)
+                exported = RayTrainer().fit(replace(task, mailbox=reader.mailbox, title=title), name=place)
                 return Trained(exported, spent(task.job, name=place))
             finally:
                 reader.close()

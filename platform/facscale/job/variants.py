@@ -11,7 +11,8 @@ from typing import Any
 
 from facscale.methods import Method, configure
 from facscale.spec import Document, Job, SpecError, merge
-from facscale.train.worker import Task, urls
+from facscale.train.task import Task
+from facscale.train.worker import urls
 
 NOT_OF_THE_WEIGHTS = {"cluster", "track", "name", "evaluate", "seeds", "sweep"}
 

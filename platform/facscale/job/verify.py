@@ -21,7 +21,8 @@ from facscale.job.labelled import Group, Labelled, groups, transferred
 from facscale.job.lanes import Lanes
 from facscale.job.variants import Variant, variant
 from facscale.spec import Document, merge
-from facscale.train.worker import Task, urls
+from facscale.train.task import Task
+from facscale.train.worker import urls
 
 DIGIT = 0.0005  # F1 in [0, 1]: half of the last digit that tables print
 

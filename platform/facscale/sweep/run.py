@@ -22,7 +22,7 @@ from facscale.sweep.search import best_of, searched
 from facscale.sweep.space import chosen, refuse_impossible, refuse_unheard
 from facscale.sweep.trial import Search
 from facscale.sweep.watch import Watch, table
-from facscale.train.launch import adopt, finished, storage
+from facscale.train.trainer import adopt, finished, storage
 from facscale.train.worker import urls
 
 BEST = "best of sweep"

@@ -23,7 +23,7 @@ from facscale.sweep.outcome import Outcome
 from facscale.sweep.space import domains, within
 from facscale.sweep.trial import Search, Trial
 from facscale.sweep.watch import Watch
-from facscale.train.launch import storage
+from facscale.train.trainer import storage
 
 SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our own table says it

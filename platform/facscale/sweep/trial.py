@@ -27,9 +27,11 @@ from facscale.job.variants import Variant, digest, variant
 from facscale.spec import Document
 from facscale.spec.sweep import Sweep
 from facscale.sweep.space import Values, chosen
-from facscale.train.launch import finished, fit, storage
+from facscale.train.launch import RayTrainer
 from facscale.train.mailbox import Reader
-from facscale.train.worker import Task, urls
+from facscale.train.task import Mailbox, Task
+from facscale.train.trainer import finished, storage
+from facscale.train.worker import urls
 
 RANK = "online/effective_rank"
 TOLD, POINTER = "told.json", "pointer.json"
@@ -44,7 +46,7 @@ class Search:
     sweep: Sweep
     title: str  # of the row that the best trial becomes
     fingerprints: tuple[str, ...]
-    post: Any  # mailbox of the job's own process
+    post: Mailbox  # of the job's own process
 
     def variant(self, values: Values) -> Variant:
         """The spec with the values of one trial."""
@@ -134,7 +136,7 @@ class Trial(tune.Trainable):
         reader = Reader(self.receive)
         try:
             own = replace(task, mailbox=reader.mailbox, title=f"{self.title} {self.trial_id}", endable=True)
-            exported = fit(own, name=self.training)
+            exported = RayTrainer().fit(own, name=self.training)
         finally:
             reader.close()
         self.told = self.told or self.last_told()  # of a training that had ended before its process did
@@ -142,7 +144,7 @@ class Trial(tune.Trainable):
 
     def stage(self, task: Task, place: str) -> bytes:
         """The one that was trained for all trials; where a trial's values reach into its stages, one of its own."""
-        return fit(task, name=place if finished(task.job, name=place) else f"{place}-{self.trial_id}")
+        return RayTrainer().fit(task, name=place if finished(task.job, name=place) else f"{place}-{self.trial_id}")
 
     def receive(self, kind: str, **record: Any) -> None:
         """A record of the training: to the job's own process, and what the objective is to Ray Tune."""
@@ -150,7 +152,7 @@ class Trial(tune.Trainable):
             self.controller = record["by"]
             return
         about = {"trial": self.trial_id, "values": self.values, "of": kind}
-        self.search.post.put.remote("trial", {**about, "record": record})
+        self.search.post.put("trial", {**about, "record": record})
         if kind == "progress":
             self.steps = record["steps"]
         if kind == "metrics":

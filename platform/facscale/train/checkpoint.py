@@ -1,8 +1,8 @@
-"""The whole state of a run as a folder that any number of workers can go on from.
+"""What a training must remember, and where it lies. It is read by whatever number of workers goes on from it.
 
-`state.pt` holds the step (from which the stream's cursor, the learning rate and all random numbers follow), every
-tensor of the method (momentum encoder and queue among them) and the whole optimizer state. `method.safetensors` is the
-export that everyone else reads.
+A checkpoint is a folder. `state.pt` has the number of steps done (from which the stream's place, the learning rate and
+all random numbers follow), every tensor of the method (momentum encoder and queue among them) and the whole optimizer
+state. `method.safetensors` is the export that everyone else reads.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import pickle
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import fsspec
-import pyarrow as pa
-import pyarrow.fs
 import torch
-from ray.train import Checkpoint
 
 from facscale.errors import UserError
 from facscale.methods import export
@@ -24,14 +24,18 @@ from facscale.train.loop import Run
 
 STATE = "state.pt"
 EXPORT = "method.safetensors"
+OF_RAY = "checkpoint_manager_snapshot.json"  # Ray Train's own record of a training's checkpoints
 
 
 class CheckpointError(UserError):
     """A checkpoint is not what `write` saves."""
 
 
-def write(run: Run) -> Checkpoint | None:
-    """A checkpoint of `run`, on rank 0; None elsewhere. All workers must call it: optimizer state is gathered."""
+def write(run: Run) -> Path | None:
+    """Write a checkpoint of `run` to a new local folder on rank 0, and return it; None on other ranks.
+
+    All workers must call it, for the optimizer state is gathered. Whoever called it removes the folder.
+    """
     optimizers = {engine.root.name: engine.state() for engine in run.engines}
     if run.rank:
         return None
@@ -39,25 +43,38 @@ def write(run: Run) -> Checkpoint | None:
     state = {"step": run.step, "method": run.method.state_dict(), "optimizers": optimizers}
     torch.save(state, folder / STATE)
     (folder / EXPORT).write_bytes(export.save(run.method))
-    return Checkpoint.from_directory(str(folder))
+    return folder
 
 
-def latest(run: str) -> Checkpoint:
-    """The newest checkpoint of the run that lies at the URL `run`, by Ray Train's own record of them."""
-    with fsspec.open(f"{run}/checkpoint_manager_snapshot.json") as file:
+def locate_latest(training: str) -> str:
+    """The URL of the newest checkpoint of the training at the URL `training`, by Ray Train's own record of them."""
+    with fsspec.open(f"{training}/{OF_RAY}") as file:
         name = json.load(file)["latest_checkpoint_result"]["checkpoint_dir_name"]
-    store, folder = fsspec.core.url_to_fs(f"{run}/{name}")
-    return Checkpoint(folder, pa.fs.PyFileSystem(pa.fs.FSSpecHandler(store)))
+    return f"{training}/{name}"
 
 
-def read(checkpoint: Checkpoint) -> dict[str, object]:
-    """What `write` saved, on the CPU. Raises CheckpointError where more than tensors and plain values would be unpickled."""
-    with checkpoint.as_directory() as folder:
-        try:
-            state: dict[str, object] = torch.load(Path(folder) / STATE, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError:
-            raise CheckpointError(
-                f"{checkpoint.path}/{STATE} holds more than tensors and plain values, which no checkpoint of ours does: it is "
-                "not read; delete it, or choose another cluster.storage"
-            ) from None
+@contextmanager
+def fetch(url: str) -> Iterator[Path]:
+    """The checkpoint at `url` as a local folder: the folder itself, or a copy that goes with the block."""
+    store, folder = fsspec.core.url_to_fs(url)
+    if store.protocol == "file" or "file" in store.protocol:
+        yield Path(folder)
+        return
+    with tempfile.TemporaryDirectory(prefix="facscale-checkpoint-") as copy:
+        store.get(f"{folder}/", f"{copy}/", recursive=True)
+        yield Path(copy)
+
+
+def read(folder: Path, *, name: str = "") -> dict[str, Any]:
+    """What `write` saved, on the CPU. `name`: what an error calls the checkpoint; else its folder.
+
+    Raises CheckpointError where more than tensors and plain values would be unpickled.
+    """
+    try:
+        state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"{name or folder}/{STATE} holds more than tensors and plain values, which no checkpoint of ours does: it is "
+            "not read; delete it, or choose another cluster.storage"
+        ) from None
     return state

@@ -129,8 +129,9 @@ def lose_patience(job: Job) -> None:
     copy of: a worker whose neighbour is out of reach without a sign would wait for half an hour.
     """
     if c10d.is_initialized():
+        set_timeout = getattr(c10d, "set_timeout", None) or c10d._set_pg_timeout  # noqa: SLF001 - before torch 2.14
         for group in c10d._world.pg_map:  # noqa: SLF001 - torch has no public way to all groups
-            c10d._set_pg_timeout(timedelta(seconds=job.cluster.patience), group)  # noqa: SLF001
+            set_timeout(timedelta(seconds=job.cluster.patience), group)
 
 
 @contextmanager

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import fsspec
-import torch
 from ray.train import (
     CheckpointConfig,
     FailureConfig,
@@ -25,17 +23,15 @@ from ray.train.torch import TorchTrainer
 
 from facscale.cluster import resources
 from facscale.data import DataError
-from facscale.errors import UserError
-from facscale.methods import export
 from facscale.spec import Job, SpecError
 from facscale.train import checkpoint, rehearsal
 from facscale.train.lost import Losses
 from facscale.train.mailbox import Reader
 from facscale.train.meeting import Together
-from facscale.train.plan import Plan
-from facscale.train.worker import Task, make_method, open_streams, work
+from facscale.train.ray_session import train_on_ray
+from facscale.train.task import Task
+from facscale.train.trainer import Trained, Trainer, TrainError, storage
 
-SPENT = "spent.json"  # beside the export
 Loop = Callable[[dict[str, Any]], None]  # Ray Train's `train_loop_per_worker`
 SOONER = (  # seconds. For up to 20 s Ray Train counts on a host that is lost; an elastic job would wait a minute for it
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S",
@@ -43,74 +39,24 @@ SOONER = (  # seconds. For up to 20 s Ray Train counts on a host that is lost; a
 )
 
 
-class TrainError(UserError):
-    """Training ended for good before its last step."""
+class RayTrainer(Trainer):
+    """Trains on the workers that `cluster:` asks for, of the Ray cluster that this process joined."""
 
-
-class Trained(NamedTuple):
-    """The exported method, and what it cost (`figures.spent`)."""
-
-    exported: bytes
-    spent: dict[str, float]
-
-
-def fit(task: Task, *, name: str) -> bytes:
-    """Train `task` and return the exported method (`methods.export`).
-
-    `name` is the run's place under `cluster.storage`: the same name goes on from its latest checkpoint, and returns at
-    once when it is complete. With nothing to train (0 epochs) the freshly initialised method is exported.
-    """
-    store, folder = fsspec.core.url_to_fs(f"{storage(task.job)}/{name}")
-    if finished(task.job, name=name):
-        return bytes(store.cat_file(f"{folder}/{checkpoint.EXPORT}"))
-    begun = Plan(task.job, samples_per_epoch(task)).steps > 0
-    done = trained(task, name=name) if begun else Trained(initial(task), {})
-    store.makedirs(folder, exist_ok=True)
-    store.pipe_file(f"{folder}/{SPENT}", json.dumps(done.spent).encode())
-    store.pipe_file(f"{folder}/{checkpoint.EXPORT}", done.exported)
-    return done.exported
-
-
-def exported_at(job: Job, *, name: str) -> str:
-    """The URL of the exported method of the training called `name`."""
-    return f"{storage(job)}/{name}/{checkpoint.EXPORT}"
-
-
-def finished(job: Job, *, name: str) -> bool:
-    """Whether the training called `name` is complete."""
-    store, folder = fsspec.core.url_to_fs(f"{storage(job)}/{name}")
-    return bool(store.exists(f"{folder}/{checkpoint.EXPORT}"))
-
-
-def adopt(job: Job, *, name: str, other: str) -> None:
-    """Let the complete training `other` be the one called `name` too."""
-    store, folder = fsspec.core.url_to_fs(storage(job))
-    store.makedirs(f"{folder}/{name}", exist_ok=True)
-    for file in (SPENT, checkpoint.EXPORT):  # the export last: it says that all is there
-        store.pipe_file(f"{folder}/{name}/{file}", store.cat_file(f"{folder}/{other}/{file}"))
-
-
-def spent(job: Job, *, name: str) -> dict[str, float]:
-    """What the training called `name` cost, once `fit` has returned: seconds_per_step, peak_memory_gb; empty for 0 epochs."""
-    with fsspec.open(f"{storage(job)}/{name}/{SPENT}") as file:
-        figures: dict[str, float] = json.load(file)
-    return figures
-
-
-def trained(task: Task, *, name: str) -> Trained:
-    """Let Ray Train do it. Raises TrainError when it gives up, SpecError or DataError when the fault is the user's."""
-    result = ended(task, {"task": task}, name=name, loop=work)
-    if result.checkpoint is None:
-        raise TrainError(f"{name}: training ended without a checkpoint: {result.error}")
-    with result.checkpoint.as_directory() as folder:
-        exported = (Path(folder) / checkpoint.EXPORT).read_bytes()
-    return Trained(exported, {name: float(value) for name, value in (result.metrics or {}).items() if name != "step"})
+    def train(self, task: Task, *, name: str) -> Trained:
+        """Let Ray Train do it. Raises TrainError when it gives up, SpecError or DataError when the fault is the user's."""
+        result = ended(task, {"task": task}, name=name, loop=train_on_ray)
+        if result.checkpoint is None:
+            raise TrainError(f"{name}: training ended without a checkpoint: {result.error}")
+        with result.checkpoint.as_directory() as folder:
+            exported = (Path(folder) / checkpoint.EXPORT).read_bytes()
+        figures = {name: float(value) for name, value in (result.metrics or {}).items() if name != "step"}
+        return Trained(exported, figures)
 
 
 def rehearsed(task: Task, *, seconds: float, receive: Callable[..., None]) -> None:
     """Train for some seconds and measure each part: `rehearsal`. What workers find goes to `receive`; nothing is kept.
 
-    Raises as `trained` does, at the first failure.
+    Raises as `RayTrainer.train` does, at the first failure.
     """
     name, reader = f"rehearsal-{uuid.uuid4().hex[:12]}", Reader(receive)
     cluster = task.job.cluster.model_copy(update={"max_failures": 0})
@@ -174,17 +120,6 @@ def told(error: TrainingFailedError, *, name: str) -> Exception:
     return TrainError(f"{name}: training failed, also after restarts: {first}")
 
 
-def initial(task: Task) -> bytes:
-    """The method as `task` initialises it, exported."""
-    torch.manual_seed(task.job.seed)
-    return export.save(make_method(task))
-
-
-def samples_per_epoch(task: Task) -> int:
-    """Of the stream that sets the epoch."""
-    return next(iter(open_streams(task, rank=0, world=1, pin=False).values())).samples_per_epoch
-
-
 def environment(job: Job) -> dict[str, str]:
     """Of the workers: as many threads as each one has cores, so that neighbours do not fight over them; no chatter."""
     compiler = {} if job.train.compile else {"TORCHDYNAMO_DISABLE": "1"}  # DeepSpeed would load it, for 2 s
@@ -193,13 +128,3 @@ def environment(job: Job) -> dict[str, str]:
         "PYTHONWARNINGS": "ignore",
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it turns what libraries print, and we hold back, into records of a log
     }
-
-
-def storage(job: Job) -> str:
-    """`cluster.storage` as Ray wants it."""
-    return absolute(job.cluster.storage)
-
-
-def absolute(url: str) -> str:
-    """A URL as it is, a path from the root on."""
-    return url if "://" in url else str(Path(url).expanduser().absolute())

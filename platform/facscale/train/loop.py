@@ -24,7 +24,6 @@ class Run:
     plan: Plan
     method: Method
     engines: list[Engine]
-    batches: Callable[[int], Iterator[Batch]]  # this worker's share of every micro-batch, from a number of samples on
     prepare: Callable[[Batch], Batch]  # to the device, and augmented there
     device: torch.device
     rank: int = 0
@@ -38,13 +37,14 @@ class Run:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.job.train.precision == "bf16")
 
 
-def train(run: Run) -> Iterator[Run]:
+def train(run: Run, batches: Iterator[Batch]) -> Iterator[Run]:
     """Train to the end of the plan; yields after each optimizer step.
+
+    `batches`: this worker's share of every micro-batch, from sample number `run.step * batch_size` on.
 
     For each phase in written order: freeze the other roots, call it, `backward`, `step`; then, once, `after_step`.
     Whatever is random in a step follows from (seed, step, rank), so a resumed run needs no random state.
     """
-    batches = run.batches(run.step * run.job.train.batch_size)
     phases = [(phase, engine) for phase in run.method.phases() for engine in run.engines if phase in engine.root.phases]
     run.method.train()
     while run.step < run.plan.steps:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ray.train import UserCallback
 
-from facscale.train.worker import Task
+from facscale.train.task import Task
 
 LENGTH = 200  # characters of a cause
 

@@ -15,7 +15,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.train.torch import TorchConfig
 
 from facscale.train.lost import cause
-from facscale.train.worker import Task
+from facscale.train.task import Task
 
 TORCH: Any = TorchConfig().backend_cls
 

@@ -7,23 +7,24 @@ import math
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import ray
 import ray.train
 import ray.train.torch
 import torch
 
 from facscale.data.rates import decode_rate, read_rate
 from facscale.data.stream import Stream
+from facscale.data.views import Batch
 from facscale.train import checkpoint
 from facscale.train.figures import spent
 from facscale.train.loop import Run, train
+from facscale.train.mailbox import RayMailbox
+from facscale.train.task import Task
 from facscale.train.usage import Usage, memory_bytes
-from facscale.train.worker import Task, build, open_streams, zipped
+from facscale.train.worker import build, open_streams, zipped
 
 WARM_STEPS = 3  # the first ones compile, fill queues and caches
 WARM_SHARE = 0.1  # and at least that share of the seconds
@@ -65,31 +66,30 @@ def rehearse(settings: Mapping[str, Any]) -> None:
     run = build(endless(task), streams, rank=rank, world=world, device=device)
     run.step = 0
     batches = zipped(streams, 0)
-    run.batches = lambda _: batches
     if rank == 0:
         task.tell("stage", what="training")
     with Usage(device) as usage:
-        real = paced(run, world=world, seconds=seconds, begun=usage.begin)
+        real = paced(run, batches, world=world, seconds=seconds, begun=usage.begin)
     batch = next(batches)
     batches.close()
     part_s = max(1.0, seconds / 12)
     if rank == 0:
         task.tell("stage", what="each part by itself")
-    alone = replace(run, batches=lambda _: itertools.repeat(batch))
-    model = paced(alone, world=world, seconds=part_s)
+    model = paced(run, itertools.repeat(batch), world=world, seconds=part_s)
     found = Measured(
         rank=rank, world=world, device=torch.cuda.get_device_name(device) if device.type == "cuda" else "",
         step_s=real.step_s, waited=real.waited, cores=usage.cores, gpu=usage.gpu, model_step_s=model.step_s,
         exchange_s=exchange_s(run, world=world), **data_parts(run, streams, seconds=part_s),
         memory=int(spent(run)["peak_memory_gb"] * 2**30), memory_there=memory_bytes(device), **saved(run),
     )  # fmt: skip
-    ray.get(task.mailbox.put.remote("measured", {"found": found}))
+    assert isinstance(task.mailbox, RayMailbox)
+    task.mailbox.put_and_wait("measured", {"found": found})  # the worker ends with it
 
 
 def endless(task: Task) -> Task:
     """The same, without an end in sight: also a job of a few steps is measured for a minute."""
     train_ = task.job.train.model_copy(update={"epochs": ENDLESS})
-    return replace(task, job=task.job.model_copy(update={"train": train_}), resume="")
+    return replace(task, job=task.job.model_copy(update={"train": train_}))
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,11 @@ class Pace:
     waited: float
 
 
-def paced(run: Run, *, world: int, seconds: float, begun: Callable[[], None] = lambda: None) -> Pace:
+def paced(
+    run: Run, batches: Iterator[Batch], *, world: int, seconds: float, begun: Callable[[], None] = lambda: None
+) -> Pace:
     """Train for about `seconds` after a warm-up; all workers take equally many steps. `begun` is called in between."""
-    steps = train(run)
+    steps = train(run, batches)
 
     def taken(count: int) -> float:
         return timed(lambda: deque(itertools.islice(steps, count), maxlen=0), run.device)
@@ -179,6 +181,6 @@ def saved(run: Run) -> dict[str, Any]:
     passed = time.monotonic() - began
     if written is None:
         return {"checkpoint_s": passed, "checkpoint_bytes": 0}
-    size = sum(path.stat().st_size for path in Path(written.path).rglob("*"))
-    shutil.rmtree(written.path)
+    size = sum(path.stat().st_size for path in written.rglob("*"))
+    shutil.rmtree(written)
     return {"checkpoint_s": passed, "checkpoint_bytes": size}

@@ -1,18 +1,15 @@
-"""What runs inside each Ray Train worker: build the run, restore it, train, report."""
+"""What runs inside each worker, whoever started it: build the run, go on from its checkpoint, train, send records."""
 
 from __future__ import annotations
 
 import itertools
-import logging
 import time
 from collections.abc import Collection, Generator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
-import ray.train
-import ray.train.torch
 import torch
-from ray.train import CheckpointUploadMode
 
 from facscale.data import Dataset, augment
 from facscale.data.augment import Augmenter
@@ -21,80 +18,52 @@ from facscale.data.labels import labels_of
 from facscale.data.stream import Stream
 from facscale.data.views import Batch, View
 from facscale.evaluate import positives
-from facscale.methods import DataFacts, Method, export, find
+from facscale.methods import Method, export, find
 from facscale.nn.batchnorm import synchronise
 from facscale.spec import Job, SpecError
-from facscale.train import checkpoint
 from facscale.train.engine import Engine
 from facscale.train.figures import losses_in_words, of_step, spent
-from facscale.train.gauges import Exporter
 from facscale.train.loop import Run, train
 from facscale.train.plan import Plan
 from facscale.train.probe import OnlineProbe
+from facscale.train.session import Session
+from facscale.train.task import Task
 from facscale.train.validation import Validation
 
 
-@dataclass(frozen=True)
-class Task:
-    """One training, complete and picklable: what to train, on what, and whom to tell."""
-
-    job: Job
-    config: Any  # the method's own
-    facts: DataFacts
-    inputs: Mapping[str, bytes] = field(default_factory=dict)  # exported methods, by the name of the argument
-    start: bytes | None = None  # an exported method, whose weights are begun with where they fit
-    subjects: Mapping[str, Collection[str]] | None = None  # labelled identities to train on, by data set URL; None: all
-    resume: str = ""  # the place of another run whose latest checkpoint is gone on from, where there is no own one
-    mailbox: Any = None  # actor that takes records of training (`mailbox.Mailbox`)
-    title: str = ""  # what the training is called where it is watched
-    endable: bool = False  # whoever watches may end it: is told "controlled" by whom, Ray Train's controller
-
-    def tell(self, kind: str, **record: Any) -> None:
-        """Send a record without waiting; training never stops for it."""
-        if self.mailbox is not None:
-            self.mailbox.put.remote(kind, record)
-
-
-def work(settings: Mapping[str, Task]) -> None:
-    """Ray Train's `train_loop_per_worker`."""
-    task = settings["task"]
-    logging.getLogger().setLevel(logging.WARNING)  # Ray logs every report to the root, whatever RunConfig says
-    context = ray.train.get_context()
-    device = ray.train.torch.get_device()
-    streams = open_streams(
-        task, rank=context.get_world_rank(), world=context.get_world_size(), pin=device.type == "cuda"
-    )
-    run = build(task, streams, rank=context.get_world_rank(), world=context.get_world_size(), device=device)
+def train_task(task: Task, session: Session) -> None:
+    """Train `task` to the end of its plan, in this worker."""
+    rank, world, device = session.rank, session.world, session.device
+    streams = open_streams(task, rank=rank, world=world, pin=device.type == "cuda")
+    run = build(task, streams, rank=rank, world=world, device=device, state=session.restore())
     probe = online_probe(task, run)
-    place = {"rank": context.get_world_rank(), "world": context.get_world_size()}
-    validation = Validation(run, held_out(task, **place), judged=judged(task, **place))
-    exporter = Exporter(training=task.title or task.job.name, method=task.job.method.name)
-    started, first = time.monotonic(), run.step
-    if run.rank == 0:
+    validation = Validation(run, held_out(task, rank=rank, world=world), judged=judged(task, rank=rank, world=world))
+    began, first = time.monotonic(), run.step
+    if rank == 0:
         task.tell("progress", step=run.step, steps=run.plan.steps, note="resumed" if run.step else "started")
         if run.step:
-            task.tell("resumed", step=run.step, workers=place["world"])
-    for _ in train(run):
-        plan, settings_ = run.plan, task.job.train
-        saving = plan.due(run.step, every=settings_.checkpoint_every)
-        if plan.due(run.step, every=settings_.log_every):
-            speed = (run.step - first) / (time.monotonic() - started)
-            if run.rank == 0:  # it speaks for all
-                values = of_step(run, speed=speed, streams=streams.values())
-                task.tell("metrics", step=run.step, values=values)
-                task.tell("progress", step=run.step, steps=run.plan.steps, note=losses_in_words(values))
-                exporter.tell(run, values)
-            saving = ray.train.get_preemption_info() is not None or saving  # all workers get the same answer
-        if probe is not None and plan.due(run.step, every=settings_.probe_every):
-            task.tell("metrics", step=run.step, values=probe(run.method.encoder))
-        if plan.due(run.step, every=settings_.validate_every):
-            watch(task, run, validation)
-        if saving:
-            figures = {"step": run.step, **spent(run)}
-            ray.train.report(figures, checkpoint.write(run), checkpoint_upload_mode=CheckpointUploadMode.ASYNC)
+            task.tell("resumed", step=run.step, workers=world)
+    plan, settings = run.plan, task.job.train
+    with closing(zipped(streams, run.step * settings.batch_size)) as batches:
+        for _ in train(run, batches):
+            is_saving = plan.due(run.step, every=settings.checkpoint_every)
+            if plan.due(run.step, every=settings.log_every):
+                if rank == 0:  # it speaks for all
+                    speed = (run.step - first) / (time.monotonic() - began)
+                    values = of_step(run, speed=speed, streams=streams.values())
+                    task.tell("metrics", step=run.step, values=values)
+                    task.tell("progress", step=run.step, steps=plan.steps, note=losses_in_words(values))
+                    session.export_gauges(run, values)
+                is_saving = session.is_preempted() or is_saving
+            if probe is not None and plan.due(run.step, every=settings.probe_every):
+                task.tell("metrics", step=run.step, values=probe(run.method.encoder))
+            if plan.due(run.step, every=settings.validate_every):
+                watch(task, run, validation)
+            if is_saving:
+                session.save(run, {"step": run.step, **spent(run)})
     skipped = [str(fault) for stream in streams.values() for fault in stream.skipped]
     if skipped:
-        task.tell("skipped", rank=run.rank, faults=skipped)
+        task.tell("skipped", rank=rank, faults=skipped)
 
 
 def open_streams(
@@ -155,16 +124,21 @@ def urls(job: Job, source: str) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else given
 
 
-def build(task: Task, streams: dict[str, Stream], *, rank: int, world: int, device: torch.device) -> Run:
-    """A run at its beginning, or where the latest checkpoint left it."""
+def build(
+    task: Task,
+    streams: dict[str, Stream],
+    *,
+    rank: int,
+    world: int,
+    device: torch.device,
+    state: Mapping[str, Any] | None = None,
+) -> Run:
+    """A run where the checkpoint with `state` (`checkpoint.read`) left it; without one, at its beginning."""
+    state = state or {}
     torch.manual_seed(task.job.seed)
     method = make_method(task).to(device)
     if task.job.train.sync_batchnorm:
         synchronise(method)
-    latest = ray.train.get_checkpoint()
-    if latest is None and task.resume:
-        latest = checkpoint.latest(task.resume)
-    state: dict[str, Any] = checkpoint.read(latest) if latest else {}
     if state:
         method.load_state_dict(state["method"])
     engines = [Engine(method, root, job=task.job, world=world) for root in method.learning()]
@@ -179,7 +153,6 @@ def build(task: Task, streams: dict[str, Stream], *, rank: int, world: int, devi
         plan=Plan(task.job, next(iter(streams.values())).samples_per_epoch),
         method=method,
         engines=engines,
-        batches=lambda start: zipped(streams, start),
         prepare=lambda batch: laid_out(augment(batch.to(device)), task.job),
         device=device,
         rank=rank,

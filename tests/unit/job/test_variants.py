@@ -5,7 +5,7 @@ from __future__ import annotations
 from facscale.job.variants import cluster_name, repeated, rows, run_key, training_key
 from facscale.methods import DataFacts
 from facscale.spec import read
-from facscale.train.worker import Task
+from facscale.train.task import Task
 
 JOB = """
 method: {name: clp, margin: 0.2}

@@ -7,16 +7,16 @@ import pytest
 from facscale.methods import DataFacts
 from facscale.spec import Job
 from facscale.train.lost import Losses
-from facscale.train.worker import Task
+from facscale.train.task import Task
 
 
 class Mailbox:
     """Keeps what is sent to it."""
 
     def __init__(self):
-        self.put, self.notes = self, []
+        self.notes = []
 
-    def remote(self, kind, record):
+    def put(self, kind, record):
         assert kind == "lost"
         self.notes.append(record["note"])
 

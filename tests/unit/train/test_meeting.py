@@ -8,7 +8,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from facscale.methods import DataFacts
 from facscale.spec import Job
 from facscale.train.meeting import Together
-from facscale.train.worker import Task
+from facscale.train.task import Task
 
 
 class Apart:
@@ -25,9 +25,9 @@ class Apart:
 
 class Mailbox:
     def __init__(self):
-        self.put, self.notes = self, []
+        self.notes = []
 
-    def remote(self, kind, record):
+    def put(self, kind, record):
         self.notes.append(record["note"])
 
 

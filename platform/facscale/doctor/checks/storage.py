@@ -12,7 +12,7 @@ from facscale.doctor import speed
 from facscale.doctor.examination import check
 from facscale.doctor.finding import Finding, ok, problem, told, warning
 from facscale.doctor.patient import Patient
-from facscale.train.launch import absolute
+from facscale.train.trainer import absolute
 
 SLOW = 20e6  # bytes a second: 1,400 faces of 14 kB
 INSTALL = "install facscale there, with the same data libraries"

@@ -14,7 +14,8 @@ from facscale.job.rehearse.verdict import Parts, Verdict, expected, judged
 from facscale.job.variants import digest
 from facscale.methods import export, find
 from facscale.train.rehearsal import Measured
-from facscale.train.worker import Task, urls
+from facscale.train.task import Task
+from facscale.train.worker import urls
 
 GIGABYTE = 1e9
 

@@ -14,7 +14,7 @@ from facscale.cluster import at_once
 from facscale.job.rehearse.forecast import Forecast, Price, Rehearsed
 from facscale.job.variants import Variant
 from facscale.progress import duration
-from facscale.train.launch import storage
+from facscale.train.trainer import storage
 
 WIDTH = 150  # in a log
 HOUR = 3600.0

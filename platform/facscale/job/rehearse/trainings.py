@@ -9,9 +9,9 @@ from facscale.job.judge import Judge, adapting
 from facscale.job.labelled import Labelled, groups
 from facscale.job.lanes import Lanes
 from facscale.job.variants import Variant, training_key
-from facscale.train.launch import initial, samples_per_epoch
 from facscale.train.plan import Plan
-from facscale.train.worker import Task
+from facscale.train.task import Task
+from facscale.train.trainer import initial, samples_per_epoch
 
 
 @dataclass(frozen=True)
