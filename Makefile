@@ -1,11 +1,16 @@
 # make demo: the main job, small.  make test: everything that CI runs.  Both make their own environment first.
+# Tiers of tests: test-fast (seconds each), test-slow (servers, clusters), test-nightly (lost hosts, long soaks).
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-stop test check chart lock clean
+# Tests start processes of their own, which share the cores. A group of tests that share a server is never split.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+JOBS ?= 2
+
+.PHONY: demo demo-stop test test-fast test-slow test-nightly check chart lock clean
 
 demo: $(VENV)/ready
 	$(BIN)/facscale demo
@@ -13,8 +18,16 @@ demo: $(VENV)/ready
 demo-stop: $(VENV)/ready
 	$(BIN)/facscale demo --stop
 
-test: check
-	OMP_NUM_THREADS=1 $(BIN)/pytest # tests start processes of their own, which share the cores
+test: check test-fast test-slow
+
+test-fast: $(VENV)/ready
+	$(PYTEST) -m "not slow and not nightly"
+
+test-slow: $(VENV)/ready
+	$(PYTEST) -m "slow and not nightly"
+
+test-nightly: $(VENV)/ready
+	$(PYTEST) -m nightly
 
 check: $(VENV)/ready
 	$(BIN)/ruff check

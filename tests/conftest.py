@@ -10,11 +10,34 @@ from pathlib import Path
 
 import pytest
 
+from facscale.track.server import Server, ensure_server, stop
+from guarded import GuardedMLflow
+from postgres import Postgres, programs
 from s3 import S3Server
 
 _numbers = itertools.count()
 ROOT = Path(__file__).parents[1]
 PLUGINS = ROOT / "tests" / "plugins"  # third-party packages as pip would install them
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say what runs beside what: tests that share servers in one process, the longest such group first.
+
+    A marker `slow` or `nightly` without a reason is an error.
+    """
+    minutes: dict[str, float] = {}
+    for item in items:
+        mark = item.get_closest_marker("xdist_group")
+        shares_ray = "ray_cluster" in getattr(item, "fixturenames", ())
+        group = mark.args[0] if mark else "the shared Ray" if shares_ray else item.nodeid.split("::")[0]
+        if mark is None:
+            item.add_marker(pytest.mark.xdist_group(group))
+        for tier in filter(None, map(item.get_closest_marker, ("slow", "nightly"))):
+            if not tier.args:
+                raise pytest.UsageError(f"{item.nodeid}: say why it is {tier.name}")
+            minutes[group] = max(minutes.get(group, 0), tier.kwargs.get("minutes", 0.5))
+    groups = {item: item.get_closest_marker("xdist_group").args[0] for item in items}
+    items.sort(key=lambda item: -minutes.get(groups[item], 0))  # stable: a file's own order stays
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +53,31 @@ def s3_bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     return s3_server.make_bucket(f"test-{next(_numbers)}")
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A running MLflow server that all tests of a session share: use experiments of your own, and do not stop it."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    yield ensure_server(folder, 0)
+    stop(folder)
+
+
+@pytest.fixture(scope="session")
+def guarded_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an MLflow server that asks for a login (`guarded.ADMIN`, `guarded.READER`); shared likewise."""
+    pytest.importorskip("flask_wtf", reason="MLflow's accounts need it: pip install 'mlflow[auth]'")
+    with GuardedMLflow(tmp_path_factory.mktemp("guarded")) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A running Postgres that all tests of a session share: `make_database` gives each its own."""
+    if programs() is None:
+        pytest.skip("Postgres is missing: apt-get install postgresql")
+    with Postgres() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

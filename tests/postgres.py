@@ -18,7 +18,7 @@ USER = "postgres"  # Postgres refuses to run as root
 
 
 class Postgres:
-    """`with Postgres() as server:`; `server.url` is its one database. Its folder goes with it."""
+    """`with Postgres() as server:`; `server.url` is its first database. Its folder goes with it."""
 
     def __init__(self) -> None:
         """Raises RuntimeError where Postgres is not installed."""
@@ -54,6 +54,12 @@ class Postgres:
             self._process.send_signal(signal.SIGINT)  # SIGTERM would wait until everybody has gone
             self._process.wait(30)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def make_database(self, name: str) -> str:
+        """The URL of a new, empty database."""
+        address = ["-h", "127.0.0.1", "-p", str(self.port), "-U", USER]
+        self._run("createdb", *address, name)
+        return f"{self.url.rpartition('/')[0]}/{name}"
 
     def _run(self, program: str, *words: str) -> None:
         command = [self._bin / program, *words]

@@ -22,7 +22,10 @@ from e2e.bucket_worker import PEOPLE
 from hosts import Host, Network, missing
 from s3 import S3Server
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+pytestmark = [
+    pytest.mark.nightly("a lost host is given up after minutes"),
+    pytest.mark.skipif(bool(missing()), reason=missing()),
+]
 
 BIN = Path(sys.executable).parent
 WORKER = ROOT / "tests" / "e2e" / "bucket_worker.py"

@@ -21,6 +21,8 @@ from facscale.evaluate.predictions import Predictions
 from facscale.track import server
 from ports import free_port
 
+pytestmark = pytest.mark.slow("seven trainings on Ray, as a user submits them")
+
 BIN = Path(sys.executable).parent
 AUS = (1, 2, 4, 6, 12)
 JOB = """\
@@ -42,8 +44,9 @@ evaluate:
   rendered_people: 3
   baselines:
     random encoder: {{train: {{epochs: 0}}}}
-    batchnorm adapts: {{train: {{epochs: 0}}, evaluate: {{protocol: adapted-batchnorm}}}}
+    batchnorm adapts: {{train: {{epochs: 0}}, evaluate: {{protocol: adapted-batchnorm}}, cluster: {{workers: 1}}}}
     labels learned:
+      cluster: {{workers: 1}}
       method: {{name: aunet, interval: 2, resnet_width: 4, hidden: 8}}
       stages: {{labels: {{method: {{name: labelvae, latent: 2}}, train: {{probe_every: 0}}}}}}
       inputs: {{labels: {{stage: labels}}}}

@@ -14,6 +14,8 @@ from facscale.job import run_job
 from facscale.job.verify import verify_card
 from facscale.spec import read
 
+pytestmark = pytest.mark.slow("a whole job on Ray")
+
 JOB = """\
 method: {{name: simclr, depth: 18, width: 4, embedding: 8}}
 data: {{unlabelled: {folder}/one, labelled: [{folder}/one, {folder}/other], image_size: 32, threads: 1}}

@@ -20,8 +20,9 @@ from containers import command, environment, start
 from facscale.cli.demo import authentication, start_ray, stop_ray
 from manifests import changed, one
 from ports import free_port
-from postgres import Postgres, programs
 from s3 import free_ports
+
+pytestmark = pytest.mark.slow("MLflow, Postgres, an object store and Ray start")
 
 READY_S = 120.0
 METRICS = importlib.util.find_spec("prometheus_flask_exporter") is not None
@@ -110,48 +111,45 @@ def answers(host, port):
 
 
 @pytest.fixture(scope="module")
-def mlflow(docs, tmp_path_factory):
+def mlflow(docs, tmp_path_factory, postgres):
     """MLflow's containers, migration first, on a Postgres of this machine; yields the server's address."""
-    if programs() is None:
-        pytest.skip("Postgres is missing: apt-get install postgresql")
     if importlib.util.find_spec("flask_wtf") is None:
         pytest.skip("MLflow's logins are missing: pip install 'mlflow[auth]'")
     folder = tmp_path_factory.mktemp("mlflow")
     pod = one(docs, "Deployment/facscale-mlflow")["spec"]["template"]["spec"]
     port = free_port()
-    with Postgres() as database:
-        here = database.url.removesuffix("/postgres").replace("postgres@", "")  # user and password are libpq's to find
-        sql = one(docs, "ConfigMap/facscale-postgres")["data"]["databases.sql"] + "CREATE DATABASE mlflow;"
-        psql = [database._bin / "psql", "-h", "127.0.0.1", "-p", str(database.port), "-U", "postgres"]
-        for line in sql.split("\n"):
-            subprocess.run([*psql, "-c", line], check=True, capture_output=True)
-        settings = one(docs, "ConfigMap/facscale-mlflow")["data"]["auth.ini"]
-        (folder / "auth.ini").write_text(settings.replace("postgresql+psycopg2://facscale-postgres:5432", here))
-        others = {
-            "HOME": str(folder),
-            "PGUSER": "postgres",
-            "POD_IP": "127.0.0.1",
-            "DATABASE": f"{here}/mlflow",
-            "AUTH_DATABASE": f"{here}/mlflow_auth",
-            "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
-        }
-        migrate, server = pod["initContainers"][0], pod["containers"][0]
-        for _ in range(2):  # the second time there is nothing to do
-            variables = environment(docs, migrate, others)
-            assert start(command(migrate, variables), variables, folder / "log").wait(180) == 0, (
-                folder / "log"
-            ).read_text()
-        variables = environment(docs, server, others)
-        words = [
-            word.replace("5000", str(port))
-            .replace("s3://facscale/mlflow", (folder / "artifacts").as_uri())
-            .replace("/tmp/metrics", str(folder / "metrics"))
-            for word in command(server, variables)
-        ]
-        process = start(words, variables, folder / "log")
-        wait(f"http://127.0.0.1:{port}{server['readinessProbe']['httpGet']['path']}", process, folder / "log")
-        yield f"http://127.0.0.1:{port}"
-        stop(process)
+    here = postgres.url.removesuffix("/postgres").replace("postgres@", "")  # user and password are libpq's to find
+    sql = one(docs, "ConfigMap/facscale-postgres")["data"]["databases.sql"] + "CREATE DATABASE mlflow;"
+    psql = [postgres._bin / "psql", "-h", "127.0.0.1", "-p", str(postgres.port), "-U", "postgres"]
+    for line in sql.split("\n"):
+        subprocess.run([*psql, "-c", line], check=True, capture_output=True)
+    settings = one(docs, "ConfigMap/facscale-mlflow")["data"]["auth.ini"]
+    (folder / "auth.ini").write_text(settings.replace("postgresql+psycopg2://facscale-postgres:5432", here))
+    others = {
+        "HOME": str(folder),
+        "PGUSER": "postgres",
+        "POD_IP": "127.0.0.1",
+        "DATABASE": f"{here}/mlflow",
+        "AUTH_DATABASE": f"{here}/mlflow_auth",
+        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
+    }
+    migrate, server = pod["initContainers"][0], pod["containers"][0]
+    for _ in range(2):  # the second time there is nothing to do
+        variables = environment(docs, migrate, others)
+        assert start(command(migrate, variables), variables, folder / "log").wait(180) == 0, (
+            folder / "log"
+        ).read_text()
+    variables = environment(docs, server, others)
+    words = [
+        word.replace("5000", str(port))
+        .replace("s3://facscale/mlflow", (folder / "artifacts").as_uri())
+        .replace("/tmp/metrics", str(folder / "metrics"))
+        for word in command(server, variables)
+    ]
+    process = start(words, variables, folder / "log")
+    wait(f"http://127.0.0.1:{port}{server['readinessProbe']['httpGet']['path']}", process, folder / "log")
+    yield f"http://127.0.0.1:{port}"
+    stop(process)
 
 
 def test_mlflow_is_healthy_closed_and_open_to_our_jobs(docs, mlflow, tmp_path):

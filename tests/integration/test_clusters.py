@@ -17,7 +17,6 @@ from conftest import ROOT
 from faces import lengths_data_set
 from facscale.track.server import ensure_server, stop
 from ports import free_port
-from postgres import Postgres, programs
 
 AUS = (1, 12)
 METHODS = {
@@ -33,7 +32,7 @@ evaluate: {{folds: 2, probe: {{epochs: 2, batch_size: 32}}, rendered_people: 0, 
 """
 
 pytestmark = [
-    pytest.mark.skipif(programs() is None, reason="Postgres is missing: apt-get install postgresql"),
+    pytest.mark.slow("two jobs on Rays of their own, MLflow on Postgres, a browser"),
     pytest.mark.skipif(chromium() is None, reason="Chromium is missing: apt-get install chromium"),
 ]
 
@@ -70,27 +69,27 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(tmp_path_factory, postgres):
     """Cluster a has run CLP with the server in reach, b has run MoCo without it; the server stands again."""
     folder = tmp_path_factory.mktemp("world")
     lengths_data_set(str(folder / "unlabelled"), [12] * 12, row_group_mb=0.2)
     lengths_data_set(str(folder / "bp4d"), [20] * 6, au=AUS, row_group_mb=0.2, name="bp4d")
     port = free_port()
     clusters = {}
-    with Postgres() as database:
-        server = ensure_server(folder / "mlflow", port, store=database.url)
-        try:
-            for name, method in (("a", "clp"), ("b", "moco")):
-                clusters[name] = Cluster(folder, name=name, method=method, tracker=server.url)
-            said = {"a": clusters["a"].facscale("run", clusters["a"].job)}
-            stop(folder / "mlflow")
-            said["b"] = clusters["b"].facscale("run", clusters["b"].job)
-            ensure_server(folder / "mlflow", port, store=database.url)
-            yield {"url": server.url, "said": said, **clusters}
-        finally:
-            stop(folder / "mlflow")
-            for cluster in clusters.values():
-                shutil.rmtree(cluster.ray, ignore_errors=True)
+    database = postgres.make_database("clusters")
+    server = ensure_server(folder / "mlflow", port, store=database)
+    try:
+        for name, method in (("a", "clp"), ("b", "moco")):
+            clusters[name] = Cluster(folder, name=name, method=method, tracker=server.url)
+        said = {"a": clusters["a"].facscale("run", clusters["a"].job)}
+        stop(folder / "mlflow")
+        said["b"] = clusters["b"].facscale("run", clusters["b"].job)
+        ensure_server(folder / "mlflow", port, store=database)
+        yield {"url": server.url, "said": said, **clusters}
+    finally:
+        stop(folder / "mlflow")
+        for cluster in clusters.values():
+            shutil.rmtree(cluster.ray, ignore_errors=True)
 
 
 def runs(world):

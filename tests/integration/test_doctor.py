@@ -21,6 +21,8 @@ from facscale.spec import Job, read
 from facscale.train.launch import rehearsed
 from facscale.train.rehearsal import Measured
 
+pytestmark = pytest.mark.slow("a training of some seconds on Ray")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -29,6 +29,8 @@ from facscale.kube.order import order
 from facscale.progress import reached
 from ports import free_port
 
+pytestmark = pytest.mark.slow("jobs on a Ray with a token, and on one Ray after another")
+
 JOB = """\
 method: {name: tiny-gan}
 data: {unlabelled: "${FACSCALE_DATA}/unlabelled", labelled: "${FACSCALE_DATA}/bp4d", image_size: 32, threads: 1}

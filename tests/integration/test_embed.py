@@ -34,7 +34,7 @@ class Colours(nn.Module):
 Colours.__module__ = "__main__"  # pickled whole: Ray's workers cannot import this file
 
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = [pytest.mark.slow("Ray Data starts for each data set"), pytest.mark.usefixtures("ray_cluster")]
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from facscale.methods import DataFacts, export
 from facscale.methods.simclr import SimCLR
 from facscale.spec import Job
 
+pytestmark = pytest.mark.slow("an embedding on Ray")
+
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_an_encoder_is_asked_about_the_test_part(tmp_path):

@@ -27,7 +27,7 @@ from facscale.ingest.report import Report
 from facscale.spec.models import Data
 from plugins.blob_faces import DEADLY, draw, passing, write_video
 
-pytestmark = pytest.mark.usefixtures("plugins")
+pytestmark = [pytest.mark.slow("pipelines with processes of their own"), pytest.mark.usefixtures("plugins")]
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import sys

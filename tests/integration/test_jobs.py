@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+import pickle
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import multiprocessing
 
 from conftest import ROOT
 from faces import lengths_data_set
@@ -31,14 +33,18 @@ from facscale.spec.models import Probe
 from facscale.train.probe import some_frames
 from facscale.train.trainer import samples_per_epoch
 from facscale.train.worker import make_method, urls
+from integration import local_worker
+from ports import free_port
 from tiny import small
 from watching import interrupted, watched
+
+pytestmark = pytest.mark.slow("27 trainings")
 
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
 ON_RAY = {"clp", "rtatl", "aunet"}
 STAGES = [(ROOT / "jobs" / "aunet.yaml", "labels")]  # trained as jobs are, for they are never a job of their own
-STEPS, BATCH, VALIDATE = 24, 8, 10
-KILL_AT = 7  # two checkpoints before it, and many steps after it
+STEPS, BATCH, VALIDATE = 12, 8, 5
+KILL_AT = 7  # two checkpoints before it, and steps after it
 TRAINED = {"batch_size": BATCH, "precision": "float32", "log_every": 1, "checkpoint_every": 3}
 TINY = (
     "data.image_size=32", "data.threads=1", "train.probe_frames=40", "train.validation_batches=1",
@@ -126,6 +132,34 @@ def test_a_job_trains_is_interrupted_goes_on_and_is_judged(data, weights, tmp_pa
     task = a_task(path, stage, weights=weights, storage=tmp_path)
     watcher, exported = interrupted(task, name=path.stem, stop_at=KILL_AT)
     survived(watcher, task, exported, data=data)
+
+
+def test_two_workers_hold_the_same_method(data, weights, tmp_path, monkeypatch):
+    """One job of each method that does not train on Ray here: what workers exchange leaves all of them the same weights."""
+    monkeypatch.setenv("FACSCALE_DATA", str(data))
+    tasks = {path.stem: a_task(path, "", weights=weights, storage=tmp_path) for path in first_of_each_method()}
+    (tmp_path / "tasks").write_bytes(pickle.dumps({name: shortened(task) for name, task in tasks.items()}))
+    multiprocessing.spawn(local_worker.record, (2, free_port(), tmp_path / "tasks", tmp_path), nprocs=2)
+    for name in tasks:
+        first, second = (torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True) for rank in range(2))
+        for key, value in first.items():
+            if not key.endswith(("running_mean", "running_var")):  # each worker's own, unless train.sync_batchnorm
+                torch.testing.assert_close(second[key], value, atol=1e-7, rtol=0, msg=f"{name}: {key}")
+
+
+def first_of_each_method():
+    """Of the jobs that do not train on Ray here."""
+    by_method = {}
+    for path in JOBS:
+        if path.stem not in ON_RAY:
+            by_method.setdefault(read(path).data["method"]["name"], path)
+    return list(by_method.values())
+
+
+def shortened(task):
+    """The task with a quarter of its steps."""
+    train = task.job.train.model_copy(update={"epochs": task.job.train.epochs / 4})
+    return replace(task, job=task.job.model_copy(update={"train": train}))
 
 
 @pytest.mark.parametrize("name", sorted(ON_RAY))

@@ -26,14 +26,14 @@ from facscale.track.journal import Journal
 from facscale.track.server import ServerError, ensure_server, find, stop
 from ports import free_port
 
+pytestmark = pytest.mark.slow("MLflow servers start and end")
+
 TICK = threading.Event()  # never set: waits without busy looping
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("server")
-    yield ensure_server(folder, 0)
-    stop(folder)
+@pytest.fixture
+def server(mlflow_server):
+    return mlflow_server
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 from hosts import NAMESPACES, Network, missing, remove_stale
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+pytestmark = [pytest.mark.slow("hosts of network namespaces"), pytest.mark.skipif(bool(missing()), reason=missing())]
 
 PORT = 7000
 CALL = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=1)"

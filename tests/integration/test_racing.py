@@ -12,20 +12,19 @@ from mlflow.models import Model
 import racing
 from facscale.track import Tracker
 from facscale.track.server import ensure_server, stop
-from postgres import Postgres, programs
 
 NOWHERE = "http://127.0.0.1:9"  # the port of "discard": nobody answers
 SENDERS = 3
 
-pytestmark = pytest.mark.skipif(programs() is None, reason="Postgres is missing: apt-get install postgresql")
+pytestmark = pytest.mark.slow("senders in processes of their own, MLflow on Postgres")
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory):
+def url(tmp_path_factory, postgres):
+    """Of a server on Postgres, for a race is settled by the database, and SQLite lets one in at a time."""
     folder = tmp_path_factory.mktemp("server")
-    with Postgres() as database:
-        yield ensure_server(folder, 0, store=database.url).url
-        stop(folder)
+    yield ensure_server(folder, 0, store=postgres.make_database("racing")).url
+    stop(folder)
 
 
 def test_all_senders_agree_on_the_run_of_a_key(url):

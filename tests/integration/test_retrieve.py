@@ -19,7 +19,7 @@ from facscale.data.synthetic import render_clip
 from facscale.methods import DataFacts, export, find
 from facscale.spec.models import Augment
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = [pytest.mark.slow("embeddings on Ray"), pytest.mark.usefixtures("ray_cluster")]
 SIZE = 32
 ROW = re.compile(r"^ *(\d+) +(-?\d\.\d{3}) +(\S+) +(\S+) +(\d+) +(.*?) *$", re.MULTILINE)
 

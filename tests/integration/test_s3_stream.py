@@ -14,6 +14,8 @@ from facscale.data.views import Frames
 from facscale.spec import models
 from s3 import S3Server
 
+pytestmark = pytest.mark.slow("an S3 server, and clips over it")
+
 LENGTHS = [7, 12, 3, 30, 9, 14, 8, 21]
 
 

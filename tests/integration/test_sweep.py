@@ -20,6 +20,8 @@ from facscale.spec import read
 from facscale.sweep import run_sweep
 from facscale.sweep.search import SweepError
 
+pytestmark = pytest.mark.slow("each trial trains on Ray")
+
 JOB = """
 method: {{name: clp, depth: 18, width: 4, hidden: 8, embedding: 8, length: 3, queue_size: 32}}
 data: {{unlabelled: {folder}/faces, labelled: ["{folder}/coded"], image_size: 32, threads: 1}}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from safetensors.torch import load
+from torch import multiprocessing
 
 from faces import lengths_data_set
 from facscale import methods
@@ -12,7 +15,11 @@ from facscale.methods import DataFacts
 from facscale.spec import Document, merge
 from facscale.train.checkpoint import EXPORT
 from facscale.train.task import Task
+from integration import local_worker
+from ports import free_port
 from watching import watched
+
+pytestmark = pytest.mark.slow("each training starts and ends on Ray")
 
 TINY = {
     "method": {"name": "clp", "depth": 18, "width": 4, "hidden": 8, "embedding": 8, "length": 3, "queue_size": 32},
@@ -63,6 +70,14 @@ def test_a_worker_killed_in_mid_epoch_changes_nothing(undisturbed, ray_cluster, 
     assert watcher.killed is not None
     assert watcher.notes.count("started") == 1
     assert "resumed" in watcher.notes
+    for name, value in undisturbed[1].items():
+        torch.testing.assert_close(weights[name], value, atol=1e-6, rtol=0, msg=name)
+
+
+def test_processes_without_ray_learn_the_same(undisturbed, data, tmp_path):
+    (tmp_path / "tasks").write_bytes(pickle.dumps({"run": a_task(data, tmp_path)}))
+    multiprocessing.spawn(local_worker.fit, (2, free_port(), tmp_path / "tasks"), nprocs=2)
+    weights = load((tmp_path / "run" / EXPORT).read_bytes())
     for name, value in undisturbed[1].items():
         torch.testing.assert_close(weights[name], value, atol=1e-6, rtol=0, msg=name)
 

@@ -9,6 +9,8 @@ from torch import multiprocessing
 from integration import workers_worker
 from ports import free_port
 
+pytestmark = pytest.mark.slow("processes of their own for each number of workers")
+
 
 @pytest.fixture(scope="module", params=[2, 3])
 def found(request, tmp_path_factory):

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
-import os
-import subprocess
-import sys
-import time
-import urllib.request
 
 import pytest
 
@@ -20,9 +14,9 @@ from facscale.track.journal import Journal, SpoolError
 from facscale.track.login import LoginError, refuse_stranger, with_password
 from facscale.track.query import QueryError, experiments, runs
 from facscale.track.sync import planned
-from ports import free_port
+from guarded import ADMIN
 
-PASSWORD = "hunter2-hunter2"
+_, PASSWORD = ADMIN
 NOWHERE = f"http://anna:{PASSWORD}@127.0.0.1:9"
 
 
@@ -108,43 +102,12 @@ def test_a_login_goes_to_no_other_server(monkeypatch):
     assert PASSWORD not in str(error.value)
 
 
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory):
-    """A real MLflow server that asks for a login: its address, and its administrator's password."""
-    if importlib.util.find_spec("flask_wtf") is None:
-        pytest.skip("pip install 'mlflow[auth]' gives MLflow's login")
-    folder = tmp_path_factory.mktemp("guarded")
-    port = free_port()
-    (folder / "auth.ini").write_text(
-        f"[mlflow]\ndefault_permission = NO_PERMISSIONS\ndatabase_uri = sqlite:///{folder}/auth.db\nadmin_username = admin\n"
-        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
-    )
-    variables = {
-        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"), "MLFLOW_FLASK_SERVER_SECRET_KEY": "0" * 32,
-        "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD, "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }  # fmt: skip
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--host", "127.0.0.1", "--port", str(port),
-        "--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder),
-    ]  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | variables)
-    try:
-        for _ in range(1800):
-            try:
-                urllib.request.urlopen(f"{url}/health", timeout=2).close()
-                break
-            except OSError:
-                assert process.poll() is None, (folder / "log").read_text()
-                time.sleep(0.1)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(30)
+@pytest.fixture
+def guarded(guarded_mlflow):
+    return guarded_mlflow
 
 
+@pytest.mark.slow("an MLflow server with logins starts")
 @pytest.mark.parametrize("user", [("admin", "wrong"), ("stranger", PASSWORD), None], ids=["password", "user", "nobody"])
 def test_a_wrong_password_is_told_while_the_run_goes_on(guarded, tmp_path, monkeypatch, caplog, user):
     logged_in(monkeypatch, user)
@@ -163,6 +126,7 @@ def test_a_wrong_password_is_told_while_the_run_goes_on(guarded, tmp_path, monke
     assert PASSWORD not in (tmp_path / "spool" / "journal.jsonl").read_text()
 
 
+@pytest.mark.slow("an MLflow server with logins starts")
 def test_a_password_in_the_address_logs_in_and_is_seen_nowhere(guarded, tmp_path, monkeypatch, caplog):
     logged_in(monkeypatch, None)
     address = guarded.replace("http://", f"http://admin:{PASSWORD}@")

@@ -1,0 +1,52 @@
+"""One of several processes that train together without Ray."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import warnings
+from pathlib import Path
+
+import torch
+
+from facscale.train.local import LocalSession, LocalTrainer
+from facscale.train.trainer import storage
+from facscale.train.worker import train_task
+
+
+class RecordingSession(LocalSession):
+    """Keeps this worker's own method as it was at the last checkpoint."""
+
+    def save(self, run, figures):
+        super().save(run, figures)
+        self.state = {name: value.clone() for name, value in run.method.state_dict().items()}
+
+
+def begin(rank, world, port):
+    """Join the others; as torchrun would have it."""
+    warnings.simplefilter("ignore")
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank)
+    )
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
+
+
+def fit(rank, world, port, tasks):
+    """Fit each task of the pickled {name: task}."""
+    begin(rank, world, port)
+    for name, task in pickle.loads(Path(tasks).read_bytes()).items():
+        LocalTrainer().fit(task, name=name)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def record(rank, world, port, tasks, folder):
+    """Train each task of the pickled {name: task}, and leave this worker's weights in `folder`."""
+    begin(rank, world, port)
+    for name, task in pickle.loads(Path(tasks).read_bytes()).items():
+        session = RecordingSession(task, f"{storage(task.job)}/{name}")
+        train_task(task, session)
+        torch.save(session.state, Path(folder) / f"{name}-{rank}.pt")
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
