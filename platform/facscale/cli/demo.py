@@ -11,8 +11,9 @@ from pathlib import Path
 
 from facscale.cluster.local import answers
 from facscale.progress import duration
+from facscale.shipped import locate_shipped
 
-ROOT = Path(__file__).parents[3]
+ROOT = locate_shipped("jobs").parent  # with jobs/ and pipelines/ in it, whether checkout or wheel
 BIN = Path(sys.executable).parent
 RAY_PORT, DASHBOARD_PORT, MLFLOW_PORT = 6389, 8275, 5005  # the two ports after the dashboard's are Ray's as well
 PIPELINES = ("synthetic.yaml", "synthetic_bp4d.yaml")
