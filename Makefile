@@ -19,6 +19,7 @@ PIP := $(BIN)/python -m pip install --progress-bar off --disable-pip-version-che
 SHOW := while read -r word name rest; do case $$word in \
   Collecting) count=$$((count + 1)); if [ -t 1 ]; then printf '\r\033[K  %d of %d: %s' $$count $$all "$$name"; \
     elif ((count % 40 == 0)); then echo "  $$count of $$all: $$name"; fi;; \
+  Ignoring) all=$$((all - 1));; \
   Installing) if [ -t 1 ]; then printf '\r\033[K'; fi; echo "  all are here; unpacking them";; esac; done
 
 .PHONY: demo demo-stop test check chart lock clean

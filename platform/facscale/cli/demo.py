@@ -40,7 +40,7 @@ def run_demo(folder: Path) -> int:
         print(
             f"\nDone in {duration(time.monotonic() - began)}. Compare the runs: {server.url}   the cluster: http://127.0.0.1:{DASHBOARD_PORT}"
         )
-        print("Both servers keep running for the next time; `make demo-stop` ends them.")
+        print(f"Both servers keep running for the next time; `facscale demo --folder {folder} --stop` ends them.")
     return status
 
 
@@ -61,7 +61,7 @@ def stop_demo(folder: Path) -> None:
     noted = folder / "ray.pid"
     if noted.exists():
         stop_ray(noted)
-    print("stopped; a new `make demo` starts from what stands in", folder)
+    print("stopped; a new demo starts from what stands in", folder)
 
 
 def start_ray(folder: Path, *, port: int = RAY_PORT, dashboard: int = DASHBOARD_PORT) -> None:
