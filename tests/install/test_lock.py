@@ -1,0 +1,99 @@
+"""On every Python that we name, PyPI has what the lock says, as wheels, and the project needs nothing beside it.
+
+It asks PyPI, as `make` does: about a minute, most of it waiting. The three Pythons resolve side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+PYTHONS = ("3.11", "3.12", "3.13")
+PLAIN = {"PIP_CONFIG_FILE": "/dev/null", "PIP_FIND_LINKS": "", "PIP_EXTRA_INDEX_URL": "", "PIP_CONSTRAINT": ""}
+# Published as source alone. Neither compiles anything when it is installed, which `test_sources_…` holds them to.
+SOURCES = {
+    "deepspeed": "compiles its operators when they are first used",
+    "face-recognition-models": "weights, 100 MB",
+}
+
+
+def interpreter(version):
+    """A Python of this version that runs, on the path or of pyenv; None if there is none."""
+    ours = Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}")
+    for candidate in (f"python{version}", *map(str, sorted(ours))):  # pyenv's names on the path may not run
+        asked = [candidate, "-c", "import sys; print(sys.executable)"]
+        if shutil.which(candidate):
+            done = subprocess.run(asked, capture_output=True, text=True, check=False)
+            if done.returncode == 0:
+                return done.stdout.strip()
+    return None
+
+
+@pytest.fixture(scope="module")
+def pip(tmp_path_factory):
+    """A pip of our own: those that come with Pythons differ, and the older ones download 5 GB for a dry run."""
+    folder = tmp_path_factory.mktemp("pip")
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    python = folder / "bin" / "python"
+    lock = ROOT / "helm" / "images" / "build.lock"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", lock], check=True, env={**os.environ, **PLAIN})
+    return [str(python), "-m", "pip"]
+
+
+@pytest.fixture(scope="module")
+def resolutions(pip, tmp_path_factory):
+    """By version of Python, what pip would install there."""
+    folder = tmp_path_factory.mktemp("resolutions")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    (folder / "asked.txt").write_text("\n".join(line for line in lines if not line.startswith("facscale[")))
+    running = {}
+    for version in PYTHONS:
+        if python := interpreter(version):
+            command = [*pip, "--python", python, "install", "--dry-run", "--ignore-installed", "--quiet"]
+            command += ["--use-feature=fast-deps", "--constraint", ROOT / "requirements.lock"]  # reads wheels' ends alone
+            command += ["--requirement", folder / "asked.txt", "--report", folder / version]
+            log = (folder / f"{version}.log").open("w")
+            running[version] = subprocess.Popen(command, env={**os.environ, **PLAIN}, stdout=log, stderr=log)
+    for version, process in running.items():
+        assert process.wait() == 0, f"Python {version}: {(folder / f'{version}.log').read_text()[-3000:]}"
+    return {version: json.loads((folder / version).read_text()) for version in running}
+
+
+@pytest.mark.parametrize("version", PYTHONS)
+def test_the_lock_is_what_pip_resolves_and_all_of_it_are_wheels(resolutions, version):
+    if version not in resolutions:
+        pytest.skip(f"no Python {version} on this machine, neither on the path nor of pyenv")
+    report = resolutions[version]
+    here = report["environment"]
+    assert here["python_version"] == version
+    lines = map(Requirement, (ROOT / "requirements.lock").read_text().splitlines())
+    pins = {canonicalize_name(pin.name): str(pin.specifier) for pin in lines if not pin.marker or pin.marker.evaluate(here)}
+    installs = {canonicalize_name(each["metadata"]["name"]): each for each in report["install"]}
+    assert {name: f"=={each['metadata']['version']}" for name, each in installs.items()} == pins
+    places = {name: each["download_info"]["url"] for name, each in installs.items()}
+    assert {name for name, place in places.items() if not place.endswith(".whl")} == SOURCES.keys()
+    assert not [place for place in places.values() if place.startswith("file:")]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_sources_become_wheels_without_a_compiler(pip, tmp_path, name):
+    for program in ("bash", "sh"):  # DeepSpeed asks for its commit in a shell
+        (tmp_path / program).symlink_to(shutil.which(program))
+    environment = {**os.environ, **PLAIN, "PATH": str(tmp_path), "CC": "/bin/false", "CXX": "/bin/false"}
+    command = [*pip, "wheel", "--quiet", "--no-deps", "--no-cache-dir", "--wheel-dir", tmp_path / "wheels"]
+    command += ["--constraint", ROOT / "requirements.lock", name]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (wheel,) = (tmp_path / "wheels").iterdir()
+    assert wheel.name.endswith("-none-any.whl")
