@@ -10,13 +10,13 @@ import os
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from conftest import ROOT
+from lock import EXTRAS, read_pins, read_requirements
 
 PYTHONS = ("3.11", "3.12", "3.13")
 PLAIN = {"PIP_CONFIG_FILE": "/dev/null", "PIP_FIND_LINKS": "", "PIP_EXTRA_INDEX_URL": "", "PIP_CONSTRAINT": ""}
@@ -27,13 +27,13 @@ SOURCES = {
 }
 
 
-def interpreter(version):
+def find_interpreter(version):
     """A Python of this version that runs, on the path or of pyenv; None if there is none."""
-    ours = Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}")
-    for candidate in (f"python{version}", *map(str, sorted(ours))):  # pyenv's names on the path may not run
-        asked = [candidate, "-c", "import sys; print(sys.executable)"]
+    installed = Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}")
+    for candidate in (f"python{version}", *map(str, sorted(installed))):  # pyenv's names on the path may not run
+        command = [candidate, "-c", "import sys; print(sys.executable)"]
         if shutil.which(candidate):
-            done = subprocess.run(asked, capture_output=True, text=True, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode == 0:
                 return done.stdout.strip()
     return None
@@ -54,15 +54,21 @@ def pip(tmp_path_factory):
 def resolutions(pip, tmp_path_factory):
     """By version of Python, what pip would install there."""
     folder = tmp_path_factory.mktemp("resolutions")
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lines = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
-    (folder / "asked.txt").write_text("\n".join(line for line in lines if not line.startswith("facscale[")))
+    requirements = folder / "requirements.txt"
+    requirements.write_text("\n".join(map(str, read_requirements(*EXTRAS))))
     running = {}
     for version in PYTHONS:
-        if python := interpreter(version):
+        if python := find_interpreter(version):
             command = [*pip, "--python", python, "install", "--dry-run", "--ignore-installed", "--quiet"]
-            command += ["--use-feature=fast-deps", "--constraint", ROOT / "requirements.lock"]  # reads wheels' ends alone
-            command += ["--requirement", folder / "asked.txt", "--report", folder / version]
+            command += ["--use-feature=fast-deps"]  # of a wheel, reads its metadata alone
+            command += [
+                "--constraint",
+                ROOT / "requirements.lock",
+                "--requirement",
+                asked,
+                "--report",
+                folder / version,
+            ]
             log = (folder / f"{version}.log").open("w")
             running[version] = subprocess.Popen(command, env={**os.environ, **PLAIN}, stdout=log, stderr=log)
     for version, process in running.items():
@@ -75,12 +81,10 @@ def test_the_lock_is_what_pip_resolves_and_all_of_it_are_wheels(resolutions, ver
     if version not in resolutions:
         pytest.skip(f"no Python {version} on this machine, neither on the path nor of pyenv")
     report = resolutions[version]
-    here = report["environment"]
-    assert here["python_version"] == version
-    lines = map(Requirement, (ROOT / "requirements.lock").read_text().splitlines())
-    pins = {canonicalize_name(pin.name): str(pin.specifier) for pin in lines if not pin.marker or pin.marker.evaluate(here)}
+    assert report["environment"]["python_version"] == version
     installs = {canonicalize_name(each["metadata"]["name"]): each for each in report["install"]}
-    assert {name: f"=={each['metadata']['version']}" for name, each in installs.items()} == pins
+    versions = {name: each["metadata"]["version"] for name, each in installs.items()}
+    assert versions == read_pins(environment=report["environment"])
     places = {name: each["download_info"]["url"] for name, each in installs.items()}
     assert {name for name, place in places.items() if not place.endswith(".whl")} == SOURCES.keys()
     assert not [place for place in places.values() if place.startswith("file:")]

@@ -17,6 +17,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from conftest import ROOT
 from hosts import Network, missing
 
@@ -60,9 +61,9 @@ def installed(wheel, tmp_path_factory):
     python = folder / "bin" / "python"
     command = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel]
     subprocess.run(command, check=True, env=PLAIN)
-    ours = sysconfig.get_path("purelib")
-    theirs = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
-    (Path(theirs) / "libraries.pth").write_text(f"{ours}\n")  # its own .pth, with the checkout, is not read
+    libraries = sysconfig.get_path("purelib")
+    site = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
+    (Path(site) / "libraries.pth").write_text(f"{libraries}\n")  # its own .pth, with the checkout, is not read
     for program in ("ray", "mlflow"):
         _, _, rest = (Path(sys.executable).parent / program).read_text().partition("\n")
         (folder / "bin" / program).write_text(f"#!{python}\n{rest}")
@@ -82,23 +83,24 @@ def test_the_wheel_holds_code_jobs_pipelines_and_licence(wheel):
     code = {str(path.relative_to(ROOT / "platform")) for path in (ROOT / "platform").rglob("*.py")}
     yaml = {f"facscale/shipped/{kind}/{name}" for kind, files in YAML.items() for name in files}
     assert code | yaml | {"facscale/py.typed", "facscale/published/index.toml"} <= names
-    assert {f"facscale-{version()}.dist-info/licenses/{name}" for name in PROJECT["license-files"]} <= names
+    assert {f"facscale-{read_version()}.dist-info/licenses/{name}" for name in PROJECT["license-files"]} <= names
 
 
 def test_the_source_distribution_makes_the_same_wheel(source, wheel, tmp_path):
     command = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
     subprocess.run([sys.executable, "-c", command, tmp_path], cwd=source, check=True, env=PLAIN, capture_output=True)
     (packed,) = tmp_path.glob("*.tar.gz")
-    assert not [member.name for member in tarfile.open(packed) if member.issym()]
+    with tarfile.open(packed) as members:
+        assert [member.name for member in members if member.issym()] == []
     again = build(packed, tmp_path / "again")
     contents = [{each.filename: each.CRC for each in zipfile.ZipFile(path).infolist()} for path in (wheel, again)]
     for content in contents:
-        content.pop(f"facscale-{version()}.dist-info/RECORD")
+        content.pop(f"facscale-{read_version()}.dist-info/RECORD")
     assert contents[0] == contents[1]
 
 
 def test_it_runs_from_an_empty_folder_without_the_checkout(installed, tmp_path):
-    assert version() in run(installed, tmp_path, "facscale", "--version")
+    assert read_version() in run(installed, tmp_path, "facscale", "--version")
     place = run(installed, tmp_path, "python", "-c", "import facscale; print(facscale.__file__)")
     assert Path(place.strip()).is_relative_to(installed.parent)
     assert "jobs/clp.yaml" in run(installed, tmp_path, "facscale", "methods", "clp")
@@ -136,7 +138,7 @@ def test_the_demo_renders_and_stops(installed):
         assert not (folder / "demo" / "ray.pid").exists()
 
 
-def version():
+def read_version():
     import facscale
 
     return facscale.__version__

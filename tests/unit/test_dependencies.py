@@ -5,16 +5,14 @@ from __future__ import annotations
 import ast
 import importlib.util
 import sys
-import tomllib
 from importlib.metadata import distributions, packages_distributions
 
 import pytest
-from conftest import ROOT
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LOCK = [Requirement(line) for line in (ROOT / "requirements.lock").read_text().splitlines()]
+from conftest import ROOT
+from lock import EXTRAS, read_pins, read_requirements
+
 # Declared, though none of our modules imports them: the module that does, without asking for them itself.
 BY_OTHERS = {
     "boto3": "mlflow.store.artifact.s3_artifact_repo",
@@ -24,12 +22,7 @@ BY_OTHERS = {
 }
 
 
-def declared(*extras):
-    lines = [*PROJECT["dependencies"], *(line for extra in extras for line in PROJECT["optional-dependencies"][extra])]
-    return [Requirement(line) for line in lines if not line.startswith("facscale")]
-
-
-def imported():
+def list_imports():
     """Distributions by the module of ours that imports them."""
     owners = packages_distributions()
     for path in sorted((ROOT / "platform").rglob("*.py")):
@@ -41,15 +34,15 @@ def imported():
                 yield str(path.relative_to(ROOT)), package, {canonicalize_name(owner) for owner in owners[package]}
 
 
-def test_every_imported_package_is_declared():
-    names = {canonicalize_name(requirement.name) for requirement in declared()}
-    missing = {f"{path} imports {package}" for path, package, owners in imported() if not owners & names}
+def test_every_imported_package_is_read_requirements():
+    names = {canonicalize_name(requirement.name) for requirement in read_requirements()}
+    missing = {f"{path} imports {package}" for path, package, owners in list_imports() if not owners & names}
     assert missing == set()
 
 
 def test_every_declared_package_is_used():
-    used = {owner for _, _, owners in imported() for owner in owners}
-    names = {canonicalize_name(requirement.name) for requirement in declared()}
+    used = {owner for _, _, owners in list_imports() for owner in owners}
+    names = {canonicalize_name(requirement.name) for requirement in read_requirements()}
     assert names - used == BY_OTHERS.keys()
 
 
@@ -61,23 +54,21 @@ def test_what_others_use_is_in_their_source(name, module):
 
 
 def test_the_lock_fits_what_the_project_asks_for():
-    pins = {canonicalize_name(pin.name): pin for pin in LOCK}
-    for requirement in declared(*PROJECT["optional-dependencies"]):
-        (pin,) = pins[canonicalize_name(requirement.name)].specifier
-        assert pin.operator == "=="
-        assert requirement.specifier.contains(pin.version), f"{requirement}: the lock has {pin.version}; make lock"
+    pins = read_pins()
+    for requirement in read_requirements(*EXTRAS):
+        version = pins[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), f"{requirement}: the lock has {version}; make lock"
 
 
 def test_versions_stand_in_the_lock_alone():
-    asked = declared(*PROJECT["optional-dependencies"])
-    assert not [str(requirement) for requirement in asked if any(part.operator == "==" for part in requirement.specifier)]
+    requirements = read_requirements(*EXTRAS)
+    assert [str(each) for each in requirements if any(part.operator == "==" for part in each.specifier)] == []
 
 
 def test_what_tests_run_with_is_what_users_install():
     installed = {canonicalize_name(each.metadata["Name"]): each.version.partition("+") for each in distributions()}
     if installed["torch"][2] == "cpu":
         pytest.skip("this environment was made with TORCH=…+cpu, which leaves CUDA's packages out")
-    pins = {canonicalize_name(pin.name): str(pin.specifier) for pin in LOCK if not pin.marker or pin.marker.evaluate()}
-    present = {name: f"=={version[0]}" for name, version in installed.items() if name in pins}
-    assert present == pins
+    pins = read_pins()
+    assert {name: version for name, (version, _, _) in installed.items() if name in pins} == pins
     assert installed.keys() - pins.keys() <= {"facscale", "pip", "wheel"}

@@ -6,27 +6,27 @@ import os
 
 import pytest
 from click.testing import CliRunner
-from conftest import ROOT
 
+from conftest import ROOT
 from facscale.cli import main
 from facscale.spec import read
 
 SHIPPED = sorted(str(path.relative_to(ROOT)) for kind in ("jobs", "pipelines") for path in (ROOT / kind).iterdir())
 
 
-def init(*words):
+def run_init(*words):
     return CliRunner().invoke(main, ["init", *map(str, words)])
 
 
-def written(folder):
+def list_files(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 def test_all_jobs_and_pipelines_are_copied_as_programs_that_can_be_read(tmp_path, monkeypatch):
     monkeypatch.setenv("FACSCALE_DATA", "/data/faces")
-    done = init(tmp_path / "faces")
+    done = run_init(tmp_path / "faces")
     assert done.exit_code == 0, done.output
-    assert written(tmp_path / "faces") == SHIPPED
+    assert list_files(tmp_path / "faces") == SHIPPED
     for name in SHIPPED:
         copy = tmp_path / "faces" / name
         assert copy.read_bytes() == (ROOT / name).read_bytes()
@@ -36,31 +36,31 @@ def test_all_jobs_and_pipelines_are_copied_as_programs_that_can_be_read(tmp_path
 
 def test_it_says_what_to_do_next(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "cd faces\n" in init("faces").output
-    done = init()
+    assert "cd faces\n" in run_init("faces").output
+    done = run_init()
     assert "cd " not in done.output
     assert "facscale check jobs/clp.yaml" in done.output
     assert (tmp_path / "jobs" / "clp.yaml").exists()
 
 
-def test_a_changed_file_stops_it_before_anything_is_written(tmp_path):
+def test_a_changed_file_stops_it_before_anything_is_list_files(tmp_path):
     own = tmp_path / "pipelines" / "videos.yaml"
     own.parent.mkdir()
     own.write_text("name: mine\n")
-    done = init(tmp_path)
+    done = run_init(tmp_path)
     assert done.exit_code == 2
     assert f"{own}: there already" in done.output
     assert "nothing was written" in done.output
-    assert written(tmp_path) == ["pipelines/videos.yaml"]
+    assert list_files(tmp_path) == ["pipelines/videos.yaml"]
     assert own.read_text() == "name: mine\n"
 
 
 def test_what_is_missing_comes_back_and_own_files_stay(tmp_path):
-    init(tmp_path)
+    run_init(tmp_path)
     (tmp_path / "jobs" / "clp.yaml").unlink()
     (tmp_path / "jobs" / "mine.yaml").write_text("extends: clp.yaml\n")
-    assert init(tmp_path).exit_code == 0
-    assert written(tmp_path) == sorted([*SHIPPED, "jobs/mine.yaml"])
+    assert run_init(tmp_path).exit_code == 0
+    assert list_files(tmp_path) == sorted([*SHIPPED, "jobs/mine.yaml"])
 
 
 @pytest.mark.parametrize("name", ["jobs", "jobs/clp.yaml"])
@@ -69,7 +69,7 @@ def test_a_file_or_folder_in_the_way_is_named(tmp_path, name):
         (tmp_path / name).write_text("")
     else:
         (tmp_path / name).mkdir(parents=True)
-    done = init(tmp_path)
+    done = run_init(tmp_path)
     assert done.exit_code == 2
     assert str(tmp_path) in done.output
     assert not (tmp_path / "pipelines").exists()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import tomllib
 
 import pytest
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 from conftest import ROOT
+from lock import PROJECT, read_pins
 
 FOLDER = ROOT / "helm" / "images"
 KNOWN = {"ARG", "CMD", "COPY", "ENV", "FROM", "LABEL", "RUN", "USER", "WORKDIR"}
@@ -20,15 +18,6 @@ def instructions():
     text = re.sub(r"^\s*#.*\n", "", (FOLDER / "Dockerfile").read_text(), flags=re.MULTILINE)
     lines = [line.strip() for line in text.replace("\\\n", " ").splitlines() if line.strip()]
     return [(line.split()[0], line.split(None, 1)[1]) for line in lines]
-
-
-def pinned(file):
-    """Version by name, of a lock."""
-    lines = (ROOT / file).read_text().splitlines()
-    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._-]+( ; .+)?", line) for line in lines)
-    pins = [Requirement(line) for line in lines]
-    assert len({pin.name for pin in pins}) == len(pins)
-    return {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pins}
 
 
 def test_it_is_made_of_known_instructions_and_begins_with_an_argument():
@@ -66,7 +55,7 @@ def test_pip_takes_only_what_the_locks_pin():
 
 
 def test_the_locks_say_each_thing_once():
-    locks = [pinned(file) for file in ("requirements.lock", "helm/images/build.lock")]
+    locks = [read_pins(file) for file in ("requirements.lock", "helm/images/build.lock")]
     names = [name for lock in locks for name in lock]
     assert len(names) == len(set(names))
 
@@ -89,8 +78,8 @@ def test_what_the_build_of_our_wheel_needs_is_copied_before_it():
     stage = instructions()[: [word for word, _ in instructions()].index("FROM", 2)]
     build = next(number for number, (word, rest) in enumerate(stage) if word == "RUN" and "--no-index ." in rest)
     copied = " ".join(rest for word, rest in stage[:build] if word == "COPY").split()
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert {"pyproject.toml", "platform", "jobs", "pipelines", project["readme"], *project["license-files"]} <= set(copied)
+    needed = {"pyproject.toml", "platform", "jobs", "pipelines", PROJECT["readme"], *PROJECT["license-files"]}
+    assert needed <= set(copied)
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.lock")), ids=lambda path: path.name)
