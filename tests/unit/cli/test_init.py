@@ -43,7 +43,7 @@ def test_it_says_what_to_do_next(tmp_path, monkeypatch):
     assert (tmp_path / "jobs" / "clp.yaml").exists()
 
 
-def test_a_changed_file_stops_it_before_anything_is_list_files(tmp_path):
+def test_a_changed_file_stops_it_before_anything_is_written(tmp_path):
     own = tmp_path / "pipelines" / "videos.yaml"
     own.parent.mkdir()
     own.write_text("name: mine\n")
