@@ -46,7 +46,7 @@ $(VENV)/ready: pyproject.toml requirements.lock $(if $(filter-out $(file <$(VENV
 	@[[ "$(TORCH)" =~ ^([0-9.]+\+cpu)?$$ ]] || { echo "error: TORCH=$(TORCH) is no CPU build; name one: make TORCH=2.14.1+cpu" >&2; exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
 	@if [ "$(TORCH)" ]; then grep -Ev '$(CUDA)' requirements.lock; echo 'torch==$(TORCH)'; else cat requirements.lock; fi > $(VENV)/requirements.txt
-	@echo "$(BIN)/python -m pip install --no-deps -r requirements.lock # $(if $(TORCH),1.7,5.5) GB on the disk: minutes, by your network"
+	@echo "$(BIN)/python -m pip install --no-deps -r requirements.lock # $(if $(TORCH),3.5,8) GB on the disk: minutes, by your network"
 	@$(PIP) --no-deps -r $(VENV)/requirements.txt | { all=$$(grep -c == $(VENV)/requirements.txt); count=0; $(SHOW); }
 	$(PIP) --quiet --no-deps -e .
 	@echo '$(TORCH)' > $@

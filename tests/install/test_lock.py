@@ -41,7 +41,7 @@ def find_interpreter(version):
 
 @pytest.fixture(scope="module")
 def pip(tmp_path_factory):
-    """A pip of our own: those that come with Pythons differ, and the older ones download 5 GB for a dry run."""
+    """A pip of our own: those that come with Pythons differ, and the older ones download 3 GB for a dry run."""
     folder = tmp_path_factory.mktemp("pip")
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     python = folder / "bin" / "python"

@@ -31,13 +31,13 @@ def gathered(values: Tensor) -> Tensor:
 
 def gathered_with_gradient(values: Tensor) -> Tensor:
     """As `gathered`, and what all workers do with a worker's values reaches them as gradient."""
-    gathering: Tensor = _Gather.apply(values) if workers() > 1 else values  # type: ignore[no-untyped-call]
+    gathering: Tensor = _Gather.apply(values) if workers() > 1 else values
     return gathering
 
 
 def summed(values: Tensor) -> Tensor:
     """The sum over all workers [...], with gradient."""
-    total: Tensor = _Sum.apply(values) if workers() > 1 else values  # type: ignore[no-untyped-call]
+    total: Tensor = _Sum.apply(values) if workers() > 1 else values
     return total
 
 
