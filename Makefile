@@ -12,6 +12,7 @@ endif
 # make TORCH=2.14.1+cpu: that CPU build of torch, from wherever your pip finds one, and nothing of CUDA's (4 GB). torchvision
 # would have to be a CPU build too, and is left out: no method of ours needs it. The stamp of .venv remembers the choice.
 TORCH ?= $(shell cat $(VENV)/ready 2>/dev/null)
+LOCKED = $(shell sed -n "s/^torch==//p" requirements.lock)
 CUDA := ^(cuda-|nvidia-|torch==|torchvision==|triton==)
 
 PIP := $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check
@@ -43,7 +44,7 @@ $(VENV)/ready: pyproject.toml requirements.lock $(if $(filter-out $(file <$(VENV
 	@"$(PYTHON)" -c '$(FITS)' 2>/dev/null || \
 	  { echo "error: Python 3.11, 3.12 or 3.13 is needed; say where one is: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@command -v g++ >/dev/null || { echo "error: g++ is needed (DeepSpeed compiles an operator): apt-get install g++" >&2; exit 1; }
-	@[[ "$(TORCH)" =~ ^([0-9.]+\+cpu)?$$ ]] || { echo "error: TORCH=$(TORCH) is no CPU build; name one: make TORCH=2.14.1+cpu" >&2; exit 1; }
+	@[[ "$(TORCH)" =~ ^([0-9.]+\+cpu)?$$ ]] || { echo "error: TORCH=$(TORCH) is no CPU build; name one: make TORCH=$(LOCKED)+cpu" >&2; exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
 	@if [ "$(TORCH)" ]; then grep -Ev '$(CUDA)' requirements.lock; echo 'torch==$(TORCH)'; else cat requirements.lock; fi > $(VENV)/requirements.txt
 	@echo "$(BIN)/python -m pip install --no-deps -r requirements.lock # $(if $(TORCH),3.5,8) GB on the disk: minutes, by your network"
