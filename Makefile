@@ -2,9 +2,27 @@
 # Tiers of tests: test-fast (seconds each), test-slow (servers, clusters), test-nightly (lost hosts, long soaks).
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+ifndef PYTHON # the first that runs: pyenv puts names on the path that do not
+PYTHON := $(shell for name in python3.11 python3.12 python3.13 python3; do \
+  $$name -c '$(FITS)' 2>/dev/null && { echo $$name; break; }; done)
+endif
+
+# make TORCH=2.14.1+cpu: that CPU build of torch, from wherever your pip finds one, and nothing of CUDA's (4 GB). torchvision
+# would have to be a CPU build too, and is left out: no method of ours needs it. The stamp of .venv remembers the choice.
+TORCH ?= $(shell cat $(VENV)/ready 2>/dev/null)
+LOCKED = $(shell sed -n "s/^torch==//p" requirements.lock)
+CUDA := ^(cuda-|nvidia-|torch==|torchvision==|triton==)
+
+PIP := $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check
+# One line that changes in a terminal, a line for each fortieth package in a log.
+SHOW := while read -r word name rest; do case $$word in \
+  Collecting) count=$$((count + 1)); if [ -t 1 ]; then printf '\r\033[K  %d of %d: %s' $$count $$all "$$name"; \
+    elif ((count % 40 == 0)); then echo "  $$count of $$all: $$name"; fi;; \
+  Ignoring) all=$$((all - 1));; \
+  Installing) if [ -t 1 ]; then printf '\r\033[K'; fi; echo "  all are here; unpacking them";; esac; done
 
 # Tests start processes of their own, which share the cores. A group of tests that share a server is never split.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
@@ -35,21 +53,28 @@ check: $(VENV)/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-$(VENV)/ready: pyproject.toml requirements.lock
-	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed; say where it is: make PYTHON=/path/to/python3.11"; exit 1; }
-	@command -v g++ >/dev/null || { echo "g++ is needed (DeepSpeed compiles an operator): apt-get install g++"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --progress-bar off --disable-pip-version-check --no-deps -r requirements.lock
-	$(BIN)/python -m pip install --quiet --progress-bar off --disable-pip-version-check --no-deps -e .
-	touch $@
+$(VENV)/ready: pyproject.toml requirements.lock $(if $(filter-out $(file <$(VENV)/ready),$(TORCH)),another-torch)
+	@"$(PYTHON)" -c '$(FITS)' 2>/dev/null || \
+	  { echo "error: Python 3.11, 3.12 or 3.13 is needed; say where one is: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@command -v g++ >/dev/null || { echo "error: g++ is needed (DeepSpeed compiles an operator): apt-get install g++" >&2; exit 1; }
+	@[[ "$(TORCH)" =~ ^([0-9.]+\+cpu)?$$ ]] || { echo "error: TORCH=$(TORCH) is no CPU build; name one: make TORCH=$(LOCKED)+cpu" >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+	@if [ "$(TORCH)" ]; then grep -Ev '$(CUDA)' requirements.lock; echo 'torch==$(TORCH)'; else cat requirements.lock; fi > $(VENV)/requirements.txt
+	@echo "$(BIN)/python -m pip install --no-deps -r requirements.lock # $(if $(TORCH),3.5,8) GB on the disk: minutes, by your network"
+	@$(PIP) --no-deps -r $(VENV)/requirements.txt | { all=$$(grep -c == $(VENV)/requirements.txt); count=0; $(SHOW); }
+	$(PIP) --quiet --no-deps -e .
+	@echo '$(TORCH)' > $@
+
+.PHONY: another-torch
+another-torch:
 
 chart: $(VENV)/ready # after a change under helm/facscale: its README and golden renderings; review the difference
 	$(BIN)/python helm/chart.py
 
-lock: # after a change of dependencies in pyproject.toml
-	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/pip install --quiet --upgrade pip && build/lock/bin/pip install --quiet -e '.[test]'
-	build/lock/bin/pip freeze --exclude-editable | sed 's/+cpu//' > requirements.lock
+lock: # after a change of dependencies in pyproject.toml; make lock UPGRADE=--upgrade renews the other versions as well
+	"$(PYTHON)" -m venv build/lock && build/lock/bin/pip install --quiet --upgrade uv
+	build/lock/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 $(UPGRADE) \
+	  --no-annotate --no-header --quiet --output-file requirements.lock
 
 clean:
 	rm -rf $(VENV) build demo .mypy_cache .ruff_cache .pytest_cache

@@ -23,8 +23,8 @@ def main(device: str, *locks: str) -> None:
 
 def unlocked(locks: tuple[str, ...]) -> Iterator[str]:
     """What is installed in another version than a lock says, or that no lock knows."""
-    lines = [line for lock in locks for line in Path(lock).read_text().split()]
-    wanted = {normal(name): version for name, _, version in (line.partition("==") for line in lines)}
+    pins = [line.partition(";")[0].strip() for lock in locks for line in Path(lock).read_text().splitlines()]
+    wanted = {normal(name): version for name, _, version in (pin.partition("==") for pin in pins)}
     for found in distributions():
         name, version = normal(found.metadata["Name"]), found.version.partition("+")[0]
         if name != "facscale" and wanted.get(name) != version:

@@ -1,4 +1,4 @@
-"""The command line: `facscale run`, `check`, `rehearse`, `doctor`, `submit`, `methods`, `data`, `retrieve`, `published`, `sync`, `demo`. Heavy imports wait for their command."""
+"""The command line: `facscale run`, `check`, `rehearse`, `doctor`, `submit`, `methods`, `data`, `retrieve`, `published`, `sync`, `init`, `demo`. Heavy imports wait for their command."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def main() -> None:
         facscale run jobs/clp.yaml
         ray job submit -- jobs/clp.yaml
 
-    Start with `make demo`, or with `facscale check jobs/clp.yaml`, which prints the whole plan and starts nothing.
+    Start with `facscale demo`, or with `facscale init faces`, which copies all jobs and pipelines to a folder `faces`, and
+    `facscale check jobs/clp.yaml` in it, which prints the whole plan and starts nothing.
     """
 
 
@@ -245,6 +246,24 @@ def sync(spool: Path | None, uri: str | None) -> None:
     from facscale.cli.sync import sync_journals
 
     sys.exit(sync_journals(spool, uri=uri))
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), metavar="[DIR]", default=Path())
+def init(folder: Path) -> None:
+    """Copy the jobs and pipelines that come with facscale to DIR (the current folder), to run and to change.
+
+    \b
+        facscale init faces
+        cd faces
+        facscale check jobs/clp.yaml
+
+    They are the papers' trainings and the data sets' pipelines, as files of your own: change them, or inherit from one
+    in a file beside it (`extends: clp.yaml`). Where DIR has a file of the same name with other content, nothing is written.
+    """
+    from facscale.cli.init import copy_shipped
+
+    copy_shipped(folder)
 
 
 @main.command()

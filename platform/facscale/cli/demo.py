@@ -11,8 +11,9 @@ from pathlib import Path
 
 from facscale.cluster.local import answers
 from facscale.progress import duration
+from facscale.shipped import locate_shipped
 
-ROOT = Path(__file__).parents[3]
+ROOT = locate_shipped("jobs").parent  # with jobs/ and pipelines/ in it, whether checkout or wheel
 BIN = Path(sys.executable).parent
 RAY_PORT, DASHBOARD_PORT, MLFLOW_PORT = 6389, 8275, 5005  # the two ports after the dashboard's are Ray's as well
 PIPELINES = ("synthetic.yaml", "synthetic_bp4d.yaml")
@@ -39,7 +40,7 @@ def run_demo(folder: Path) -> int:
         print(
             f"\nDone in {duration(time.monotonic() - began)}. Compare the runs: {server.url}   the cluster: http://127.0.0.1:{DASHBOARD_PORT}"
         )
-        print("Both servers keep running for the next time; `make demo-stop` ends them.")
+        print(f"Both servers keep running for the next time; `facscale demo --folder {folder} --stop` ends them.")
     return status
 
 
@@ -60,7 +61,7 @@ def stop_demo(folder: Path) -> None:
     noted = folder / "ray.pid"
     if noted.exists():
         stop_ray(noted)
-    print("stopped; a new `make demo` starts from what stands in", folder)
+    print("stopped; a new demo starts from what stands in", folder)
 
 
 def start_ray(folder: Path, *, port: int = RAY_PORT, dashboard: int = DASHBOARD_PORT) -> None:

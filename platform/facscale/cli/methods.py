@@ -15,8 +15,8 @@ from rich.text import Text
 
 from facscale.data.views import View
 from facscale.methods import Method, find, names
+from facscale.shipped import locate_shipped
 
-JOBS = Path(__file__).parents[3] / "jobs"
 CITATION = re.compile(r'(?P<authors>[^"]+), "(?P<title>.+)", (?P<venue>.+ (?:19|20)\d\d)\.')
 
 
@@ -108,7 +108,7 @@ def inputs(method: type[Method]) -> str:
 
 def jobs(name: str) -> list[Path]:
     """Our job files that train the method called `name`, as what is judged or as a stage."""
-    return [path for path in sorted(JOBS.glob("*.yaml")) if name in named(path)]
+    return [path for path in sorted(locate_shipped("jobs").glob("*.yaml")) if name in named(path)]
 
 
 def named(path: Path) -> list[str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import tomllib
 
 import pytest
 
 from conftest import ROOT
+from lock import PROJECT, read_pins
 
 FOLDER = ROOT / "helm" / "images"
 KNOWN = {"ARG", "CMD", "COPY", "ENV", "FROM", "LABEL", "RUN", "USER", "WORKDIR"}
@@ -18,17 +18,6 @@ def instructions():
     text = re.sub(r"^\s*#.*\n", "", (FOLDER / "Dockerfile").read_text(), flags=re.MULTILINE)
     lines = [line.strip() for line in text.replace("\\\n", " ").splitlines() if line.strip()]
     return [(line.split()[0], line.split(None, 1)[1]) for line in lines]
-
-
-def pinned(file):
-    """Version by name, of a lock."""
-    lines = (ROOT / file).read_text().split()
-    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._+-]+", line) for line in lines)
-    return {normal(name): version for name, version in (line.split("==") for line in lines)}
-
-
-def normal(name):
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def test_it_is_made_of_known_instructions_and_begins_with_an_argument():
@@ -66,20 +55,9 @@ def test_pip_takes_only_what_the_locks_pin():
 
 
 def test_the_locks_say_each_thing_once():
-    locks = [pinned(file) for file in ("requirements.lock", "helm/images/build.lock", "helm/images/cuda.lock")]
+    locks = [read_pins(file) for file in ("requirements.lock", "helm/images/build.lock")]
     names = [name for lock in locks for name in lock]
     assert len(names) == len(set(names))
-    assert not [name for name in locks[0] if name.startswith(("nvidia", "triton"))]
-    assert {"nvidia-cublas", "nvidia-nccl-cu13", "triton"} <= locks[2].keys()
-
-
-def test_the_lock_has_what_the_project_asks_for():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = [*project["dependencies"], *project["optional-dependencies"].get("server", [])]
-    lock = pinned("requirements.lock")
-    for line in asked:
-        name, version = re.fullmatch(r"([\w.-]+)(?:\[[^\]]*\])?==(.+)", line).groups()
-        assert lock[normal(name)] == version
 
 
 def test_the_context_holds_the_code_and_no_more():
@@ -94,6 +72,14 @@ def test_the_context_holds_the_code_and_no_more():
             path == one or path.startswith(f"{one}/") or re.fullmatch(one.replace("*", ".*"), path) for one in allowed
         )
     assert not {".git", "tests", "demo", ".venv"} & set(allowed)
+
+
+def test_what_the_build_of_our_wheel_needs_is_copied_before_it():
+    stage = instructions()[: [word for word, _ in instructions()].index("FROM", 2)]
+    build = next(number for number, (word, rest) in enumerate(stage) if word == "RUN" and "--no-index ." in rest)
+    copied = " ".join(rest for word, rest in stage[:build] if word == "COPY").split()
+    needed = {"pyproject.toml", "platform", "jobs", "pipelines", PROJECT["readme"], *PROJECT["license-files"]}
+    assert needed <= set(copied)
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.lock")), ids=lambda path: path.name)
