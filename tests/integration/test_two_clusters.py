@@ -6,7 +6,6 @@ Each head takes some seconds to start, and each job to train: a cluster that is 
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import time
@@ -22,7 +21,7 @@ STEPS = 600  # enough for a second head to come up in the meantime
 JOB = """\
 method: {{name: clp, depth: 18, width: 8, hidden: 8, embedding: 8, length: 3, queue_size: 32}}
 data: {{unlabelled: {folder}/faces, labelled: {folder}/faces, image_size: 32, threads: 1}}
-train: {{batch_size: 8, epochs: {epochs}, log_every: 1, checkpoint_every: 100, probe_every: 0}}
+train: {{batch_size: 8, epochs: {epochs}, log_every: 1, checkpoint_every: 100, probe_every: 5, probe_frames: 40}}
 cluster: {{workers: 1, gpus_per_worker: 0, cpus_per_worker: 1, storage: {folder}/runs}}
 evaluate: {{folds: 2, probe: {{epochs: 1, batch_size: 32}}, rendered_people: 0, pairs: 0}}
 track: {{uri: "sqlite:///{folder}/mlflow.db"}}
@@ -139,7 +138,17 @@ def test_a_sweep_that_is_submitted_beside_a_newer_cluster_runs_on_its_own(first,
     wanted = json.dumps({"env_vars": {"HOME": str(tmp_path), "RAY_ADDRESS": "auto"}})
     with second_head(first, tmp_path) as second:
         address = f"http://127.0.0.1:{first.dashboard}"
-        words = ["job", "submit", "--address", address, "--runtime-env-json", wanted, "--", str(BIN / "facscale"), "run"]
+        words = [
+            "job",
+            "submit",
+            "--address",
+            address,
+            "--runtime-env-json",
+            wanted,
+            "--",
+            str(BIN / "facscale"),
+            "run",
+        ]
         done = subprocess.run(
             [str(BIN / "ray"), *words, str(path)],
             env=first.variables, capture_output=True, text=True, check=False, timeout=300,

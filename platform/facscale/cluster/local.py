@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import socket
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,7 @@ def connect(place: str) -> None:
         context = ray.init(address=place, **own_dashboard(), **quiet)
     else:
         os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")  # `ray job submit` may have been given addresses too
-        if not os.environ.get(CLUSTER):
+        if not is_named():
             maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as Ray does where none is named
         context = ray.init(address=place, runtime_env={"env_vars": make_variables(place)}, **quiet)
         if SUBMITTED in os.environ:
@@ -75,14 +74,24 @@ def choose_cluster() -> str:
     """Where the job's cluster is: host:port, "local" for one to be started, or what else RAY_ADDRESS may hold.
 
     `ray job submit` sets RAY_ADDRESS too, but to the cluster that was last started on the machine of its driver. The
-    job's own is the one whose raylet the driver descends from.
+    job's own is the one whose raylet the driver descends from. Raises SpecError where "auto" may mean several, or none.
     """
     if SUBMITTED in os.environ and (ours := find_own_raylet()):
         return ours
     named = os.environ.get(CLUSTER, "")
-    if named not in {"", "auto"}:
+    if is_named():
         return named
-    return find_last_started() or named or "local"
+    if place := find_last_started():
+        return place
+    running = find_gcs_addresses()
+    if named and len(running) != 1:
+        raise SpecError(f"RAY_ADDRESS=auto does not say which: {len(running)} Ray clusters run here; write HOST:PORT")
+    return next(iter(running)) if named else "local"
+
+
+def is_named() -> bool:
+    """Whether RAY_ADDRESS says which cluster, or that one is to be started."""
+    return os.environ.get(CLUSTER, "") not in {"", "auto"}
 
 
 def find_own_raylet() -> str:
@@ -127,15 +136,14 @@ def find_last_started() -> str:
 
 
 def announce(place: str) -> None:
-    """Say on standard error which cluster was taken where nobody named one and several run on this machine."""
-    if os.environ.get(CLUSTER):
-        return
+    """Log which cluster was taken, where nobody named it and there was a choice."""
     others = sorted(find_gcs_addresses() - {ray.get_runtime_context().gcs_address})
-    if others:
-        taken = "a Ray of its own" if place == "local" else f"the Ray cluster at {place}, the last one started here"
-        print(
-            f"This run uses {taken}. Also on this machine: {', '.join(others)}; RAY_ADDRESS=HOST:PORT chooses",
-            file=sys.stderr,
+    if others and not is_named():
+        taken = "started a Ray of its own" if place == "local" else f"uses the last one started here, {place}"
+        logging.getLogger(__name__).warning(
+            "Ray clusters run on this machine at %s too; this run %s. RAY_ADDRESS=HOST:PORT chooses",
+            ", ".join(others),
+            taken,
         )
 
 
