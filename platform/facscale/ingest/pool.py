@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 
+from facscale.cluster import join
 from facscale.data import DataError
 from facscale.ingest.extract import Extractor
 from facscale.ingest.items import Item
@@ -63,13 +64,13 @@ def work(items: Sequence[tuple[str, Item]], *, pipeline: Pipeline, run: str) -> 
 
 @contextmanager
 def _connected() -> Iterator[None]:
-    """The Ray that the caller is connected to; else a running one (RAY_ADDRESS, or this machine's); else one of our own.
+    """The Ray that the caller is connected to; else the one that `join` takes.
 
     Only a connection of our own is ended.
     """
     ours = not ray.is_initialized()
     if ours:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        join()
     try:
         yield
     finally:

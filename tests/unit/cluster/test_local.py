@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import ray
 
@@ -47,14 +50,28 @@ def test_what_fits_at_least_once_or_can_grow_is_let_in(cluster_of, cluster):
 
 @pytest.fixture
 def joined(monkeypatch, tmp_path):
-    """The address that Ray is asked for; as on a machine without any cluster."""
+    """What Ray is asked for, address and variables; as on a machine without any cluster."""
     asked = []
+
+    def init(*, address, runtime_env, **_):
+        asked.append((address, runtime_env["env_vars"]))
+        return SimpleNamespace(dashboard_url="127.0.0.1:8265")
+
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", lambda *, address=None, **_: asked.append(address))
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address=asked[-1][0]))
+    monkeypatch.setattr(local, "find_gcs_addresses", frozenset)
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_OVERRIDE_JOB_RUNTIME_ENV", "RAY_AUTH_MODE"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # given back afterwards
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
     (tmp_path / "ray").mkdir()
     return asked
+
+
+def places(asked):
+    return [address for address, _ in asked]
 
 
 @pytest.fixture
@@ -71,12 +88,13 @@ def silence():
 
 def test_without_any_cluster_one_is_started(joined):
     join()
-    assert joined == ["local"]
+    assert places(joined) == ["local"]
 
 
 def test_what_is_started_here_is_told_where_its_dashboard_is(joined, monkeypatch):
     options = {}
-    monkeypatch.setattr(ray, "init", lambda **given: options.update(given))
+    init = ray.init
+    monkeypatch.setattr(ray, "init", lambda **given: options.update(given) or init(**given))
     join()
     variables = options["runtime_env"]["env_vars"]
     assert options["include_dashboard"]
@@ -87,16 +105,64 @@ def test_the_cluster_of_this_machine_is_joined_only_while_it_answers(joined, lis
     for place in (listener, silence):
         (tmp_path / "ray" / "ray_current_cluster").write_text(place)
         join()
-    assert joined == [None, "local"]
+    assert places(joined) == [listener, "local"]
 
 
 def test_a_named_cluster_is_joined_or_missed(joined, listener, silence, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", listener)
     join()
-    assert joined == [None]
+    assert places(joined) == [listener]
     monkeypatch.setenv("RAY_ADDRESS", silence)
     with pytest.raises(SpecError, match=f"no Ray cluster answers at {silence}: start one"):
         join()
+
+
+def test_the_processes_of_a_job_know_its_cluster_alone(joined, listener, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", listener)
+    join()
+    ((_, variables),) = joined
+    host, _, port = variables["RAY_ADDRESS"].rpartition(":")
+    assert port == listener.rpartition(":")[2]
+    assert host != "127.0.0.1", "other nodes have a loopback too"
+    assert variables["RAY_API_SERVER_ADDRESS"] == "", "a node may have been started with that of another cluster"
+    assert os.environ["RAY_API_SERVER_ADDRESS"] == "http://127.0.0.1:8265"
+
+
+def test_a_submitted_job_runs_on_the_cluster_that_started_it(joined, listener, monkeypatch):
+    """Ray's job supervisor names the cluster that was last started on its machine, be it another."""
+    parents = [
+        SimpleNamespace(cmdline=lambda: ["ray::JobSupervisor"]),
+        SimpleNamespace(cmdline=lambda: ["/ray/raylet", "--raylet_socket_name=x", f"--gcs-address={listener}"]),
+    ]
+    monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(parents=lambda: parents))
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    join()
+    assert places(joined) == [listener]
+    assert os.environ["RAY_ADDRESS"] == listener
+
+
+def test_auto_takes_the_only_cluster_and_refuses_a_choice(joined, listener, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr(local, "find_gcs_addresses", lambda: frozenset([listener]))
+    join()
+    assert places(joined) == [listener]
+    for running in ([], [listener, "10.0.0.1:6379"]):
+        monkeypatch.setattr(local, "find_gcs_addresses", lambda running=running: frozenset(running))
+        with pytest.raises(SpecError, match=f"{len(running)} Ray clusters run here; write HOST:PORT"):
+            join()
+
+
+def test_where_several_run_the_choice_is_logged(joined, listener, monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(local, "find_gcs_addresses", lambda: frozenset([listener, "10.0.0.1:6379"]))
+    (tmp_path / "ray" / "ray_current_cluster").write_text(listener)
+    join()
+    (text,) = caplog.messages
+    assert "at 10.0.0.1:6379 too" in text
+    assert f"the last one started here, {listener}" in text
+    monkeypatch.setenv("RAY_ADDRESS", listener)
+    join()
+    assert caplog.messages == [text]
 
 
 @pytest.mark.parametrize(

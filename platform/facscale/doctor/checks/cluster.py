@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 
 from facscale.cluster import join, refuse_impossible
-from facscale.cluster.local import stands_here
+from facscale.cluster.local import choose_cluster
 from facscale.doctor.examination import check
 from facscale.doctor.finding import Finding, first_line, ok, problem, warning
 from facscale.doctor.patient import Patient
@@ -18,9 +18,9 @@ HERE = ("127.", "localhost", "local", "auto", "[::1]")  # how addresses of this 
 JOIN_S = 90
 FAILED = "facscale-doctor: "
 TRY = f"""
-import ray
+from facscale.cluster.local import choose_cluster, connect
 try:
-    ray.init(logging_level="ERROR", log_to_driver=False)
+    connect(choose_cluster())
 except BaseException as error:
     print("{FAILED}" + type(error).__name__ + ": " + " ".join(str(error).split())[:400], flush=True)
     raise SystemExit(1)
@@ -32,17 +32,17 @@ def reachable(patient: Patient) -> Iterator[Finding]:
     """Look at RAY_ADDRESS, and at whether `ray status` works there."""
     import ray
 
-    named = os.environ.get("RAY_ADDRESS", "")
-    joins = named != "local" and (named or stands_here())  # else one is started here
-    if joins and not ray.is_initialized() and (refusal := tried()):
+    if not ray.is_initialized() and choose_cluster() != "local" and (refusal := tried()):
         yield refusal
         return
     join()
+    named = os.environ.get("RAY_ADDRESS", "")
     patient.state["ray"] = named or "this machine's"
+    about = named or f"the cluster of this machine at {ray.get_runtime_context().gcs_address}"
     there = ray.cluster_resources()
     size = f"{len(patient.nodes)} nodes" if len(patient.nodes) > 1 else "one node"
     held = f"{there.get('CPU', 0):g} CPU, {there.get('GPU', 0):g} GPU, {there.get('memory', 0) / 2**30:.0f} GiB"
-    yield ok(f"{named or 'the cluster of this machine'} answers: {size}, {held}")
+    yield ok(f"{about} answers: {size}, {held}")
     yield from locked(named)
 
 

@@ -1,0 +1,160 @@
+"""Two Ray clusters on one machine, which share Ray's temporary folder: a job on the first never asks the second.
+
+Each head takes some seconds to start, and each job to train: a cluster that is only played would not be noted by Ray.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from faces import lengths_data_set
+from facscale.cli.demo import BIN, authentication, environment, start_ray, stop_ray
+from ports import free_port
+
+STEPS = 600  # enough for a second head to come up in the meantime
+JOB = """\
+method: {{name: clp, depth: 18, width: 8, hidden: 8, embedding: 8, length: 3, queue_size: 32}}
+data: {{unlabelled: {folder}/faces, labelled: {folder}/faces, image_size: 32, threads: 1}}
+train: {{batch_size: 8, epochs: {epochs}, log_every: 1, checkpoint_every: 100, probe_every: 5, probe_frames: 40}}
+cluster: {{workers: 1, gpus_per_worker: 0, cpus_per_worker: 1, storage: {folder}/runs}}
+evaluate: {{folds: 2, probe: {{epochs: 1, batch_size: 32}}, rendered_people: 0, pairs: 0}}
+track: {{uri: "sqlite:///{folder}/mlflow.db"}}
+"""
+SWEEP = """\
+sweep: {space: {method.queue_size: [16, 32]}, search: random, trials: 1, early_stopping: none, collapsed: 0}
+"""
+OF_RAY_TRAIN = r"PlacementGroupCleaner|placement group was removed|multiple active Ray|latest cluster"
+
+
+class Head:
+    """A cluster as `make demo` starts it: in the open, with a token and ports of its own."""
+
+    def __init__(self, folder, *, token=None):
+        folder.mkdir()
+        if token:
+            (folder / "ray.token").write_text(token)
+        self.folder, self.port, self.dashboard = folder, free_port(), free_port()
+        self.variables = environment(authentication(folder))
+        self.variables["HOME"] = str(folder)
+        start_ray(folder, port=self.port, dashboard=self.dashboard)
+
+    @property
+    def token(self):
+        return self.variables["RAY_AUTH_TOKEN"]
+
+    def stop(self):
+        stop_ray(self.folder / "ray.pid")
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """The cluster that the jobs run on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        head = Head(tmp_path_factory.mktemp("clusters") / "first")
+        yield head
+        head.stop()
+
+
+@contextmanager
+def second_head(first, folder):
+    """Another cluster of the same user, which Ray notes as the current one of this machine."""
+    head = Head(folder / "second", token=first.token)
+    try:
+        yield head
+    finally:
+        head.stop()
+
+
+@pytest.fixture
+def job(tmp_path):
+    """Writes a job over 40 clips an epoch: 5 steps of 8."""
+    lengths_data_set(str(tmp_path / "faces"), [12] * 40, au=(1, 12), row_group_mb=0.2)
+
+    def write(*, steps, more=""):
+        path = tmp_path / "tiny.yaml"
+        path.write_text(JOB.format(folder=tmp_path, epochs=steps // 5) + more)
+        return path
+
+    return write
+
+
+def steps(home):
+    """Of all trainings that drivers with this home have journalled, in order."""
+    (journal,) = home.glob(".cache/facscale/journal/*/journal.jsonl")
+    records = [json.loads(line) for line in journal.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [record["step"] for record in records if "learning_rate" in (record.get("values") or {})]
+
+
+def until(done, *, process, log, limit=300):
+    """Wait for it while the process runs."""
+    end = time.monotonic() + limit
+    while not done():
+        assert process.poll() is None, f"it ended too early: {log.read_text()[-3000:]}"
+        assert time.monotonic() < end, log.read_text()[-3000:]
+        time.sleep(0.1)
+
+
+def foreign(text, head):
+    """Lines that tell of another cluster, or of what Ray Train does where it does not find its own."""
+    return [line for line in text.splitlines() if re.search(rf"{OF_RAY_TRAIN}|:({head.port}|{head.dashboard})\b", line)]
+
+
+def test_a_second_cluster_in_mid_training_changes_nothing(first, job, tmp_path):
+    log = tmp_path / "job.log"
+    variables = first.variables | {"RAY_ADDRESS": f"127.0.0.1:{first.port}", "HOME": str(tmp_path)}
+    words = [str(BIN / "facscale"), "run", str(job(steps=STEPS))]
+    with log.open("w") as out:
+        driver = subprocess.Popen(words, stdout=out, stderr=out, env=variables)
+    try:
+        until(lambda: list(tmp_path.glob(".cache/facscale/journal/*/journal.jsonl")), process=driver, log=log)
+        until(lambda: steps(tmp_path), process=driver, log=log)
+        with second_head(first, tmp_path) as second:
+            before = len(steps(tmp_path))
+            time.sleep(6)  # Ray Train looks for its controller once a second
+        after = len(steps(tmp_path))
+        assert driver.wait(300) == 0, log.read_text()[-3000:]
+    finally:
+        driver.kill()
+        driver.wait()
+    text = log.read_text()
+    assert before < STEPS, "the training ended before the second cluster stood: give it more steps"
+    assert after > 1
+    assert steps(tmp_path) == list(range(1, STEPS + 1))
+    assert "goes on from" not in text
+    assert "resumed" not in text
+    assert foreign(text, second) == []
+
+
+def test_a_sweep_that_is_submitted_beside_a_newer_cluster_runs_on_its_own(first, job, tmp_path):
+    """Ray's job supervisor gives the driver the address of the newest cluster. The user's runtime environment stays."""
+    path = job(steps=10, more=SWEEP)
+    wanted = json.dumps({"env_vars": {"HOME": str(tmp_path), "RAY_ADDRESS": "auto"}})
+    with second_head(first, tmp_path) as second:
+        address = f"http://127.0.0.1:{first.dashboard}"
+        words = [
+            "job",
+            "submit",
+            "--address",
+            address,
+            "--runtime-env-json",
+            wanted,
+            "--",
+            str(BIN / "facscale"),
+            "run",
+        ]
+        done = subprocess.run(
+            [str(BIN / "ray"), *words, str(path)],
+            env=first.variables, capture_output=True, text=True, check=False, timeout=300,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "F1 x 100 on test" in done.stdout
+    assert "goes on from" not in done.stdout
+    assert foreign(done.stdout, second) == []
+    assert list(tmp_path.glob(".cache/facscale/journal/*/journal.jsonl")), "the user's own variable reached the job"
