@@ -56,13 +56,13 @@ def resolutions(pip, tmp_path_factory):
     folder = tmp_path_factory.mktemp("resolutions")
     requirements = folder / "requirements.txt"
     requirements.write_text("\n".join(map(str, read_requirements(*EXTRAS))))
-    command = [*pip, "install", "--dry-run", "--ignore-installed", "--quiet"]
+    command = ["install", "--dry-run", "--ignore-installed", "--quiet"]
     command += ["--use-feature=fast-deps"]  # of a wheel, reads its metadata alone
     command += ["--constraint", ROOT / "requirements.lock", "--requirement", requirements]
     running = {}
     for version in PYTHONS:
         if python := find_interpreter(version):
-            words = [*command, "--python", python, "--report", folder / version]
+            words = [*pip, "--python", python, *command, "--report", folder / version]
             log = (folder / f"{version}.log").open("w")
             running[version] = subprocess.Popen(words, env={**os.environ, **PLAIN}, stdout=log, stderr=log)
     for version, process in running.items():
