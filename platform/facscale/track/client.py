@@ -59,8 +59,7 @@ class Client:
         while True:
             try:
                 self._connect()
-                self._send(records, files=files)
-                return
+                return self._send(records, files=files)
             except FileNotFoundError as error:
                 raise RefusedError(f"the spool has lost a file: {error}") from error
             except MlflowException as error:

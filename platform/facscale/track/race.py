@@ -35,4 +35,4 @@ def is_race(error: MlflowException) -> bool:
 def pauses() -> Iterator[float]:
     """Seconds to wait before each further try: ever longer, and by chance, so that rivals do not meet again."""
     for number in range(TRIES - 1):
-        yield random.uniform(0, min(LONGEST_S, SHORTEST_S * 2**number))  # noqa: S311 - no secret
+        yield random.uniform(0, min(LONGEST_S, SHORTEST_S * 2**number))

@@ -10,7 +10,7 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR, TEMPORARILY_UNAVAILABLE, ErrorCode
 from mlflow.store.tracking.dbmodels.models import SqlMetric, SqlParam
-from sqlalchemy import Column, Integer, String, create_engine, event, select
+from sqlalchemy import Column, Integer, String, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, declarative_base
 
@@ -44,7 +44,10 @@ def overtaken(rival):
 
 def records(**values):
     common = {"run": "job", "time": TIME, "lane": "records"}
-    return [{"do": "params", "values": {"lr": "0.1"}, **common}, {"do": "metrics", "values": values, "step": 3, **common}]
+    return [
+        {"do": "params", "values": {"lr": "0.1"}, **common},
+        {"do": "metrics", "values": values, "step": 3, **common},
+    ]
 
 
 @pytest.fixture
@@ -85,45 +88,54 @@ def test_a_value_that_the_faster_one_has_written_otherwise_is_refused(store, tmp
         sender.send(records(loss=1.0), files=tmp_path)
 
 
-def database_error(fault):
-    """What SQLAlchemy raises for a fault of a real SQLite database, as MLflow hands it on."""
-    base = declarative_base()
+base = declarative_base()
 
-    class Row(base):
-        __tablename__ = "rows"
-        key = Column(Integer, primary_key=True)
-        text = Column(String)
 
+class Row(base):
+    __tablename__ = "rows"
+    key = Column(Integer, primary_key=True)
+    text = Column(String)
+
+
+def insert_twice(session, _row):
+    session.execute(Row.__table__.insert().values(key=1))
+
+
+def update_after_deletion(session, row):
+    session.execute(Row.__table__.delete(), execution_options={"synchronize_session": False})
+    row.text = "new"
+    session.flush()
+
+
+def read_after_deletion(session, row):
+    session.execute(Row.__table__.delete())
+    session.expire(row)
+    return row.text
+
+
+def insert_a_list(session, _row):
+    session.execute(Row.__table__.insert().values(key=2, text=["a list"]))
+
+
+@pytest.fixture
+def fault(request):
+    """What SQLAlchemy raises where a function does wrong to a real SQLite database, with one row in it."""
     engine = create_engine("sqlite://")
     base.metadata.create_all(engine)
-    try:
-        with pytest.raises(SQLAlchemyError) as caught, Session(engine) as session:
-            session.add(Row(key=1))
-            session.commit()
-            match fault:
-                case "twice":
-                    session.execute(Row.__table__.insert().values(key=1))
-                case "deleted before its update":
-                    row = session.scalars(select(Row)).one()
-                    session.execute(Row.__table__.delete(), execution_options={"synchronize_session": False})
-                    row.text = "new"
-                    session.flush()
-                case "deleted before it is read":
-                    row = session.scalars(select(Row)).one()
-                    session.execute(Row.__table__.delete())
-                    session.expire(row)
-                    assert row.text
-                case "a type that the column does not take":
-                    session.execute(Row.__table__.insert().values(key=2, text=["a list"]))
-    finally:
-        engine.dispose()
+    with Session(engine) as session:
+        row = Row(key=1, text="old")
+        session.add(row)
+        session.commit()
+        with pytest.raises(SQLAlchemyError) as caught:
+            request.param(session, row)
+    engine.dispose()
     return caught.value
 
 
 @pytest.mark.parametrize("code", [BAD_REQUEST, INTERNAL_ERROR])  # log_batch makes the latter of what it meets itself
-@pytest.mark.parametrize("fault", ["twice", "deleted before its update", "deleted before it is read"])
+@pytest.mark.parametrize("fault", [insert_twice, update_after_deletion, read_after_deletion], indirect=True)
 def test_what_a_database_says_to_the_second_is_a_race(fault, code):
-    assert race.is_race(MlflowException(database_error(fault), code))
+    assert race.is_race(MlflowException(fault, code))
 
 
 @pytest.mark.parametrize(
@@ -155,8 +167,9 @@ def test_everything_else_is_none(error):
     assert not race.is_race(error)
 
 
-def test_a_value_that_the_database_does_not_take_is_no_race():
-    assert not race.is_race(MlflowException(database_error("a type that the column does not take"), BAD_REQUEST))
+@pytest.mark.parametrize("fault", [insert_a_list], indirect=True)
+def test_a_value_that_the_database_does_not_take_is_no_race(fault):
+    assert not race.is_race(MlflowException(fault, BAD_REQUEST))
 
 
 @pytest.mark.parametrize(
