@@ -11,7 +11,7 @@ import click
 
 from facscale import __version__
 from facscale.cli import ahead, elsewhere
-from facscale.cli.arguments import OVERRIDES, SPEC, Command, OutputFile, Rule
+from facscale.cli.arguments import OVERRIDES, SPEC, Command, OutputFile, Rule, on_ray
 from facscale.errors import UserError
 from facscale.spec import read
 
@@ -49,6 +49,7 @@ def main() -> None:
 @main.command()
 @SPEC
 @OVERRIDES
+@on_ray
 def run(spec: Path, overrides: tuple[str, ...]) -> None:
     """Run a job (jobs/*.yaml) or a data pipeline (pipelines/*.yaml) on the Ray cluster at hand.
 
@@ -148,6 +149,7 @@ def data(url: str, sheet: Path | None) -> None:
     help="Draws the frames that are asked about without a QUERY.",
 )
 @click.option("--number", default=6, show_default=True, help="How many frames that are.")
+@on_ray
 def retrieve(
     export: str, data: str, queries: tuple[str, ...], embedding: str, k: int, sheet: Path | None,
     strangers: bool, seed: int, number: int,  # noqa: FBT001 - a flag of the command line
@@ -229,6 +231,7 @@ def compare(
 @click.argument("card")
 @OVERRIDES
 @click.option("--weights", default="", metavar="FOLDER", help="Where the exported methods lie, if not where they did.")
+@on_ray
 def verify(card: str, overrides: tuple[str, ...], weights: str) -> None:
     """Judge a run again from its weights: does every digit of its reproduction card hold? Exit status 1 if not.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from facscale.cli.arguments import KUBE, NAMESPACE, OF_KUBERNETES, OVERRIDES, SPEC, Amount, Command
+from facscale.cli.arguments import KUBE, NAMESPACE, OF_KUBERNETES, OVERRIDES, SPEC, Amount, Command, on_ray
 from facscale.spec import read
 
 
@@ -20,6 +20,7 @@ from facscale.spec import read
 @click.option("--all", "everything", is_flag=True, help="Rehearse every row and stage, not the main row alone.")
 @click.option("--price", type=Amount(), metavar="MONEY", help="Of one GPU for an hour; else the clusters file's.")
 @click.option("--node-price", type=Amount(), metavar="MONEY", help="Of one node for an hour; else the clusters file's.")
+@on_ray
 def rehearse(
     spec: Path, overrides: tuple[str, ...], seconds: float, everything: bool,  # noqa: FBT001 - a flag of the command line
     price: float | None, node_price: float | None,
@@ -56,6 +57,7 @@ def rehearse(
     help="Code that is to go along; without it, this folder is only weighed.",
 )
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON for each finding, for other programs.")
+@on_ray
 def doctor(
     spec: Path | None, overrides: tuple[str, ...], kube: str | None, namespace: str, working_dir: Path | None,
     as_json: bool,  # noqa: FBT001 - a flag of the command line

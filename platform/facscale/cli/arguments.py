@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import click
 
 from facscale.errors import UserError
+from facscale.quiet import filtered_stderr
 
 
 class Rule(NamedTuple):
@@ -138,6 +139,17 @@ ONE_PLACE = (
     Rule("--kube", excludes=("--ray",), why="they name two different clusters"),
     OF_KUBERNETES,
 )
+
+
+def on_ray(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep the lines of Ray that mean nothing from a command's standard error."""
+
+    @wraps(command)
+    def quietly(*args: Any, **options: Any) -> Any:
+        with filtered_stderr():
+            return command(*args, **options)
+
+    return quietly
 
 
 class At(NamedTuple):

@@ -12,6 +12,7 @@ from typing import Any
 import ray
 from ray.exceptions import AuthenticationError
 
+from facscale.quiet import quieten
 from facscale.spec import Job, SpecError
 
 PLACE = re.compile(r"[\w.\-\[\]:]+:\d+")  # host:port; Ray knows other addresses too: auto, local, ray://...
@@ -23,7 +24,7 @@ def join() -> None:
     Raises SpecError where a cluster is named and does not answer, or answers and does not know our token.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a CPU task must not hide the GPUs of its process
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    quieten()
     if ray.is_initialized():
         return
     named = os.environ.get("RAY_ADDRESS", "")

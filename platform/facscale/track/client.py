@@ -27,6 +27,10 @@ from facscale.track.race import is_race, pauses
 from facscale.track.registry import WEIGHTS, log_model, logged_models, register
 
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")
+NOISY = (
+    "alembic", "mlflow.store.db.utils",  # hundreds of lines when a SQLite file is made
+    "mlflow.store.model_registry.abstract_store",  # that it waits for a version, which is there at once
+)  # fmt: skip
 Record = dict[str, Any]
 
 
@@ -115,7 +119,7 @@ class Client:
     def _connect(self) -> None:
         if self._experiment_id:
             return
-        for noisy in ("alembic", "mlflow.store.db.utils"):  # hundreds of lines when a SQLite file is made
+        for noisy in NOISY:
             logging.getLogger(noisy).setLevel(logging.WARNING)
         self._mlflow = self._mlflow or MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
         self._experiment_id = experiment_id(self._mlflow, self._experiment, uri=self._uri)
