@@ -11,13 +11,15 @@ import click
 
 from facscale import __version__
 from facscale.cli import ahead, elsewhere
-from facscale.cli.arguments import OVERRIDES, SPEC
+from facscale.cli.arguments import OVERRIDES, SPEC, Command, OutputFile, Rule, on_ray
 from facscale.errors import UserError
 from facscale.spec import read
 
 
 class Teaching(click.Group):
     """Our own errors are printed whole and alone; exit status 2 means that the input has to change."""
+
+    command_class = Command
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command; a UserError becomes one message on standard error."""
@@ -48,6 +50,7 @@ def main() -> None:
 @main.command()
 @SPEC
 @OVERRIDES
+@on_ray
 def run(spec: Path, overrides: tuple[str, ...]) -> None:
     """Run a job (jobs/*.yaml) or a data pipeline (pipelines/*.yaml) on the Ray cluster at hand.
 
@@ -105,7 +108,12 @@ def methods(name: str | None) -> None:
 
 @main.command()
 @click.argument("url")
-@click.option("--sheet", type=click.Path(path_type=Path), help="Write a contact sheet of its faces to this PNG.")
+@click.option(
+    "--sheet",
+    type=OutputFile(suffix=".png"),
+    metavar="FILE.png",
+    help="Write a contact sheet of its faces to this PNG.",
+)
 def data(url: str, sheet: Path | None) -> None:
     """Say what a data set of shards holds. URL is a folder or s3://bucket/prefix."""
     from facscale.cli.data import show_data
@@ -113,7 +121,12 @@ def data(url: str, sheet: Path | None) -> None:
     show_data(url, sheet=sheet)
 
 
-@main.command()
+@main.command(
+    rules=[
+        Rule("--seed", excludes=("QUERY",), why="it draws frames where no QUERY names them"),
+        Rule("--number", excludes=("QUERY",), why="it says how many frames are drawn where no QUERY names them"),
+    ]
+)
 @click.argument("export")
 @click.argument("data")
 @click.argument("queries", nargs=-1, metavar="[QUERY]...")
@@ -125,12 +138,19 @@ def data(url: str, sheet: Path | None) -> None:
     help='Which one of the method; TCAE has "pose" too.',
 )
 @click.option("--k", default=8, show_default=True, help="Answers to each query.")
-@click.option("--sheet", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw queries and answers.")
+@click.option("--sheet", type=OutputFile(suffix=".png"), metavar="FILE.png", help="Draw queries and answers.")
 @click.option(
     "--strangers/--anyone", default=True, show_default=True, help="Who answers: only other people, or any other video."
 )
-@click.option("--seed", default=0, show_default=True, help="Draws the frames that are asked about without a QUERY.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Draws the frames that are asked about without a QUERY.",
+)
 @click.option("--number", default=6, show_default=True, help="How many frames that are.")
+@on_ray
 def retrieve(
     export: str, data: str, queries: tuple[str, ...], embedding: str, k: int, sheet: Path | None,
     strangers: bool, seed: int, number: int,  # noqa: FBT001 - a flag of the command line
@@ -155,7 +175,9 @@ def retrieve(
     )
 
 
-@main.command()
+@main.command(
+    rules=[Rule("--misprints", excludes=("--csv",), why="misprints are sentences, and CSV has the rows as printed")]
+)
 @click.argument("data", required=False)
 @click.option("--paper", metavar="NAME", help="clp, tcae, rtatl or aunet.")
 @click.option("--method", metavar="NAME", help='One of ours, a row of our jobs, or a paper\'s name for it: "AU-FAN".')
@@ -181,7 +203,7 @@ def published(data: str | None, paper: str | None, method: str | None, misprints
 @click.option("--data", default="", metavar="NAME", help="Judged on which data set (MLflow's experiment).")
 @click.option("--tracker", default="", metavar="URI", help="MLflow; else MLFLOW_TRACKING_URI.")
 @click.option("--papers/--no-papers", default=True, show_default=True, help="What papers print, beside ours.")
-@click.option("--page", type=click.Path(path_type=Path), metavar="FILE.html", help="Write it as a page with plots.")
+@click.option("--page", type=OutputFile(), metavar="FILE.html", help="Write it as a page with plots.")
 @click.option("--csv", is_flag=True, help="F1 by method and fold, for other programs.")
 @click.option("--log-papers", is_flag=True, help="Make every published row a run in MLflow, tagged source=paper.")
 def compare(
@@ -210,6 +232,7 @@ def compare(
 @click.argument("card")
 @OVERRIDES
 @click.option("--weights", default="", metavar="FOLDER", help="Where the exported methods lie, if not where they did.")
+@on_ray
 def verify(card: str, overrides: tuple[str, ...], weights: str) -> None:
     """Judge a run again from its weights: does every digit of its reproduction card hold? Exit status 1 if not.
 
@@ -268,7 +291,11 @@ def init(folder: Path) -> None:
 
 @main.command()
 @click.option(
-    "--folder", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Where everything goes."
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False, writable=True),
+    default=Path("demo"),
+    show_default=True,
+    help="Where everything goes.",
 )
 @click.option("--stop", is_flag=True, help="Stop the Ray cluster and the MLflow server that the demo left running.")
 def demo(folder: Path, stop: bool) -> None:  # noqa: FBT001 - a flag of the command line

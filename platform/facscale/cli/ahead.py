@@ -7,19 +7,23 @@ from pathlib import Path
 
 import click
 
-from facscale.cli.arguments import KUBE, NAMESPACE, OVERRIDES, SPEC
+from facscale.cli.arguments import KUBE, NAMESPACE, OF_KUBERNETES, OVERRIDES, SPEC, Amount, Command, on_ray
 from facscale.spec import read
 
 
-@click.command()
+@click.command(cls=Command)
 @SPEC
 @OVERRIDES
-@click.option("--seconds", default=60.0, show_default=True, help="How long it trains, warm-up not counted.")
+@click.option(
+    "--seconds", type=Amount(), default=60.0, show_default=True, help="How long it trains, warm-up not counted."
+)
 @click.option("--all", "everything", is_flag=True, help="Rehearse every row and stage, not the main row alone.")
-@click.option("--price", default=0.0, metavar="MONEY", help="Of one GPU for an hour; else the clusters file's.")
-@click.option("--node-price", default=0.0, metavar="MONEY", help="Of one node for an hour; else the clusters file's.")
+@click.option("--price", type=Amount(), metavar="MONEY", help="Of one GPU for an hour; else the clusters file's.")
+@click.option("--node-price", type=Amount(), metavar="MONEY", help="Of one node for an hour; else the clusters file's.")
+@on_ray
 def rehearse(
-    spec: Path, overrides: tuple[str, ...], seconds: float, everything: bool, price: float, node_price: float,  # noqa: FBT001 - a flag of the command line
+    spec: Path, overrides: tuple[str, ...], seconds: float, everything: bool,  # noqa: FBT001 - a flag of the command line
+    price: float | None, node_price: float | None,
 ) -> None:  # fmt: skip
     """Train a job for a minute on its real workers; say what holds it up, and what the whole of it will take.
 
@@ -37,11 +41,11 @@ def rehearse(
     from facscale.cli.rehearse import rehearse as rehearse_
     from facscale.job.rehearse import Price
 
-    paid = Price(gpu=price, node=node_price)
+    paid = Price(gpu=price or 0.0, node=node_price or 0.0)
     sys.exit(rehearse_(document, name=spec.stem, seconds=seconds, price=paid, everything=everything))
 
 
-@click.command()
+@click.command(cls=Command, rules=(OF_KUBERNETES,))
 @click.argument("spec", type=click.Path(path_type=Path), required=False)
 @OVERRIDES
 @KUBE
@@ -53,6 +57,7 @@ def rehearse(
     help="Code that is to go along; without it, this folder is only weighed.",
 )
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON for each finding, for other programs.")
+@on_ray
 def doctor(
     spec: Path | None, overrides: tuple[str, ...], kube: str | None, namespace: str, working_dir: Path | None,
     as_json: bool,  # noqa: FBT001 - a flag of the command line

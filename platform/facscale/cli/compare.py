@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -16,6 +17,9 @@ from facscale.compare.papers import board
 from facscale.evaluate import Predictions, Table
 from facscale.names import file_name
 from facscale.track.query import artifact, experiments, runs
+
+if TYPE_CHECKING:  # it draws, and matplotlib takes a second
+    from facscale.compare.report import Report
 
 TOP = 30
 WIDTH = 160  # of tables in a file or a log
@@ -31,23 +35,16 @@ def compare_runs(
     data = data or the_only_one(experiments(uri))
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     if log:
-        console.print(
-            f"{log_papers(uri, data=data, experiment=data)} published rows are runs of {data}, tagged source=paper"
-        )
+        count = log_papers(uri, data=data, experiment=data)
+        click.echo(f"{count} published rows are runs of {data}, tagged source=paper", err=True)
     found = entries(runs(uri, experiment=data))
     if not found:
         raise CompareError(f"{uri}: nothing was judged on {data} yet")
-    if not words:
-        show(board(found, data=data, papers=papers), console=console, title=f"F1 x 100 on {data}", csv=csv)
-        return
-
-    from facscale.compare.report import report
-
-    def load(entry: Entry) -> list[Predictions]:
-        kept = [artifact(uri, run=run.id, path=f"predictions_{file_name(data)}.parquet") for run in entry.runs]
-        return [Predictions.read(one) for one in kept if one is not None]
-
-    told = report([named(found, word) for word in words], data=data, load=load, papers=papers)
+    told = (
+        chosen(found, words, uri=uri, data=data, papers=papers)
+        if words
+        else everything(found, data=data, papers=papers)
+    )
     show(told.table, console=console, title=f"F1 x 100 on {data}", csv=csv)
     if told.comparison and not csv:
         console.print(told.comparison.rich(title=f"Beside {told.comparison.rows[0].name}"))
@@ -55,7 +52,29 @@ def compare_runs(
         console.print(told.thresholds.rich(title="Thresholds"))
     if page:
         page.write_text(told.page(), encoding="utf-8")
-        console.print(f"{page}: open it in a browser")
+        click.echo(f"{page}: open it in a browser", err=True)
+
+
+def everything(found: Sequence[Entry], *, data: str, papers: bool) -> Report:
+    """All rows, and the papers' below them."""
+    from facscale.compare.report import Report
+
+    return Report(data, board(found, data=data, papers=papers), None, None, {})
+
+
+def chosen(found: Sequence[Entry], words: Sequence[str], *, uri: str, data: str, papers: bool) -> Report:
+    """The rows that are named, against the first of them. Raises CompareError for one that is named twice."""
+    from facscale.compare.report import report
+
+    def load(entry: Entry) -> list[Predictions]:
+        kept = [artifact(uri, run=run.id, path=f"predictions_{file_name(data)}.parquet") for run in entry.runs]
+        return [Predictions.read(one) for one in kept if one is not None]
+
+    rows = [named(found, word) for word in words]
+    for number, word in enumerate(words):
+        if rows[number] in rows[:number]:
+            raise CompareError(f"{word} and {words[rows.index(rows[number])]} are the same row; leave one out")
+    return report(rows, data=data, load=load, papers=papers)
 
 
 def show(table: Table, *, console: Console, title: str, csv: bool) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 from facscale.cluster.local import answers
+from facscale.errors import UserError
 from facscale.progress import duration
 from facscale.shipped import locate_shipped
 
@@ -54,11 +57,16 @@ def authentication(folder: Path) -> dict[str, str]:
 
 
 def stop_demo(folder: Path) -> None:
-    """End the servers that `run_demo` left; the data and the runs stay."""
-    from facscale.track.server import stop
+    """End the servers that `run_demo` left; the data and the runs stay. Raises UserError where no demo was run."""
+    from facscale.track.server import find, stop
 
-    stop(folder.absolute() / "mlflow")
-    noted = folder / "ray.pid"
+    noted, server = folder / "ray.pid", folder.absolute() / "mlflow"
+    if not server.is_dir() and not noted.exists():
+        raise UserError(f"--folder {folder}: no demo was run there; name the folder that `facscale demo` was given")
+    if not alive(noted) and find(server) is None:
+        print("nothing was running; what the demo made stands in", folder)
+        return
+    stop(server)
     if noted.exists():
         stop_ray(noted)
     print("stopped; a new demo starts from what stands in", folder)
@@ -73,6 +81,7 @@ def start_ray(folder: Path, *, port: int = RAY_PORT, dashboard: int = DASHBOARD_
     command = [BIN / "ray", "start", "--head", "--block", "--port", port, "--dashboard-port", dashboard]
     command += ["--dashboard-agent-listen-port", dashboard + 1, "--ray-client-server-port", dashboard + 2]
     command += ["--dashboard-host", "127.0.0.1", "--node-ip-address", "127.0.0.1", "--disable-usage-stats"]
+    command += ["--temp-dir", scratch(folder)]
     variables = environment(authentication(folder))
     words = [str(word) for word in command]
     process = subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=log, start_new_session=True, env=variables)
@@ -87,6 +96,16 @@ def start_ray(folder: Path, *, port: int = RAY_PORT, dashboard: int = DASHBOARD_
             return
         time.sleep(1)
     raise SystemExit(f"error: Ray does not answer at {address}; see {folder / 'ray.log'}")
+
+
+def scratch(folder: Path) -> Path:
+    """Where this Ray keeps logs and sockets; short, for a socket's path may have 107 characters.
+
+    Ray sends a submitted job to the cluster that was last started with the same folder, whoever started it: so the demo
+    has one of its own.
+    """
+    name = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:8]
+    return Path(tempfile.gettempdir()) / f"facscale-demo-{os.getuid()}-{name}"
 
 
 def stop_ray(noted: Path) -> None:

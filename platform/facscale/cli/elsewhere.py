@@ -7,12 +7,16 @@ from pathlib import Path
 
 import click
 
-from facscale.cli.arguments import OVERRIDES, SPEC, At, somewhere
+from facscale.cli.arguments import ONE_PLACE, OVERRIDES, SPEC, At, Command, Rule, somewhere
 
 NAME = click.argument("name")
+OF_PODS = tuple(
+    Rule(option, needs=("--kube",), why="a Ray cluster stands as it is, and has no pods, queues or groups to choose")
+    for option in ("--image", "--queue", "--group")
+)
 
 
-@click.command()
+@click.command(cls=Command, rules=(*ONE_PLACE, *OF_PODS))
 @SPEC
 @OVERRIDES
 @somewhere
@@ -56,7 +60,7 @@ def submit(
     )
 
 
-@click.command()
+@click.command(cls=Command, rules=ONE_PLACE)
 @NAME
 @somewhere
 def status(name: str, at: At) -> None:
@@ -70,7 +74,7 @@ def status(name: str, at: At) -> None:
     show_status(name, at=at)
 
 
-@click.command()
+@click.command(cls=Command, rules=ONE_PLACE)
 @NAME
 @somewhere
 @click.option("--follow", is_flag=True, help="Stay until it is over; Ctrl-C stops watching, not the job.")
@@ -84,7 +88,7 @@ def logs(name: str, at: At, follow: bool) -> None:  # noqa: FBT001 - a flag of t
     sys.exit(show_log(name, at=at, follow=follow))
 
 
-@click.command()
+@click.command(cls=Command, rules=ONE_PLACE)
 @NAME
 @somewhere
 def cancel(name: str, at: At) -> None:
@@ -97,7 +101,7 @@ def cancel(name: str, at: At) -> None:
     cancel_job(name, at=at)
 
 
-@click.command(name="list")
+@click.command(name="list", cls=Command, rules=ONE_PLACE)
 @somewhere
 @click.option("--all", "everything", is_flag=True, help="Also what was submitted more than a week ago and is over.")
 def list_(at: At, everything: bool) -> None:  # noqa: FBT001 - a flag of the command line

@@ -27,8 +27,6 @@ def rehearse(document: Document, *, name: str, seconds: float, price: Price, eve
 
 
 def priced(document: Document, said: Price) -> Price:
-    """As said; else what the clusters file says of the cluster that the job, or FACSCALE_CLUSTER, names."""
-    if said.gpu or said.node:
-        return said
+    """Each as said; else what the clusters file says of the cluster that the job, or FACSCALE_CLUSTER, names."""
     gpu, node = prices(str(document.at(("cluster", "name")) or os.environ.get("FACSCALE_CLUSTER", "")))
-    return Price(gpu=gpu, node=node)
+    return Price(gpu=said.gpu or gpu, node=said.node or node)

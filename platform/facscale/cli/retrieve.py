@@ -50,7 +50,7 @@ def retrieve_faces(
     seed: int, number: int,
 ) -> None:  # fmt: skip
     """Print the k nearest frames of each query, and draw them where `sheet` says. Raises SpecError, DataError."""
-    refuse_wrong(k=k, number=number, sheet=sheet)
+    refuse_wrong(k=k, number=number)
     dataset = Dataset(data_url)
     method = export.load(read(source), source=source)
     encoder, size = chosen(method, embedding, source=source), method.recipe.facts.image_size
@@ -79,15 +79,11 @@ def retrieve_faces(
         console.print(f"\ncontact sheet: {sheet}", markup=False)
 
 
-def refuse_wrong(*, k: int, number: int, sheet: Path | None) -> None:
-    """Raise SpecError for options that ask for nothing, or for a sheet that cannot be written."""
+def refuse_wrong(*, k: int, number: int) -> None:
+    """Raise SpecError for options that ask for nothing."""
     for name, count in {"k": k, "number": number}.items():
         if count < 1:
             raise SpecError(f"--{name} {count}: there is nothing to show; ask for at least 1")
-    if sheet and sheet.suffix.lower() != ".png":
-        raise SpecError(f"--sheet {sheet}: the sheet is a PNG; call it {sheet.with_suffix('.png').name}")
-    if sheet and not sheet.absolute().parent.is_dir():
-        raise SpecError(f"--sheet {sheet}: there is no folder {sheet.absolute().parent}; make it first")
 
 
 def refuse_lonely(dataset: Dataset, asked: Sequence[Face], *, strangers: bool) -> None:

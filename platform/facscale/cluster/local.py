@@ -16,6 +16,7 @@ from ray._private.authentication.authentication_token_setup import maybe_enable_
 from ray._private.services import canonicalize_bootstrap_address, find_gcs_addresses
 from ray.exceptions import AuthenticationError
 
+from facscale.quiet import quieten
 from facscale.spec import Job, SpecError
 
 PLACE = re.compile(r"[\w.\-\[\]:]+:\d+")  # host:port; Ray knows other addresses too: auto, local, ray://...
@@ -33,7 +34,7 @@ def join() -> None:
     Raises SpecError where a cluster is named and does not answer, or answers and does not know our token.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a CPU task must not hide the GPUs of its process
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    quieten()
     if ray.is_initialized():
         return
     place = choose_cluster()

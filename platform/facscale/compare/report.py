@@ -16,6 +16,7 @@ from facscale.evaluate.predictions import matched
 from facscale.evaluate.strips import subject_strips
 
 THRESHOLD = 0.5
+DRAWN = 12  # rows: bars of more could not be told apart
 Load = Callable[[Entry], Sequence[Predictions]]  # of each training
 
 
@@ -31,11 +32,11 @@ class Report:
 
     def page(self) -> str:
         """One HTML file with figures in it."""
-        parts = [
-            html.section(
-                "F1 by action unit", picture(figures.f1_bars(self.table, title=f"F1 on {self.data}")), table(self.table)
-            )
-        ]
+        drawn = Table(self.table.rows[:DRAWN])
+        bars = picture(figures.f1_bars(drawn, title=f"F1 on {self.data}"))
+        more = len(self.table.rows) - DRAWN
+        note = html.text(f"The first {DRAWN} rows are drawn; the table has {more} more.") if more > 0 else ""
+        parts = [html.section("F1 by action unit", bars, note, table(self.table))]
         if self.comparison:
             verdicts = "".join(html.text(verdict) for verdict in self.comparison.verdicts)
             parts.append(

@@ -99,9 +99,9 @@ def embed(
     if not store.exists(path):
         options = {"url": dataset_url, "image_size": image_size, "spec": spec, "batch_size": batch_size}
         options |= {"device": "cuda" if gpus else "cpu", "subjects": subjects}
-        actors = {"compute": ray.data.ActorPoolStrategy(size=workers), "num_cpus": cpus, "num_gpus": gpus}
+        needs = {"num_cpus": cpus, "num_gpus": gpus}
         wanted = _wanted(dataset, subjects=subjects)
-        tables = _computed(model, dataset, runs=wanted, options=options, actors=actors)
+        tables = _computed(model, dataset, runs=wanted, options=options, workers=workers, needs=needs)
         table = _checked(tables, dataset=dataset, total=int(dataset.runs.frames[wanted].sum()), max_bad=max_bad)
         store.makedirs(folder, exist_ok=True)
         with store.open(f"{path}.part", "wb") as file:
@@ -222,16 +222,23 @@ def _wanted(dataset: Dataset, *, subjects: Collection[str] | None) -> np.ndarray
 
 
 def _computed(
-    model: Embeds, dataset: Dataset, *, runs: np.ndarray, options: Mapping[str, Any], actors: Mapping[str, Any]
-) -> Iterator[pa.Table]:
+    model: Embeds, dataset: Dataset, *, runs: np.ndarray, options: Mapping[str, Any], workers: int,
+    needs: Mapping[str, float],
+) -> Iterator[pa.Table]:  # fmt: skip
     """Tables of rows of the row groups that hold `runs`, in whatever order the actors finish."""
     found = np.unique(np.stack([dataset.runs.shard[runs], dataset.runs.row_group[runs]], axis=1), axis=0)
     places = [{"shard": int(shard), "row_group": int(group)} for shard, group in found]
     groups = ray.data.from_items(places, override_num_blocks=len(places))
     groups.context.enable_progress_bars = False  # ours counts frames
     held = ray.put(copy.deepcopy(model).cpu())  # alive until the last table: actors that restart ask for it again
+    actors = ray.data.ActorPoolStrategy(size=min(workers, len(places)))  # one more would have nothing to do
     work = groups.map_batches(
-        _Embedder, batch_size=1, fn_constructor_args=(held,), fn_constructor_kwargs=dict(options), **actors
+        _Embedder,
+        batch_size=1,
+        fn_constructor_args=(held,),
+        fn_constructor_kwargs=dict(options),
+        compute=actors,
+        **needs,
     )
     total = int(dataset.runs.frames[runs].sum())
     with Progress(f"embedding {dataset.manifest.name}", total=total, unit="frames") as bar:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,14 @@ from mlflow.exceptions import MlflowException
 from facscale.redact import redacted
 from facscale.track.identity import experiment_id, find_or_make_run, find_run
 from facscale.track.limits import DIGEST, LONGEST, METRICS, PARAMS, TAGS, mlflow_name
-from facscale.track.registry import log_model, logged_models, register
+from facscale.track.race import is_race, pauses
+from facscale.track.registry import WEIGHTS, log_model, logged_models, register
 
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")
+NOISY = (
+    "alembic", "mlflow.store.db.utils",  # hundreds of lines when a SQLite file is made
+    "mlflow.store.model_registry.abstract_store",  # that it waits for a version, which is there at once
+)  # fmt: skip
 Record = dict[str, Any]
 
 
@@ -48,21 +54,28 @@ class Client:
         self._steps: dict[tuple[str, str], set[int]] = {}
 
     def send(self, records: Sequence[Record], *, files: Path) -> None:
-        """Send records of one run. Raises RefusedError, GoneError, or anything else for a tracker that does not answer."""
-        try:
-            self._connect()
+        """Send records of one run. Raises RefusedError, GoneError, or anything else for a tracker that does not answer.
+
+        One send makes several requests, and another sender may be faster at each of them: a lost race is no refusal,
+        however many follow each other. A true refusal is asked for once more, for it may be about what has changed since.
+        """
+        pause, is_second = pauses(), False
+        while True:
             try:
-                self._send(records, files=files)
+                self._connect()
+                return self._send(records, files=files)
+            except FileNotFoundError as error:
+                raise RefusedError(f"the spool has lost a file: {error}") from error
             except MlflowException as error:
-                if error.error_code not in REFUSALS:
+                if is_race(error) and (wait := next(pause, None)) is not None:
+                    time.sleep(wait)
+                elif error.error_code not in REFUSALS:
                     raise
-                self._send(records, files=files)  # another sender may have written the same in between
-        except FileNotFoundError as error:
-            raise RefusedError(f"the spool has lost a file: {error}") from error
-        except MlflowException as error:
-            if error.error_code in REFUSALS:
-                raise RefusedError(str(error)) from error
-            raise
+                elif is_second:
+                    raise RefusedError(str(error)) from error
+                else:
+                    is_second = True
+                self.doubt()
 
     def _send(self, records: Sequence[Record], *, files: Path) -> None:
         record = records[0]
@@ -91,7 +104,8 @@ class Client:
                 raise RefusedError(f"this facscale knows no records of the kind {unknown!r}")
 
     def doubt(self) -> None:
-        """After a failure: it is unknown what of the last batch has arrived, so ask before the next one."""
+        """After a failure: it is unknown what of the last batch has arrived, and whether its run is there: ask first."""
+        self._seen.clear()
         self._ours.clear()
         self._steps.clear()
 
@@ -105,7 +119,7 @@ class Client:
     def _connect(self) -> None:
         if self._experiment_id:
             return
-        for noisy in ("alembic", "mlflow.store.db.utils"):  # hundreds of lines when a SQLite file is made
+        for noisy in NOISY:
             logging.getLogger(noisy).setLevel(logging.WARNING)
         self._mlflow = self._mlflow or MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
         self._experiment_id = experiment_id(self._mlflow, self._experiment, uri=self._uri)
@@ -211,4 +225,5 @@ class Client:
         ready = [model for model in found if model.status == "READY"]
         if not ready:
             raise RefusedError(f"the run {run} has no model {record['model']!r} to register")
-        register(self._api, run, record, model=ready[-1])
+        newest = ready[-1].tags.get(WEIGHTS)
+        register(self._api, run, record, model=next(model for model in ready if model.tags.get(WEIGHTS) == newest))

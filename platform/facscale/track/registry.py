@@ -19,6 +19,7 @@ from mlflow.models import Model
 from facscale.track.limits import LONGEST, mlflow_name, model_name
 
 SCORE = "f1/"  # tags of a version that hold its score, before the data set's name
+WEIGHTS = "facscale.weights"  # tag of logged models: the same for the same weights
 MINE = "facscale"  # tag of registered models that we made
 Record = dict[str, Any]
 
@@ -32,8 +33,7 @@ def log_model(api: MlflowClient, run: str, record: Record, *, experiment: str, f
     found = logged_models(api, run, experiment=experiment, name=record["name"], weights=weights)
     if any(known.status == "READY" for known in found):
         return
-    tags = {"facscale.weights": weights}
-    made = found[0] if found else api.create_logged_model(experiment, record["name"], run, tags=tags)
+    made = found[0] if found else _oldest(api, run, record, experiment=experiment, weights=weights)
     model.model_id = model.model_uuid = made.model_id
     model.run_id, model.artifact_path = run, made.artifact_location
     model.save(str(folder / "MLmodel"))
@@ -46,12 +46,21 @@ def log_model(api: MlflowClient, run: str, record: Record, *, experiment: str, f
     api.log_outputs(run, [LoggedModelOutput(made.model_id, step=0)])
 
 
+def _oldest(api: MlflowClient, run: str, record: Record, *, experiment: str, weights: str) -> LoggedModel:
+    """A new logged model; the older one, where another sender makes it at the same moment: both then fill that."""
+    new = api.create_logged_model(experiment, record["name"], run, tags={WEIGHTS: weights})
+    first = logged_models(api, run, experiment=experiment, name=record["name"], weights=weights)[0]
+    if first.model_id != new.model_id:
+        api.delete_logged_model(new.model_id)
+    return first
+
+
 def logged_models(
     api: MlflowClient, run: str, *, experiment: str, name: str, weights: str | None = None
 ) -> list[LoggedModel]:
     """A run's models of one name, the oldest first."""
     query = f"source_run_id = '{run}' AND name = '{name}'"
-    query += "" if weights is None else f" AND tags.`facscale.weights` = '{weights}'"
+    query += "" if weights is None else f" AND tags.`{WEIGHTS}` = '{weights}'"
     found = api.search_logged_models([experiment], query)
     return sorted(found, key=lambda model: (model.creation_timestamp, model.model_id))
 

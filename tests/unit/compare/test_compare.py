@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 
 import mlflow
@@ -13,8 +15,8 @@ from facscale.cli import main
 from facscale.compare import beside, entries, log_papers, named
 from facscale.compare.entries import CompareError, row_of
 from facscale.compare.papers import board, minus
-from facscale.compare.report import report
-from facscale.evaluate import Predictions, Row
+from facscale.compare.report import DRAWN, Report, report
+from facscale.evaluate import Predictions, Row, Table
 from facscale.published import published
 from facscale.track.query import TrackedRun, runs
 
@@ -191,6 +193,41 @@ def test_the_command(store, tmp_path, monkeypatch):
     lines = CliRunner().invoke(main, ["compare", "--csv"], catch_exceptions=False).output.splitlines()
     assert lines[0] == "method,fold,AU1,AU2,AU12,Avg"
     assert lines[1].startswith("clp,mean,")
+
+
+def test_a_page_without_a_run_is_the_leaderboard(store, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    page = tmp_path / "all.html"
+    done = CliRunner().invoke(main, ["compare", "--page", str(page)], catch_exceptions=False)
+    assert f"{page}: open it in a browser" in done.stderr
+    text = page.read_text()
+    assert "<h1>2 rows on synthetic</h1>" in text
+    assert "data:image/png" in text
+    assert text.index("<td>clp</td>") < text.index("<td>moco</td>")  # the best first
+
+
+def test_many_rows_are_in_the_table_and_the_first_of_them_drawn():
+    rows = tuple(said(f"row {number}", right=0.9).row(0.5) for number in range(DRAWN + 3))
+    page = Report("synthetic", Table(rows), None, None, {}).page()
+    assert f"The first {DRAWN} rows are drawn; the table has 3 more." in page
+    assert f"<td>row {DRAWN + 2}</td>" in page
+
+
+@pytest.mark.parametrize("words", [[], ["moco", "clp"]])
+def test_csv_is_csv_whatever_else_is_written(store, tmp_path, monkeypatch, words):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    page = tmp_path / "x.html"
+    done = CliRunner().invoke(main, ["compare", *words, "--csv", "--page", str(page)], catch_exceptions=False)
+    head, *lines = csv.reader(io.StringIO(done.stdout))
+    assert head[:2] == ["method", "fold"]
+    assert all(len(line) == len(head) for line in lines)
+    assert page.is_file()
+
+
+def test_a_row_is_compared_with_others_not_with_itself(store):
+    done = CliRunner().invoke(main, ["compare", "--tracker", store, "clp", "moco", "clp"])
+    assert done.exit_code == 2
+    assert "clp and clp are the same row; leave one out" in done.output
 
 
 def test_what_is_not_there_is_told(store, monkeypatch):

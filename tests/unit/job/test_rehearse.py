@@ -100,7 +100,9 @@ def test_the_clusters_file_knows_prices(tmp_path, monkeypatch):
     anywhere = Document({}, {(): "?"})
     assert priced(anywhere, Price()) == Price(gpu=2.5)
     assert priced(anywhere, Price(gpu=9)) == Price(gpu=9)
-    assert priced(Document({"cluster": {"name": "lab"}}, {(): "?"}), Price()) == Price(node=1)
+    lab = Document({"cluster": {"name": "lab"}}, {(): "?"})
+    assert priced(lab, Price()) == Price(node=1)
+    assert priced(lab, Price(gpu=9)) == Price(gpu=9, node=1)  # each as said, or as the file has it
     monkeypatch.setenv("FACSCALE_CLUSTER", "elsewhere")
     assert priced(anywhere, Price()) == Price()
 
