@@ -15,6 +15,9 @@ from guarded import GuardedMLflow
 from postgres import Postgres, programs
 from s3 import S3Server
 
+os.environ.setdefault(
+    "RAY_worker_niceness", "0"
+)  # at Ray's 15 its workers would starve beside the tests of another process
 _numbers = itertools.count()
 ROOT = Path(__file__).parents[1]
 PLUGINS = ROOT / "tests" / "plugins"  # third-party packages as pip would install them
