@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 PLUGINS = ROOT / "tests" / "plugins"  # third-party packages as pip would install them
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say what runs beside what: tests that share servers in one process, the longest such group first.
 

@@ -21,7 +21,7 @@ from facscale.evaluate.predictions import Predictions
 from facscale.track import server
 from ports import free_port
 
-pytestmark = pytest.mark.slow("seven trainings on Ray, as a user submits them")
+pytestmark = pytest.mark.slow("seven trainings on Ray, as a user submits them", minutes=4)
 
 BIN = Path(sys.executable).parent
 AUS = (1, 2, 4, 6, 12)

@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 from conftest import ROOT
 from lock import EXTRAS, read_pins, read_requirements
 
+pytestmark = pytest.mark.slow("asks PyPI for 200 packages on three Pythons", minutes=2)
 PYTHONS = ("3.11", "3.12", "3.13")
 PLAIN = {"PIP_CONFIG_FILE": "/dev/null", "PIP_FIND_LINKS": "", "PIP_EXTRA_INDEX_URL": "", "PIP_CONSTRAINT": ""}
 # Published as source alone. Neither compiles anything when it is installed, which `test_sources_…` holds them to.

@@ -21,6 +21,7 @@ import pytest
 from conftest import ROOT
 from hosts import Network, missing
 
+pytestmark = pytest.mark.slow("builds, installs, and begins a demo with Ray and MLflow of its own", minutes=2)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 FROM = ["pyproject.toml", PROJECT["readme"], *PROJECT["license-files"]]
 YAML = {kind: {path.name for path in (ROOT / kind).iterdir()} for kind in ("jobs", "pipelines")}

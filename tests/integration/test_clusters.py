@@ -32,7 +32,7 @@ evaluate: {{folds: 2, probe: {{epochs: 2, batch_size: 32}}, rendered_people: 0, 
 """
 
 pytestmark = [
-    pytest.mark.slow("two jobs on Rays of their own, MLflow on Postgres, a browser"),
+    pytest.mark.slow("two jobs on Rays of their own, MLflow on Postgres, a browser", minutes=2),
     pytest.mark.skipif(chromium() is None, reason="Chromium is missing: apt-get install chromium"),
 ]
 

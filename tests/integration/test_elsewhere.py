@@ -29,7 +29,7 @@ from facscale.kube.order import order
 from facscale.progress import reached
 from ports import free_port
 
-pytestmark = pytest.mark.slow("jobs on a Ray with a token, and on one Ray after another")
+pytestmark = pytest.mark.slow("jobs on a Ray with a token, and on one Ray after another", minutes=4)
 
 JOB = """\
 method: {name: tiny-gan}

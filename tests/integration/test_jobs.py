@@ -38,7 +38,7 @@ from ports import free_port
 from tiny import small
 from watching import interrupted, watched
 
-pytestmark = pytest.mark.slow("27 trainings")
+pytestmark = pytest.mark.slow("27 trainings", minutes=5)
 
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
 ON_RAY = {"clp", "rtatl", "aunet"}

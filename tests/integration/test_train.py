@@ -19,7 +19,7 @@ from integration import local_worker
 from ports import free_port
 from watching import watched
 
-pytestmark = pytest.mark.slow("each training starts and ends on Ray")
+pytestmark = pytest.mark.slow("each training starts and ends on Ray", minutes=5)
 
 TINY = {
     "method": {"name": "clp", "depth": 18, "width": 4, "hidden": 8, "embedding": 8, "length": 3, "queue_size": 32},

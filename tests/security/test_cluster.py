@@ -19,7 +19,7 @@ from facscale.cli.demo import BIN, authentication, start_ray, stop_ray
 from facscale.track import server
 from ports import free_port
 
-pytestmark = pytest.mark.slow("a Ray with a token starts, and nodes that it refuses take their time")
+pytestmark = pytest.mark.slow("a Ray with a token starts, and nodes that it refuses take their time", minutes=3)
 
 SECRETS = {
     "AWS_ACCESS_KEY_ID": "AKIA-of-the-job-itself",
