@@ -39,13 +39,13 @@ demo-stop: $(VENV)/ready
 test: check test-fast test-slow
 
 test-fast: $(VENV)/ready
-	$(PYTEST) -m "not slow and not nightly"
+	$(PYTEST) -m "not slow and not nightly" tests/unit tests/security
 
 test-slow: $(VENV)/ready
-	$(PYTEST) -m "slow and not nightly"
+	$(PYTEST) -m "slow and not nightly" tests/e2e tests/install tests/integration tests/security
 
 test-nightly: $(VENV)/ready
-	$(PYTEST) -m nightly
+	$(PYTEST) -m nightly tests/e2e
 
 check: $(VENV)/ready
 	$(BIN)/ruff check
