@@ -54,8 +54,8 @@ def main() -> None:
 def run(spec: Path, overrides: tuple[str, ...]) -> None:
     """Run a job (jobs/*.yaml) or a data pipeline (pipelines/*.yaml) on the Ray cluster at hand.
 
-    Inside `ray job submit` that is the job's cluster; with RAY_ADDRESS set, that one; else the cluster that runs on
-    this machine; else a new one on this machine, for this run alone.
+    Inside `ray job submit` that is the job's cluster; with RAY_ADDRESS set, that one; else the cluster that was last
+    started on this machine; else a new one on this machine, for this run alone. Others that run here are not touched.
 
     \b
         facscale run jobs/clp.yaml method.margin=0.05 cluster.workers=8
