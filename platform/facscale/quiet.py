@@ -28,7 +28,8 @@ MEANINGLESS = (  # for Python and for grep -E; seen with Ray 2.60.0
     ),  # Ray Train's own, for nodes that are taken away; its controller holds the arguments
     ACTOR.format(r"MapWorker\(MapBatches\(_Embedder\)\)"),  # ours: evaluate/embed.py holds the encoder to the end
 )
-SETUP = r"^[0-9 ,:-]+INFO job_manager\.py:[0-9]+ -- Runtime env is setting up\.$"  # before the first line of any job
+# Ray's agent begins the log of each submitted job with it, before anything of ours runs; no setting is below it
+SETUP = re.compile(r"^[0-9 ,:-]+\tINFO job_manager\.py:[0-9]+ -- Runtime env is setting up\.$")
 SAID_ONCE = (  # notices that Ray gives once in a process, by its own key: here they are taken as given
     "ray_data_progress_manager_disabled",  # Ray Data tells how to have its bars back; ours count frames
 )
@@ -75,7 +76,7 @@ def filtered_stderr() -> Iterator[None]:
     assert passing.stdin is not None
     os.dup2(passing.stdin.fileno(), 2)
     passing.stdin.close()
-    if before is sys.__stderr__:  # bars ask it whether it is a terminal
+    if before is not None and before is sys.__stderr__:  # bars ask it whether it is a terminal
         sys.stderr = os.fdopen(os.dup(real), "w", buffering=1, encoding=before.encoding, errors=before.errors)
     try:
         yield

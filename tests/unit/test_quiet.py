@@ -95,6 +95,13 @@ def test_lines_of_workers_are_dropped_before_ray_prints_them():
     assert lines == TROUBLE
 
 
+def test_the_line_before_every_submitted_job_is_known_by_its_text():
+    line = "2026-11-29 07:36:41,322\tINFO job_manager.py:581 -- Runtime env is setting up."
+    assert quiet.SETUP.search(line + "\n")
+    assert not quiet.SETUP.search(line.replace("INFO", "WARNING"))
+    assert not quiet.SETUP.search(line + " It failed.")
+
+
 def test_a_notice_that_is_taken_as_given_is_not_given_again():
     from ray.util.debug import log_once
 
