@@ -28,8 +28,12 @@ MEANINGLESS = (  # for Python and for grep -E; seen with Ray 2.60.0
     ),  # Ray Train's own, for nodes that are taken away; its controller holds the arguments
     ACTOR.format(r"MapWorker\(MapBatches\(_Embedder\)\)"),  # ours: evaluate/embed.py holds the encoder to the end
 )
-# Ray's agent begins the log of each submitted job with it, before anything of ours runs; no setting is below it
-SETUP = re.compile(r"^[0-9 ,:-]+\tINFO job_manager\.py:[0-9]+ -- Runtime env is setting up\.$")
+OF_SUBMITTING = re.compile(  # what `ray job submit` prints of itself, and no setting is below it
+    r"^[0-9 ,:-]+\tINFO (?:"
+    r"job_manager\.py:[0-9]+ -- Runtime env is setting up\."  # the agent's first line in the log of every job
+    r"|sdk\.py:[0-9]+ -- WebSocket closed for job \w+ with close code 1000"  # 1000: all was said
+    r")$"
+)
 SAID_ONCE = (  # notices that Ray gives once in a process, by its own key: here they are taken as given
     "ray_data_progress_manager_disabled",  # Ray Data tells how to have its bars back; ours count frames
 )

@@ -39,7 +39,11 @@ def test_the_page_shows_f1_side_by_side(server, tmp_path):
         order = sorted(
             (head.bounding_box()["x"], head.inner_text().strip()) for head in heads.all() if head.is_visible()
         )
-        assert list(dict.fromkeys(name for _, name in order if name.startswith("f1/"))) == ["f1/mean", "f1/AU1", "f1/AU12"]
+        assert list(dict.fromkeys(name for _, name in order if name.startswith("f1/"))) == [
+            "f1/mean",
+            "f1/AU1",
+            "f1/AU12",
+        ]
         places = [page.get_by_text(name, exact=True).first.bounding_box()["y"] for name in ("moco", "clp")]
         assert places[0] < places[1]
         assert keep_screenshot(page, "f1").stat().st_size > 10_000

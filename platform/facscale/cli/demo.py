@@ -14,7 +14,7 @@ from pathlib import Path
 from facscale.cluster.local import answers
 from facscale.errors import UserError
 from facscale.progress import duration
-from facscale.quiet import SETUP
+from facscale.quiet import OF_SUBMITTING
 
 ROOT = Path(__file__).parents[3]
 BIN = Path(sys.executable).parent
@@ -143,9 +143,11 @@ def submit() -> int:
         "record",
     ]
     words = [*command, "--", "jobs/demo.yaml"]
-    with subprocess.Popen(words, cwd=ROOT, env=environment({}), stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        words, cwd=ROOT, env=environment({}), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         for line in process.stdout or ():
-            if not SETUP.search(line):
+            if not OF_SUBMITTING.search(line):
                 print(line, end="", flush=True)
     return process.returncode
 
