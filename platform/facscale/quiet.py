@@ -28,7 +28,12 @@ MEANINGLESS = (  # for Python and for grep -E; seen with Ray 2.60.0
     ),  # Ray Train's own, for nodes that are taken away; its controller holds the arguments
     ACTOR.format(r"MapWorker\(MapBatches\(_Embedder\)\)"),  # ours: evaluate/embed.py holds the encoder to the end
 )
-SETUP = r"^[0-9 ,:-]+INFO job_manager\.py:[0-9]+ -- Runtime env is setting up\.$"  # before the first line of any job
+OF_SUBMITTING = re.compile(  # what `ray job submit` prints of itself, and no setting is below it
+    r"^[0-9 ,:-]+\tINFO (?:"
+    r"job_manager\.py:[0-9]+ -- Runtime env is setting up\."  # the agent's first line in the log of every job
+    r"|sdk\.py:[0-9]+ -- WebSocket closed for job \w+ with close code 1000"  # 1000: all was said
+    r")$"
+)
 SAID_ONCE = (  # notices that Ray gives once in a process, by its own key: here they are taken as given
     "ray_data_progress_manager_disabled",  # Ray Data tells how to have its bars back; ours count frames
 )
@@ -75,7 +80,7 @@ def filtered_stderr() -> Iterator[None]:
     assert passing.stdin is not None
     os.dup2(passing.stdin.fileno(), 2)
     passing.stdin.close()
-    if before is sys.__stderr__:  # bars ask it whether it is a terminal
+    if before is not None and before is sys.__stderr__:  # bars ask it whether it is a terminal
         sys.stderr = os.fdopen(os.dup(real), "w", buffering=1, encoding=before.encoding, errors=before.errors)
     try:
         yield

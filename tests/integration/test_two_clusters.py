@@ -18,6 +18,7 @@ from faces import lengths_data_set
 from facscale.cli.demo import BIN, authentication, environment, start_ray, stop_ray
 from ports import free_port
 
+pytestmark = pytest.mark.slow("two heads start, and a job trains while they do", minutes=2)
 STEPS = 300
 JOB = """\
 method: {{name: clp, depth: 18, width: 8, hidden: 8, embedding: 8, length: 3, queue_size: 32}}

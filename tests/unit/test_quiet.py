@@ -95,6 +95,20 @@ def test_lines_of_workers_are_dropped_before_ray_prints_them():
     assert lines == TROUBLE
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "2026-11-29 07:36:41,322\tINFO job_manager.py:581 -- Runtime env is setting up.",
+        "2026-11-29 07:06:21,122\tINFO sdk.py:520 -- WebSocket closed for job raysubmit_8dAX7 with close code 1000",
+    ],
+)
+def test_what_submitting_says_of_itself_is_known_by_its_text(line):
+    assert quiet.OF_SUBMITTING.search(line + "\n")
+    for trouble in (line.replace("INFO", "WARNING"), f"{line} It failed.", line.replace("1000", "1006")):
+        if trouble != line:
+            assert not quiet.OF_SUBMITTING.search(trouble)
+
+
 def test_a_notice_that_is_taken_as_given_is_not_given_again():
     from ray.util.debug import log_once
 

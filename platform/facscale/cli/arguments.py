@@ -98,7 +98,7 @@ class OutputFile(click.Path):
         return path
 
 
-class Amount(click.ParamType):
+class Amount(click.ParamType[float]):
     """A number above nothing, and below infinity."""
 
     name = "number"

@@ -14,17 +14,20 @@ from pathlib import Path
 from facscale.cluster.local import answers
 from facscale.errors import UserError
 from facscale.progress import duration
+from facscale.quiet import OF_SUBMITTING
 from facscale.shipped import locate_shipped
 
 ROOT = locate_shipped("jobs").parent  # with jobs/ and pipelines/ in it, whether checkout or wheel
 BIN = Path(sys.executable).parent
 RAY_PORT, DASHBOARD_PORT, MLFLOW_PORT = 6389, 8275, 5005  # the two ports after the dashboard's are Ray's as well
 PIPELINES = ("synthetic.yaml", "synthetic_bp4d.yaml")
+DATA = "synthetic_bp4d"  # what runs are judged on
 
 
 def run_demo(folder: Path) -> int:
     """Render, ingest, train, evaluate, compare; what stands already is used again. Returns the job's exit status."""
     from facscale.track.server import ensure_server
+    from facscale.track.view import page_of
 
     began = time.monotonic()
     folder = folder.absolute()
@@ -40,9 +43,8 @@ def run_demo(folder: Path) -> int:
     say("4/4", "ray job submit jobs/demo.yaml")
     status = submit()
     if status == 0:
-        print(
-            f"\nDone in {duration(time.monotonic() - began)}. Compare the runs: {server.url}   the cluster: http://127.0.0.1:{DASHBOARD_PORT}"
-        )
+        print(f"\nDone in {duration(time.monotonic() - began)}. The cluster: http://127.0.0.1:{DASHBOARD_PORT}")
+        print(f"F1 of all runs, side by side: {page_of(server.url, DATA)}")
         print(f"Both servers keep running for the next time; `facscale demo --folder {folder} --stop` ends them.")
     return status
 
@@ -141,7 +143,14 @@ def submit() -> int:
         "--log-style",
         "record",
     ]
-    return subprocess.run([*command, "--", "jobs/demo.yaml"], cwd=ROOT, env=environment({}), check=False).returncode
+    words = [*command, "--", "jobs/demo.yaml"]
+    with subprocess.Popen(
+        words, cwd=ROOT, env=environment({}), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        for line in process.stdout or ():
+            if not OF_SUBMITTING.search(line):
+                print(line, end="", flush=True)
+    return process.returncode
 
 
 def facscale(*words: object, variables: dict[str, str]) -> None:

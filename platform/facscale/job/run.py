@@ -42,12 +42,12 @@ def run_job(document: Document, *, name: str, first: Callable[[Story], None] | N
         if isinstance(error, KeyboardInterrupt) and story.lanes.count > 1:
             os._exit(INTERRUPTED)  # its threads would go on waiting for Ray, which ends what a driver leaves behind
         raise
-    delivered = story.tracker.close()
-    story.say(
-        f"MLflow: {story.tracker.url}"
-        if delivered
-        else f"MLflow could not be reached; later: facscale sync {story.spool}"
-    )
+    if not story.tracker.close():
+        story.say(f"MLflow could not be reached; later: facscale sync {story.spool}")
+        return 0
+    story.say(f"MLflow: {story.tracker.url}")
+    if story.tracker.table_url:
+        story.say(f"beside all others: {story.tracker.table_url}")
     return 0
 
 

@@ -25,6 +25,7 @@ from facscale.track.identity import experiment_id, find_or_make_run, find_run
 from facscale.track.limits import DIGEST, LONGEST, METRICS, PARAMS, TAGS, mlflow_name
 from facscale.track.race import is_race, pauses
 from facscale.track.registry import WEIGHTS, log_model, logged_models, register
+from facscale.track.view import address
 
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")
 NOISY = (
@@ -115,6 +116,11 @@ class Client:
         if shown.startswith("http") and self._experiment_id and key in self._runs:
             return f"{shown}/#/experiments/{self._experiment_id}/runs/{self._runs[key]}"
         return shown
+
+    @property
+    def table_url(self) -> str:
+        """The page with the F1 of all that was judged in the experiment; "" where there is none (yet)."""
+        return address(redacted(self._uri), experiment=self._experiment_id) if self._experiment_id else ""
 
     def _connect(self) -> None:
         if self._experiment_id:

@@ -21,6 +21,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from facscale.track.view import STATE, TAG, write_view
+
 CLAIM = "zz.facscale.run"  # last in lists of parameters: MLflow plots the first ones that differ
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # pages for training, not for language models
 
@@ -58,7 +60,7 @@ def experiment_id(api: MlflowClient, name: str, *, uri: str) -> str:
         beside = Path(uri.removeprefix("sqlite:///")).absolute().parent / "artifacts"
         location = beside.as_uri() if uri.startswith("sqlite:///") else None
         try:
-            return str(api.create_experiment(name, artifact_location=location, tags=KIND))
+            return str(api.create_experiment(name, artifact_location=location, tags={**KIND, TAG: STATE}))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -66,6 +68,7 @@ def experiment_id(api: MlflowClient, name: str, *, uri: str) -> str:
             assert found is not None
     if found.lifecycle_stage == "deleted":  # its name stays taken, and nothing could be sent
         api.restore_experiment(found.experiment_id)
+    write_view(api, experiment=found.experiment_id, tags=found.tags)
     return str(found.experiment_id)
 
 

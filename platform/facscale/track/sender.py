@@ -80,6 +80,11 @@ class Sender:
         """Where a run can be seen."""
         return self._client.url(key)
 
+    @property
+    def table_url(self) -> str:
+        """Where everything that was judged in the experiment can be seen side by side."""
+        return self._client.table_url
+
     def drain(self) -> bool:
         """Deliver everything that is in the journal now; False when that is not possible (now)."""
         if not self._begun():

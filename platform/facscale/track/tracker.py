@@ -121,6 +121,11 @@ class Run:
         """Where to see the run; the tracker's own address until it has answered."""
         return self._sender.url(self.key)
 
+    @property
+    def table_url(self) -> str:
+        """Where to see the F1 of this run beside all others of its experiment; "" until the tracker has answered."""
+        return self._sender.table_url
+
     def _write(self, do: str, *, lane: str = "records", **fields: Any) -> None:
         self._journal.append({"do": do, "lane": lane, "run": self.key, "time": int(time.time() * 1000), **fields})
         self._sender.wake()

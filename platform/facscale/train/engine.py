@@ -182,6 +182,9 @@ def _import_deepspeed() -> Any:
     """Import DeepSpeed quietly; on a machine without an accelerator it has to be told so."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        logging.getLogger("torch.utils.cpp_extension").setLevel(
+            logging.ERROR
+        )  # it warns where CUDA's compiler is alone
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     import deepspeed
 

@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from facscale.track.identity import CLAIM, experiment_id, find_or_make_run, find_run
+from facscale.track.view import STATE, TAG
 
 
 class Died(BaseException):
@@ -139,14 +140,16 @@ def test_where_the_run_was_deleted_another_is_made():
 
 
 def test_an_experiment_that_another_made_first_is_taken_and_a_deleted_one_restored():
-    answers = [None, SimpleNamespace(experiment_id="7", lifecycle_stage="deleted")]
-    restored = []
+    answers = [None, SimpleNamespace(experiment_id="7", lifecycle_stage="deleted", tags={TAG: "an older view"})]
+    restored, tagged = [], []
 
     def create(name, artifact_location, tags):
         raise MlflowException("there is one", error_code=3001)  # RESOURCE_ALREADY_EXISTS
 
     api = SimpleNamespace(
-        get_experiment_by_name=lambda name: answers.pop(0), create_experiment=create, restore_experiment=restored.append
-    )
+        get_experiment_by_name=lambda name: answers.pop(0), create_experiment=create, restore_experiment=restored.append,
+        set_experiment_tag=lambda *words: tagged.append(words),
+    )  # fmt: skip
     assert experiment_id(api, "bp4d", uri="http://127.0.0.1") == "7"
     assert restored == ["7"]
+    assert tagged == [("7", TAG, STATE)]
