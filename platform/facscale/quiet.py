@@ -80,7 +80,7 @@ def filtered_stderr() -> Iterator[None]:
     assert passing.stdin is not None
     os.dup2(passing.stdin.fileno(), 2)
     passing.stdin.close()
-    if before is not None and before is sys.__stderr__:  # bars ask it whether it is a terminal
+    if before is sys.__stderr__ and before is not None:  # bars ask it whether it is a terminal
         sys.stderr = os.fdopen(os.dup(real), "w", buffering=1, encoding=before.encoding, errors=before.errors)
     try:
         yield
