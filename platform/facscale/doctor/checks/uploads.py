@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from facscale.doctor.examination import check
 from facscale.doctor.finding import Finding, ok, told, warning
 from facscale.doctor.patient import Patient
-from facscale.train.launch import absolute
+from facscale.train.trainer import absolute
 
 AGE = timedelta(days=1)  # a younger one may still be going on
 MOST = 1000  # uploads that are counted; each costs a request
