@@ -24,8 +24,8 @@ SHOW := while read -r word name rest; do case $$word in \
   Ignoring) all=$$((all - 1));; \
   Installing) if [ -t 1 ]; then printf '\r\033[K'; fi; echo "  all are here; unpacking them";; esac; done
 
-# Tests start processes of their own, which share the cores. A group of tests that share a server is never split.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+# Tests start processes of their own, which share the cores. A file's tests share servers, so that it is never split.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 JOBS ?= 2
 
 .PHONY: demo demo-stop test test-fast test-slow test-nightly check chart lock clean

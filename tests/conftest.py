@@ -23,25 +23,18 @@ ROOT = Path(__file__).parents[1]
 PLUGINS = ROOT / "tests" / "plugins"  # third-party packages as pip would install them
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say what runs beside what: tests that share servers in one process, the longest such group first.
+    """Begin with the files that take longest, so that no process is left with one at the end.
 
     A marker `slow` or `nightly` without a reason is an error.
     """
-    minutes: dict[str, float] = {}
+    minutes: dict[Path, float] = {}
     for item in items:
-        mark = item.get_closest_marker("xdist_group")
-        shares_ray = "ray_cluster" in getattr(item, "fixturenames", ())
-        group = mark.args[0] if mark else "the shared Ray" if shares_ray else item.nodeid.split("::")[0]
-        if mark is None:
-            item.add_marker(pytest.mark.xdist_group(group))
         for tier in filter(None, map(item.get_closest_marker, ("slow", "nightly"))):
             if not tier.args:
                 raise pytest.UsageError(f"{item.nodeid}: say why it is {tier.name}")
-            minutes[group] = max(minutes.get(group, 0), tier.kwargs.get("minutes", 0.5))
-    groups = {item: item.get_closest_marker("xdist_group").args[0] for item in items}
-    items.sort(key=lambda item: -minutes.get(groups[item], 0))  # stable: a file's own order stays
+            minutes[item.path] = max(minutes.get(item.path, 0), tier.kwargs.get("minutes", 0.5))
+    items.sort(key=lambda item: -minutes.get(item.path, 0))  # stable: a file's own order stays
 
 
 @pytest.fixture(scope="session")

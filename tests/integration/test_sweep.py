@@ -20,10 +20,7 @@ from facscale.spec import read
 from facscale.sweep import run_sweep
 from facscale.sweep.search import SweepError
 
-pytestmark = [
-    pytest.mark.slow("each trial trains on Ray", minutes=6),
-    pytest.mark.xdist_group("sweeps"),  # a Ray of their own, beside the shared one
-]
+pytestmark = pytest.mark.slow("each trial trains on Ray", minutes=6)
 
 JOB = """
 method: {{name: clp, depth: 18, width: 4, hidden: 8, embedding: 8, length: 3, queue_size: 32}}
