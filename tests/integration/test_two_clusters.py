@@ -16,7 +16,7 @@ import pytest
 
 from faces import lengths_data_set
 from facscale.cli.demo import BIN, authentication, environment, start_ray, stop_ray
-from ports import free_port
+from ports import free_run
 
 pytestmark = pytest.mark.slow("two heads start, and a job trains while they do", minutes=2)
 STEPS = 300
@@ -45,7 +45,8 @@ class Head:
         self.folder = folder
         self.variables = environment(authentication(folder))
         for attempt in range(PATIENCE):
-            self.port, self.dashboard = free_port(), free_port()
+            self.port = free_run(4)  # the dashboard's is followed by those of two helpers
+            self.dashboard = self.port + 1
             try:
                 start_ray(folder, port=self.port, dashboard=self.dashboard)
                 break
