@@ -74,8 +74,13 @@ def stop_demo(folder: Path) -> None:
     print("stopped; a new demo starts from what stands in", folder)
 
 
-def start_ray(folder: Path, *, port: int = RAY_PORT, dashboard: int = DASHBOARD_PORT) -> None:
-    """A head node with a port of its own, beside whatever Ray runs here; nothing where it runs already."""
+def start_ray(
+    folder: Path, *, port: int = RAY_PORT, dashboard: int = DASHBOARD_PORT, temp_dir: Path | None = None
+) -> None:
+    """A head node with a port of its own, beside whatever Ray runs here; nothing where it runs already.
+
+    `temp_dir`: Ray's own folder of logs and sockets, instead of one for this `folder` alone.
+    """
     noted = folder / "ray.pid"
     if noted.exists() and alive(noted):
         return
@@ -83,7 +88,7 @@ def start_ray(folder: Path, *, port: int = RAY_PORT, dashboard: int = DASHBOARD_
     command = [BIN / "ray", "start", "--head", "--block", "--port", port, "--dashboard-port", dashboard]
     command += ["--dashboard-agent-listen-port", dashboard + 1, "--ray-client-server-port", dashboard + 2]
     command += ["--dashboard-host", "127.0.0.1", "--node-ip-address", "127.0.0.1", "--disable-usage-stats"]
-    command += ["--temp-dir", scratch(folder)]
+    command += ["--temp-dir", temp_dir or scratch(folder)]
     variables = environment(authentication(folder))
     words = [str(word) for word in command]
     process = subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=log, start_new_session=True, env=variables)
