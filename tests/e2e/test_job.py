@@ -19,7 +19,7 @@ from faces import expression_data_set, lengths_data_set
 from facscale.cli.demo import authentication, start_ray, stop_ray
 from facscale.evaluate.predictions import Predictions
 from facscale.track import server
-from ports import free_port
+from ports import free_port, free_run
 
 pytestmark = pytest.mark.slow("seven trainings on Ray, as a user submits them", minutes=4)
 
@@ -63,8 +63,9 @@ def world(tmp_path_factory):
     job = folder / "tiny.yaml"
     job.write_text(JOB.format(folder=folder))
     job.chmod(0o755)
-    dashboard = free_port()
-    start_ray(folder, port=free_port(), dashboard=dashboard)
+    port = free_run(4)  # the dashboard's is followed by those of two helpers
+    dashboard = port + 1
+    start_ray(folder, port=port, dashboard=dashboard)
     tracker = server.ensure_server(folder / "mlflow", free_port())
     yield {
         "folder": folder,

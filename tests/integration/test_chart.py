@@ -19,7 +19,7 @@ from helm.chart import objects
 from containers import command, environment, start
 from facscale.cli.demo import authentication, start_ray, stop_ray
 from manifests import changed, one
-from ports import free_port
+from ports import free_port, free_run
 from s3 import free_ports
 
 pytestmark = pytest.mark.slow("MLflow, Postgres, an object store and Ray start")
@@ -205,10 +205,8 @@ def test_only_mlflows_own_pages_change_something(docs, mlflow, origin, answer):
 
 def test_ray_takes_jobs_by_the_token_alone(docs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ray")
-    with socket.socket() as one_, socket.socket() as other:
-        one_.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        port, dashboard = one_.getsockname()[1], other.getsockname()[1]
+    port = free_run(4)  # the dashboard's is followed by those of two helpers
+    dashboard = port + 1
     start_ray(folder, port=port, dashboard=dashboard)
     try:
         token = authentication(folder)["RAY_AUTH_TOKEN"]

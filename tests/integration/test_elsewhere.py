@@ -27,7 +27,7 @@ from facscale.kube.code import pack
 from facscale.kube.manifest import configmap
 from facscale.kube.order import order
 from facscale.progress import reached
-from ports import free_port
+from ports import free_run
 
 pytestmark = pytest.mark.slow("jobs on a Ray with a token, and on one Ray after another", minutes=4)
 
@@ -54,7 +54,8 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def lab(data):
     """A Ray cluster behind a token, with facscale but without the package that the job's method comes from."""
-    dashboard = free_port()
+    port = free_run(4)  # the dashboard's is followed by those of two helpers
+    dashboard = port + 1
     own = {
         "FACSCALE_DATA": str(data),
         "FACSCALE_RUNS": str(data / "runs"),
@@ -64,7 +65,7 @@ def lab(data):
     kept = dict(os.environ)
     os.environ.update(own)
     try:
-        start_ray(data, port=free_port(), dashboard=dashboard)
+        start_ray(data, port=port, dashboard=dashboard)
     finally:
         os.environ.clear()
         os.environ.update(kept)

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow("two heads start, and a job trains while they do",
 STEPS = 300
 JOB = """\
 method: {{name: clp, depth: 18, width: 8, hidden: 8, embedding: 8, length: 3, queue_size: 32}}
-data: {{unlabelled: {folder}/coded, labelled: {folder}/coded, image_size: 32, threads: 1}}
+data: {{unlabelled: {folder}/faces, labelled: {folder}/faces, image_size: 32, threads: 1}}
 train: {{batch_size: 8, epochs: {epochs}, log_every: 1, checkpoint_every: 100, probe_every: 5, probe_frames: 40}}
 cluster: {{workers: 1, gpus_per_worker: 0, cpus_per_worker: 1, storage: {folder}/runs}}
 evaluate: {{folds: 2, probe: {{epochs: 1, batch_size: 32}}, rendered_people: 0, pairs: 0}}
@@ -90,8 +90,7 @@ def second_head(first, folder):
 @pytest.fixture
 def job(tmp_path):
     """Writes a job over 40 clips an epoch: 5 steps of 8."""
-    lengths_data_set(str(tmp_path / "faces"), [12] * 40, row_group_mb=0.2)
-    lengths_data_set(str(tmp_path / "coded"), [12] * 9, au=(1, 12), row_group_mb=0.2, name="coded")
+    lengths_data_set(str(tmp_path / "faces"), [12] * 40, au=(1, 12), row_group_mb=0.2)
 
     def write(*, steps, more=""):
         path = tmp_path / "tiny.yaml"
@@ -180,7 +179,7 @@ def test_a_sweep_that_is_submitted_beside_a_newer_cluster_runs_on_its_own(first,
             env=first.variables, capture_output=True, text=True, check=False, timeout=900,
         )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "F1 x 100 on coded" in done.stdout
+    assert "F1 x 100 on test" in done.stdout
     assert "goes on from" not in done.stdout
     assert foreign(done.stdout, second) == []
     assert list(tmp_path.glob(".cache/facscale/journal/*/journal.jsonl")), "the user's own variable reached the job"

@@ -17,7 +17,7 @@ from conftest import ROOT
 from faces import lengths_data_set
 from facscale.cli.demo import BIN, authentication, start_ray, stop_ray
 from facscale.track import server
-from ports import free_port
+from ports import free_port, free_run
 
 pytestmark = pytest.mark.slow("a Ray with a token starts, and nodes that it refuses take their time", minutes=3)
 
@@ -55,7 +55,8 @@ def world(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray-") as session:
         for name, value in (variables | {"RAY_TMPDIR": session}).items():  # Ray's sockets need a short path
             patch.setenv(name, value)
-        port, dashboard = free_port(), free_port()
+        port = free_run(4)  # the dashboard's is followed by those of two helpers
+        dashboard = port + 1
         start_ray(folder, port=port, dashboard=dashboard)
         yield {
             "folder": folder, "session": Path(session), "gcs": f"127.0.0.1:{port}", "token": authentication(folder),
