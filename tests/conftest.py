@@ -115,7 +115,7 @@ def gives_back(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     import ray
 
-    end = time.monotonic() + 30
+    end = time.monotonic() + 300
     while ray.is_initialized() and ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"]:
         if time.monotonic() > end:
             table = ray.util.placement_group_table()

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from ports import free_port
 
-READY_S = 60.0
+READY_S = 300.0
 USER = "postgres"  # Postgres refuses to run as root
 
 

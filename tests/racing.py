@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from facscale.track import flush
 from facscale.track.identity import experiment_id, find_or_make_run
 
-PATIENCE_S = 300
+PATIENCE_S = 1200
 
 
 def race(sender: Callable[..., Any], rounds: Sequence[Any], *, count: int) -> list[list[Any]]:

@@ -16,7 +16,7 @@ import pyarrow.fs as pafs
 
 from hosts import Host
 
-READY_S = 60.0
+READY_S = 300.0
 GRPC = 10_000  # SeaweedFS adds it to each port
 # Both below 32,768, where the system takes ports for outgoing connections: one of those could sit on the port of a server
 # that is away. And above 20,000, for `ray start` takes those from 10,002 on for its workers.

@@ -97,7 +97,7 @@ def submit(world, *words, cwd=ROOT):
         capture_output=True,
         text=True,
         check=False,
-        timeout=900,
+        timeout=1800,
         env=os.environ | {"PATH": path} | world["token"],
     )
 

@@ -24,7 +24,7 @@ from s3 import free_ports
 
 pytestmark = pytest.mark.slow("MLflow, Postgres, an object store and Ray start")
 
-READY_S = 120.0
+READY_S = 600.0
 METRICS = importlib.util.find_spec("prometheus_flask_exporter") is not None
 
 
@@ -65,7 +65,7 @@ def helm_test(docs, name, others, log):
     container = one(docs, f"Pod/facscale-test-{name}")["spec"]["containers"][0]
     variables = environment(docs, container, {"HOME": str(log.parent), **others})
     process = start(command(container, variables), variables, log)
-    return process.wait(120), log.read_text()
+    return process.wait(600), log.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def mlflow(docs, tmp_path_factory, postgres):
     migrate, server = pod["initContainers"][0], pod["containers"][0]
     for _ in range(2):  # the second time there is nothing to do
         variables = environment(docs, migrate, others)
-        assert start(command(migrate, variables), variables, folder / "log").wait(180) == 0, (
+        assert start(command(migrate, variables), variables, folder / "log").wait(900) == 0, (
             folder / "log"
         ).read_text()
     variables = environment(docs, server, others)

@@ -57,7 +57,7 @@ class Cluster:
     def facscale(self, *words):
         command = [sys.executable, "-c", "from facscale.cli import main; main()", *map(str, words)]
         done = subprocess.run(
-            command, cwd=self.home, env=self.variables, capture_output=True, text=True, check=False, timeout=900
+            command, cwd=self.home, env=self.variables, capture_output=True, text=True, check=False, timeout=1800
         )
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout

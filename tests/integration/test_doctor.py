@@ -74,7 +74,7 @@ class TestDoctor:
         (tmp_path / "facscale").mkdir()
         (tmp_path / "facscale" / "__init__.py").write_text("raise ImportError('half an installation')\n")
         environment = {"env_vars": {"PYTHONPATH": str(tmp_path)}}
-        (told,) = ask_nodes(node.report, nodes=named(ray.nodes()), patience_s=120, runtime_env=environment).values()
+        (told,) = ask_nodes(node.report, nodes=named(ray.nodes()), patience_s=600, runtime_env=environment).values()
         assert told["facscale"] == {"error": "ImportError: half an installation"}
         assert told["versions"]["ray"] == ray.__version__
 
@@ -87,7 +87,7 @@ class TestDoctor:
 
             time.sleep(600)
 
-        (failed,) = ask_nodes(fails, nodes=named(ray.nodes()), patience_s=120).values()
+        (failed,) = ask_nodes(fails, nodes=named(ray.nodes()), patience_s=600).values()
         (late,) = ask_nodes(sleeps, nodes=named(ray.nodes()), patience_s=3).values()
         assert isinstance(failed, ZeroDivisionError)
         assert isinstance(late, TimeoutError)

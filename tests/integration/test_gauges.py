@@ -19,7 +19,7 @@ from facscale.train.task import Task
 
 pytestmark = pytest.mark.slow("a training on Ray, and its agent gathers every few seconds")
 
-PATIENCE_S = 60  # Ray's agent gathers what processes tell every few seconds
+PATIENCE_S = 300  # Ray's agent gathers what processes tell every few seconds
 TINY = {
     "method": {"name": "clp", "depth": 18, "width": 4, "hidden": 8, "embedding": 8, "length": 3, "queue_size": 32},
     "train": {"batch_size": 8, "epochs": 2, "log_every": 1, "probe_every": 0},

@@ -180,7 +180,7 @@ def test_killed_for_real(tmp_path):
         process.send_signal(signal.SIGKILL)
     assert not (tmp_path / "killed/manifest.json").exists()
     with in_another_process(spec_) as process:
-        output = process.communicate(timeout=120)[0]
+        output = process.communicate(timeout=600)[0]
     assert process.returncode == 0, output
     report = Report.read(spec_.output)
     assert report.reused >= 3
@@ -266,7 +266,7 @@ def test_from_s3_to_s3(tmp_path, s3_bucket):
     fsspec.filesystem("s3", skip_instance_cache=True).put(str(tmp_path / "raw"), f"{s3_bucket}/raw", recursive=True)
     remote = pipeline(tmp_path, source={"layout": "videos", "root": f"{s3_bucket}/raw"}, output=f"{s3_bucket}/set")
     with in_another_process(remote) as process:
-        output = process.communicate(timeout=120)[0]
+        output = process.communicate(timeout=600)[0]
     assert process.returncode == 0, output
     data = Dataset(remote.output)
     assert data.manifest.counts["frames"] == 56

@@ -47,7 +47,7 @@ def impatient(monkeypatch):
     monkeypatch.setattr(sender, "LONGEST_PAUSE", 0.5)
 
 
-def until(condition, *, seconds=60):
+def until(condition, *, seconds=600):
     for _ in range(int(seconds / 0.1)):
         if condition():
             return

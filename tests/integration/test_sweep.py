@@ -169,7 +169,7 @@ def test_a_killed_sweep_goes_on_where_it_was(ray_cluster, folder, tmp_path):
     before = _steps(seen[0])
     done = {place: place.stat().st_mtime for place in tmp_path.glob("best-of-sweep-*/method.safetensors")}
     second = started(job, words, address=ray_cluster)
-    assert second.wait(600) == 0
+    assert second.wait(1800) == 0
     assert len(trainings(tmp_path)) == 2, "no trial began anew"
     assert {place: place.stat().st_mtime for place in done} == done
     reports = json.loads((seen[0] / "checkpoint_manager_snapshot.json").read_text())["current_report_index"]
@@ -186,7 +186,7 @@ def started(job, words, *, address):
     return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
 
-def until(found, *, limit=300):
+def until(found, *, limit=1200):
     """What `found` returns once it is something."""
     end = time.monotonic() + limit
     while time.monotonic() < end:

@@ -120,7 +120,7 @@ def held(head):
             worker.resume()
 
 
-def until(done, *, process, log, limit=300):
+def until(done, *, process, log, limit=1200):
     """Wait for it while the process runs."""
     end = time.monotonic() + limit
     while not done():

@@ -72,7 +72,7 @@ def call(world, *words, login, **variables):
     command = [str(BIN / words[0]) if words[0] == "ray" else str(words[0]), *map(str, words[1:])]
     environment = cleared | {"HOME": str(world["folder"] / "stranger")} | login | variables
     return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600, env=environment
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=1800, env=environment
     )  # fmt: skip
 
 
