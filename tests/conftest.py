@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +16,10 @@ from guarded import GuardedMLflow
 from postgres import Postgres, programs
 from s3 import S3Server
 
-os.environ.setdefault(
-    "RAY_worker_niceness", "0"
-)  # at Ray's 15 its workers would starve beside the tests of another process
+# At Ray's 15 its workers would starve beside the tests of another process.
+os.environ.setdefault("RAY_worker_niceness", "0")
+# This environment's programs first: two versions of ninja, one by PATH and one not, build DeepSpeed's operator anew in turns.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 _numbers = itertools.count()
 ROOT = Path(__file__).parents[1]
 PLUGINS = ROOT / "tests" / "plugins"  # third-party packages as pip would install them
