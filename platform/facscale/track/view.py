@@ -10,7 +10,9 @@ import json
 from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
+FORBIDDEN = 403  # who may only read an experiment has no say in how it is shown
 NAME = "facscale"
 AUS = (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 24, 25, 26)  # any data set's; MLflow leaves out what no run has
 COLUMNS = ["metrics.`f1/mean`", *(f"metrics.`f1/AU{au}`" for au in AUS)]
@@ -35,9 +37,13 @@ def address(uri: str, *, experiment: str) -> str:
 
 
 def write_view(api: MlflowClient, *, experiment: str, tags: dict[str, str]) -> None:
-    """Give an experiment the view, unless its `tags` say that it has it as it is now."""
+    """Give an experiment the view, unless its `tags` say that it has it as it is now, or the tracker does not let us."""
     if tags.get(TAG) != STATE:
-        api.set_experiment_tag(experiment, TAG, STATE)
+        try:
+            api.set_experiment_tag(experiment, TAG, STATE)
+        except MlflowException as error:
+            if error.get_http_status_code() != FORBIDDEN:
+                raise
 
 
 def page_of(uri: str, name: str) -> str:
