@@ -10,12 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from facscale.train import checkpoint
 from facscale.train.launch import RayTrainer
 from facscale.train.local import DirectMailbox, LocalTrainer
 from facscale.train.mailbox import Reader
 from facscale.train.trainer import storage
-
-REGISTERED = "checkpoint_manager_snapshot.json"  # Ray Train writes it once a run has a checkpoint to go on from
 
 
 class Watcher:
@@ -80,7 +79,7 @@ def interrupted(task, *, name, stop_at):
 
 def watched(task, *, name, kill_at=None):
     """Train `task` on Ray: the watcher, and the bytes of the export. A kill waits for the first checkpoint."""
-    watcher = Watcher(kill_at, registered=Path(storage(task.job)) / name / REGISTERED)
+    watcher = Watcher(kill_at, registered=Path(storage(task.job)) / name / checkpoint.OF_RAY)
     reader = Reader(watcher.receive, every=0.05)
     try:
         return watcher, RayTrainer().fit(replace(task, mailbox=reader.mailbox), name=name)

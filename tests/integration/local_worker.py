@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import warnings
 from pathlib import Path
 
 import torch
@@ -12,6 +10,7 @@ import torch
 from facscale.train.local import LocalSession, LocalTrainer
 from facscale.train.trainer import storage
 from facscale.train.worker import train_task
+from integration.engine_worker import begin
 
 
 class RecordingSession(LocalSession):
@@ -20,16 +19,6 @@ class RecordingSession(LocalSession):
     def save(self, run, figures):
         super().save(run, figures)
         self.state = {name: value.clone() for name, value in run.method.state_dict().items()}
-
-
-def begin(rank, world, port):
-    """Join the others; as torchrun would have it."""
-    warnings.simplefilter("ignore")
-    os.environ.update(
-        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank)
-    )
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
 
 
 def fit(rank, world, port, tasks):
