@@ -72,7 +72,7 @@ class Cluster:
             "PYTHONPATH": f"{ROOT / 'platform'}:{ROOT / 'tests'}:{PLUGINS}",
             "PYTHONUNBUFFERED": "1",
             "OMP_NUM_THREADS": "1",
-            "TORCH_EXTENSIONS_DIR": str(Path("~/.cache/torch_extensions").expanduser()),
+            "TORCH_EXTENSIONS_DIR": os.environ["TORCH_EXTENSIONS_DIR"],
             "RAY_TMPDIR": str(network.own),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
@@ -43,10 +42,6 @@ class Cluster:
     def __init__(self, folder, *, name, method, tracker):
         self.home = folder / name
         self.home.mkdir()
-        (self.home / ".cache").mkdir()
-        compiled = Path("~/.cache/torch_extensions").expanduser()
-        compiled.mkdir(parents=True, exist_ok=True)
-        (self.home / ".cache" / "torch_extensions").symlink_to(compiled)
         self.ray = tempfile.mkdtemp(prefix="ray-")  # Ray's sockets want a short path
         self.job = self.home / f"{method}.yaml"
         self.job.write_text(JOB.format(method=METHODS[method], folder=folder, home=self.home))
