@@ -118,12 +118,15 @@ def gives_back(request: pytest.FixtureRequest) -> Iterator[None]:
     if "ray_cluster" not in request.fixturenames:
         return
     import ray
+    from ray.util.placement_group import PlacementGroup
 
-    end = time.monotonic() + 300
+    end = time.monotonic() + 120
     while ray.is_initialized() and ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"]:
         if time.monotonic() > end:
-            table = ray.util.placement_group_table()
-            held = [one for one in table.values() if one["state"] != "REMOVED"]
+            held = [group for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]
+            for group in held:  # one test fails, not all that come after it
+                identity = ray.PlacementGroupID(bytes.fromhex(group["placement_group_id"]))
+                ray.util.remove_placement_group(PlacementGroup(identity))
             pytest.fail(f"the test is over, and of the Ray that all tests share this is still taken: {held}")
         time.sleep(0.2)
 

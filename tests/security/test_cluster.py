@@ -53,11 +53,11 @@ def world(tmp_path_factory):
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray-") as session:
-        for name, value in (variables | {"RAY_TMPDIR": session}).items():  # Ray's sockets need a short path
+        for name, value in variables.items():
             patch.setenv(name, value)
         port = free_run(4)  # the dashboard's is followed by those of two helpers
         dashboard = port + 1
-        start_ray(folder, port=port, dashboard=dashboard)
+        start_ray(folder, port=port, dashboard=dashboard, temp_dir=Path(session))  # Ray's sockets need a short path
         yield {
             "folder": folder, "session": Path(session), "gcs": f"127.0.0.1:{port}", "token": authentication(folder),
             "address": f"http://127.0.0.1:{dashboard}", "tracker": tracker.url, "job": folder / "tiny.yaml",

@@ -116,15 +116,18 @@ def scratch(folder: Path) -> Path:
 
 
 def stop_ray(noted: Path) -> None:
-    """End the process group that `start_ray` made, and no other."""
+    """End the process group that `start_ray` made, and no other.
+
+    `ray start --block` would wait for each of its processes, half a minute in all, for state that nobody reads again.
+    """
     import signal
 
-    if alive(noted):
-        os.killpg(int(noted.read_text()), signal.SIGTERM)
-        for _ in range(30):
-            if not alive(noted):
-                break
-            time.sleep(1)
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        if alive(noted):
+            os.killpg(int(noted.read_text()), how)
+        end = time.monotonic() + 5
+        while alive(noted) and time.monotonic() < end:
+            time.sleep(0.1)
     noted.unlink()
 
 

@@ -17,9 +17,6 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import RidgeCV
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from facscale.data.synthetic.truth import Truth
@@ -54,6 +51,10 @@ def holds(features: np.ndarray, *, intensities: np.ndarray, turn: np.ndarray, id
 
     identity [N]: a third of the people, drawn at random but always the same, is tested.
     """
+    from sklearn.linear_model import RidgeCV  # here, for every trial's process would load it
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     people = np.random.default_rng(0).permutation(np.unique(identity))
     tested = people[: max(1, len(people) // 3)]
     train, test = (frames_of(set(part), identity=identity) for part in (people[len(tested) :], tested))

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 FRAMES = 100  # of a person in each half: enough to tell people apart, few enough to wait for
 ROUNDS = 300
@@ -17,6 +14,10 @@ def identity_accuracy(features: np.ndarray, *, identity: np.ndarray, video: np.n
     features [N, D], identity [N], video [N]. It learns on one half of each person's videos and is asked about the other, so
     that neighbours in time are never on both sides; people with a single video are left out. nan without two people.
     """
+    from sklearn.linear_model import LogisticRegression  # here, for every trial's process would load it
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     random = np.random.default_rng(seed)
     halves: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for person in np.unique(identity):

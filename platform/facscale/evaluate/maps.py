@@ -8,8 +8,6 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 
 from facscale.evaluate.figures import COLOURS, INK, REFERENCE
 
@@ -22,6 +20,9 @@ FEWEST = 12  # frames that a map makes sense of
 
 def plane(features: np.ndarray, *, seed: int = 0) -> np.ndarray:
     """t-SNE of features [N, D], to [N, 2]; the same features, the same map. Raises ValueError for fewer than 12 frames."""
+    from sklearn.decomposition import PCA  # here, for every trial's process would load it
+    from sklearn.manifold import TSNE
+
     if len(features) < FEWEST:
         raise ValueError(f"a map needs at least {FEWEST} frames, here are {len(features)}")
     grain = np.random.default_rng(seed).normal(scale=1e-6, size=features.shape)  # what has collapsed can be drawn too

@@ -1,7 +1,8 @@
-"""What is said when a training loses workers: else a job that waits for a lost host would look as if it hung."""
+"""What happens when a training loses workers, and what is said: else a job that waits for a lost host would seem to hang."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from ray.train import UserCallback
 from facscale.train.task import Task
 
 LENGTH = 200  # characters of a cause
+GRACE = 2.0  # seconds in which Ray ends this process, if the whole job has ended
 
 
 class Losses(UserCallback):
@@ -26,6 +28,16 @@ class Losses(UserCallback):
         self._told = causes
         needed = self._task.job.cluster.fewest_workers
         self._task.tell("lost", note=f"{causes}; goes on from the latest checkpoint with {needed} or more workers")
+        let_job_end()
+
+
+def let_job_end() -> None:
+    """Wait as long as Ray takes to end this controller, if it ended its workers because the job's driver died.
+
+    A controller that asked for new workers at once would get a placement group after Ray has removed those of the job:
+    CPUs and GPUs that stay taken until the cluster ends.
+    """
+    time.sleep(GRACE)
 
 
 def cause(error: Exception) -> str:

@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 from ray.train.torch import TorchConfig
 
-from facscale.train.lost import cause
+from facscale.train.lost import cause, let_job_end
 from facscale.train.task import Task
 
 TORCH: Any = TorchConfig().backend_cls
@@ -36,6 +36,7 @@ class Meeting(TORCH):
             if 0 <= task.job.cluster.max_failures < backend_config.failures:
                 raise
             task.tell("lost", note=f"the workers do not come together: {cause(error)}; they try again")
+            let_job_end()
             raise RayActorError from error  # to Ray the one failure of a start that is worth another one
 
 

@@ -22,7 +22,8 @@ class Mailbox:
 
 
 @pytest.fixture
-def mailbox():
+def mailbox(monkeypatch):
+    monkeypatch.setattr("facscale.train.lost.GRACE", 0)
     return Mailbox()
 
 

@@ -11,6 +11,11 @@ from facscale.train.meeting import Together
 from facscale.train.task import Task
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr("facscale.train.lost.GRACE", 0)
+
+
 class Apart:
     """A worker group of Ray Train's, of whose workers none answers."""
 
