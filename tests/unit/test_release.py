@@ -24,10 +24,17 @@ def test_the_changes_begin_with_this_version():
     assert first == __version__
 
 
-@pytest.mark.parametrize("name", ["Makefile", "README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("name", ["Makefile", "docs/install.md", "CONTRIBUTING.md"])
 def test_the_build_of_torch_in_an_example_is_of_the_locked_version(name):
     versions = set(re.findall(r"TORCH=([\d.]+)\+cpu", (ROOT / name).read_text()))
     assert versions == {read_pins()["torch"]}
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+    assert links or page.parent.name == "docs"
+    assert [link for link in links if not (page.parent / link).exists()] == []
 
 
 def test_the_pythons_that_are_named_are_those_that_make_takes():
