@@ -20,6 +20,8 @@ from s3 import S3Server
 os.environ.setdefault("RAY_worker_niceness", "0")
 # This environment's programs first: two versions of ninja, one by PATH and one not, build DeepSpeed's operator anew in turns.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+# Our own modules are compiled once, not by each of the many processes that Ray starts.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # DeepSpeed's operator is compiled once for this environment, also by tests with a HOME of their own.
 os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
 _numbers = itertools.count()

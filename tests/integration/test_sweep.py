@@ -123,7 +123,7 @@ def test_asha_ends_what_is_worse_than_the_better_third(sweep):
 
 def test_population_based_training_goes_on_from_another_trials_weights(sweep, tmp_path):
     words = ("sweep.search=pbt", "sweep.trials=2", "sweep.keep=0.5", "sweep.grace=0.3")
-    words += ("train.epochs=200", "train.probe_every=30", "train.checkpoint_every=30")  # long enough to meet on the way
+    words += ("train.epochs=200", "train.probe_every=60", "train.checkpoint_every=60")  # long enough to meet on the way
     _, trials, nested, _ = sweep(
         *words, "sweep.space={method.queue_size: null, method.cir_weight: {low: 0.01, high: 1}}"
     )
