@@ -201,7 +201,6 @@ def judged(method, *, data, job):
     still = torch.from_numpy(augment.still(job.data.augment)).expand(len(pixels), -1)
     images = augment.apply(torch.from_numpy(pixels), still, size=job.data.image_size)
     update_bn([images], method.encoder)  # twelve steps leave a quarter of each running variance at its initial 1
-    method.encoder.eval()
     with torch.no_grad():
         features = method.encoder(images)
     assert features.shape == (len(pixels), method.encoder.dim)
