@@ -6,9 +6,7 @@ Each head takes some seconds to start, and each job to train: a cluster that is 
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import subprocess
 import time
 from contextlib import contextmanager, suppress
@@ -18,7 +16,7 @@ import psutil
 import pytest
 
 from faces import lengths_data_set
-from facscale.cli.demo import BIN, authentication, environment, start_ray
+from facscale.cli.demo import BIN, authentication, environment, start_ray, stop_ray
 from ports import free_run
 
 pytestmark = pytest.mark.slow("two heads start, and a job trains while they do", minutes=2)
@@ -62,9 +60,8 @@ class Head:
     def token(self):
         return self.variables["RAY_AUTH_TOKEN"]
 
-    def kill(self):
-        """Ray takes half a minute to end by itself."""
-        os.killpg(int((self.folder / "ray.pid").read_text()), signal.SIGKILL)
+    def stop(self):
+        stop_ray(self.folder / "ray.pid")
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +71,7 @@ def first(tmp_path_factory):
         patch.delenv("RAY_ADDRESS", raising=False)
         head = Head(tmp_path_factory.mktemp("clusters") / "first")
         yield head
-        head.kill()
+        head.stop()
 
 
 @contextmanager
@@ -84,7 +81,7 @@ def second_head(first, folder):
     try:
         yield head
     finally:
-        head.kill()
+        head.stop()
 
 
 @pytest.fixture
