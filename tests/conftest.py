@@ -91,7 +91,7 @@ def ray_cluster() -> Iterator[str]:
     """
     import ray
 
-    from facscale.cluster.local import own_dashboard
+    from facscale.cluster.ray import own_dashboard
 
     own = own_dashboard()  # without it Ray Train ends each training 12 s later
     paths = [str(PLUGINS), str(ROOT / "platform"), *filter(None, [os.environ.get("PYTHONPATH")])]

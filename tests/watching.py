@@ -11,9 +11,9 @@ import psutil
 import pytest
 
 from facscale.train import checkpoint
-from facscale.train.launch import RayTrainer
 from facscale.train.local import DirectMailbox, LocalTrainer
 from facscale.train.mailbox import Reader
+from facscale.train.ray.launch import RayTrainer
 from facscale.train.trainer import storage
 
 

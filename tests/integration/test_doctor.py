@@ -15,11 +15,11 @@ from facscale.doctor import Patient, examine, node
 from facscale.doctor.checks import cluster
 from facscale.doctor.patient import named
 from facscale.doctor.remote import ask_nodes
-from facscale.job.rehearse.trainings import trainings
 from facscale.job.variants import rows
+from facscale.profile.rehearsal import Measured
+from facscale.profile.trainings import trainings
 from facscale.spec import Job, read
-from facscale.train.launch import rehearsed
-from facscale.train.rehearsal import Measured
+from facscale.train.ray.launch import rehearsed
 
 pytestmark = pytest.mark.slow("a training of some seconds on Ray")
 
@@ -146,7 +146,7 @@ class TestRehearsal:
 
 
 def test_a_job_that_trains_nothing_is_not_rehearsed(folder, monkeypatch):
-    monkeypatch.setattr("facscale.job.rehearse.join", lambda: pytest.fail("Ray was joined"))
+    monkeypatch.setattr("facscale.profile.join", lambda: pytest.fail("Ray was joined"))
     done = facscale("rehearse", folder / "job.yaml", "train.epochs=0", "evaluate.baselines.supervised=null")
     assert done.exit_code == 0
     assert "trains nothing" in done.output

@@ -21,11 +21,11 @@ from conftest import PLUGINS, ROOT
 from faces import lengths_data_set
 from facscale.cli import main
 from facscale.cli.demo import authentication, start_ray, stop_ray
-from facscale.kube import RayPlace, host
-from facscale.kube.address import only_its_argument
-from facscale.kube.code import pack
-from facscale.kube.manifest import configmap
-from facscale.kube.order import order
+from facscale.cluster.kubernetes import RayPlace, host
+from facscale.cluster.kubernetes.address import only_its_argument
+from facscale.cluster.kubernetes.code import pack
+from facscale.cluster.kubernetes.manifest import configmap
+from facscale.cluster.kubernetes.order import order
 from facscale.progress import reached
 from ports import free_run
 

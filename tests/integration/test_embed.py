@@ -9,8 +9,8 @@ from torch import nn
 
 from facscale.data import DataError, Dataset, ShardWriter, augment
 from facscale.data.views import Triple
-from facscale.evaluate import embed as module
-from facscale.evaluate.embed import Embeds, OfFace, cache_key, embed
+from facscale.inference import embed as module
+from facscale.inference.embed import Embeds, OfFace, cache_key, embed
 from facscale.spec.models import Augment
 
 SPEC = Augment(crop=(0.7, 0.9))

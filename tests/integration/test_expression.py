@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from faces import expression_data_set
+from facscale.inference import export
 from facscale.job.expression import expression_sets, recognised
-from facscale.methods import DataFacts, export
+from facscale.methods import DataFacts
 from facscale.methods.simclr import SimCLR
 from facscale.spec import Job
 

@@ -14,7 +14,7 @@ from facscale import methods
 from facscale.methods import DataFacts
 from facscale.spec import Document, merge
 from facscale.train.gauges import GAUGES
-from facscale.train.launch import RayTrainer
+from facscale.train.ray.launch import RayTrainer
 from facscale.train.task import Task
 
 pytestmark = pytest.mark.slow("a training on Ray, and its agent gathers every few seconds")

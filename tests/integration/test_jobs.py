@@ -17,16 +17,17 @@ from torch import multiprocessing
 from torch.optim.swa_utils import update_bn
 
 from conftest import ROOT
+from crossval import cross_validate
 from faces import lengths_data_set
 from facscale import methods
 from facscale.data import Dataset, augment
-from facscale.evaluate.crossval import cross_validate
+from facscale.inference import export
 from facscale.job.cost import random_batch
 from facscale.job.judge import Judge, fold_title
 from facscale.job.labelled import Labelled, groups
 from facscale.job.lanes import Lanes
 from facscale.job.variants import rows
-from facscale.methods import Method, export
+from facscale.methods import Method
 from facscale.nn import ResNet
 from facscale.nn.fan import FAN
 from facscale.spec import read

@@ -15,9 +15,10 @@ import facscale.cli.retrieve as command
 from faces import data_set, track
 from facscale.cli import main
 from facscale.data import augment
-from facscale.data.synthetic import render_clip
-from facscale.methods import DataFacts, export, find
+from facscale.inference import export
+from facscale.methods import DataFacts, find
 from facscale.spec.models import Augment
+from facscale.synthetic import render_clip
 
 pytestmark = [pytest.mark.slow("embeddings on Ray"), pytest.mark.usefixtures("ray_cluster")]
 SIZE = 32

@@ -155,8 +155,8 @@ def forbidding(tmp_path, monkeypatch):
 
 
 def test_a_403_is_one_clear_line_without_the_token(forbidding):
-    api = pytest.importorskip("facscale.kube.api", reason="there is no room facscale.kube")
-    from facscale.kube.clusters import KubePlace
+    api = pytest.importorskip("facscale.cluster.kubernetes.api", reason="there is no room facscale.cluster.kubernetes")
+    from facscale.cluster.kubernetes.clusters import KubePlace
 
     with pytest.raises(api.KubeError) as error:
         api.Api(KubePlace(name="munich", context=forbidding)).list(api.RAYJOBS)

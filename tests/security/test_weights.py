@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from facscale.inference import export
 from facscale.job.card import Card, CardError
-from facscale.methods import export
 from facscale.spec import SpecError
 from facscale.sweep.search import SweepError, refuse_foreign
 from facscale.track import encoder
@@ -136,7 +136,7 @@ def test_a_sweep_that_somebody_else_left_is_not_gone_on_from(tmp_path):
         ({"encoder": ["os", "system"]}, "only our own can be built"),
         ({}, "only our own can be built"),
         (
-            {"encoder": "facscale.methods.export:Exported", "options": {**RECIPE, "method": "os.system"}},
+            {"encoder": "facscale.inference.export:Exported", "options": {**RECIPE, "method": "os.system"}},
             'there is no method "os.system"',
         ),
         ({"encoder": "facscale.nn.resnet:ResNet", "options": {"command": "id"}}, "takes other options"),

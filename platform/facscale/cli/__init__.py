@@ -9,7 +9,9 @@ from typing import Any
 import click
 
 from facscale import __version__
-from facscale.cli import ahead, elsewhere, start
+from facscale.cli import preflight as ahead
+from facscale.cli import remote as elsewhere
+from facscale.cli import start
 from facscale.cli.arguments import OVERRIDES, SPEC, Command, OutputFile, Rule, on_ray
 from facscale.errors import UserError
 from facscale.spec import read

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
-from facscale.compare import entries, log_papers, named
-from facscale.compare.entries import CompareError, Entry
-from facscale.compare.papers import board
-from facscale.evaluate import Predictions, Table
+from facscale.evaluate import Predictions
 from facscale.names import file_name
+from facscale.report.compare import entries, log_papers, named
+from facscale.report.compare.entries import CompareError, Entry
+from facscale.report.compare.papers import board
+from facscale.report.table import Table
 from facscale.track.query import artifact, experiments, runs
 
 if TYPE_CHECKING:  # it draws, and matplotlib takes a second
-    from facscale.compare.report import Report
+    from facscale.report.compare.report import Report
 
 TOP = 30
 WIDTH = 160  # of tables in a file or a log
@@ -57,14 +58,14 @@ def compare_runs(
 
 def everything(found: Sequence[Entry], *, data: str, papers: bool) -> Report:
     """All rows, and the papers' below them."""
-    from facscale.compare.report import Report
+    from facscale.report.compare.report import Report
 
     return Report(data, board(found, data=data, papers=papers), None, None, {})
 
 
 def chosen(found: Sequence[Entry], words: Sequence[str], *, uri: str, data: str, papers: bool) -> Report:
     """The rows that are named, against the first of them. Raises CompareError for one that is named twice."""
-    from facscale.compare.report import report
+    from facscale.report.compare.report import report
 
     def load(entry: Entry) -> list[Predictions]:
         kept = [artifact(uri, run=run.id, path=f"predictions_{file_name(data)}.parquet") for run in entry.runs]

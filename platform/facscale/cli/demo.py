@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from facscale.cluster.local import answers
+from facscale.cluster.ray import answers
 from facscale.errors import UserError
 from facscale.progress import duration
 from facscale.quiet import OF_SUBMITTING

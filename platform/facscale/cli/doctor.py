@@ -26,7 +26,7 @@ def examine_namespace(
     spec: Path | None, overrides: Sequence[str], *, kube: str, namespace: str, folder: Path | None, as_json: bool
 ) -> int:
     """Of a Kubernetes cluster; the exit status. Raises SpecError, and KubeError for a kubeconfig without it."""
-    from facscale.kube import Api, kube_place
+    from facscale.cluster.kubernetes import Api, kube_place
 
     api = Api(kube_place(kube, namespace=namespace))
     return show(Patient(api=api, spec=spec, overrides=tuple(overrides), folder=folder), as_json=as_json)

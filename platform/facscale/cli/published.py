@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from facscale.errors import UserError
-from facscale.published import Line, contradictions, papers, published, repeats, sources
-from facscale.published import misprints as all_misprints
-from facscale.published.check import AVERAGE, misprint
-from facscale.published.lines import Heading, shown
-from facscale.published.tables import aliases
+from facscale.report.published import Line, contradictions, papers, published, repeats, sources
+from facscale.report.published import misprints as all_misprints
+from facscale.report.published.check import AVERAGE, misprint
+from facscale.report.published.lines import Heading, shown
+from facscale.report.published.tables import aliases
 from facscale.spec import nearest
 
 COUNTS = ("rows", "numbers", "misprints")

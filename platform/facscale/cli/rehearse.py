@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from facscale.job.rehearse import Price, rehearse_job
-from facscale.kube.clusters import prices
+from facscale.cluster.kubernetes.clusters import prices
+from facscale.profile import Price, rehearse_job
 from facscale.spec import Document, Job, SpecError, parse
 
 

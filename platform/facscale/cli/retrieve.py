@@ -11,17 +11,18 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from facscale.cli.answers import Answer, Face, active, drawing, table
+from facscale.cli.retrieval_view import Answer, Face, active, drawing, table
 from facscale.cluster import join
 from facscale.data import DataError, Dataset, augment, pixels
-from facscale.evaluate.embed import Embeddings, OfFace, embed
-from facscale.evaluate.retrieval import nearest
+from facscale.inference import export
+from facscale.inference.embed import Embeddings, OfFace, embed
+from facscale.inference.retrieval import nearest
 from facscale.ingest import detectors
 from facscale.ingest.crops import crops
 from facscale.ingest.frames import Frame, decode_image
 from facscale.ingest.tracking import Tracker
 from facscale.job.inputs import read
-from facscale.methods import Method, export
+from facscale.methods import Method
 from facscale.spec import SpecError
 from facscale.spec import nearest as hint
 from facscale.spec.models import Augment

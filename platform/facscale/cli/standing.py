@@ -12,12 +12,12 @@ from rich.table import Table
 
 from facscale.cli.arguments import At
 from facscale.cli.submit import one_place, watched, where
+from facscale.cluster.kubernetes import Host, Place, Standing, State, everywhere, host, places
+from facscale.cluster.kubernetes.clusters import file
+from facscale.cluster.kubernetes.deciding import find
+from facscale.cluster.kubernetes.host import progress
+from facscale.cluster.kubernetes.hosts import each
 from facscale.errors import UserError
-from facscale.kube import Host, Place, Standing, State, everywhere, host, places
-from facscale.kube.clusters import file
-from facscale.kube.deciding import find
-from facscale.kube.host import progress
-from facscale.kube.hosts import each
 from facscale.progress import duration
 
 LAST = 60  # lines of a log that tell the progress

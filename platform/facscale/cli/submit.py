@@ -8,15 +8,15 @@ from pathlib import Path
 import click
 
 from facscale.cli.arguments import At
+from facscale.cluster.kubernetes import Host, KubePlace, Place, RayPlace, Standing, State, host, kube_place, ray_place
+from facscale.cluster.kubernetes.code import pack
+from facscale.cluster.kubernetes.deciding import Decision, Do, decide
+from facscale.cluster.kubernetes.follow import follow
+from facscale.cluster.kubernetes.manifest import Wish
+from facscale.cluster.kubernetes.order import Need, Order, need, order, refuse_unshared, resolved
+from facscale.cluster.kubernetes.rayjobs import RayJobs
 from facscale.errors import UserError
 from facscale.job.run import INTERRUPTED
-from facscale.kube import Host, KubePlace, Place, RayPlace, Standing, State, host, kube_place, ray_place
-from facscale.kube.code import pack
-from facscale.kube.deciding import Decision, Do, decide
-from facscale.kube.follow import follow
-from facscale.kube.manifest import Wish
-from facscale.kube.order import Need, Order, need, order, refuse_unshared, resolved
-from facscale.kube.rayjobs import RayJobs
 from facscale.progress import Tail, duration
 from facscale.spec import Document, Job, Pipeline
 

@@ -24,7 +24,7 @@ class Patient:
 
     job: Job | None = None
     pipeline: Pipeline | None = None
-    api: Any = None  # facscale.kube.Api, where a namespace is examined
+    api: Any = None  # facscale.cluster.kubernetes.Api, where a namespace is examined
     spec: Path | None = None  # of the job, where the namespace's variables are needed to read it
     overrides: tuple[str, ...] = ()
     folder: Path | None = None  # the code that goes along; None: nobody has said that any does

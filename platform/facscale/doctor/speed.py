@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import fsspec
 
 from facscale.data import DataError, Dataset
-from facscale.data.rates import read_rate
 from facscale.data.storage import Folder
+from facscale.profile.rates import read_rate
 
 READ_S = 3.0  # how long reading goes on
 WRITTEN = 16 << 20  # bytes

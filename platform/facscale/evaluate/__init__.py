@@ -1,6 +1,6 @@
 """Judging an encoder: embeddings, linear probe, subject-exclusive cross-validation, F1, diagnostics, figures.
 
-Here is what numpy alone does. `probe`, `crossval` and `diagnostics` (torch), `embed` (Ray Data) and `figures` (matplotlib)
+Here is what numpy alone does. `probe` and `diagnostics` (torch), `embed` (Ray Data) and `figures` (matplotlib)
 are imported by their module names, so that comparing runs takes no second of loading.
 """
 
@@ -8,9 +8,9 @@ from facscale.evaluate.bootstrap import Difference, Interval, difference, interv
 from facscale.evaluate.f1 import Counts, count
 from facscale.evaluate.predictions import Predictions
 from facscale.evaluate.relations import adjacency, adjacency_distance, correlation, dependency_f1
+from facscale.evaluate.scores import Row
 from facscale.evaluate.significance import Comparison, compared
 from facscale.evaluate.subjects import frames_of, per_subject, positives
-from facscale.evaluate.table import Row, Table
 from facscale.evaluate.thresholds import Operating, Thresholds, operating
 from facscale.evaluate.ttests import CorrectedT, TTest, corrected_t, paired_t
 
@@ -24,7 +24,6 @@ __all__ = [
     "Predictions",
     "Row",
     "TTest",
-    "Table",
     "Thresholds",
     "adjacency",
     "adjacency_distance",

@@ -11,7 +11,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from rich.table import Table as RichTable
 
-from facscale.evaluate.figures import COLOURS, INK
+from facscale.report.figures import COLOURS, INK
 
 SIDE = 0.75  # inches, of a cell
 

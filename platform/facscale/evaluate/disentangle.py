@@ -19,12 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from facscale.data.synthetic.truth import Truth
 from facscale.evaluate.f1 import count, mean
 from facscale.evaluate.probe import fit_probe, predict
 from facscale.evaluate.subjects import frames_of
 from facscale.methods import Method
 from facscale.spec.models import Probe
+from facscale.synthetic.truth import Truth
 
 PRESENT = 2.0  # intensity from which an AU counts as there, as in BP4D and DISFA
 BATCH = 64

@@ -20,8 +20,8 @@ from torch.nn.functional import cross_entropy
 
 from facscale.data import DataError, Dataset
 from facscale.evaluate.f1 import mean
-from facscale.evaluate.summary import Column, Summary
 from facscale.nn.classifier import LinearProbe
+from facscale.report.summary import Column, Summary
 from facscale.spec.models import Probe
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facscale.evaluate.f1 import Counts, count
-from facscale.evaluate.table import Row
+from facscale.evaluate.scores import Row
 
 ABOUT = b"predictions"  # the file's metadata, as JSON
 

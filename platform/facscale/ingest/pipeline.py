@@ -150,7 +150,7 @@ def _already_there(pipeline: Pipeline) -> Report:
 
 
 def _render(pipeline: Pipeline, *, progress: bool) -> None:
-    from facscale.data import synthetic
+    from facscale import synthetic
 
     assert pipeline.render is not None
     system, root = open_root(pipeline.source.root)

@@ -14,17 +14,19 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from facscale.data import Dataset
-from facscale.evaluate import Row, Table, figures
+from facscale.evaluate import Row
 from facscale.evaluate.across import Across, Cell
 from facscale.evaluate.predictions import Predictions, matched
 from facscale.evaluate.relations import adjacency
 from facscale.evaluate.significance import compared
-from facscale.evaluate.summary import Summary
-from facscale.evaluate.timelines import timeline
 from facscale.job.labelled import Group, Labelled
 from facscale.job.variants import Variant, digest
 from facscale.methods import Method
 from facscale.names import file_name
+from facscale.report import figures
+from facscale.report.summary import Summary
+from facscale.report.table import Table
+from facscale.report.timelines import timeline
 from facscale.track.encoder import log_encoder
 from facscale.track.tracker import Run
 from facscale.train.probe import some_frames
@@ -146,7 +148,7 @@ def log_export(method: Method, exported: bytes, *, row: Variant, tracker: Run, o
         save_file(
             {f"encoder.{name}": value.contiguous() for name, value in method.encoder.state_dict().items()}, weights
         )
-        about = {"encoder": "facscale.methods.export:Exported", "options": asdict(method.recipe)}
+        about = {"encoder": "facscale.inference.export:Exported", "options": asdict(method.recipe)}
         log_encoder(tracker, weights=weights, config=about, example=np.zeros((2, 3, size, size), np.float32))
     if on:
         images, _, identities = some_frames(Dataset(on[0].url), count=24)

@@ -17,14 +17,15 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from pydantic import TypeAdapter
 
-from facscale import __version__, html
+from facscale import __version__
 from facscale.data import Dataset
 from facscale.errors import UserError
 from facscale.evaluate import Row
 from facscale.evaluate.f1 import mean
 from facscale.job.labelled import Group, Labelled
 from facscale.job.variants import Variant
-from facscale.published import Line, published
+from facscale.report import html
+from facscale.report.published import Line, published
 
 SCHEMA = 1
 LIBRARIES = ("torch", "ray", "deepspeed", "mlflow", "numpy", "simplejpeg", "opencv-contrib-python-headless")

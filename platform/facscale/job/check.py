@@ -7,12 +7,13 @@ from rich.console import Console
 from rich.table import Table
 
 from facscale.data import Dataset
+from facscale.inference import export
 from facscale.job.cost import Cost, cost_of, matrix_rate
 from facscale.job.expression import expression_sets
 from facscale.job.inputs import fetch
 from facscale.job.labelled import Labelled, groups, learned, transferred
 from facscale.job.variants import Variant, digest, rows, stages
-from facscale.methods import DataFacts, Method, export
+from facscale.methods import DataFacts, Method
 from facscale.progress import duration
 from facscale.spec import Document, SpecError
 from facscale.train.engine import settings

@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from facscale.data.augment import PARAMETERS
 from facscale.data.views import Batch, Faces, View
-from facscale.methods import DataFacts, Method, export
+from facscale.inference import export
+from facscale.methods import DataFacts, Method
 from facscale.methods.base import total
 from facscale.spec import Job
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 
 from facscale.data import DataError
-from facscale.evaluate import figures
-from facscale.evaluate.embed import OfFace
 from facscale.evaluate.expression import Confusion, Expressions, confusion, fit_expression_probe, table
+from facscale.inference import export
+from facscale.inference.embed import OfFace
 from facscale.job.judge import embedded
-from facscale.methods import export
 from facscale.names import file_name
+from facscale.report import figures
 from facscale.spec import Job
 from facscale.track.tracker import Run
 from facscale.train.worker import urls

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from facscale.data.storage import Folder
-from facscale.methods import export
+from facscale.inference import export
 from facscale.spec import SpecError
 from facscale.spec.models import Input
 

@@ -12,16 +12,17 @@ from torch import Tensor, nn
 from facscale.data.labels import spread
 from facscale.data.views import Batch
 from facscale.evaluate import frames_of
-from facscale.evaluate.embed import Embeddings, Embeds, OfFace, embed
 from facscale.evaluate.expression import Expressions
 from facscale.evaluate.predictions import Predictions
 from facscale.evaluate.probe import fit_probe
 from facscale.evaluate.probe import predict as probability_of
+from facscale.inference import export
+from facscale.inference.embed import Embeddings, Embeds, OfFace, embed
 from facscale.job.inputs import fetch
 from facscale.job.labelled import Group, Labelled, learned
 from facscale.job.lanes import Lanes
 from facscale.job.variants import Variant, of_fold, stages
-from facscale.methods import DataFacts, Method, export
+from facscale.methods import DataFacts, Method
 from facscale.nn.classifier import LinearProbe
 from facscale.spec import Job
 from facscale.train.task import Task

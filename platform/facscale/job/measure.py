@@ -18,20 +18,21 @@ import torch
 from facscale.data import Dataset, augment
 from facscale.data.augment import Augmenter
 from facscale.data.stream import Stream
-from facscale.data.synthetic.truth import Truth, truth
 from facscale.data.views import Frames
 from facscale.evaluate.diagnostics import effective_rank
 from facscale.evaluate.disentangle import disentanglement
-from facscale.evaluate.embed import OfFace
 from facscale.evaluate.identity import identity_accuracy
 from facscale.evaluate.lengths import lengths
-from facscale.evaluate.retrieval import recall
+from facscale.inference import export
+from facscale.inference.embed import OfFace
+from facscale.inference.retrieval import recall
 from facscale.job.judge import embedded
 from facscale.job.labelled import Labelled
 from facscale.job.variants import digest
-from facscale.methods import Method, export
+from facscale.methods import Method
 from facscale.spec import Job
 from facscale.spec.pipelines import Crop
+from facscale.synthetic.truth import Truth, truth
 from facscale.train.trainer import storage
 from facscale.train.worker import people, urls
 

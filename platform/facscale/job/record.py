@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from facscale.evaluate import figures
 from facscale.progress import Progress, say
+from facscale.report import figures
 from facscale.track.tracker import Run
 
 Series = dict[str, tuple[list[float], list[float]]]

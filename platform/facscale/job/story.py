@@ -16,27 +16,29 @@ from rich.console import Console, RenderableType
 
 from facscale.cluster import at_once
 from facscale.data import Dataset
-from facscale.evaluate import Row, Table
+from facscale.evaluate import Row
 from facscale.evaluate.expression import Confusion, Expressions
 from facscale.evaluate.predictions import Predictions
-from facscale.job import artifacts, expression, looks
+from facscale.inference import export
+from facscale.job import artifacts, expression
+from facscale.job import model_plots as looks
 from facscale.job.card import Made, card, card_page
 from facscale.job.judge import Judge, fold_title
 from facscale.job.labelled import Group, Labelled, groups
 from facscale.job.lanes import Lanes
 from facscale.job.measure import measure
-from facscale.job.origin import commit, user
+from facscale.job.provenance import commit, user
 from facscale.job.record import Recorder
 from facscale.job.variants import Variant, cluster_name, repeated, run_key, stages, training_key
-from facscale.methods import export
 from facscale.names import file_name, folder_name
+from facscale.report.table import Table
 from facscale.spec import Job
 from facscale.track import Tracker
 from facscale.track.journal import SPOOLS
 from facscale.track.login import refuse_stranger
 from facscale.track.tracker import Run
-from facscale.train.launch import RayTrainer
 from facscale.train.mailbox import Reader
+from facscale.train.ray.launch import RayTrainer
 from facscale.train.task import Task
 from facscale.train.trainer import Trained, exported_at, spent, storage
 from facscale.train.worker import urls

@@ -14,9 +14,7 @@ from facscale.spec import Document, Job, Plugins, SpecError, nearest, parse
 
 __all__ = ["DataFacts", "Loss", "Losses", "Method", "MethodConfig", "configure", "find", "names", "trains"]
 
-_methods: Plugins[Method] = Plugins(
-    "method", Method, __name__, contract=frozenset({"base", "export"}), group="facscale.methods"
-)
+_methods: Plugins[Method] = Plugins("method", Method, __name__, contract=frozenset({"base"}), group="facscale.methods")
 names, find = _methods.names, _methods.find
 
 

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
-from facscale import html
+from facscale.report import html
 from facscale.spec.sweep import Domain, Sweep
 from facscale.sweep.outcome import Outcome, short, shown
 

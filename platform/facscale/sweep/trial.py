@@ -27,8 +27,8 @@ from facscale.job.variants import Variant, digest, variant
 from facscale.spec import Document
 from facscale.spec.sweep import Sweep
 from facscale.sweep.space import Values, chosen
-from facscale.train.launch import RayTrainer
 from facscale.train.mailbox import Reader
+from facscale.train.ray.launch import RayTrainer
 from facscale.train.task import Mailbox, Task
 from facscale.train.trainer import finished, storage
 from facscale.train.worker import urls

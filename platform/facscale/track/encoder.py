@@ -37,7 +37,8 @@ with warnings.catch_warnings():  # mlflow warns of its own type hints
     import mlflow.pyfunc
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
-OURS = re.compile(r"facscale\.(methods\.export:Exported|nn\.\w+:\w+)")
+OURS = re.compile(r"facscale\.(inference\.export:Exported|nn\.\w+:\w+)")
+MOVED = {"facscale.methods.export:Exported": "facscale.inference.export:Exported"}  # as models logged before name it
 
 
 class ModelError(Exception):
@@ -82,7 +83,7 @@ def save_encoder(folder: Path, *, weights: Path, config: Mapping[str, Any], exam
 def load(folder: Path) -> nn.Module:
     """The encoder in a folder that holds weights.safetensors and config.json, in evaluation mode. Raises ModelError."""
     config = json.loads((folder / CONFIG).read_text())
-    name = str(config.get("encoder"))
+    name = MOVED.get(str(config.get("encoder")), str(config.get("encoder")))
     if not OURS.fullmatch(name):  # importing a module runs it, so no other one is even imported
         raise ModelError(f"{folder / CONFIG} names {name} as its encoder; only our own can be built: {OURS.pattern}")
     module, _, attribute = name.partition(":")

@@ -19,7 +19,7 @@ import fsspec
 import torch
 
 from facscale.errors import UserError
-from facscale.methods import export
+from facscale.inference import export
 from facscale.train.loop import Run
 
 STATE = "state.pt"

@@ -11,7 +11,7 @@ import fsspec
 import torch
 
 from facscale.errors import UserError
-from facscale.methods import export
+from facscale.inference import export
 from facscale.spec import Job
 from facscale.train import checkpoint
 from facscale.train.plan import Plan

@@ -18,7 +18,8 @@ from facscale.data.labels import labels_of
 from facscale.data.stream import Stream
 from facscale.data.views import Batch, View
 from facscale.evaluate import positives
-from facscale.methods import Method, export, find
+from facscale.inference import export
+from facscale.methods import Method, find
 from facscale.nn.batchnorm import synchronise
 from facscale.spec import Job, SpecError
 from facscale.train.engine import Engine

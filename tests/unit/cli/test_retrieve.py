@@ -10,15 +10,16 @@ from PIL import Image
 
 from faces import data_set, track
 from facscale.cli import main
-from facscale.cli.answers import Answer, Face, active, drawing
-from facscale.cli.answers import table as table_of
+from facscale.cli.retrieval_view import Answer, Face, active, drawing
+from facscale.cli.retrieval_view import table as table_of
 from facscale.cli.retrieve import Embedding, answered, drawn, photographed, places, stored
 from facscale.data import Dataset, align
-from facscale.data.synthetic import render_clip
-from facscale.evaluate.embed import Embeddings, OfFace, cache_key
+from facscale.inference import export
+from facscale.inference.embed import Embeddings, OfFace, cache_key
 from facscale.ingest import detectors
-from facscale.methods import DataFacts, export, find
+from facscale.methods import DataFacts, find
 from facscale.spec.pipelines import Crop
+from facscale.synthetic import render_clip
 
 AUS = (1, 6, 12)
 SHARE = {"size": 64, "eyes_y": 0.4, "eyes_distance": 0.35}

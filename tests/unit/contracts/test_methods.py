@@ -18,8 +18,9 @@ from facscale import methods
 from facscale.cli.methods import CITATION
 from facscale.data.augment import Augmenter
 from facscale.data.stream import Stream
+from facscale.inference import export
 from facscale.job.cost import random_batch
-from facscale.methods import DataFacts, export
+from facscale.methods import DataFacts
 from facscale.methods.base import total
 from facscale.nn import ResNet
 from facscale.spec import Block, SpecError, parse, read

@@ -8,9 +8,9 @@ import re
 import pytest
 import yaml
 
+from facscale.cluster.kubernetes import Api, kube_place
 from facscale.doctor import Patient, examine
 from facscale.doctor.checks.namespace import named_secrets
-from facscale.kube import Api, kube_place
 from kubeapi import KubeApi, Refusal
 
 SSAR = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from facscale.data.synthetic.truth import KINDS, Truth
 from facscale.evaluate.disentangle import agreement, disentanglement, holds
+from facscale.synthetic.truth import KINDS, Truth
 
 PEOPLE, EACH, SIZE, PAIRS = 30, 20, 8, 5
 random = np.random.default_rng(0)

@@ -9,8 +9,9 @@ from hypothesis.extra import numpy as arrays
 from rich.console import Console
 from sklearn.metrics import f1_score
 
-from facscale.evaluate import Counts, Row, Table, count
+from facscale.evaluate import Counts, Row, count
 from facscale.evaluate.f1 import mean
+from facscale.report.table import Table
 
 
 @settings(deadline=None)

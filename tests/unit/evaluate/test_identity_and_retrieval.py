@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from facscale.evaluate import retrieval
 from facscale.evaluate.identity import identity_accuracy
-from facscale.evaluate.retrieval import nearest, recall
+from facscale.inference import retrieval
+from facscale.inference.retrieval import nearest, recall
 
 
 @pytest.fixture

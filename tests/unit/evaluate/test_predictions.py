@@ -8,9 +8,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from crossval import cross_validate
 from facscale.data.folds import folds
 from facscale.evaluate import Predictions, frames_of
-from facscale.evaluate.crossval import cross_validate
 from facscale.evaluate.predictions import matched
 from facscale.evaluate.probe import fit_probe, predict
 from facscale.spec.models import Probe

@@ -5,9 +5,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from torch.nn import functional
 
+from crossval import cross_validate
 from facscale.data.folds import folds
 from facscale.evaluate import frames_of, positives
-from facscale.evaluate.crossval import cross_validate
 from facscale.evaluate.probe import fit_probe, label_weights, predict
 from facscale.nn.classifier import masked_bce
 from facscale.spec.models import Probe

@@ -83,7 +83,7 @@ def test_the_weights_are_found_without_importing_their_package():
 
 @pytest.fixture(scope="module")
 def clip():
-    synthetic = pytest.importorskip("facscale.data.synthetic")
+    synthetic = pytest.importorskip("facscale.synthetic")
     return synthetic.render_clip(identity=1, clip=0, seed=0, seconds=0.4, fps=25, size=224)
 
 

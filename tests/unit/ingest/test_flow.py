@@ -8,13 +8,13 @@ import pytest
 
 from facscale.data import align
 from facscale.data.augment import FLOW_STEP, FLOW_UNKNOWN
-from facscale.data.synthetic import render_clip
 from facscale.ingest import flow
 from facscale.ingest.crops import crops
 from facscale.ingest.detectors import Box
 from facscale.ingest.frames import Frame
 from facscale.ingest.tracking import Sighting
 from facscale.spec.pipelines import Crop
+from facscale.synthetic import render_clip
 
 SIZE = 96
 

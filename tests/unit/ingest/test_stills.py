@@ -9,7 +9,6 @@ import pytest
 import simplejpeg
 
 from facscale.data import DataError, Dataset
-from facscale.data.synthetic import write_expressions
 from facscale.ingest import layouts
 from facscale.ingest.extract import Extractor
 from facscale.ingest.items import Item, Listing, list_files
@@ -23,6 +22,7 @@ from facscale.ingest.sheet import contact_sheet
 from facscale.ingest.stills import BATCH, batches
 from facscale.spec import Pipeline, SpecError
 from facscale.spec.pipelines import Render, Source
+from facscale.synthetic import write_expressions
 
 RAF = {LIST: "train_00001.jpg 5\r\ntrain_00002.jpg 7\n\ntest_0001.jpg 1\n"}
 TABLES = {part: f"Manually_Annotated_file_lists/{part}.csv" for part in ("training", "validation")}

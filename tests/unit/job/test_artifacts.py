@@ -12,9 +12,10 @@ import yaml
 from rich.console import Console
 
 from conftest import ROOT
-from facscale.evaluate import Predictions, Row, Table
+from facscale.evaluate import Predictions, Row
 from facscale.job.artifacts import note, same_but_for_people, tell_comparison
 from facscale.job.variants import rows
+from facscale.report.table import Table
 from facscale.spec import read
 
 

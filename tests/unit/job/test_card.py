@@ -11,7 +11,8 @@ import pytest
 from faces import lengths_data_set
 from facscale.data import Dataset
 from facscale.evaluate import Row
-from facscale.evaluate.embed import Embeddings
+from facscale.inference import export
+from facscale.inference.embed import Embeddings
 from facscale.job import judge as judging
 from facscale.job import verify
 from facscale.job.card import Card, CardError, Made, beside, card, card_page, printed_of
@@ -19,8 +20,7 @@ from facscale.job.judge import Judge
 from facscale.job.labelled import Labelled, groups
 from facscale.job.lanes import Lanes
 from facscale.job.variants import rows
-from facscale.methods import export
-from facscale.published import published
+from facscale.report.published import published
 from facscale.spec import Document, SpecError, read
 from facscale.train.worker import make_method
 

@@ -12,11 +12,12 @@ from rich.console import Console
 from faces import expression_data_set, lengths_data_set
 from facscale.cli import main
 from facscale.data import DataError
-from facscale.evaluate.embed import Embeddings
 from facscale.evaluate.expression import Confusion
+from facscale.inference import export
+from facscale.inference.embed import Embeddings
 from facscale.job import expression
 from facscale.job.labelled import Labelled
-from facscale.methods import DataFacts, export
+from facscale.methods import DataFacts
 from facscale.methods.simclr import SimCLR
 from facscale.spec import Job
 from facscale.spec.models import Evaluate

@@ -10,13 +10,13 @@ import pytest
 from faces import lengths_data_set
 from facscale.data import DataError
 from facscale.evaluate.crossval import cross_validate
-from facscale.evaluate.embed import Embeddings
+from facscale.inference import export
+from facscale.inference.embed import Embeddings
 from facscale.job import judge as judging
 from facscale.job.judge import Judge
 from facscale.job.labelled import Labelled, groups, learned, transferred
 from facscale.job.lanes import Lanes
 from facscale.job.variants import of_fold, rows, stages
-from facscale.methods import export
 from facscale.spec import SpecError, read
 from facscale.spec.models import Evaluate
 from facscale.train.worker import begin_with, make_method

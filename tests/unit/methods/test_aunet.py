@@ -11,8 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from facscale import methods
 from facscale.data.labels import inverse_frequency
+from facscale.inference import export
 from facscale.job.cost import random_batch
-from facscale.methods import DataFacts, export
+from facscale.methods import DataFacts
 from facscale.methods.base import total
 from facscale.spec import SpecError
 from learning import learned

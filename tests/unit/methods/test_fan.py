@@ -11,8 +11,9 @@ import torch
 from torch.nn.functional import interpolate
 
 from facscale import methods
+from facscale.inference import export
 from facscale.job.cost import random_batch
-from facscale.methods import DataFacts, export
+from facscale.methods import DataFacts
 from facscale.methods.fan import gaussians, inside, normalised_error
 from facscale.nn.fan import FAN
 from facscale.spec import SpecError

@@ -9,7 +9,8 @@ import torch
 
 from facscale import methods
 from facscale.data.views import Batch, Faces
-from facscale.methods import DataFacts, export
+from facscale.inference import export
+from facscale.methods import DataFacts
 from facscale.methods.base import total
 from facscale.spec import SpecError
 from learning import learned

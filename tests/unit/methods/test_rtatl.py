@@ -10,8 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from facscale import methods
 from facscale.data.views import Batch
+from facscale.inference import export
 from facscale.job.cost import random_batch
-from facscale.methods import DataFacts, export
+from facscale.methods import DataFacts
 from facscale.nn.rois import known, remove
 from facscale.spec import SpecError
 from learning import learned

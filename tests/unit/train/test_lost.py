@@ -6,7 +6,7 @@ import pytest
 
 from facscale.methods import DataFacts
 from facscale.spec import Job
-from facscale.train.lost import Losses
+from facscale.train.ray.lost import Losses
 from facscale.train.task import Task
 
 
@@ -23,7 +23,7 @@ class Mailbox:
 
 @pytest.fixture
 def mailbox(monkeypatch):
-    monkeypatch.setattr("facscale.train.lost.GRACE", 0)
+    monkeypatch.setattr("facscale.train.ray.lost.GRACE", 0)
     return Mailbox()
 
 

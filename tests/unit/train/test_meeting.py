@@ -7,13 +7,13 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from facscale.methods import DataFacts
 from facscale.spec import Job
-from facscale.train.meeting import Together
+from facscale.train.ray.meeting import Together
 from facscale.train.task import Task
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr("facscale.train.lost.GRACE", 0)
+    monkeypatch.setattr("facscale.train.ray.lost.GRACE", 0)
 
 
 class Apart:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 
 from facscale.cluster import join, refuse_impossible
-from facscale.cluster.local import choose_cluster
+from facscale.cluster.ray import choose_cluster
 from facscale.doctor.examination import check
 from facscale.doctor.finding import Finding, first_line, ok, problem, warning
 from facscale.doctor.patient import Patient
@@ -18,7 +18,7 @@ HERE = ("127.", "localhost", "local", "auto", "[::1]")  # how addresses of this 
 JOIN_S = 90
 FAILED = "facscale-doctor: "
 TRY = f"""
-from facscale.cluster.local import choose_cluster, connect
+from facscale.cluster.ray import choose_cluster, connect
 try:
     connect(choose_cluster())
 except BaseException as error:

@@ -59,7 +59,7 @@ def kuberay(patient: Patient) -> Iterator[Finding]:
 @check("chart", rank=30, place="kube", limit_s=60)
 def chart(patient: Patient) -> Iterator[Finding]:
     """Look with `helm list` and `kubectl get configmaps -l facscale.dev/template=rayjob`."""
-    from facscale.kube.template import load
+    from facscale.cluster.kubernetes.template import load
 
     patient.known("groups")
     template = load(patient.api)
@@ -106,7 +106,7 @@ def allowed(api: Any, kind: str, verb: str) -> bool:
 @check("RayJob", rank=45, place="kube", limit_s=60)
 def dry_run(patient: Patient) -> Iterator[Finding]:
     """Look with `kubectl create --dry-run=server`: schemas, quotas and policies answer before anything is made."""
-    from facscale.kube.api import RAYJOBS
+    from facscale.cluster.kubernetes.api import RAYJOBS
 
     patient.known("kuberay")
     body = copy.deepcopy(patient.known("template").manifest)
@@ -118,8 +118,8 @@ def dry_run(patient: Patient) -> Iterator[Finding]:
 @check("job", rank=50, place="kube", limit_s=60)
 def job(patient: Patient) -> Iterator[Finding]:
     """Compare the spec with the chart's worker groups."""
-    from facscale.kube.manifest import Wish, pods
-    from facscale.kube.order import need, refuse_unshared, resolved
+    from facscale.cluster.kubernetes.manifest import Wish, pods
+    from facscale.cluster.kubernetes.order import need, refuse_unshared, resolved
     from facscale.spec import Job, Pipeline, parse
 
     if patient.spec is None:

@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from facscale.cluster.kubernetes.manifest import QUEUE
+from facscale.cluster.kubernetes.template import GPU
 from facscale.doctor.examination import check
 from facscale.doctor.finding import Finding, ok, problem, warning
 from facscale.doctor.patient import Patient
-from facscale.kube.manifest import QUEUE
-from facscale.kube.template import GPU
 
 BLIND = "let an administrator run facscale doctor --kube here; researchers need not see it"
 NO_IMAGE = ("ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull")
@@ -92,7 +92,7 @@ def of_group(
 @check("pods", rank=80, place="kube", limit_s=60)
 def pods(patient: Patient) -> Iterator[Finding]:
     """Look with `kubectl get pods`."""
-    from facscale.kube.api import PODS
+    from facscale.cluster.kubernetes.api import PODS
 
     patient.known("groups")
     found = patient.api.list(PODS, labels=OURS)

@@ -29,7 +29,7 @@ def upload(patient: Patient) -> Iterator[Finding]:
 @check("working-dir", rank=55, place="kube", limit_s=60)
 def packed(patient: Patient) -> Iterator[Finding]:
     """Look at what lies in the folder."""
-    from facscale.kube.code import LIMIT, pack
+    from facscale.cluster.kubernetes.code import LIMIT, pack
 
     if patient.folder is not None:
         size = len(pack(patient.folder).zipped)

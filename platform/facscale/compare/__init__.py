@@ -1,9 +1,0 @@
-"""What was judged on one data set, side by side: runs of any job and cluster, and what papers print.
-
-`report` (matplotlib) is imported by its module name.
-"""
-
-from facscale.compare.entries import Entry, entries, named
-from facscale.compare.papers import beside, log_papers
-
-__all__ = ["Entry", "beside", "entries", "log_papers", "named"]

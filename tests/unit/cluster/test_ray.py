@@ -1,0 +1,188 @@
+"""Which cluster is joined; a job that can never start there is refused before anything is asked for."""
+
+from __future__ import annotations
+
+import os
+import socket
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import ray
+
+from facscale.cluster import join, refuse_impossible, resources
+from facscale.cluster import ray as local
+from facscale.spec import Job, SpecError
+
+
+def job(**cluster):
+    return Job(method={"name": "clp"}, cluster={"cpus_per_worker": 2, **cluster})
+
+
+@pytest.fixture
+def cluster_of(monkeypatch):
+    return lambda **there: monkeypatch.setattr(ray, "cluster_resources", lambda: there)
+
+
+def test_a_worker_asks_for_what_the_spec_says():
+    assert resources(job(gpus_per_worker=0)) == {"CPU": 2}
+    assert resources(job(gpus_per_worker=0.5)) == {"CPU": 2, "GPU": 0.5}
+
+
+def test_no_gpu(cluster_of):
+    cluster_of(CPU=64)
+    with pytest.raises(
+        SpecError, match=r"4 workers with 1 GPU each, the cluster has 0 GPU: .*gpus_per_worker \(0 trains on the CPU\)"
+    ):
+        refuse_impossible(job(workers=4))
+
+
+def test_too_few_cores(cluster_of):
+    cluster_of(CPU=3, GPU=8)
+    with pytest.raises(SpecError, match="2 workers with 2 CPU each, the cluster has 3 CPU: lower cluster.workers"):
+        refuse_impossible(job(workers=2))
+
+
+@pytest.mark.parametrize("cluster", [{"workers": (1, 8), "gpus_per_worker": 0}, {"workers": 8, "autoscaling": True}])
+def test_what_fits_at_least_once_or_can_grow_is_let_in(cluster_of, cluster):
+    cluster_of(CPU=2)
+    refuse_impossible(job(**cluster))
+
+
+@pytest.fixture
+def joined(monkeypatch, tmp_path):
+    """What Ray is asked for, address and variables; as on a machine without any cluster."""
+    asked = []
+
+    def init(*, address, runtime_env, **_):
+        asked.append((address, runtime_env["env_vars"]))
+        return SimpleNamespace(dashboard_url="127.0.0.1:8265")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address=asked[-1][0]))
+    monkeypatch.setattr(local, "find_gcs_addresses", frozenset)
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_OVERRIDE_JOB_RUNTIME_ENV", "RAY_AUTH_MODE"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # given back afterwards
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    (tmp_path / "ray").mkdir()
+    return asked
+
+
+def places(asked):
+    return [address for address, _ in asked]
+
+
+@pytest.fixture
+def listener():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture
+def silence():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_without_any_cluster_one_is_started(joined):
+    join()
+    assert places(joined) == ["local"]
+
+
+def test_what_is_started_here_is_told_where_its_dashboard_is(joined, monkeypatch):
+    options = {}
+    init = ray.init
+    monkeypatch.setattr(ray, "init", lambda **given: options.update(given) or init(**given))
+    join()
+    variables = options["runtime_env"]["env_vars"]
+    assert options["include_dashboard"]
+    assert variables["RAY_API_SERVER_ADDRESS"] == f"http://127.0.0.1:{options['dashboard_port']}"
+
+
+def test_the_cluster_of_this_machine_is_joined_only_while_it_answers(joined, listener, silence, tmp_path):
+    for place in (listener, silence):
+        (tmp_path / "ray" / "ray_current_cluster").write_text(place)
+        join()
+    assert places(joined) == [listener, "local"]
+
+
+def test_a_named_cluster_is_joined_or_missed(joined, listener, silence, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", listener)
+    join()
+    assert places(joined) == [listener]
+    monkeypatch.setenv("RAY_ADDRESS", silence)
+    with pytest.raises(SpecError, match=f"no Ray cluster answers at {silence}: start one"):
+        join()
+
+
+def test_the_processes_of_a_job_know_its_cluster_alone(joined, listener, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", listener)
+    join()
+    ((_, variables),) = joined
+    host, _, port = variables["RAY_ADDRESS"].rpartition(":")
+    assert port == listener.rpartition(":")[2]
+    assert host != "127.0.0.1", "other nodes have a loopback too"
+    assert variables["RAY_API_SERVER_ADDRESS"] == "", "a node may have been started with that of another cluster"
+    assert os.environ["RAY_API_SERVER_ADDRESS"] == "http://127.0.0.1:8265"
+
+
+def test_a_submitted_job_runs_on_the_cluster_that_started_it(joined, listener, monkeypatch):
+    """Ray's job supervisor names the cluster that was last started on its machine, be it another."""
+    parents = [
+        SimpleNamespace(cmdline=lambda: ["ray::JobSupervisor"]),
+        SimpleNamespace(cmdline=lambda: ["/ray/raylet", "--raylet_socket_name=x", f"--gcs-address={listener}"]),
+    ]
+    monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(parents=lambda: parents))
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    join()
+    assert places(joined) == [listener]
+    assert os.environ["RAY_ADDRESS"] == listener
+
+
+def test_auto_takes_the_only_cluster_and_refuses_a_choice(joined, listener, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr(local, "find_gcs_addresses", lambda: frozenset([listener]))
+    join()
+    assert places(joined) == [listener]
+    for running in ([], [listener, "10.0.0.1:6379"]):
+        monkeypatch.setattr(local, "find_gcs_addresses", lambda running=running: frozenset(running))
+        with pytest.raises(SpecError, match=f"{len(running)} Ray clusters run here; write HOST:PORT"):
+            join()
+
+
+def test_where_several_run_the_choice_is_logged(joined, listener, monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(local, "find_gcs_addresses", lambda: frozenset([listener, "10.0.0.1:6379"]))
+    (tmp_path / "ray" / "ray_current_cluster").write_text(listener)
+    join()
+    (text,) = caplog.messages
+    assert "at 10.0.0.1:6379 too" in text
+    assert f"the last one started here, {listener}" in text
+    monkeypatch.setenv("RAY_ADDRESS", listener)
+    join()
+    assert caplog.messages == [text]
+
+
+@pytest.mark.parametrize(
+    ("cause", "message"),
+    [
+        (
+            RuntimeError("Failed to connect to GCS: ray.exceptions.AuthenticationError: InvalidAuthToken"),
+            "without its token",
+        ),
+        (RuntimeError("Failed to connect to GCS: timed out"), "no Ray cluster answers"),
+    ],
+)
+def test_a_cluster_that_does_not_know_our_token_is_not_called_silent(monkeypatch, cause, message):
+    def init(**_):
+        raise ConnectionError("Failed to connect to Ray cluster") from cause
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(local, "answers", lambda _: True)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    with pytest.raises(SpecError, match=message):
+        join()

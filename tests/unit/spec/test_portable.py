@@ -1,0 +1,127 @@
+"""A spec that travels: its variables are filled in where it is read, and no secret goes along."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import ROOT
+from facscale.spec import Document, Job, SpecError, parse, read
+from facscale.spec.document import as_written
+from facscale.spec.errors import Origin
+from facscale.spec.portable import dump, filled_from, variables
+
+VARIABLES = {"FACSCALE_DATA": "s3://faces", "FACSCALE_RUNS": "s3://runs", "N": "3"}
+JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
+
+
+@pytest.fixture
+def travelled(tmp_path, monkeypatch):
+    """A function: what stands in a file after it went to a machine that has VARIABLES."""
+
+    def travel(path, *overrides):
+        text = dump(read(path, overrides, fill=as_written))
+        there = tmp_path / "there" / "job.yaml"
+        there.parent.mkdir(exist_ok=True)
+        there.write_text(text)
+        for name, value in VARIABLES.items():
+            monkeypatch.setenv(name, value)
+        return read(there)
+
+    return travel
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
+def test_every_job_is_the_same_there(path, travelled):
+    there = travelled(path, "train.epochs=3")
+    assert there.data == read(path, ["train.epochs=3"]).data
+    assert "extends" not in there.data
+
+
+def test_numbers_and_texts_keep_their_kinds(tmp_path, travelled):
+    path = tmp_path / "job.yaml"
+    path.write_text(
+        "method: {name: clp, note: '12', other: \"null\", rate: 1e-3}\n"
+        "data:\n  threads: ${N}\n  prefetch: ${M:-7}\n  cache: \"${N}\"\n  unlabelled: '${FACSCALE_DATA}/a: #b'\n"
+    )
+    there = travelled(path)
+    assert there.data["method"] == {"name": "clp", "note": "12", "other": "null", "rate": 0.001}
+    assert there.data["data"] == {"threads": 3, "prefetch": 7, "cache": "3", "unlabelled": "s3://faces/a: #b"}
+
+
+texts = st.text(
+    st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"], exclude_characters="$\x85\u2028\u2029\ufeff")
+)
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts.filter(len), inner, max_size=3),
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.dictionaries(st.from_regex("[a-z]{1,8}", fullmatch=True).filter(lambda key: key != "extends"), plain, max_size=4)
+)
+def test_any_content_survives(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("any") / "job.yaml"
+    path.write_text(dump(Document(data, {(): Origin("job.yaml")})), encoding="utf-8")
+    if data:  # an empty mapping is no spec
+        assert read(path).data == data
+
+
+def test_another_machines_environment_fills_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("FACES", "here")
+    path = tmp_path / "job.yaml"
+    path.write_text(
+        "method: {name: clp}\ndata: {unlabelled: '${FACES}/a', labelled: '${NOWHERE}/b', cache: '${C:-/c}'}\n"
+    )
+    data = read(path, fill=filled_from({"FACES": "there"})).data["data"]
+    assert data == {"unlabelled": "there/a", "labelled": "${NOWHERE}/b", "cache": "/c"}
+    named = {one.name: (one.default, one.origin.line) for one in variables(read(path, fill=as_written))}
+    assert named == {"FACES": (None, 2), "NOWHERE": (None, 2), "C": ("/c", 2)}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "track: {tags: {aws_secret_access_key: wJalrXUtnFEMI}}",
+        "track: {tags: {key: AKIAIOSFODNN7EXAMPLE}}",
+        "track: {uri: 'https://ann:hunter2@mlflow.team.org'}",
+        "track: {uri: '${MLFLOW_TRACKING_PASSWORD}'}",
+        "track: {uri: 'https://mlflow?token=abcdef'}",
+        "track: {tags: {note: 'password=hunter2'}}",
+        "data: {cache: 'ghp_0123456789abcdefghij'}",
+        "track: {tags: {pem: '-----BEGIN RSA PRIVATE KEY-----'}}",
+    ],
+)
+def test_what_looks_like_a_secret_is_refused_and_not_repeated(tmp_path, line):
+    path = tmp_path / "job.yaml"
+    path.write_text(f"method: {{name: clp}}\n{line}\n")
+    with pytest.raises(SpecError, match=r"job.yaml:2: .* holds .*leave it") as error:
+        read(path, fill=as_written)
+    assert not any(word in str(error.value) for word in ("wJalr", "AKIA", "hunter2", "abcdef", "ghp_", "BEGIN"))
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
+def test_our_own_jobs_hold_none(path):
+    read(path, fill=as_written)
+
+
+def test_words_that_merely_sound_like_one_pass(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text(
+        "method: {name: clp, tokens: 16, token_size: small}\n"
+        "track: {tags: {note: 'secret sauce', place: 's3://token-store/keys', host: 'http://mlflow:5000'}}\n"
+    )
+    read(path, fill=as_written)
+
+
+def test_storage_follows_the_environment(monkeypatch):
+    document = Document({"method": {"name": "clp"}}, {(): Origin("job.yaml")})
+    monkeypatch.delenv("FACSCALE_RUNS", raising=False)
+    assert parse(document, Job).cluster.storage == "~/facscale/runs"
+    monkeypatch.setenv("FACSCALE_RUNS", "s3://runs")
+    assert parse(document, Job).cluster.storage == "s3://runs"
+    named = Document({"method": {"name": "clp"}, "cluster": {"storage": "/here"}}, document.origins)
+    assert parse(named, Job).cluster.storage == "/here"
