@@ -11,10 +11,11 @@ PYTHON := $(shell for name in python3.11 python3.12 python3.13 python3; do \
 endif
 
 # make TORCH=2.14.1+cpu: that CPU build of torch, from wherever your pip finds one, and nothing of CUDA's (4 GB). torchvision
-# would have to be a CPU build too, and is left out: no method of ours needs it. The stamp of .venv remembers the choice.
+# would have to be a CPU build too, and is left out: no method of ours needs it. nvidia-ml-py is pure Python, and stays. The
+# stamp of .venv remembers the choice.
 TORCH ?= $(shell cat $(VENV)/ready 2>/dev/null)
 LOCKED = $(shell sed -n "s/^torch==//p" requirements.lock)
-CUDA := ^(cuda-|nvidia-|torch==|torchvision==|triton==)
+CUDA := ^(cuda-|nvidia-[^m]|torch==|torchvision==|triton==)
 
 PIP := $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check
 # One line that changes in a terminal, a line for each fortieth package in a log.

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from facscale.track.server import Server, ensure_server, stop
+from facscale.track.server import LocalServer, ensure_server, stop_server
 from guarded import GuardedMLflow
-from postgres import Postgres, programs
+from postgres import Postgres, find_programs
 from s3 import S3Server
 
 # At Ray's 15 its workers would starve beside the tests of another process.
@@ -59,11 +59,11 @@ def s3_bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture(scope="session")
-def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
     """A running MLflow server that all tests of a session share: use experiments of your own, and do not stop it."""
     folder = tmp_path_factory.mktemp("mlflow")
     yield ensure_server(folder, 0)
-    stop(folder)
+    stop_server(folder)
 
 
 @pytest.fixture(scope="session")
@@ -77,7 +77,7 @@ def guarded_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A running Postgres that all tests of a session share: `make_database` gives each its own."""
-    if programs() is None:
+    if find_programs() is None:
         pytest.skip("Postgres is missing: apt-get install postgresql")
     with Postgres() as server:
         yield server
@@ -91,9 +91,9 @@ def ray_cluster() -> Iterator[str]:
     """
     import ray
 
-    from facscale.cluster.ray import own_dashboard
+    from facscale.cluster.ray import build_dashboard_options
 
-    own = own_dashboard()  # without it Ray Train ends each training 12 s later
+    own = build_dashboard_options()  # without it Ray Train ends each training 12 s later
     paths = [str(PLUGINS), str(ROOT / "platform"), *filter(None, [os.environ.get("PYTHONPATH")])]
     variables = own.pop("runtime_env")["env_vars"] | {
         "PYTHONPATH": os.pathsep.join(paths),

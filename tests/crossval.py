@@ -1,4 +1,4 @@
-"""A slow, plain cross-validation of frozen features, which the tests compare the product with: one probe a fold."""
+"""A slow, plain cross-validation of frozen features, to compare the product with: one probe per fold."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from facscale.data.folds import Split
-from facscale.evaluate.f1 import Counts, count
-from facscale.evaluate.probe import Weighting, fit_probe, predict
-from facscale.evaluate.scores import Row
-from facscale.evaluate.subjects import frames_of
-from facscale.report.table import Table
+from facscale.evaluate.f1 import ConfusionCounts, count_confusions
+from facscale.evaluate.probe import Weighting, fit_probe, predict_probabilities
+from facscale.evaluate.scores import MethodScores
+from facscale.evaluate.subjects import find_frames
+from facscale.report.f1_table import F1Table
 from facscale.spec.models import Probe
 
 
@@ -21,7 +21,7 @@ def cross_validate(
     features: np.ndarray, *, au: np.ndarray, identity: np.ndarray, aus: Sequence[int], split: Split, name: str,
     probe: Probe | None = None, threshold: float = 0.5, seed: int = 0, weighting: Weighting = "class",
     device: torch.device | str = "cpu",
-) -> Table:  # fmt: skip
+) -> F1Table:  # fmt: skip
     """Train and test a linear probe on every fold.
 
     features [N, D] float32; au [N, n] in {0, 1, -1}; identity [N], the subject of each frame; aus: the n AU numbers.
@@ -29,13 +29,23 @@ def cross_validate(
     """
     counts = []
     for fold in split:
-        train, test = frames_of(fold.train, identity=identity), frames_of(fold.test, identity=identity)
+        train, test = find_frames(fold.train, identity=identity), find_frames(fold.test, identity=identity)
         if not len(train) or not len(test):
             raise ValueError(
                 f"{fold.name} has {len(train)} frames to train on and {len(test)} to test on; it needs both"
             )
         fit = partial(fit_probe, probe=probe or Probe(), seed=seed + fold.index, weighting=weighting, device=device)
         model = fit(features[train], au=au[train])
-        counts.append(count(probability=predict(model, features=features[test]), au=au[test], threshold=threshold))
+        counts.append(
+            count_confusions(
+                probability=predict_probabilities(model, features=features[test]), au=au[test], threshold=threshold
+            )
+        )
     names = [fold.name for fold in split]
-    return Table((Row.counted(name, aus=aus, counts=Counts.stack(counts), folds=names, source=split.source),))
+    return F1Table(
+        (
+            MethodScores.from_counts(
+                name, aus=aus, counts=ConfusionCounts.stack(counts), folds=names, source=split.source
+            ),
+        )
+    )

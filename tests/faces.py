@@ -1,4 +1,4 @@
-"""Small data sets for tests: smooth random pictures, a different one for each frame."""
+"""Writes small data sets for tests: smooth random pictures, a different one for each frame."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import simplejpeg
 from facscale.data import Dataset, ShardWriter
 
 
-def picture(*key: int, size: int) -> np.ndarray:
-    """A smooth uint8 RGB picture [size, size, 3] that depends on `key` alone."""
+def make_picture(*key: int, size: int) -> np.ndarray:
+    """Make a smooth uint8 RGB picture [size, size, 3] that depends on `key` alone."""
     coarse = np.random.default_rng(key).integers(0, 256, (5, 5, 3), dtype=np.uint8)
     return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
 
 
-def track(
+def make_track(
     identity: int,
     video: int = 0,
     number: int = 0,
@@ -30,10 +30,10 @@ def track(
     flow: bool = False,
     quality: int = 95,
 ) -> pa.Table:
-    """The rows of one track with the given frame numbers; `au` label columns, and optical flow if wanted."""
+    """Make the rows of a track with the given frame numbers, `au` label columns, and optional optical flow."""
     frames = list(frames)
     random = np.random.default_rng([identity, video, number])
-    pictures = (picture(identity, video, number, frame, size=size) for frame in frames)
+    pictures = (make_picture(identity, video, number, frame, size=size) for frame in frames)
     points = random.random((len(frames), 136), dtype=np.float32) * size
     columns: dict[str, Any] = {
         "identity": [f"id{identity:05d}"] * len(frames),
@@ -54,7 +54,7 @@ def track(
     return pa.table(columns)
 
 
-def data_set(
+def write_tracks(
     url: str, tracks: Iterable[pa.Table], *, au: tuple[int, ...] = (), size: int = 32, **options: Any
 ) -> Dataset:
     """Write `tracks` as a data set and open it."""
@@ -65,26 +65,28 @@ def data_set(
     return Dataset(url)
 
 
-def expression_data_set(
+def write_expression_data_set(
     url: str, classes: tuple[str, ...] = ("calm", "glad", "wild"), *, train: int = 8, test: int = 4, **options: Any
 ) -> Dataset:
-    """Single images, `train` and `test` of each class, one a person; how bright an image is tells its class."""
+    """Write single images, one per person: `train` and `test` images of each class, whose brightness encodes the class."""
     tracks = []
     for person in range((train + test) * len(classes)):
         number = person % len(classes)
-        rows = track(person, frames=[0])
+        rows = make_track(person, frames=[0])
         level = 40 + 170 * number // max(1, len(classes) - 1)
-        image = (picture(person, size=32) // 8 + level).astype(np.uint8)
+        image = (make_picture(person, size=32) // 8 + level).astype(np.uint8)
         rows = rows.set_column(rows.column_names.index("jpeg"), "jpeg", [[simplejpeg.encode_jpeg(image)]])
         rows = rows.append_column("expression", pa.array([number], pa.int8()))
         part = "train" if person < train * len(classes) else "test"
         tracks.append(rows.append_column("part", pa.array([part])))
-    return data_set(url, tracks, expressions=classes, **{"name": "moods", "fps": 0.0, **options})
+    return write_tracks(url, tracks, expressions=classes, **{"name": "moods", "fps": 0.0, **options})
 
 
-def lengths_data_set(url: str, lengths: list[int], **options: Any) -> Dataset:
-    """One track an identity, of the given lengths, in row groups of a few kilobytes."""
+def write_face_data_set(url: str, lengths: list[int], **options: Any) -> Dataset:
+    """Write one track per identity, of the given lengths, in row groups of a few kilobytes."""
     options = {"row_group_mb": 0.02, "shard_mb": 0.1, **options}
     size, au, flow = options.get("size", 32), len(options.get("au", ())), options.pop("flow", False)
-    tracks = (track(person, frames=range(length), size=size, au=au, flow=flow) for person, length in enumerate(lengths))
-    return data_set(url, tracks, **options)
+    tracks = (
+        make_track(person, frames=range(length), size=size, au=au, flow=flow) for person, length in enumerate(lengths)
+    )
+    return write_tracks(url, tracks, **options)

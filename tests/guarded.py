@@ -1,4 +1,4 @@
-"""An MLflow server that asks for a login, with an administrator and a reader who may write nowhere."""
+"""An MLflow server that requires a login, with an administrator and a user who may only read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import urllib.request
 from pathlib import Path
 from typing import Self
 
-from facscale.track.server import QUIET
+from facscale.track.server import SERVER_ENVIRONMENT
 from ports import free_port
 
 READY_S = 180
@@ -28,23 +28,37 @@ class GuardedMLflow:
         self.url = f"http://127.0.0.1:{self._port}"
 
     def __enter__(self) -> Self:
-        (self._folder / "auth.ini").write_text(
-            f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{self._folder}/users.db\nadmin_username = {ADMIN[0]}\n"
-            f"admin_password = {ADMIN[1]}\nauthorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
-        )
+        settings = {
+            "default_permission": "READ",
+            "database_uri": f"sqlite:///{self._folder}/users.db",
+            "admin_username": ADMIN[0],
+            "admin_password": ADMIN[1],
+            "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
+        }
+        lines = ["[mlflow]", *(f"{name} = {value}" for name, value in settings.items())]
+        (self._folder / "auth.ini").write_text("\n".join(lines) + "\n")
         variables = {
             "MLFLOW_AUTH_CONFIG_PATH": str(self._folder / "auth.ini"),
             "MLFLOW_FLASK_SERVER_SECRET_KEY": "of-these-tests-alone",
             "MLFLOW_AUTH_ADMIN_PASSWORD": ADMIN[1],
         }
-        command = [
-            sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--host", "127.0.0.1",
-            "--port", str(self._port), "--workers", "1", "--backend-store-uri", f"sqlite:///{self._folder}/mlflow.db",
-            "--artifacts-destination", str(self._folder / "files"),
-        ]  # fmt: skip
+        options = {
+            "--app-name": "basic-auth",
+            "--host": "127.0.0.1",
+            "--port": str(self._port),
+            "--workers": "1",
+            "--backend-store-uri": f"sqlite:///{self._folder}/mlflow.db",
+            "--artifacts-destination": str(self._folder / "files"),
+        }
+        words = [word for option in options.items() for word in option]
+        command = [sys.executable, "-m", "mlflow", "server", *words]
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
-                command, env={**os.environ, **QUIET, **variables}, stdout=log, stderr=log, start_new_session=True
+                command,
+                env={**os.environ, **SERVER_ENVIRONMENT, **variables},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         try:
             self._wait()

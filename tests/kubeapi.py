@@ -1,4 +1,4 @@
-"""An API server for tests: it keeps objects, checks, refuses and answers as Kubernetes does on the paths that we use."""
+"""A fake API server: it keeps objects, and validates, refuses and answers as Kubernetes does on the paths that we use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
-OBJECTS = re.compile(r"/(?:api/v1|apis/(?P<group>[^/]+)/[^/]+)/namespaces/(?P<namespace>[^/]+)/(?P<plural>[^/]+)(?:/(?P<name>[^/]+))?(?P<log>/log)?$")  # fmt: skip
+OBJECTS = re.compile(
+    r"/(?:api/v1|apis/(?P<group>[^/]+)/[^/]+)/namespaces/(?P<namespace>[^/]+)"
+    r"/(?P<plural>[^/]+)(?:/(?P<name>[^/]+))?(?P<log>/log)?$"
+)
 TOKEN = "let-me-in"
 ROLE = {  # what the chart's role for researchers allows
     "rayjobs": "create get list watch patch delete",
@@ -24,15 +27,15 @@ ROLE = {  # what the chart's role for researchers allows
 
 
 class Refusal(Exception):  # noqa: N818
-    """An answer that is no success."""
+    """A response whose status is not a success."""
 
     def __init__(self, status, message, reason=""):
         super().__init__(message)
         self.status, self.message, self.reason = status, message, reason
 
 
-class KubeApi:
-    """`with KubeApi() as api:` serves until the end; tests read and write `objects` and `logs`, and set what it refuses."""
+class FakeApiServer:
+    """`with FakeApiServer() as api:` serves until the end; tests read and write `objects` and `logs`, and its refusals."""
 
     def __init__(self, namespace="faces"):
         self.namespace = namespace
@@ -42,7 +45,7 @@ class KubeApi:
         self.forbidden = set()  # (verb, plural)
         self.admission = []  # called with plural and object; raise Refusal
         self.on_request = []  # called with verb, plural and name before each answer
-        self.told = []  # (verb, plural, name, whether it was a dry run)
+        self.changes = []  # (verb, plural, name, whether it was a dry run)
         self._clock = itertools.count()
 
     def __enter__(self):
@@ -57,7 +60,7 @@ class KubeApi:
         self._server.server_close()
 
     def kubeconfig(self, *, context="gke-munich", token=TOKEN):
-        """As text."""
+        """Return the text of a kubeconfig that leads to this server."""
         parts = {
             "apiVersion": "v1",
             "kind": "Config",
@@ -69,45 +72,45 @@ class KubeApi:
         return json.dumps(parts)
 
     def add(self, plural, body):
-        """An object, as if somebody else had made it."""
+        """Add an object, as if another client had created it."""
         metadata = body.setdefault("metadata", {})
         metadata.setdefault("uid", str(uuid.uuid4()))
-        began = datetime.now(UTC) + timedelta(milliseconds=next(self._clock))
-        metadata.setdefault("creationTimestamp", began.isoformat())
+        created = datetime.now(UTC) + timedelta(milliseconds=next(self._clock))
+        metadata.setdefault("creationTimestamp", created.isoformat())
         self.objects[plural, metadata["name"]] = body
         return body
 
-    def one(self, plural):
-        """The only object of a kind."""
-        (found,) = (body for (kind, _), body in self.objects.items() if kind == plural)
-        return found
+    def get_only(self, plural):
+        """Return the only object of a kind."""
+        (body,) = (body for (kind, _), body in self.objects.items() if kind == plural)
+        return body
 
-    def made(self, verb="create"):
-        """What was really changed, in order."""
-        return [plural for did, plural, _, dry in self.told if did == verb and not dry]
+    def list_changes(self, verb="create"):
+        """List the kinds of the objects that were changed by a verb, in order, without dry runs."""
+        return [plural for changed, plural, _, dry in self.changes if changed == verb and not dry]
 
     def answer(self, method, url, headers, body):
-        """Status and text."""
+        """Return the text of a successful response. Raises Refusal."""
         path, query = urlsplit(url).path, {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
         if headers.get("Authorization") != f"Bearer {TOKEN}":
             raise Refusal(401, "Unauthorized", "Unauthorized")
         if path == "/apis":
-            named = [{"name": name, "preferredVersion": {"version": version}} for name, version in self.groups.items()]
-            return json.dumps({"kind": "APIGroupList", "groups": named})
-        found = OBJECTS.fullmatch(path)
-        if found is None:  # among others a namespace itself, which the role does not allow
+            groups = [{"name": name, "preferredVersion": {"version": version}} for name, version in self.groups.items()]
+            return json.dumps({"kind": "APIGroupList", "groups": groups})
+        match = OBJECTS.fullmatch(path)
+        if match is None:  # among others a namespace itself, which the role does not allow
             self._refuse_by_role("get", "namespaces")
-        if found["group"] and found["group"] not in self.groups:
+        if match["group"] and match["group"] not in self.groups:
             raise Refusal(404, None)
-        plural, name = "log" if found["log"] else found["plural"], found["name"] or ""
+        plural, name = "log" if match["log"] else match["plural"], match["name"] or ""
         verb = {"GET": "get" if name else "list", "POST": "create"}.get(method, method.lower())
         for call in self.on_request:
             call(verb, plural, name)
         self._refuse_by_role(verb, plural)
-        if found["namespace"] != self.namespace and verb == "create":
-            raise Refusal(404, f'namespaces "{found["namespace"]}" not found', "NotFound")
-        here = found["namespace"] == self.namespace
-        return getattr(self, f"_{'log' if found['log'] else verb}")(plural, name, query, body if here else {}, here)
+        if match["namespace"] != self.namespace and verb == "create":
+            raise Refusal(404, f'namespaces "{match["namespace"]}" not found', "NotFound")
+        here = match["namespace"] == self.namespace
+        return getattr(self, f"_{'log' if match['log'] else verb}")(plural, name, query, body if here else {}, here)
 
     def _refuse_by_role(self, verb, plural):
         if (verb, plural) in self.forbidden or verb not in ROLE.get(plural, ""):
@@ -128,36 +131,37 @@ class KubeApi:
         return json.dumps(self._find(plural, name, here))
 
     def _list(self, plural, _name, query, _body, here):
-        wanted = dict(part.split("=") for part in query.get("labelSelector", "").split(",") if part)
-        kind = dict(part.split("=") for part in query.get("fieldSelector", "").split(",") if part)
-        items = [body for (of, _), body in self.objects.items() if of == plural and here]
-        items = [one for one in items if wanted.items() <= one["metadata"].get("labels", {}).items()]
-        return json.dumps({"items": [one for one in items if kind.items() <= one.items() or not kind]})
+        labels = dict(part.split("=") for part in query.get("labelSelector", "").split(",") if part)
+        fields = dict(part.split("=") for part in query.get("fieldSelector", "").split(",") if part)
+        items = [body for (kind, _), body in self.objects.items() if kind == plural and here]
+        items = [item for item in items if labels.items() <= item["metadata"].get("labels", {}).items()]
+        return json.dumps({"items": [item for item in items if fields.items() <= item.items() or not fields]})
 
     def _create(self, plural, _name, query, body, _here):
         name, dry = body["metadata"]["name"], query.get("dryRun") == "All"
-        self.told.append(("create", plural, name, dry))
+        self.changes.append(("create", plural, name, dry))
         if body["metadata"].get("namespace", self.namespace) != self.namespace:
             raise Refusal(400, "the namespace of the provided object does not match", "BadRequest")
         for check in self.admission:
             check(plural, body)
         if (plural, name) in self.objects:
             raise Refusal(409, f'{plural} "{name}" already exists', "AlreadyExists")
-        made = json.loads(json.dumps(body))
-        return json.dumps(made if dry else self.add(plural, made))
+        created = json.loads(json.dumps(body))
+        return json.dumps(created if dry else self.add(plural, created))
 
     def _patch(self, plural, name, _query, body, here):
-        self.told.append(("patch", plural, name, False))
-        found = self._find(plural, name, here)
-        found["metadata"] |= body["metadata"]
-        return json.dumps(found)
+        self.changes.append(("patch", plural, name, False))
+        patched = self._find(plural, name, here)
+        patched["metadata"] |= body["metadata"]
+        return json.dumps(patched)
 
     def _delete(self, plural, name, _query, _body, here):
-        self.told.append(("delete", plural, name, False))
-        gone = self._find(plural, name, here)
+        self.changes.append(("delete", plural, name, False))
+        deleted = self._find(plural, name, here)
         del self.objects[plural, name]
         for key, body in list(self.objects.items()):  # garbage is collected
-            if any(owner["uid"] == gone["metadata"]["uid"] for owner in body["metadata"].get("ownerReferences", [])):
+            owners = body["metadata"].get("ownerReferences", [])
+            if any(owner["uid"] == deleted["metadata"]["uid"] for owner in owners):
                 del self.objects[key]
         return "{}"
 
@@ -173,9 +177,7 @@ class KubeApi:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request."""
-
-    api: KubeApi
+    api: FakeApiServer
 
     def _serve(self):
         length = int(self.headers.get("Content-Length") or 0)
@@ -183,8 +185,8 @@ class Handler(BaseHTTPRequestHandler):
         try:
             status, text = 200, self.api.answer(self.command, self.path, self.headers, body)
         except Refusal as refusal:
-            said = {"kind": "Status", "status": "Failure", "message": refusal.message, "reason": refusal.reason}
-            status, text = refusal.status, json.dumps(said) if refusal.message else "404 page not found\n"
+            failure = {"kind": "Status", "status": "Failure", "message": refusal.message, "reason": refusal.reason}
+            status, text = refusal.status, json.dumps(failure) if refusal.message else "404 page not found\n"
         self.send_response(status)
         self.send_header("Content-Length", str(len(text.encode())))
         self.end_headers()

@@ -1,4 +1,4 @@
-"""What KubeRay says of a RayCluster or a RayJob: the schema of its CRDs, and the rules that its operator adds to them."""
+"""Validate a RayCluster or a RayJob as KubeRay does: by the schemas of its CRDs, and by its operator's own rules."""
 
 from __future__ import annotations
 
@@ -17,71 +17,71 @@ MISSING = (
     "KubeRay's CRDs are not here: put ray.io_rayclusters.yaml and ray.io_rayjobs.yaml into ../shared/schemas/kuberay"
 )
 DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
-LONGEST = {"RayCluster": 53, "RayJob": 47}  # characters of a name: the operator makes longer ones of it
+MAX_NAME_LENGTH = {"RayCluster": 53, "RayJob": 47}  # the operator derives longer names from it
 TOKENS_SINCE = (2, 52, 0)  # Ray's version
 
 
-def crds() -> Path | None:
-    """The folder of the CRDs, beside this checkout or further up; None where there is none."""
+def find_crds() -> Path | None:
+    """Find the folder of the CRDs, beside this checkout or further up; None if there is none."""
     folders = (parent / "shared" / "schemas" / "kuberay" for parent in Path(__file__).resolve().parents[2:])
     return next((folder for folder in folders if folder.is_dir()), None)
 
 
 @functools.cache
-def validator(kind: str) -> jsonschema.Draft7Validator:
-    """Of ray.io/v1; as strict as an API server that is asked to be (fieldValidation=Strict)."""
-    folder = crds()
+def load_validator(kind: str) -> jsonschema.Draft7Validator:
+    """Load the schema of a kind of ray.io/v1; as strict as an API server with fieldValidation=Strict."""
+    folder = find_crds()
     assert folder, MISSING
     definition = yaml.load((folder / f"ray.io_{kind.lower()}s.yaml").read_text(), Loader=yaml.CSafeLoader)
     version = next(part for part in definition["spec"]["versions"] if part["name"] == "v1")
-    return jsonschema.Draft7Validator(closed(version["schema"]["openAPIV3Schema"], top=True))
+    return jsonschema.Draft7Validator(to_json_schema(version["schema"]["openAPIV3Schema"], top=True))
 
 
-def closed(node: Doc, *, top: bool = False) -> Doc:
-    """A schema of Kubernetes as JSON Schema: unknown fields are errors, defaults are never missing."""
+def to_json_schema(node: Doc, *, top: bool = False) -> Doc:
+    """Convert a schema of Kubernetes to JSON Schema: unknown fields are errors, fields with defaults are optional."""
     if node.get("x-kubernetes-int-or-string"):
         return {"type": ["integer", "string"]}
-    made = {
+    schema = {
         key: value
         for key, value in node.items()
         if key in {"type", "enum", "pattern", "minimum", "maximum", "maxLength"}
     }
-    made |= {
+    schema |= {
         key: node[key] for key in ("minItems", "maxItems", "minLength", "minProperties", "maxProperties") if key in node
     }
     if "items" in node:
-        made["items"] = closed(node["items"])
+        schema["items"] = to_json_schema(node["items"])
     if isinstance(node.get("additionalProperties"), dict):
-        made["additionalProperties"] = closed(node["additionalProperties"])
+        schema["additionalProperties"] = to_json_schema(node["additionalProperties"])
     if "properties" in node:
         parts = node["properties"]
-        made["properties"] = {name: closed(part) for name, part in parts.items()}
-        made["required"] = [name for name in node.get("required", []) if "default" not in parts[name]]
-        made["additionalProperties"] = bool(node.get("x-kubernetes-preserve-unknown-fields"))
+        schema["properties"] = {name: to_json_schema(part) for name, part in parts.items()}
+        schema["required"] = [name for name in node.get("required", []) if "default" not in parts[name]]
+        schema["additionalProperties"] = bool(node.get("x-kubernetes-preserve-unknown-fields"))
     if top:
-        made["properties"]["metadata"] = {"type": "object"}
-    return made
+        schema["properties"]["metadata"] = {"type": "object"}
+    return schema
 
 
-def pruned(value: Any) -> Any:
-    """Without nulls, which the API server drops."""
+def drop_nulls(value: Any) -> Any:
+    """Remove nulls, as the API server does."""
     if isinstance(value, dict):
-        return {key: pruned(part) for key, part in value.items() if part is not None}
-    return [pruned(part) for part in value] if isinstance(value, list) else value
+        return {key: drop_nulls(part) for key, part in value.items() if part is not None}
+    return [drop_nulls(part) for part in value] if isinstance(value, list) else value
 
 
-def schema_errors(doc: Doc) -> list[str]:
-    """What the API server would refuse, each with its path."""
-    found = validator(doc["kind"]).iter_errors(pruned(doc))
-    return [f"{'.'.join(map(str, error.absolute_path))}: {error.message[:200]}" for error in found]
+def list_schema_errors(doc: Doc) -> list[str]:
+    """List what the API server would refuse, each with its path."""
+    errors = load_validator(doc["kind"]).iter_errors(drop_nulls(doc))
+    return [f"{'.'.join(map(str, error.absolute_path))}: {error.message[:200]}" for error in errors]
 
 
-def operator_errors(doc: Doc) -> list[str]:
-    """What the API server takes and the operator then refuses, by its own validation."""
+def list_operator_errors(doc: Doc) -> list[str]:
+    """List what the API server accepts and the operator then refuses, by its own validation."""
     kind, name = doc["kind"], doc["metadata"]["name"]
     errors = []
-    if len(name) > LONGEST[kind] or not DNS_1035.fullmatch(name):
-        errors.append(f"{name}: not a DNS-1035 label of at most {LONGEST[kind]} characters")
+    if len(name) > MAX_NAME_LENGTH[kind] or not DNS_1035.fullmatch(name):
+        errors.append(f"{name}: not a DNS-1035 label of at most {MAX_NAME_LENGTH[kind]} characters")
     if kind == "RayJob":
         errors += _job_errors(doc["spec"])
     cluster = doc["spec"].get("rayClusterSpec") if kind == "RayJob" else doc["spec"]
@@ -108,11 +108,14 @@ def _job_errors(spec: Doc) -> list[str]:
         "a submitter without a container": "submitterPodTemplate" in spec
         and not spec["submitterPodTemplate"]["spec"].get("containers"),
     }
-    return [words for words, broken in rules.items() if broken]
+    return [rule for rule, is_broken in rules.items() if is_broken]
 
 
 def _cluster_errors(spec: Doc) -> Iterator[str]:
-    groups = [("head", spec["headGroupSpec"]), *((one["groupName"], one) for one in spec.get("workerGroupSpecs", []))]
+    groups = [
+        ("head", spec["headGroupSpec"]),
+        *((group["groupName"], group) for group in spec.get("workerGroupSpecs", [])),
+    ]
     v2 = spec.get("enableInTreeAutoscaling") and spec.get("autoscalerOptions", {}).get("version") == "v2"
     for name, group in groups:
         pod = group["template"]["spec"]
@@ -130,5 +133,5 @@ def _cluster_errors(spec: Doc) -> Iterator[str]:
             yield f"rayVersion {spec.get('rayVersion')}: token authentication needs 2.52.0"
     if "gcsFaultToleranceOptions" in spec:
         head = spec["headGroupSpec"]["template"]["spec"]["containers"][0]
-        if {"REDIS_PASSWORD", "RAY_REDIS_ADDRESS"} & {one["name"] for one in head.get("env", [])}:
-            yield "head: Redis is said by gcsFaultToleranceOptions alone"
+        if {"REDIS_PASSWORD", "RAY_REDIS_ADDRESS"} & {variable["name"] for variable in head.get("env", [])}:
+            yield "head: Redis belongs into gcsFaultToleranceOptions alone"

@@ -1,4 +1,4 @@
-"""A Postgres server of a test's own, from Debian's programs, without any system service."""
+"""A Postgres server for a test, from Debian's programs, without any system service."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Postgres:
 
     def __init__(self) -> None:
         """Raises RuntimeError where Postgres is not installed."""
-        self._bin = programs()
+        self._bin = find_programs()
         if self._bin is None:
             raise RuntimeError("Postgres is not installed: apt-get install postgresql")
         self.port = free_port()
@@ -39,8 +39,11 @@ class Postgres:
         with (self.folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 [self._bin / "postgres", "-D", "data", *options.split()],
-                stdout=log, stderr=log, cwd=self.folder, **user(),
-            )  # fmt: skip
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                **user_options(),
+            )
         end = time.monotonic() + READY_S
         ready = [self._bin / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
         while subprocess.run(ready, check=False).returncode:
@@ -51,30 +54,30 @@ class Postgres:
 
     def __exit__(self, *error: object) -> None:
         if self._process is not None:
-            self._process.send_signal(signal.SIGINT)  # SIGTERM would wait until everybody has gone
+            self._process.send_signal(signal.SIGINT)  # SIGTERM would wait until all clients have disconnected
             self._process.wait(30)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def make_database(self, name: str) -> str:
-        """The URL of a new, empty database."""
+        """Create an empty database and return its URL."""
         address = ["-h", "127.0.0.1", "-p", str(self.port), "-U", USER]
         self._run("createdb", *address, name)
         return f"{self.url.rpartition('/')[0]}/{name}"
 
     def _run(self, program: str, *words: str) -> None:
         command = [self._bin / program, *words]
-        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False, **user())
-        if done.returncode:
-            raise RuntimeError(done.stdout + done.stderr)
+        result = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False, **user_options())
+        if result.returncode:
+            raise RuntimeError(result.stdout + result.stderr)
 
 
-def programs() -> Path | None:
-    """Where the newest Postgres here has its programs."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+def find_programs() -> Path | None:
+    """Return the folder with the programs of the newest Postgres that is installed; None without one."""
+    candidates = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     beside = shutil.which("initdb")
-    return found[-1].parent if found else Path(beside).resolve().parent if beside else None
+    return candidates[-1].parent if candidates else Path(beside).resolve().parent if beside else None
 
 
-def user() -> dict[str, Any]:
-    """Options of a process that must not be root's."""
+def user_options() -> dict[str, Any]:
+    """Return options for subprocess that start a process as Postgres' user if this one is root."""
     return {"user": USER, "group": USER, "extra_groups": []} if os.geteuid() == 0 else {}

@@ -1,4 +1,4 @@
-"""Senders in processes of their own that all begin at the same moment, round after round."""
+"""Runs senders in several processes that all start each round at the same moment."""
 
 from __future__ import annotations
 
@@ -10,49 +10,49 @@ from typing import Any
 from mlflow import MlflowClient
 
 from facscale.track import flush
-from facscale.track.identity import experiment_id, find_or_make_run
+from facscale.track.identity import get_or_create_experiment, get_or_create_run
 
 PATIENCE_S = 1200
 
 
 def race(sender: Callable[..., Any], rounds: Sequence[Any], *, count: int) -> list[list[Any]]:
-    """`sender(round, number)` in `count` processes, all at once in each round; what they returned, by round."""
+    """Call `sender(argument, number)` in `count` processes, all at once in each round; return results by round."""
     context = multiprocessing.get_context("spawn")
     barrier, answers = context.Barrier(count), context.Queue()
     places = [(sender, list(rounds), number, barrier, answers) for number in range(count)]
     processes = [context.Process(target=_run, args=place) for place in places]
     for process in processes:
         process.start()
-    told = [answers.get(timeout=PATIENCE_S) for _ in processes]
+    results = [answers.get(timeout=PATIENCE_S) for _ in processes]
     for process in processes:
         process.join(PATIENCE_S)
-    return [list(answers) for answers in zip(*told, strict=True)]
+    return [list(answers) for answers in zip(*results, strict=True)]
 
 
 def _run(sender: Callable[..., Any], rounds: list[Any], number: int, barrier: Any, answers: Any) -> None:
-    found = []
-    for one in rounds:
+    results = []
+    for argument in rounds:
         barrier.wait(PATIENCE_S)
         try:
-            found.append(sender(one, number))
+            results.append(sender(argument, number))
         except Exception as error:  # noqa: BLE001 - the test shows it
-            found.append(error)
-    answers.put(found)
+            results.append(error)
+    answers.put(results)
 
 
 def attach(job: tuple[str, str, str], number: int) -> str:
-    """The id of the run of (tracker, experiment, key); senders 0 and 1 are copies of one, the others start later."""
+    """Return the run id of `job` (tracker, experiment, key); senders 0 and 1 are copies with the same start time."""
     uri, experiment, key = job
     api = MlflowClient(uri)
-    where = experiment_id(api, experiment, uri=uri)
+    where = get_or_create_experiment(api, experiment, uri=uri)
 
-    def make() -> str:
+    def create() -> str:
         return api.create_run(where, 1_000 + number // 2, {"facscale.key": key}).info.run_id
 
-    return find_or_make_run(api, where, key=key, make=make)
+    return get_or_create_run(api, where, key=key, create=create)
 
 
 def deliver(job: tuple[str, list[Path]], number: int) -> bool:
-    """Send one's own copy of a spool."""
+    """Send the copy of a spool that belongs to this sender."""
     uri, spools = job
     return flush(spools[number], uri=uri)

@@ -4,43 +4,43 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from facscale.train import checkpoint
-from facscale.train.local import DirectMailbox, LocalTrainer
-from facscale.train.mailbox import Reader
+from facscale.train.events import SampleImages, StepMetrics, StepProgress
+from facscale.train.local import LocalTrainer
 from facscale.train.ray.launch import RayTrainer
-from facscale.train.trainer import storage
+from facscale.train.trainer import storage_url
+
+CHECKPOINTS = "checkpoint_manager_snapshot.json"  # Ray Train's own record of a training's checkpoints
 
 
 class Watcher:
-    """Remembers the records, and kills a worker with -9 when a step is reached for the first time."""
+    """Remembers the events, and kills a worker with -9 when a step is reached for the first time."""
 
     def __init__(self, kill_at: int | None = None, *, registered: Path | None = None):
         """`registered`: and not before this file is there."""
         self.kill_at, self.registered, self.killed = kill_at, registered, None
         self.steps, self.notes, self.metrics, self.pictures = [], [], set(), []
 
-    def receive(self, kind, **record):
-        if kind == "progress":
-            self.notes.append(record["note"])
-        if kind == "pictures":
-            self.pictures.append((record["step"], {name: column.shape for name, column in record["columns"].items()}))
-        if kind == "metrics":
-            self.metrics |= record["values"].keys()
-        if kind == "metrics" and "learning_rate" in record["values"]:
-            self.steps.append(record["step"])
-            if self._is_due(record):
+    def receive(self, event):
+        if isinstance(event, StepProgress):
+            self.notes.append(event.note)
+        if isinstance(event, SampleImages):
+            self.pictures.append((event.step, {name: column.shape for name, column in event.columns.items()}))
+        if isinstance(event, StepMetrics):
+            self.metrics |= event.values.keys()
+        if isinstance(event, StepMetrics) and "learning_rate" in event.values:
+            self.steps.append(event.step)
+            if self._is_due(event.step):
                 self.killed = a_worker()
                 os.kill(self.killed, signal.SIGKILL)
 
-    def _is_due(self, record):
+    def _is_due(self, step):
         """Whether a worker is to be killed now."""
-        if not self.kill_at or self.killed is not None or record["step"] < self.kill_at:
+        if not self.kill_at or self.killed is not None or step < self.kill_at:
             return False
         return self.registered is None or self.registered.exists()
 
@@ -56,32 +56,27 @@ class Interrupted(Exception):  # noqa: N818 - as KeyboardInterrupt, which it sta
 
 
 class Interrupter(Watcher):
-    """Remembers the records, and raises Interrupted when a step is reached for the first time."""
+    """Remembers the events, and raises Interrupted when a step is reached for the first time."""
 
-    def receive(self, kind, **record):
-        super().receive(kind, **record)
+    def receive(self, event):
+        super().receive(event)
         if self.kill_at and self.killed is None and self.steps and self.steps[-1] >= self.kill_at:
             self.killed = os.getpid()
             raise Interrupted
 
-    def _is_due(self, record):
+    def _is_due(self, step):
         return False
 
 
 def interrupted(task, *, name, stop_at):
     """Train `task` in this process, interrupted after step `stop_at`, and again to its end: watcher and export."""
     watcher = Interrupter(stop_at)
-    own = replace(task, mailbox=DirectMailbox(watcher.receive))
     with pytest.raises(Interrupted):
-        LocalTrainer().fit(own, name=name)
-    return watcher, LocalTrainer().fit(own, name=name)
+        LocalTrainer().fit(task, name=name, receive=watcher.receive)
+    return watcher, LocalTrainer().fit(task, name=name, receive=watcher.receive).export
 
 
 def watched(task, *, name, kill_at=None):
     """Train `task` on Ray: the watcher, and the bytes of the export. A kill waits for the first checkpoint."""
-    watcher = Watcher(kill_at, registered=Path(storage(task.job)) / name / checkpoint.OF_RAY)
-    reader = Reader(watcher.receive, every=0.05)
-    try:
-        return watcher, RayTrainer().fit(replace(task, mailbox=reader.mailbox), name=name)
-    finally:
-        reader.close()
+    watcher = Watcher(kill_at, registered=Path(storage_url(task.job)) / name / CHECKPOINTS)
+    return watcher, RayTrainer().fit(task, name=name, receive=watcher.receive).export

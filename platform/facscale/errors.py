@@ -1,15 +1,15 @@
-"""The base of all errors that are for the user's eyes."""
+"""The base class of all errors that are shown to the user."""
 
 from __future__ import annotations
 
-from facscale.redact import redacted
+from facscale.redact import redact
 
 
 class UserError(Exception):
-    """Something outside this code has to change. The message is whole (what, where, what to do) and is printed alone.
+    """An error whose cause is outside the code: it is shown without a traceback.
 
-    Addresses in it lose their passwords.
+    The message is complete (what is wrong, where, what to do). Passwords in its addresses are removed.
     """
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(redacted(message))
+        super().__init__(redact(message))

@@ -1,4 +1,4 @@
-"""Passwords in addresses, which nobody is to read in a message, a log, a journal or a tracker."""
+"""Removes passwords from addresses, so that none ends up in a message, a log, a journal or a tracker."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ USERINFO = re.compile(r"(\b[A-Za-z][\w+.-]*://[^\s/:@?#'\"]*):[^\s/'\"\\]*@")  #
 QUERY = re.compile(r"([?&][\w.-]*(?:password|passwd|token|secret|signature|credential)=)[^&\s'\"),]+", re.IGNORECASE)
 
 
-def redacted(text: str) -> str:
-    """Without the passwords of all addresses in it: https://anna:pw@host/x as https://anna@host/x, ?token=x as ?token=***."""
+def redact(text: str) -> str:
+    """Remove the passwords of all addresses: https://anna:pw@host/x to https://anna@host/x, ?token=x to ?token=***."""
     return QUERY.sub(r"\1***", USERINFO.sub(r"\1@", text))

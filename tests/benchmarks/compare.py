@@ -25,7 +25,7 @@ import numpy as np  # noqa: E402
 from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Metric, Param, RunTag  # noqa: E402
 
-from facscale.evaluate import Row  # noqa: E402
+from facscale.evaluate import MethodScores  # noqa: E402
 from facscale.track import server  # noqa: E402
 
 AUS = (1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24)
@@ -47,7 +47,7 @@ def fill(store: str, *, runs: int) -> None:
         run = client.create_run(experiment, run_name=name, tags=tags).info.run_id
         parent = parent if number % OF_A_JOB else run
         by_fold = random.uniform(0.2, 0.8, (len(FOLDS), len(AUS)))
-        values = Row(name, AUS, by_fold, by_fold.mean(axis=0), FOLDS).metrics()
+        values = MethodScores(name, AUS, by_fold, by_fold.mean(axis=0), FOLDS).to_metrics()
         params = [Param(f"train.option{place}", str(place)) for place in range(60)]
         metrics = [Metric(key, value, 0, 0) for key, value in values.items()]
         client.log_batch(run, metrics=metrics, params=params, tags=[RunTag("facscale.key", str(number))])
@@ -93,7 +93,7 @@ def main() -> None:
             took = seconds(lambda: client.search_runs(place, max_results=50_000), rounds=given.rounds)
             print(f"MLflow's client fetches them from the server in {took:.2f} s, and shows nothing yet")
         finally:
-            server.stop(folder)
+            server.stop_server(folder)
 
 
 if __name__ == "__main__":

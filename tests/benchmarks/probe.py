@@ -23,10 +23,11 @@ sys.path[:0] = [str(Path(__file__).parents[2] / "platform")]
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from facscale.data.folds import Split, folds  # noqa: E402
-from facscale.evaluate import Predictions, count, frames_of, positives  # noqa: E402
-from facscale.evaluate.probe import fit_probe, label_weights, predict  # noqa: E402
-from facscale.nn.classifier import LinearProbe, masked_bce  # noqa: E402
+from facscale.data.folds import Split, make_folds  # noqa: E402
+from facscale.evaluate import Predictions, count_confusions, count_positives, find_frames  # noqa: E402
+from facscale.evaluate.probe import compute_label_weights, fit_probe, predict_probabilities  # noqa: E402
+from facscale.nn.heads import LinearProbe  # noqa: E402
+from facscale.nn.losses import masked_bce  # noqa: E402
 from facscale.spec.models import Probe  # noqa: E402
 
 PEOPLE = 41
@@ -76,7 +77,7 @@ def make_faces(options: argparse.Namespace) -> Faces:
 
 def plain(features: np.ndarray, *, au: np.ndarray, probe: Probe, seed: int) -> LinearProbe:
     """The probe as a plain loop: autograd, nn.BatchNorm1d and torch.optim.Adam, the batches gathered by indexing."""
-    x, y, weights = torch.from_numpy(features), torch.from_numpy(au), label_weights(au)
+    x, y, weights = torch.from_numpy(features), torch.from_numpy(au), compute_label_weights(au)
     labelled = (y >= 0).any(dim=1)
     x, y = x[labelled], y[labelled]
     random = torch.Generator().manual_seed(seed)
@@ -99,15 +100,15 @@ def evaluated(fit: Fit, faces: Faces, *, split: Split, probe: Probe) -> Run:
     clock, processor, testing = 0.0, 0.0, 0.0
     probability, f1 = [], []
     for number, fold in enumerate(split):
-        train, test = (frames_of(part, identity=faces.identity) for part in (fold.train, fold.test))
+        train, test = (find_frames(part, identity=faces.identity) for part in (fold.train, fold.test))
         features = faces.features[train]
         with Watch() as watch:
             model = fit(features, au=faces.au[train], probe=probe, seed=number)
         clock, processor = clock + watch.clock, processor + watch.processor
         with Watch() as watch:
-            probability.append(predict(model, features=faces.features[test]))
+            probability.append(predict_probabilities(model, features=faces.features[test]))
         testing += watch.clock
-        f1.append(count(probability=probability[-1], au=faces.au[test]).f1)
+        f1.append(count_confusions(probability=probability[-1], au=faces.au[test]).f1)
     return Run(clock, processor, testing, probability, np.stack(f1))
 
 
@@ -116,7 +117,7 @@ def compare(faces: Faces, *, split: Split, probe: Probe) -> Run:
     theirs = evaluated(plain, faces, split=split, probe=probe)
     ours = evaluated(fit_probe, faces, split=split, probe=probe)
     steps = probe.epochs * sum(
-        -(-len(frames_of(fold.train, identity=faces.identity)) // probe.batch_size) for fold in split
+        -(-len(find_frames(fold.train, identity=faces.identity)) // probe.batch_size) for fold in split
     )
     print(f"{'':<12}{'seconds':>10}{'us a step':>12}{'processor seconds':>20}{'us a step':>12}")
     for name, run in {"plain loop": theirs, "facscale": ours}.items():
@@ -131,7 +132,7 @@ def compare(faces: Faces, *, split: Split, probe: Probe) -> Run:
 
 def rest(faces: Faces, run: Run, *, split: Split) -> None:
     """Print what else an evaluation of this size takes."""
-    tests = [frames_of(fold.test, identity=faces.identity) for fold in split]
+    tests = [find_frames(fold.test, identity=faces.identity) for fold in split]
 
     def joined() -> Predictions:
         pieces = [
@@ -141,19 +142,19 @@ def rest(faces: Faces, run: Run, *, split: Split) -> None:
             )
             for fold, test, probability in zip(split, tests, run.probability, strict=True)
         ]  # fmt: skip
-        return Predictions.joined(pieces)
+        return Predictions.concat(pieces)
 
     predictions = joined()
-    data = predictions.parquet()
+    data = predictions.to_parquet()
     parts: dict[str, Callable[[], Any]] = {
         "choosing the folds' frames": lambda: [
-            faces.features[frames_of(f.train, identity=faces.identity)] for f in split
+            faces.features[find_frames(f.train, identity=faces.identity)] for f in split
         ],
         "building the predictions": joined,
-        "F1 by fold and AU": lambda: predictions.row(0.5),
+        "F1 by fold and AU": lambda: predictions.score(0.5),
         "predictions to Parquet": predictions.parquet,
-        "Parquet to predictions": lambda: Predictions.read(data),
-        "the video with most change": predictions.video_with_most_change,
+        "Parquet to predictions": lambda: Predictions.from_parquet(data),
+        "the video with most change": predictions.find_most_changing_video,
     }
     print(f"the rest, in seconds: {run.testing:.2f} predicting", end="")
     for name, part in parts.items():
@@ -169,7 +170,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value)
     options = parser.parse_args()
     faces = make_faces(options)
-    split = folds(faces.identity, k=options.folds, seed=0, positives=positives(faces.au, identity=faces.identity))
+    split = make_folds(faces.identity, k=options.folds, seed=0, positives=count_positives(faces.au, identity=faces.identity))
     print(f"{options.frames} frames, {torch.get_num_threads()} threads of torch on {os.cpu_count()} cores")
     for fit in (plain, fit_probe):  # what happens once in a process
         fit(faces.features[:1000], au=faces.au[:1000], probe=Probe(epochs=1), seed=0)

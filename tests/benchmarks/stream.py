@@ -35,24 +35,24 @@ import psutil  # noqa: E402
 import simplejpeg  # noqa: E402
 import torch  # noqa: E402
 
-from faces import data_set, track  # noqa: E402
+from faces import make_track, write_tracks  # noqa: E402
 from facscale.data import Dataset, Stream  # noqa: E402
 from facscale.data.augment import Augmenter  # noqa: E402
-from facscale.data.views import Frames, Sequence, View  # noqa: E402
+from facscale.data.views import FrameSequence, RandomFrames, View  # noqa: E402
 from facscale.spec import models  # noqa: E402
 
 SIDE, BATCH = 256, 128
 HOUR = 25 * 3600  # frames of one hour of video
-FRAME: dict[str, View] = {"face": Frames(count=1)}
-CLIP: dict[str, View] = {"clip": Sequence(length=9, stride=2), "faces": Frames(count=2)}  # what CLP asks for
+FRAME: dict[str, View] = {"face": RandomFrames(count=1)}
+CLIP: dict[str, View] = {"clip": FrameSequence(length=9, stride=2), "faces": RandomFrames(count=2)}  # what CLP asks for
 
 
 def make_frames(folder: Path, *, frames: int) -> Dataset:
     """Tracks of 100 frames in row groups of the usual size."""
     if (folder / "manifest.json").exists():
         return Dataset(str(folder))
-    tracks = (track(person, frames=range(100), size=SIDE, quality=92) for person in range(frames // 100))
-    return data_set(str(folder), tracks, size=SIDE, row_group_mb=8.0, shard_mb=64.0)
+    tracks = (make_track(person, frames=range(100), size=SIDE, quality=92) for person in range(frames // 100))
+    return write_tracks(str(folder), tracks, size=SIDE, row_group_mb=8.0, shard_mb=64.0)
 
 
 def open_stream(dataset: Dataset, views: dict[str, View], *, threads: int, batch_size: int) -> Stream:
@@ -138,7 +138,7 @@ def speed(dataset: Dataset, options: argparse.Namespace) -> None:
     }
     if options.skip_rivals:
         contestants = {name: measure for name, measure in contestants.items() if name.startswith("stream")}
-    jpegs = dataset.table(["jpeg"])["jpeg"].to_pylist()
+    jpegs = dataset.read_columns(["jpeg"])["jpeg"].to_pylist()
     results: dict[str, list[tuple[float, float, float]]] = {name: [] for name in contestants}
     before = bare(jpegs, threads=threads, frames=frames // 2)
     for number, (name, measure) in itertools.product(range(options.rounds), contestants.items()):

@@ -9,7 +9,7 @@ from pathlib import Path
 import fsspec
 import pyarrow.fs
 
-from faces import lengths_data_set
+from faces import write_face_data_set
 
 READY_S = 60
 PEOPLE = 160  # one clip of each is an epoch
@@ -19,8 +19,8 @@ AUS = (1, 2, 12)
 def main(what: str, url: str, place: str = "") -> None:
     if what == "make":
         make_bucket(url)
-        lengths_data_set(f"{url}/synthetic", [12] * PEOPLE, row_group_mb=0.2, name="synthetic")
-        lengths_data_set(f"{url}/synthetic_bp4d", [12] * 6, au=AUS, row_group_mb=0.2, name="synthetic_bp4d")
+        write_face_data_set(f"{url}/synthetic", [12] * PEOPLE, row_group_mb=0.2, name="synthetic")
+        write_face_data_set(f"{url}/synthetic_bp4d", [12] * 6, au=AUS, row_group_mb=0.2, name="synthetic_bp4d")
     else:
         store, pattern = fsspec.core.url_to_fs(url)
         for file in store.glob(pattern):

@@ -217,7 +217,7 @@ EVERYBODY = list(range(PEOPLE))
 def test_a_fixed_job_waits_for_its_hosts_and_learns_as_if_nothing_had_been(cluster):
     one, two = (cluster.network[name] for name in WORKERS)
     undisturbed = "evaluate.baselines.undisturbed={train: {keep_checkpoints: 3}}"  # another key, the same training
-    job = cluster.submit("fixed", "cluster.workers=2", "cluster.patience=10", "data.labelled=[]", undisturbed)
+    job = cluster.submit("fixed", "cluster.workers=2", "cluster.collective_timeout_s=10", "data.labelled=[]", undisturbed)
     job.reaches(CUT)
     two.silence()
     job.says("goes on from the latest checkpoint with 2 or more workers")
@@ -240,7 +240,7 @@ def test_a_fixed_job_waits_for_its_hosts_and_learns_as_if_nothing_had_been(clust
 
 
 def test_an_elastic_job_goes_on_without_a_host_and_takes_it_back(cluster):
-    job = cluster.submit("elastic", "cluster.workers=[1,2]", "cluster.regroup=10", "train.epochs=6")
+    job = cluster.submit("elastic", "cluster.workers=[1,2]", "cluster.resize_interval_s=10", "train.epochs=6")
     job.reaches(CUT)
     cluster.network["one"].cut()
     job.says("with 1 worker\n")

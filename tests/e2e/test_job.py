@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load
 
 from conftest import PLUGINS, ROOT
-from faces import expression_data_set, lengths_data_set
-from facscale.cli.demo import authentication, start_ray, stop_ray
+from faces import write_expression_data_set, write_face_data_set
+from facscale.cli.demo import get_ray_credentials, start_ray, stop_ray
 from facscale.evaluate.predictions import Predictions
 from facscale.track import server
 from ports import free_port, free_run
@@ -57,9 +57,9 @@ evaluate:
 def world(tmp_path_factory):
     """A cluster with a dashboard, an MLflow server, two data sets and a job file, all on ports of their own."""
     folder = tmp_path_factory.mktemp("world")
-    lengths_data_set(str(folder / "unlabelled"), [12] * 24, row_group_mb=0.2)
-    lengths_data_set(str(folder / "labelled"), [20] * 9, au=AUS, row_group_mb=0.2, name="labelled")
-    expression_data_set(str(folder / "moods"))
+    write_face_data_set(str(folder / "unlabelled"), [12] * 24, row_group_mb=0.2)
+    write_face_data_set(str(folder / "labelled"), [20] * 9, au=AUS, row_group_mb=0.2, name="labelled")
+    write_expression_data_set(str(folder / "moods"))
     job = folder / "tiny.yaml"
     job.write_text(JOB.format(folder=folder))
     job.chmod(0o755)
@@ -72,9 +72,9 @@ def world(tmp_path_factory):
         "job": job,
         "address": f"http://127.0.0.1:{dashboard}",
         "mlflow": tracker.url,
-        "token": authentication(folder),
+        "token": get_ray_credentials(folder),
     }
-    server.stop(folder / "mlflow")
+    server.stop_server(folder / "mlflow")
     stop_ray(folder / "ray.pid")
 
 
@@ -182,11 +182,11 @@ def test_a_row_that_learns_from_labels_is_trained_fold_by_fold_with_its_stage(su
     with client_file(client, of_folds[1], "method.safetensors") as fold:
         assert {"classifier.3.weight", "labels.coders.0.mean.weight"} <= load(fold.read()).keys()
     with client_file(client, of_row["labels learned"], "predictions_labelled.parquet") as kept:
-        told = Predictions.read(kept.read())
+        told = Predictions.from_parquet(kept.read())
     assert len(told) == 9 * 20
     people = [set(told.identity[told.fold == number].tolist()) for number in range(2)]
     assert not people[0] & people[1]
-    assert told.row(0.5).mean == pytest.approx(of_row["labels learned"].data.metrics["f1/mean"])
+    assert told.score(0.5).mean == pytest.approx(of_row["labels learned"].data.metrics["f1/mean"])
 
 
 @pytest.mark.parametrize("row", ["tiny", "labels learned", "batchnorm adapts"])

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from facscale.methods import DataFacts, Loss, Method, MethodConfig, trains
-from facscale.methods.base import total
+from facscale.methods.base import sum_losses
 from facscale.spec import Job
 from facscale.spec.models import Cluster
 
@@ -40,10 +40,10 @@ class Pair(Method):
 
 
 def job(name, stage, **train):
-    optimizer = {"name": name, "lr": 0.05}
+    build_optimizer = {"name": name, "lr": 0.05}
     return Job(
         method={"name": "pair"},
-        train={"batch_size": BATCH, "optimizer": optimizer, "clip": 0.5, **train},
+        train={"batch_size": BATCH, "optimizer": build_optimizer, "clip": 0.5, **train},
         deepspeed={"zero_optimization": {"stage": stage}},
     )
 
@@ -54,13 +54,13 @@ def samples(step):
 
 def plain_torch(name, steps):
     """The reference: one process, no engine."""
-    from facscale.train.engine import optimizer
+    from facscale.train.engine import build_optimizer
 
     torch.manual_seed(0)
     method = Pair()
     optimizers = {
         phase: (
-            optimizer(job(name, 0), [{"params": list(method.get_submodule(m).parameters())} for m in modules]),
+            build_optimizer(job(name, 0), [{"params": list(method.get_submodule(m).parameters())} for m in modules]),
             modules,
         )
         for phase, modules in method.phases().items()
@@ -70,7 +70,7 @@ def plain_torch(name, steps):
             for group, module in zip(update.param_groups, modules, strict=True):
                 group["lr"] = rate(step) if module == "encoder" else 0.05
             method.zero_grad()
-            total(getattr(method, phase)(samples(step))).backward()
+            sum_losses(getattr(method, phase)(samples(step))).backward()
             nn.utils.clip_grad_norm_([p for m in modules for p in method.get_submodule(m).parameters()], 0.5)
             update.step()
     return method.state_dict()
@@ -82,7 +82,7 @@ def rate(step):
 
 
 def train(name, stage, *, rank, world, start, stop, state):
-    from facscale.train.engine import Engine, training_only
+    from facscale.train.engine import Engine, freeze_others
 
     torch.manual_seed(0)
     method = Pair()
@@ -93,9 +93,9 @@ def train(name, stage, *, rank, world, start, stop, state):
         engine.load_state(state["engines"][phase] if state else {})
     for step in range(start, stop):
         for phase, engine in engines.items():
-            engine.set_rate(rate(step))
-            with training_only(engine, list(engines.values())):
-                loss = total(getattr(method, phase)(samples(step)[rank::world]))
+            engine.set_learning_rate(rate(step))
+            with freeze_others(engine, list(engines.values())):
+                loss = sum_losses(getattr(method, phase)(samples(step)[rank::world]))
             engine.backward(loss)
             engine.step()
     return {"method": method.state_dict(), "engines": {phase: engine.state() for phase, engine in engines.items()}}
@@ -116,7 +116,7 @@ def desert(rank, port, told):
 
     begin(rank, 2, port)
     method = Pair()
-    patient = job("sgd", 0).model_copy(update={"cluster": Cluster(patience=2)})
+    patient = job("sgd", 0).model_copy(update={"cluster": Cluster(collective_timeout_s=2)})
     (engine, *_) = [Engine(method, root, job=patient, world=2) for root in method.roots()]
     if rank == 0:
         try:

@@ -8,17 +8,17 @@ from pathlib import Path
 import torch
 
 from facscale.train.local import LocalSession, LocalTrainer
-from facscale.train.trainer import storage
-from facscale.train.worker import train_task
+from facscale.train.loop import TrainLoop
+from facscale.train.trainer import storage_url
 from integration.engine_worker import begin
 
 
 class RecordingSession(LocalSession):
     """Keeps this worker's own method as it was at the last checkpoint."""
 
-    def save(self, run, figures):
-        super().save(run, figures)
-        self.state = {name: value.clone() for name, value in run.method.state_dict().items()}
+    def save(self, state, metrics):
+        super().save(state, metrics)
+        self.state = {name: value.clone() for name, value in state.method.state_dict().items()}
 
 
 def fit(rank, world, port, tasks):
@@ -34,8 +34,8 @@ def record(rank, world, port, tasks, folder):
     """Train each task of the pickled {name: task}, and leave this worker's weights in `folder`."""
     begin(rank, world, port)
     for name, task in pickle.loads(Path(tasks).read_bytes()).items():
-        session = RecordingSession(task, f"{storage(task.job)}/{name}")
-        train_task(task, session)
+        session = RecordingSession(task, f"{storage_url(task.job)}/{name}")
+        TrainLoop(task, session).run()
         torch.save(session.state, Path(folder) / f"{name}-{rank}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()

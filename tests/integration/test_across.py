@@ -9,10 +9,10 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from faces import lengths_data_set
+from faces import write_face_data_set
 from facscale.job import run_job
 from facscale.job.verify import verify_card
-from facscale.spec import read
+from facscale.spec import read_spec
 
 pytestmark = pytest.mark.slow("a whole job on Ray")
 
@@ -21,7 +21,7 @@ method: {{name: simclr, depth: 18, width: 4, embedding: 8}}
 data: {{unlabelled: {folder}/one, labelled: [{folder}/one, {folder}/other], image_size: 32, threads: 1}}
 train: {{epochs: 0}}
 cluster: {{workers: 1, gpus_per_worker: 0, cpus_per_worker: 1, storage: "{folder}/runs"}}
-evaluate: {{across: pairs, folds: 2, probe: {{epochs: 2, batch_size: 32}}, rendered_people: 0}}
+evaluate: {{cross_dataset: pairs, folds: 2, probe: {{epochs: 2, batch_size: 32}}, rendered_people: 0}}
 track: {{uri: "sqlite:///{folder}/mlflow.db", experiment: both}}
 """
 
@@ -29,10 +29,10 @@ track: {{uri: "sqlite:///{folder}/mlflow.db", experiment: both}}
 @pytest.mark.usefixtures("ray_cluster")
 def test_two_sets_test_each_other(tmp_path, capsys):
     for name, aus in (("one", (1, 12)), ("other", (12, 4))):
-        lengths_data_set(str(tmp_path / name), [8] * 6, au=aus, name=name)
+        write_face_data_set(str(tmp_path / name), [8] * 6, au=aus, name=name)
     job = tmp_path / "job.yaml"
     job.write_text(JOB.format(folder=tmp_path))
-    assert run_job(read(job), name="both") == 0
+    assert run_job(read_spec(job), name="both") == 0
     assert "learned on" in capsys.readouterr().out
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     (run,) = client.search_runs([client.get_experiment_by_name("both").experiment_id])

@@ -17,7 +17,7 @@ import pytest
 from helm.chart import objects
 
 from containers import command, environment, start
-from facscale.cli.demo import authentication, start_ray, stop_ray
+from facscale.cli.demo import get_ray_credentials, start_ray, stop_ray
 from manifests import changed, one
 from ports import free_port, free_run
 from s3 import free_ports
@@ -209,7 +209,7 @@ def test_ray_takes_jobs_by_the_token_alone(docs, tmp_path_factory):
     dashboard = port + 1
     start_ray(folder, port=port, dashboard=dashboard)
     try:
-        token = authentication(folder)["RAY_AUTH_TOKEN"]
+        token = get_ray_credentials(folder)["RAY_AUTH_TOKEN"]
         here = {"DASHBOARD": f"http://127.0.0.1:{dashboard}", "TOKEN": token}
         code, said = helm_test(docs, "ray", here, folder / "test")
         assert code == 0, said

@@ -13,8 +13,8 @@ from mlflow import MlflowClient
 
 from browser import browser_page, chromium, compared_metric, comparison, keep_screenshot
 from conftest import ROOT
-from faces import lengths_data_set
-from facscale.track.server import ensure_server, stop
+from faces import write_face_data_set
+from facscale.track.server import ensure_server, stop_server
 from ports import free_port
 
 AUS = (1, 12)
@@ -67,8 +67,8 @@ class Cluster:
 def world(tmp_path_factory, postgres):
     """Cluster a has run CLP with the server in reach, b has run MoCo without it; the server stands again."""
     folder = tmp_path_factory.mktemp("world")
-    lengths_data_set(str(folder / "unlabelled"), [12] * 12, row_group_mb=0.2)
-    lengths_data_set(str(folder / "bp4d"), [20] * 6, au=AUS, row_group_mb=0.2, name="bp4d")
+    write_face_data_set(str(folder / "unlabelled"), [12] * 12, row_group_mb=0.2)
+    write_face_data_set(str(folder / "bp4d"), [20] * 6, au=AUS, row_group_mb=0.2, name="bp4d")
     port = free_port()
     clusters = {}
     database = postgres.make_database("clusters")
@@ -77,12 +77,12 @@ def world(tmp_path_factory, postgres):
         for name, method in (("a", "clp"), ("b", "moco")):
             clusters[name] = Cluster(folder, name=name, method=method, tracker=server.url)
         said = {"a": clusters["a"].facscale("run", clusters["a"].job)}
-        stop(folder / "mlflow")
+        stop_server(folder / "mlflow")
         said["b"] = clusters["b"].facscale("run", clusters["b"].job)
         ensure_server(folder / "mlflow", port, store=database)
         yield {"url": server.url, "said": said, **clusters}
     finally:
-        stop(folder / "mlflow")
+        stop_server(folder / "mlflow")
         for cluster in clusters.values():
             shutil.rmtree(cluster.ray, ignore_errors=True)
 

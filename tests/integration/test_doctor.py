@@ -8,18 +8,18 @@ import pytest
 import ray
 from click.testing import CliRunner
 
-from faces import lengths_data_set
+from faces import write_face_data_set
 from facscale.cli import main
 from facscale.data import Dataset
-from facscale.doctor import Patient, examine, node
+from facscale.doctor import DiagnosticContext, node, run_checks
 from facscale.doctor.checks import cluster
-from facscale.doctor.patient import named
-from facscale.doctor.remote import ask_nodes
-from facscale.job.variants import rows
-from facscale.profile.rehearsal import Measured
-from facscale.profile.trainings import trainings
-from facscale.spec import Job, read
-from facscale.train.ray.launch import rehearsed
+from facscale.doctor.context import name_nodes
+from facscale.doctor.remote import run_on_nodes
+from facscale.job.variants import expand_variants
+from facscale.profile.run import open_training_data
+from facscale.profile.trainings import list_trainings
+from facscale.profile.worker import WorkerProfile, profile_training
+from facscale.spec import Job, read_spec
 
 pytestmark = pytest.mark.slow("a training of some seconds on Ray")
 
@@ -27,8 +27,8 @@ pytestmark = pytest.mark.slow("a training of some seconds on Ray")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("doctor")
-    lengths_data_set(str(folder / "u"), [12] * 40, row_group_mb=0.2)
-    lengths_data_set(str(folder / "l"), [20] * 9, au=(1, 12), row_group_mb=0.2, name="labelled")
+    write_face_data_set(str(folder / "u"), [12] * 40, row_group_mb=0.2)
+    write_face_data_set(str(folder / "l"), [20] * 9, au=(1, 12), row_group_mb=0.2, name="labelled")
     (folder / "job.yaml").write_text(
         "method: {name: clp, depth: 18, width: 4, length: 3, queue_size: 32}\n"
         f"data: {{unlabelled: {folder}/u, labelled: {folder}/l, image_size: 32, threads: 1}}\n"
@@ -63,18 +63,20 @@ class TestDoctor:
         assert not any((folder / "runs").iterdir())
 
     def test_a_job_that_does_not_fit(self, folder, monkeypatch):
-        monkeypatch.setattr("facscale.doctor.patient.Patient.on_each_node", lambda *_, **__: {})
+        monkeypatch.setattr("facscale.doctor.context.DiagnosticContext.run_on_nodes", lambda *_, **__: {})
         job = Job.model_validate({"method": {"name": "clp"}, "cluster": {"workers": 4, "gpus_per_worker": 1}})
-        (one,) = (one for one in examine(Patient(job=job, folder=folder)) if one.check == "room")
-        assert one.state == "problem"
-        assert "the cluster has" in one.what
-        assert "lower cluster.workers" in one.what + one.mend
+        (one,) = (one for one in run_checks(DiagnosticContext(job=job, code_folder=folder)) if one.check == "room")
+        assert one.severity == "problem"
+        assert "the cluster has" in one.message
+        assert "lower cluster.workers" in one.message + one.fix
 
     def test_a_node_where_facscale_is_broken_still_says_what_it_has(self, tmp_path):
         (tmp_path / "facscale").mkdir()
         (tmp_path / "facscale" / "__init__.py").write_text("raise ImportError('half an installation')\n")
         environment = {"env_vars": {"PYTHONPATH": str(tmp_path)}}
-        (told,) = ask_nodes(node.report, nodes=named(ray.nodes()), patience_s=600, runtime_env=environment).values()
+        (told,) = run_on_nodes(
+            node.collect_facts, nodes=name_nodes(ray.nodes()), timeout_s=600, runtime_env=environment
+        ).values()
         assert told["facscale"] == {"error": "ImportError: half an installation"}
         assert told["versions"]["ray"] == ray.__version__
 
@@ -87,37 +89,35 @@ class TestDoctor:
 
             time.sleep(600)
 
-        (failed,) = ask_nodes(fails, nodes=named(ray.nodes()), patience_s=600).values()
-        (late,) = ask_nodes(sleeps, nodes=named(ray.nodes()), patience_s=3).values()
+        (failed,) = run_on_nodes(fails, nodes=name_nodes(ray.nodes()), timeout_s=600).values()
+        (late,) = run_on_nodes(sleeps, nodes=name_nodes(ray.nodes()), timeout_s=3).values()
         assert isinstance(failed, ZeroDivisionError)
         assert isinstance(late, TimeoutError)
 
 
 def test_a_wrong_token_is_told_from_a_right_one(ray_cluster, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", ray_cluster)
-    assert cluster.tried() is None
+    assert cluster.try_to_join() is None
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
-    refused = cluster.tried()
-    assert (refused.state, refused.what) == ("problem", "the cluster asks for a token, and ours is wrong")
-    assert refused.mend == cluster.TOKEN
+    refused = cluster.try_to_join()
+    assert (refused.severity, refused.message) == ("problem", "the cluster asks for a token, and ours is wrong")
+    assert refused.fix == cluster.TOKEN_FIX
 
 
 @pytest.mark.usefixtures("ray_cluster")
 class TestRehearsal:
     def test_each_worker_says_what_it_measured_and_nothing_is_left(self, folder):
-        (first,) = trainings(rows(read(folder / "job.yaml"), name="job")[:1], sets=[], identities=40)
-        found = []
-        rehearsed(
-            first.task, seconds=1, receive=lambda kind, **record: kind == "measured" and found.append(record["found"])
-        )
-        one, other = sorted(found, key=lambda each: each.rank)
-        assert isinstance(one, Measured)
+        main = expand_variants(read_spec(folder / "job.yaml"), name="job")[0]
+        (first,) = list_trainings([main], open_training_data(main))
+        events = []
+        profile_training(first.task, seconds=1, receive=events.append)
+        one, other = sorted((event for event in events if isinstance(event, WorkerProfile)), key=lambda each: each.rank)
         assert (one.rank, other.rank, one.world, one.device, one.gpu) == (0, 1, 2, "", None)
         for each in (one, other):
-            assert 0 <= each.waited < 1
+            assert 0 <= each.data_wait < 1
             assert each.model_step_s > 0
-            assert 0 < each.memory < each.memory_there
+            assert 0 < each.memory < each.memory_size
             assert (
                 min(each.step_s, each.exchange_s, each.stream_rate, each.read_bytes, each.decode_frames, each.cores) > 0
             )
@@ -146,7 +146,7 @@ class TestRehearsal:
 
 
 def test_a_job_that_trains_nothing_is_not_rehearsed(folder, monkeypatch):
-    monkeypatch.setattr("facscale.profile.join", lambda: pytest.fail("Ray was joined"))
+    monkeypatch.setattr("facscale.profile.run.join", lambda: pytest.fail("Ray was joined"))
     done = facscale("rehearse", folder / "job.yaml", "train.epochs=0", "evaluate.baselines.supervised=null")
     assert done.exit_code == 0
     assert "trains nothing" in done.output

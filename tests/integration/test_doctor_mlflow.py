@@ -7,10 +7,10 @@ import socket
 import pytest
 from mlflow import MlflowClient
 
-from facscale.doctor import Patient
-from facscale.doctor.checks.tracker import writes
-from facscale.doctor.examination import Check, findings
-from facscale.track.permission import SCRATCH, NotAllowedError, prove_write
+from facscale.doctor import DiagnosticContext
+from facscale.doctor.checks.tracker import check_mlflow
+from facscale.doctor.runner import Check, run_check
+from facscale.track.permission import SCRATCH_EXPERIMENT, WriteAccessError, check_write_access
 from guarded import ADMIN, READER
 
 pytestmark = pytest.mark.slow("two MLflow servers start")
@@ -27,9 +27,9 @@ def nobody(monkeypatch):
 def test_whoever_may_write_leaves_nothing(mlflow_server):
     api = MlflowClient(mlflow_server.url)
     before = all_runs(api)
-    assert prove_write(mlflow_server.url) > 0
-    assert prove_write(mlflow_server.url) > 0  # the experiment that was deleted is used again
-    assert [one.name for one in api.search_experiments() if one.name.startswith(SCRATCH)] == []
+    assert check_write_access(mlflow_server.url) > 0
+    assert check_write_access(mlflow_server.url) > 0  # the experiment that was deleted is used again
+    assert [one.name for one in api.search_experiments() if one.name.startswith(SCRATCH_EXPERIMENT)] == []
     assert all_runs(api) == before
 
 
@@ -42,17 +42,17 @@ def all_runs(api):
 def test_a_server_that_is_not_there_is_a_problem_with_a_mend(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as free:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free.getsockname()[1]}")
-    (one,) = findings(Check("MLflow", 1, "ray", 60, writes), Patient())
-    assert one.state == "problem"
-    assert "does not answer" in one.what
-    assert one.mend.startswith("check the address")
+    (one,) = run_check(Check("MLflow", 1, "ray", 60, check_mlflow), DiagnosticContext())
+    assert one.severity == "problem"
+    assert "does not answer" in one.message
+    assert one.fix.startswith("check the address")
 
 
 def test_without_a_server_there_is_a_warning(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (one,) = writes(Patient())
-    assert one.state == "warning"
-    assert "MLFLOW_TRACKING_URI" in one.mend
+    (one,) = check_mlflow(DiagnosticContext())
+    assert one.severity == "warning"
+    assert "MLFLOW_TRACKING_URI" in one.fix
 
 
 @pytest.fixture
@@ -67,22 +67,22 @@ def known_as(monkeypatch):
 @pytest.mark.usefixtures("nobody")
 class TestAccounts:
     def test_who_says_nothing_is_told_what_to_say(self, guarded_mlflow):
-        with pytest.raises(NotAllowedError, match="asks who we are.*MLFLOW_TRACKING_USERNAME"):
-            prove_write(guarded_mlflow)
+        with pytest.raises(WriteAccessError, match="asks for a login.*MLFLOW_TRACKING_USERNAME"):
+            check_write_access(guarded_mlflow)
 
     def test_a_wrong_password(self, guarded_mlflow, known_as):
         known_as(ADMIN[0], "not-that-password")
-        with pytest.raises(NotAllowedError, match="refuses our credentials; MLFLOW_TRACKING_USERNAME is set"):
-            prove_write(guarded_mlflow)
+        with pytest.raises(WriteAccessError, match="refuses our credentials; MLFLOW_TRACKING_USERNAME is set"):
+            check_write_access(guarded_mlflow)
 
     def test_who_may_write(self, guarded_mlflow, known_as):
         known_as(*ADMIN)
-        assert prove_write(guarded_mlflow) > 0
+        assert check_write_access(guarded_mlflow) > 0
 
     def test_who_may_only_read(self, guarded_mlflow, known_as, monkeypatch):
-        monkeypatch.setattr("facscale.track.permission._user", lambda: "shared")
+        monkeypatch.setattr("facscale.track.permission._get_user", lambda: "shared")
         known_as(*ADMIN)
-        MlflowClient(guarded_mlflow).create_experiment(f"{SCRATCH}-shared")
+        MlflowClient(guarded_mlflow).create_experiment(f"{SCRATCH_EXPERIMENT}-shared")
         known_as(*READER)
-        with pytest.raises(NotAllowedError, match="knows us, and does not let us make a run"):
-            prove_write(guarded_mlflow)
+        with pytest.raises(WriteAccessError, match="accepts our login, but does not let us make a run"):
+            check_write_access(guarded_mlflow)

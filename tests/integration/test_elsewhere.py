@@ -15,18 +15,17 @@ import psutil
 import pytest
 from click.testing import CliRunner
 from mlflow import MlflowClient
-from ray.job_submission import JobSubmissionClient
 
 from conftest import PLUGINS, ROOT
-from faces import lengths_data_set
+from faces import write_face_data_set
 from facscale.cli import main
-from facscale.cli.demo import authentication, start_ray, stop_ray
-from facscale.cluster.kubernetes import RayPlace, host
-from facscale.cluster.kubernetes.address import only_its_argument
-from facscale.cluster.kubernetes.code import pack
-from facscale.cluster.kubernetes.manifest import configmap
-from facscale.cluster.kubernetes.order import order
-from facscale.progress import reached
+from facscale.cli.demo import get_ray_credentials, start_ray, stop_ray
+from facscale.cluster.kubernetes import RayTarget, create_client
+from facscale.cluster.kubernetes.code_archive import pack_folder
+from facscale.cluster.kubernetes.manifest import build_configmap
+from facscale.cluster.kubernetes.submission import build_submission
+from facscale.compat.ray import create_job_client
+from facscale.progress import parse_bar
 from ports import free_run
 
 pytestmark = pytest.mark.slow("jobs on a Ray with a token, and on one Ray after another", minutes=4)
@@ -45,8 +44,8 @@ CHECKPOINTS = "checkpoint_manager_snapshot.json"  # Ray Train's record of them
 def data(tmp_path_factory):
     """Two data sets, and the job that reads them by $FACSCALE_DATA."""
     folder = tmp_path_factory.mktemp("elsewhere")
-    lengths_data_set(str(folder / "unlabelled"), [12] * 24, row_group_mb=0.2)
-    lengths_data_set(str(folder / "bp4d"), [20] * 6, au=(1, 12), row_group_mb=0.2, name="bp4d")
+    write_face_data_set(str(folder / "unlabelled"), [12] * 24, row_group_mb=0.2)
+    write_face_data_set(str(folder / "bp4d"), [20] * 6, au=(1, 12), row_group_mb=0.2, name="bp4d")
     (folder / "gan.yaml").write_text(JOB)
     return folder
 
@@ -69,8 +68,8 @@ def lab(data):
     finally:
         os.environ.clear()
         os.environ.update(kept)
-    (data / "token").write_text(authentication(data)["RAY_AUTH_TOKEN"])
-    yield RayPlace("lab", f"http://127.0.0.1:{dashboard}", token_file=str(data / "token"))
+    (data / "token").write_text(get_ray_credentials(data)["RAY_AUTH_TOKEN"])
+    yield RayTarget("lab", f"http://127.0.0.1:{dashboard}", token_file=str(data / "token"))
     stop_ray(data / "ray.pid")
 
 
@@ -133,10 +132,9 @@ def test_a_zip_from_a_volume_is_unpacked_as_it_is(lab, tmp_path):
     """As a RayJob has it: code.zip lies beside the spec. A single folder in it would be taken away, but for our mark."""
     (tmp_path / "mine" / "inner").mkdir(parents=True)
     (tmp_path / "mine" / "inner" / "__init__.py").write_text("print('code of', __name__)\n")
-    (tmp_path / "code.zip").write_bytes(pack(tmp_path / "mine").zipped)
+    (tmp_path / "code.zip").write_bytes(pack_folder(tmp_path / "mine").content)
     token = Path(lab.token_file).read_text()
-    with only_its_argument():
-        client = JobSubmissionClient(lab.address, headers={"Authorization": f"Bearer {token}"})
+    client = create_job_client(lab.address, headers={"Authorization": f"Bearer {token}"})
     job = client.submit_job(
         entrypoint=f"{sys.executable} -c 'import inner'", runtime_env={"working_dir": f"file://{tmp_path}/code.zip"}
     )
@@ -149,13 +147,13 @@ def test_a_zip_from_a_volume_is_unpacked_as_it_is(lab, tmp_path):
 
 def steps_of(place, name):
     """The steps that a job's bars tell, once there is one."""
-    cluster = host(place)
-    (job,) = [one for one in cluster.jobs() if one.job == name]
+    cluster = create_client(place)
+    (job,) = [one for one in cluster.list_jobs() if one.name == name]
     for _ in range(1800):
-        bars = [bar.done for line in cluster.lines(job.id) if (bar := reached(line))]
+        bars = [bar.done for line in cluster.get_log(job.id) if (bar := parse_bar(line))]
         if bars:
             return bars
-        assert not cluster.look(job.id).state.over, cluster.lines(job.id)[-20:]
+        assert not cluster.get_job(job.id).state.is_terminal, cluster.get_log(job.id)[-20:]
         time.sleep(0.5)
     raise AssertionError("no bar in a quarter of an hour")
 
@@ -208,7 +206,9 @@ def test_a_retry_on_a_new_cluster_goes_on_from_the_checkpoint_and_is_the_same_ru
     """KubeRay retries by running the entrypoint on a new cluster: nothing but the spec and the storage is left."""
     (tmp_path / "job").mkdir()
     job = tmp_path / "job" / "job.yaml"
-    job.write_text(configmap(order(data / "gan.yaml", ["train.epochs=40", "name=retried"]))["data"]["job.yaml"])
+    job.write_text(
+        build_configmap(build_submission(data / "gan.yaml", ["train.epochs=40", "name=retried"]))["data"]["job.yaml"]
+    )
     variables = {name: value for name, value in os.environ.items() if name not in {"RAY_ADDRESS", "PYTHONPATH"}} | {
         "FACSCALE_DATA": str(data),
         "FACSCALE_RUNS": str(tmp_path / "runs"),

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from facscale.data import DataError, Dataset, ShardWriter, augment
-from facscale.data.views import Triple
+from facscale.data.views import FrameTriple
 from facscale.inference import embed as module
-from facscale.inference.embed import Embeds, OfFace, cache_key, embed
+from facscale.inference.embed import FrameEncoder, FrameModel, cache_key, embed_dataset
 from facscale.spec.models import Augment
 
 SPEC = Augment(crop=(0.7, 0.9))
@@ -71,32 +71,32 @@ def test_features_are_those_of_each_frame_in_the_data_sets_order(tmp_path, image
     au = write(url, images)
     assert sum(len(shard.row_groups) for shard in Dataset(url).manifest.shards) > 1
     options = {"image_size": 48, "spec": SPEC, "cache_dir": str(tmp_path / "cache"), "workers": 2, "batch_size": 7}
-    found = embed(OfFace(encoder), url, **options)
-    jpegs = Dataset(url).table(["jpeg"])["jpeg"].to_pylist()
+    embeddings = embed_dataset(FrameEncoder(encoder), url, **options)
+    jpegs = Dataset(url).read_columns(["jpeg"])["jpeg"].to_pylist()
     pixels = torch.from_numpy(np.stack([simplejpeg.decode_jpeg(jpeg) for jpeg in jpegs]))
-    still = torch.from_numpy(augment.still(SPEC)).expand(len(pixels), -1)
-    assert found.features == pytest.approx(encoder(augment.apply(pixels, still, size=48)).numpy(), abs=1e-5)
-    assert found.identity.tolist() == [f"id{person}" for person in range(4) for _ in range(FRAMES)]
-    assert found.frame.tolist() == list(range(FRAMES)) * 4
-    assert found.aus == (1, 12)
-    assert np.array_equal(found.au, au)
+    still = torch.from_numpy(augment.eval_params(SPEC)).expand(len(pixels), -1)
+    assert embeddings.features == pytest.approx(encoder(augment.apply(pixels, still, size=48)).numpy(), abs=1e-5)
+    assert embeddings.identity.tolist() == [f"id{person}" for person in range(4) for _ in range(FRAMES)]
+    assert embeddings.frame.tolist() == list(range(FRAMES)) * 4
+    assert embeddings.aus == (1, 12)
+    assert np.array_equal(embeddings.au, au)
 
-    monkeypatch.setattr(module, "_computed", lambda *_, **__: pytest.fail("it is in the cache"))
-    again = embed(OfFace(encoder), url, **options)
-    assert np.array_equal(again.features, found.features)
-    assert np.array_equal(again.identity, found.identity)
+    monkeypatch.setattr(module, "_compute_tables", lambda *_, **__: pytest.fail("it is in the cache"))
+    again = embed_dataset(FrameEncoder(encoder), url, **options)
+    assert np.array_equal(again.features, embeddings.features)
+    assert np.array_equal(again.identity, embeddings.identity)
     with pytest.raises(pytest.fail.Exception):
-        embed(OfFace(Colours(seed=1)), url, **options)  # other weights, other features
+        embed_dataset(FrameEncoder(Colours(seed=1)), url, **options)  # other weights, other features
 
 
-class Neighbours(Embeds):
+class Neighbours(FrameModel):
     """The mean brightness of the frames before, at and after, and the first landmark of the one before."""
 
     dim = 5
 
     def __init__(self):
         super().__init__()
-        self.views = {"three": Triple(source="labelled", interval=2, columns=("landmarks",))}
+        self.views = {"three": FrameTriple(source="labelled", interval=2, columns=("landmarks",))}
 
     def forward(self, batch):
         return torch.cat([batch.three.images.mean((2, 3, 4, 5)), batch.three.landmarks[:, 0, 0, 0]], 1)
@@ -110,18 +110,18 @@ def test_a_model_may_look_at_the_neighbours_of_a_frame(tmp_path, images):
     url = str(tmp_path / "toy")
     write(url, images, broken={(3, 10)})
     whole = Augment(crop=(1, 1))
-    found = embed(
+    embeddings = embed_dataset(
         Neighbours(), url, image_size=64, spec=whole, cache_dir=str(tmp_path / "c"), batch_size=9, max_bad=0.1
     )
     kept = [row for row in range(4 * FRAMES) if row not in {130 - 2, 130, 130 + 2}]
-    assert len(found) == len(kept)
+    assert len(embeddings) == len(kept)
     frames = np.array(kept) % FRAMES
-    jpegs = Dataset(url).table(["jpeg"])["jpeg"].to_pylist()
+    jpegs = Dataset(url).read_columns(["jpeg"])["jpeg"].to_pylist()
     bright = [simplejpeg.decode_jpeg(jpeg).mean() / 255 if jpeg != b"no jpeg" else np.nan for jpeg in jpegs]
     for column, step in enumerate((-2, 0, 2)):
         there = np.array(kept) - frames + np.clip(frames + step, 0, FRAMES - 1)
-        assert found.features[:, column] == pytest.approx(np.array(bright)[there], abs=1e-3)
-    assert found.features[:, 3:] == pytest.approx(0, abs=1e-3)  # stored at (0, 0), and nothing moves
+        assert embeddings.features[:, column] == pytest.approx(np.array(bright)[there], abs=1e-3)
+    assert embeddings.features[:, 3:] == pytest.approx(0, abs=1e-3)  # stored at (0, 0), and nothing moves
 
 
 def test_bad_frames_are_left_out_up_to_the_limit(tmp_path, images):
@@ -129,11 +129,11 @@ def test_bad_frames_are_left_out_up_to_the_limit(tmp_path, images):
     au = write(url, images, broken={(0, 3), (2, 0)})
     options = {"image_size": 48, "spec": SPEC, "cache_dir": str(tmp_path / "cache")}
     with pytest.raises(DataError, match=r"2 of 160 frames cannot be read, more than data\.max_bad \(0\.001\)"):
-        embed(OfFace(Colours()), url, **options)
-    found = embed(OfFace(Colours()), url, max_bad=0.02, **options)
-    assert len(found) == 158
+        embed_dataset(FrameEncoder(Colours()), url, **options)
+    embeddings = embed_dataset(FrameEncoder(Colours()), url, max_bad=0.02, **options)
+    assert len(embeddings) == 158
     gone = [3, 2 * FRAMES]
-    assert np.array_equal(found.au, np.delete(au, gone, axis=0))
+    assert np.array_equal(embeddings.au, np.delete(au, gone, axis=0))
 
 
 def test_a_corrupt_row_group_is_left_out_whole(tmp_path, images):
@@ -145,20 +145,22 @@ def test_a_corrupt_row_group_is_left_out_whole(tmp_path, images):
     data = bytearray(path.read_bytes())
     data[place.offset + place.length // 2] ^= 0xFF
     path.write_bytes(data)
-    found = embed(OfFace(Colours()), url, image_size=48, spec=SPEC, cache_dir=str(tmp_path / "cache"), max_bad=0.9)
-    assert len(found) == 160 - place.rows
+    embeddings = embed_dataset(
+        FrameEncoder(Colours()), url, image_size=48, spec=SPEC, cache_dir=str(tmp_path / "cache"), max_bad=0.9
+    )
+    assert len(embeddings) == 160 - place.rows
 
 
 def test_the_cache_key_depends_on_all_that_matters():
-    one = OfFace(Colours())
-    key = cache_key(one, fingerprint="f", about={"image_size": 48})
-    assert key == cache_key(OfFace(Colours()), fingerprint="f", about={"image_size": 48})
+    encoder_model = FrameEncoder(Colours())
+    key = cache_key(encoder_model, fingerprint="f", settings={"image_size": 48})
+    assert key == cache_key(FrameEncoder(Colours()), fingerprint="f", settings={"image_size": 48})
     others = [
-        cache_key(one, fingerprint="g", about={"image_size": 48}),
-        cache_key(one, fingerprint="f", about={"image_size": 64}),
+        cache_key(encoder_model, fingerprint="g", settings={"image_size": 48}),
+        cache_key(encoder_model, fingerprint="f", settings={"image_size": 64}),
     ]
-    one.encoder.mix[0, 0] += 1e-6  # buffers count too
-    others.append(cache_key(one, fingerprint="f", about={"image_size": 48}))
-    one.views = {"face": Triple(source="labelled", interval=1)}
-    others.append(cache_key(one, fingerprint="f", about={"image_size": 48}))
+    encoder_model.encoder.mix[0, 0] += 1e-6  # buffers count too
+    others.append(cache_key(encoder_model, fingerprint="f", settings={"image_size": 48}))
+    encoder_model.views = {"face": FrameTriple(source="labelled", interval=1)}
+    others.append(cache_key(encoder_model, fingerprint="f", settings={"image_size": 48}))
     assert len({key, *others}) == 5

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from faces import expression_data_set
+from faces import write_expression_data_set
 from facscale.inference import export
-from facscale.job.expression import expression_sets, recognised
+from facscale.job.datasets import open_expression_sets
+from facscale.job.evaluator import evaluate_expressions
 from facscale.methods import DataFacts
 from facscale.methods.simclr import SimCLR
 from facscale.spec import Job
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.slow("an embedding on Ray")
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_an_encoder_is_asked_about_the_test_part(tmp_path):
-    moods = expression_data_set(str(tmp_path / "moods"), train=20, test=5)
+    moods = write_expression_data_set(str(tmp_path / "moods"), train=20, test=5)
     job = Job.model_validate(
         {
             "method": {"name": "simclr"},
@@ -26,11 +27,11 @@ def test_an_encoder_is_asked_about_the_test_part(tmp_path):
             "evaluate": {"expressions": [moods.url], "probe": {"epochs": 60, "batch_size": 20}},
         }
     )
-    exported = export.save(export.of_job(job, SimCLR.Config(depth=18, width=4), DataFacts(), {}))
-    found = recognised(exported, job=job, on=expression_sets(job))["moods"]
+    exported = export.save_export(export.build_method_for_job(job, SimCLR.Config(depth=18, width=4), DataFacts(), {}))
+    found = evaluate_expressions(exported, open_expression_sets(job), job=job)["moods"]
     assert found.classes == ("calm", "glad", "wild")
     assert found.counts.sum(axis=1).tolist() == [5, 5, 5]
     assert found.accuracy > 0.8  # chance: 1/3
     assert len(list((tmp_path / "runs/embeddings").iterdir())) == 1
-    again = recognised(exported, job=job, on=expression_sets(job))["moods"]
+    again = evaluate_expressions(exported, open_expression_sets(job), job=job)["moods"]
     assert np.array_equal(again.counts, found.counts)

@@ -9,13 +9,13 @@ import urllib.request
 import pytest
 import ray
 
-from faces import lengths_data_set
+from faces import write_face_data_set
 from facscale import methods
 from facscale.methods import DataFacts
 from facscale.spec import Document, merge
 from facscale.train.gauges import GAUGES
 from facscale.train.ray.launch import RayTrainer
-from facscale.train.task import Task
+from facscale.train.task import TrainingTask
 
 pytestmark = pytest.mark.slow("a training on Ray, and its agent gathers every few seconds")
 
@@ -30,10 +30,10 @@ TINY = {
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gauges")
-    lengths_data_set(str(folder / "faces"), [12] * 40, row_group_mb=0.2)
+    write_face_data_set(str(folder / "faces"), [12] * 40, row_group_mb=0.2)
     places = {"data": {"unlabelled": str(folder / "faces"), "image_size": 32}, "cluster": {"storage": str(folder)}}
     job, _, config = methods.configure(merge(Document(TINY, {}), Document(places, {})))
-    return Task(job, config, DataFacts(), title="CLP seed 1")
+    return TrainingTask(job, config, DataFacts(), title="CLP seed 1")
 
 
 def scraped() -> dict[str, list[tuple[str, float]]]:

@@ -1,4 +1,4 @@
-"""Whole pipelines on a local Ray: from files to a data set that can be read, and the ways in which it can go wrong."""
+"""Complete pipelines on a local Ray: from files to a readable data set, and their failures."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ import simplejpeg
 from facscale import ingest, spec
 from facscale.data import DataError, Dataset, Stream
 from facscale.data.augment import FLOW_STEP, FLOW_UNKNOWN, Augmenter
-from facscale.data.views import Frames
+from facscale.data.views import RandomFrames
 from facscale.ingest import layouts
-from facscale.ingest.extract import Extractor
+from facscale.ingest.extract import FaceExtractor
 from facscale.ingest.items import list_files
-from facscale.ingest.report import Report
+from facscale.ingest.report import IngestReport
 from facscale.spec.models import Data
-from plugins.blob_faces import DEADLY, draw, passing, write_video
+from plugins.blob_faces import CRASH_COLOUR, draw, draw_moving_face, write_video
 
 pytestmark = [pytest.mark.slow("pipelines with processes of their own"), pytest.mark.usefixtures("plugins")]
 ROOT = Path(__file__).parents[2]
@@ -33,7 +33,7 @@ SCRIPT = """
 import sys
 from facscale import ingest, spec
 if __name__ == "__main__":
-    print(ingest.run(spec.Pipeline.model_validate_json(sys.argv[1]), progress=False).table())
+    print(ingest.run(spec.Pipeline.model_validate_json(sys.argv[1]), progress=False).format_text())
 """
 
 
@@ -54,11 +54,11 @@ def pipeline(tmp_path, **more):
 def raw(tmp_path):
     """Two people, three good videos, and four that are not."""
     root = tmp_path / "raw"
-    write_video(root / "anna/a.mp4", passing(20))
-    write_video(root / "anna/b.mp4", passing(30, hidden=range(10, 16)))
-    write_video(root / "bela.mp4", passing(12))
+    write_video(root / "anna/a.mp4", draw_moving_face(20))
+    write_video(root / "anna/b.mp4", draw_moving_face(30, hidden=range(10, 16)))
+    write_video(root / "bela.mp4", draw_moving_face(12))
     write_video(root / "empty_room.mp4", [draw()] * 10)
-    write_video(root / "killer.mp4", [draw(colour=DEADLY)] * 3)
+    write_video(root / "killer.mp4", [draw(colour=CRASH_COLOUR)] * 3)
     (root / "nothing.mp4").write_bytes(b"")
     (root / "noise.mp4").write_bytes(bytes(range(256)) * 40)
     return root
@@ -76,7 +76,7 @@ def in_another_process(pipeline, **environment):
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_good_videos_become_a_data_set_and_bad_ones_are_in_the_report(tmp_path, monkeypatch, capsys):
+def test_good_videos_become_a_data_set_and_bad_ones_are_reported(tmp_path, monkeypatch, capsys):
     raw(tmp_path)
     report = ingest.run(pipeline(tmp_path), progress=True)
     assert {(fault.item, fault.stage) for fault in report.faults} == {
@@ -89,7 +89,7 @@ def test_good_videos_become_a_data_set_and_bad_ones_are_in_the_report(tmp_path, 
     assert "7/7" in capsys.readouterr().err
 
     data = Dataset(str(tmp_path / "out"))
-    table = data.table(["identity", "video", "track", "frame", "landmarks"])
+    table = data.read_columns(["identity", "video", "track", "frame", "landmarks"])
     expected = [
         *(("anna", "a", 0, n) for n in range(20)),
         *(("anna", "b", 0, n) for n in range(10)),
@@ -118,7 +118,7 @@ def test_good_videos_become_a_data_set_and_bad_ones_are_in_the_report(tmp_path, 
     assert {item["source"]: item["faces"] for item in items}["anna/b.mp4"] == 24
 
     # a second time: nothing is opened, nothing is written, no Ray
-    monkeypatch.setattr("facscale.ingest.pipeline._work", lambda *_, **__: pytest.fail("it worked again"))
+    monkeypatch.setattr("facscale.ingest.pipeline._extract_pending", lambda *_, **__: pytest.fail("it worked again"))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
     again = ingest.run(pipeline(tmp_path), progress=False)
     assert {**vars(again), "outcome": "made"} == vars(report)
@@ -128,24 +128,24 @@ def test_good_videos_become_a_data_set_and_bad_ones_are_in_the_report(tmp_path, 
     # another recipe, or other videos, must not look like the same
     with pytest.raises(DataError, match=r"another recipe \(different: crop\).*choose another output"):
         ingest.run(pipeline(tmp_path, crop={"size": 32}), progress=False)
-    write_video(tmp_path / "raw/new.mp4", passing(9))
+    write_video(tmp_path / "raw/new.mp4", draw_moving_face(9))
     with pytest.raises(DataError, match="other source files"):
         ingest.run(pipeline(tmp_path), progress=False)
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_it_goes_on_where_it_stopped(tmp_path):
+def test_an_interrupted_run_is_resumed(tmp_path):
     root = tmp_path / "raw"
     for name in "abcd":
-        write_video(root / f"{name}.mp4", passing(10))
+        write_video(root / f"{name}.mp4", draw_moving_face(10))
     whole = pipeline(tmp_path, output=str(tmp_path / "whole"))
     expected = ingest.run(whole, progress=False)
 
     broken_off = pipeline(tmp_path)
     listing = list_files(broken_off.source.root)
-    items = list(layouts.find("videos").items(listing.files))
-    extractor = Extractor(broken_off, run="killed")
-    done = [extractor(item, item.key(listing.files)) for item in items[:2]]
+    items = list(layouts.find("videos").list_items(listing.files))
+    extractor = FaceExtractor(broken_off, run="killed")
+    done = [extractor(item, item.compute_key(listing.files)) for item in items[:2]]
     (tmp_path / "out/_parts/0123.parquet").write_bytes(b"of a worker that died")
     for file in (root / "a.mp4", root / "b.mp4"):  # whoever opens them again finds nothing
         file.write_bytes(b"\0" * file.stat().st_size)
@@ -157,8 +157,8 @@ def test_it_goes_on_where_it_stopped(tmp_path):
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_kill_between_manifest_and_cleaning_up_is_made_up_for(tmp_path):
-    write_video(tmp_path / "raw/a.mp4", passing(10))
+def test_the_next_run_cleans_up_after_a_kill(tmp_path):
+    write_video(tmp_path / "raw/a.mp4", draw_moving_face(10))
     ingest.run(pipeline(tmp_path), progress=False)
     (tmp_path / "out/_parts").mkdir()
     (tmp_path / "out/_parts/left.parquet").write_bytes(b"x")
@@ -168,9 +168,9 @@ def test_a_kill_between_manifest_and_cleaning_up_is_made_up_for(tmp_path):
     assert (tmp_path / "out/contact_sheet.png").exists()
 
 
-def test_killed_for_real(tmp_path):
+def test_a_killed_process_is_resumed(tmp_path):
     for n in range(40):
-        write_video(tmp_path / f"raw/p{n:02d}.mp4", passing(10))
+        write_video(tmp_path / f"raw/p{n:02d}.mp4", draw_moving_face(10))
     spec_ = pipeline(tmp_path, output=str(tmp_path / "killed"))
     parts = tmp_path / "killed/_parts"
     with in_another_process(spec_) as process:
@@ -182,26 +182,26 @@ def test_killed_for_real(tmp_path):
     with in_another_process(spec_) as process:
         output = process.communicate(timeout=600)[0]
     assert process.returncode == 0, output
-    report = Report.read(spec_.output)
+    report = IngestReport.read(spec_.output)
     assert report.reused >= 3
     assert (report.items, report.faces) == (40, 400)
     assert Dataset(spec_.output).manifest.counts["frames"] == 400
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_labels_of_a_tree_reach_the_data_set(tmp_path):
+def test_labels_are_stored_in_the_data_set(tmp_path):
     root = tmp_path / "raw"
     for subject, au in (("F001", (1, 12)), ("M001", (12, 4))):
         (root / subject / "T1").mkdir(parents=True)
         (root / "AUCoding/AU_OCC").mkdir(parents=True, exist_ok=True)
-        for number, image in enumerate(passing(6), start=1):
+        for number, image in enumerate(draw_moving_face(6), start=1):
             (root / subject / f"T1/{number}.jpg").write_bytes(simplejpeg.encode_jpeg(image))
         lines = [f"0,{au[0]},{au[1]}", *(f"{n:04d},{n % 2},1" for n in range(1, 6))]
         (root / f"AUCoding/AU_OCC/{subject}_T1.csv").write_text("\n".join(lines))
     ingest.run(pipeline(tmp_path, source={"layout": "bp4d", "root": str(root)}), progress=False)
     data = Dataset(str(tmp_path / "out"))
     assert data.manifest.au == (1, 4, 12)
-    assert data.table(["au"])["au"].to_pylist() == [
+    assert data.read_columns(["au"])["au"].to_pylist() == [
         *([n % 2, -1, 1] for n in range(1, 6)),
         [-1, -1, -1],
         *([-1, 1, n % 2] for n in range(1, 6)),
@@ -214,7 +214,7 @@ def test_labels_of_a_tree_reach_the_data_set(tmp_path):
 def test_utterances_of_a_video_become_its_tracks(tmp_path):
     folder = tmp_path / "raw/dev/mp4/id00001/21Uxsk56VDQ"
     for name, frames in (("00001", 6), ("00002", 8), ("00010", 5)):
-        write_video(folder / f"{name}.mp4", passing(frames))
+        write_video(folder / f"{name}.mp4", draw_moving_face(frames))
     ingest.run(pipeline(tmp_path, source={"layout": "voxceleb2", "root": str(tmp_path / "raw")}), progress=False)
     runs = Dataset(str(tmp_path / "out")).runs
     assert runs.track.tolist() == [0, 1, 2]
@@ -223,18 +223,18 @@ def test_utterances_of_a_video_become_its_tracks(tmp_path):
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_no_face_at_all_is_an_error_with_the_report(tmp_path):
+def test_a_source_without_faces_is_an_error_with_the_report(tmp_path):
     write_video(tmp_path / "raw/a.mp4", [draw()] * 6)
-    with pytest.raises(DataError, match=r"not one face(.|\n)*no face in its 6 frames"):
+    with pytest.raises(DataError, match=r"no face could be used(.|\n)*no face in its 6 frames"):
         ingest.run(pipeline(tmp_path), progress=False)
     assert json.loads((tmp_path / "out/report.json").read_text())["outcome"] == "nothing found"
     assert not (tmp_path / "out/manifest.json").exists()
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_an_error_of_the_spec_in_a_worker_arrives_as_it_was_raised(tmp_path):
-    write_video(tmp_path / "raw/a.mp4", passing(6))
-    with pytest.raises(spec.SpecError, match=r"^detector\.weights: /nowhere is no dlib shape predictor"):
+def test_a_spec_error_in_a_worker_is_raised_unchanged(tmp_path):
+    write_video(tmp_path / "raw/a.mp4", draw_moving_face(6))
+    with pytest.raises(spec.SpecError, match=r"^detector\.weights: /nowhere is not a dlib shape predictor"):
         ingest.run(pipeline(tmp_path, detector={"name": "dlib", "weights": "/nowhere"}), progress=False)
     with pytest.raises(spec.SpecError, match=r"99 CPUs of ingest\.cpus_per_worker"):
         ingest.run(pipeline(tmp_path, output=str(tmp_path / "b"), ingest={"cpus_per_worker": 99}), progress=False)
@@ -254,7 +254,7 @@ def test_dlib_on_rendered_faces(tmp_path):
     assert report.frames == 30
     assert report.detection_rate >= 0.9
     assert report.identities == 2
-    points = np.array(Dataset(data).table(["landmarks"])["landmarks"].to_pylist()).reshape(-1, 68, 2)
+    points = np.array(Dataset(data).read_columns(["landmarks"])["landmarks"].to_pylist()).reshape(-1, 68, 2)
     eyes = np.stack([points[:, 36:42].mean(axis=1), points[:, 42:48].mean(axis=1)], axis=1)
     wanted = np.array([[0.5 - 0.19, 0.38], [0.5 + 0.19, 0.38]]) * 48 - 0.5
     assert np.abs(eyes - wanted).max() < 2.5  # pixels: what the smoothing over time leaves
@@ -270,27 +270,29 @@ def test_from_s3_to_s3(tmp_path, s3_bucket):
     assert process.returncode == 0, output
     data = Dataset(remote.output)
     assert data.manifest.counts["frames"] == 56
-    assert len(Report.read(remote.output).faults) == 4
+    assert len(IngestReport.read(remote.output).faults) == 4
     names = fsspec.filesystem("s3", skip_instance_cache=True).find(remote.output)
     assert not [name for name in names if "_parts" in name]
-    assert ingest.contact_sheet(remote.output).shape[2] == 3
+    assert ingest.draw_contact_sheet(remote.output).shape[2] == 3
     again = ingest.run(remote, progress=False)
     assert again.outcome == "already there"
 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_flow_is_stored_with_each_frame_that_has_a_later_one(tmp_path):
-    write_video(tmp_path / "raw/anna/a.mp4", passing(20))
+    write_video(tmp_path / "raw/anna/a.mp4", draw_moving_face(20))
     ingest.run(pipeline(tmp_path, flow={"frames": 3}), progress=False)
     dataset = Dataset(str(tmp_path / "out"))
-    rows = dataset.table(["frame", "flow"])
+    rows = dataset.read_columns(["frame", "flow"])
     flow = np.array(rows["flow"].to_pylist(), np.int8)
     assert flow.shape == (20, 2 * 12 * 12)  # a quarter of the crop's side
     known = (flow != FLOW_UNKNOWN).all(axis=1)
     assert known.tolist() == [True] * 17 + [False] * 3
     assert (flow[~known] == FLOW_UNKNOWN).all()
     assert np.abs(flow[known] * FLOW_STEP).mean() < 1  # the red square moves through the room, not within its crop
-    stream = Stream([dataset], {"face": Frames(columns=("flow",))}, spec=Data(per_track="all"), batch_size=20, seed=0)
+    stream = Stream(
+        [dataset], {"face": RandomFrames(columns=("flow",))}, spec=Data(per_track="all"), batch_size=20, seed=0
+    )
     batches = stream.batches()
     seen = Augmenter(size=24)(next(batches)).face.flow
     batches.close()

@@ -18,26 +18,26 @@ from torch.optim.swa_utils import update_bn
 
 from conftest import ROOT
 from crossval import cross_validate
-from faces import lengths_data_set
+from faces import write_face_data_set
 from facscale import methods
 from facscale.data import Dataset, augment
+from facscale.evaluate.protocol import LabelledDataset
 from facscale.inference import export
 from facscale.job.cost import random_batch
-from facscale.job.judge import Judge, fold_title
-from facscale.job.labelled import Labelled, groups
-from facscale.job.lanes import Lanes
-from facscale.job.variants import rows
+from facscale.job.datasets import JobData
+from facscale.job.plan import build_plan, make_task
+from facscale.job.variants import expand_variants
 from facscale.methods import Method
 from facscale.nn import ResNet
 from facscale.nn.fan import FAN
-from facscale.spec import read
+from facscale.spec import read_spec
 from facscale.spec.models import Probe
-from facscale.train.probe import some_frames
-from facscale.train.trainer import samples_per_epoch
-from facscale.train.worker import make_method, urls
+from facscale.train.online_probe import read_spread_frames
+from facscale.train.setup import make_method
+from facscale.train.trainer import count_samples_per_epoch
 from integration import local_worker
 from ports import free_port
-from tiny import small
+from tiny import get_tiny_options
 from watching import interrupted, watched
 
 pytestmark = pytest.mark.slow("27 trainings", minutes=5)
@@ -58,10 +58,10 @@ TINY = (
 def data(tmp_path_factory):
     """40 people with one clip of 20 labelled frames each: all data sets that our jobs name."""
     folder = tmp_path_factory.mktemp("data")
-    lengths_data_set(str(folder / "faces"), [20] * 40, au=(1, 12), flow=True, row_group_mb=0.2)
+    write_face_data_set(str(folder / "faces"), [20] * 40, au=(1, 12), flow=True, row_group_mb=0.2)
     for name in ("bp4d", "bp4d_flow", "disfa_flow", "voxceleb2", "synthetic", "synthetic_bp4d", "synthetic_bp4d_flow"):
         (folder / name).symlink_to(folder / "faces")
-    lengths_data_set(str(folder / "disfa"), [20] * 12, au=(12, 4, 1), row_group_mb=0.2)
+    write_face_data_set(str(folder / "disfa"), [20] * 12, au=(12, 4, 1), row_group_mb=0.2)
     return folder
 
 
@@ -82,44 +82,31 @@ def weights(tmp_path_factory):
     }
 
 
-class Noting:
-    """Notes what a judge would have trained, and gives it untrained."""
-
-    def __init__(self):
-        self.tasks = {}
-
-    def __call__(self, task, title):
-        self.tasks[title] = task
-        return export.save(make_method(task))
-
-
 def a_task(path, stage, *, weights, storage):
     """The job at `path` (or a stage of it) as its user would submit it, but tiny, and of STEPS steps; in the first fold."""
-    document = read(path)
+    document = read_spec(path)
     words = [*TINY, f"cluster.storage={storage}", *(f"train.{key}={value}" for key, value in TRAINED.items())]
     for name, of_stage in document.data.get("stages", {}).items():
         words += [f"stages.{name}.train.{key}={value}" for key, value in TRAINED.items()]
         if "name" in of_stage.get("method", {}):
-            options = small(methods.find(of_stage["method"]["name"]).Config)
+            options = get_tiny_options(methods.find_method(of_stage["method"]["name"]).Config)
             words += [f"stages.{name}.method.{key}={value}" for key, value in options.items() if key != "latent"]
-    kind = methods.find(document.data["method"]["name"])
-    words += [f"method.{key}={value}" for key, value in small(kind.Config).items()]
+    kind = methods.find_method(document.data["method"]["name"])
+    words += [f"method.{key}={value}" for key, value in get_tiny_options(kind.Config).items()]
     words += [
         f"inputs.{name}={weights[name]}" for name, source in document.data.get("inputs", {}).items() if "url" in source
     ]
     if document.data["train"].get("validate_every"):
         words.append(f"train.validate_every={VALIDATE}")
-    row, *_ = rows(read(path, words), name="row")
-    sets = [Labelled.open(url, evaluate=row.job.evaluate) for url in urls(row.job, "labelled")]
-    noting = Noting()
-    judge, group = Judge(row, noting, Lanes(1), identities=40), groups(row.job, sets)[0]
-    if row.learns_from_labels:
-        judge.folds(group)
-        task = noting.tasks[" ".join(filter(None, [fold_title(row, group, 0), stage]))]
-    else:
-        assert judge.pretrained
-        task = noting.tasks[row.title]
-    epochs = (STEPS - 0.5) * BATCH / samples_per_epoch(task)
+    row, *_ = expand_variants(read_spec(path, words), name="row")
+    sets = [LabelledDataset.open(url, evaluate=row.job.evaluate) for url in row.job.data.urls("labelled")]
+    plan, exports, tasks = build_plan([row], JobData(tuple(sets), identities=40)), {}, {}
+    for node in plan.collect_upstream([plan.variants[0].representative]):
+        tasks[node.title] = make_task(node, exports, identities=40)
+        exports[node.id] = export.save_export(make_method(tasks[node.title]))
+    first = plan.trainings[plan.variants[0].representative].title
+    task = tasks[f"{first} {stage}" if stage else first]
+    epochs = (STEPS - 0.5) * BATCH / count_samples_per_epoch(task)
     train = task.job.train.model_copy(update={"epochs": epochs})
     return replace(task, job=task.job.model_copy(update={"train": train}))
 
@@ -154,7 +141,7 @@ def first_of_each_method():
     by_method = {}
     for path in JOBS:
         if path.stem not in ON_RAY:
-            by_method.setdefault(read(path).data["method"]["name"], path)
+            by_method.setdefault(read_spec(path).data["method"]["name"], path)
     return list(by_method.values())
 
 
@@ -180,26 +167,26 @@ def survived(watcher, task, exported, *, data):
     assert [note for note in watcher.notes if note in {"started", "resumed"}] == ["started", "resumed"]
     assert set(watcher.steps) == set(range(1, STEPS + 1))
     told(watcher, task)
-    method = export.load(exported)
-    if method.sees:
+    method = export.load_export(exported)
+    if method.has_image_encoder:
         judged(method, data=str(data / "faces"), job=task.job)
 
 
 def told(watcher, task):
     """What its spec asks for: the online probe, and the losses and pictures of people who are only watched."""
-    train, kind = task.job.train, methods.find(task.job.method.name)
+    train, kind = task.job.train, methods.find_method(task.job.method.name)
     looks = {*range(VALIDATE, STEPS, VALIDATE), STEPS} if train.validate_every else set()
     assert bool(train.probe_every) == any(name.startswith("online/") for name in watcher.metrics)
     assert bool(looks and task.job.data.validation) == ("validation/total" in watcher.metrics)
     assert {step for step, columns in watcher.pictures if columns} == (
-        looks if kind.pictures != Method.pictures else set()
+        looks if kind.visualize != Method.visualize else set()
     )
 
 
 def judged(method, *, data, job):
     """Its features are numbers that a probe learns from; a method that learned from labels tells them itself."""
-    pixels, au, identity = some_frames(Dataset(data), count=50)
-    still = torch.from_numpy(augment.still(job.data.augment)).expand(len(pixels), -1)
+    pixels, au, identity = read_spread_frames(Dataset(data), count=50)
+    still = torch.from_numpy(augment.eval_params(job.data.augment)).expand(len(pixels), -1)
     images = augment.apply(torch.from_numpy(pixels), still, size=job.data.image_size)
     update_bn([images], method.encoder)  # twelve steps leave a quarter of each running variance at its initial 1
     with torch.no_grad():
@@ -209,14 +196,14 @@ def judged(method, *, data, job):
     assert features.std(0).any()
     if method.learns_from_labels(method.config):
         aus = len(method.facts.aus)
-        batch = random_batch(method.judged(method.config), size=job.data.image_size, aus=aus, samples=5)
+        batch = random_batch(method.eval_views(method.config), size=job.data.image_size, aus=aus, samples=5)
         logits = method.predict(batch)
         assert logits.shape == (5, aus)
         assert logits.isfinite().all()
         return
-    labelled = Labelled.open(data, evaluate=job.evaluate)
+    labelled = LabelledDataset.open(data, evaluate=job.evaluate)
     table = cross_validate(
         features.numpy(), au=au, identity=identity, aus=labelled.aus, split=labelled.split, name=job.method.name,
         probe=Probe(epochs=2, batch_size=16),
     )  # fmt: skip
-    assert all(math.isfinite(value) for value in table.rows[0].metrics().values())
+    assert all(math.isfinite(value) for value in table.rows[0].to_metrics().values())

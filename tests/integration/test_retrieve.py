@@ -12,11 +12,11 @@ import torch
 from click.testing import CliRunner
 
 import facscale.cli.retrieve as command
-from faces import data_set, track
+from faces import make_track, write_tracks
 from facscale.cli import main
 from facscale.data import augment
 from facscale.inference import export
-from facscale.methods import DataFacts, find
+from facscale.methods import DataFacts, find_method
 from facscale.spec.models import Augment
 from facscale.synthetic import render_clip
 
@@ -33,19 +33,15 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def dataset(folder):
-    tracks = [
-        track(person, video, frames=range(6), au=2, size=48)
-        for person in range(4)
-        for video in range(2)
-    ]  # fmt: skip
-    return data_set(str(folder / "set"), tracks, au=(6, 12), size=48, row_group_mb=0.02)
+    tracks = [make_track(person, video, frames=range(6), au=2, size=48) for person in range(4) for video in range(2)]
+    return write_tracks(str(folder / "set"), tracks, au=(6, 12), size=48, row_group_mb=0.02)
 
 
 @pytest.fixture(scope="module")
 def method(folder):
     torch.manual_seed(0)
-    built = export.build("tcae", find("tcae").Config(), DataFacts(image_size=SIZE)).eval()
-    (folder / "tcae.safetensors").write_bytes(export.save(built))
+    built = export.build_method("tcae", find_method("tcae").Config(), DataFacts(image_size=SIZE)).eval()
+    (folder / "tcae.safetensors").write_bytes(export.save_export(built))
     return built
 
 
@@ -68,16 +64,16 @@ def asked(folder, dataset, method, monkeypatch):
 
 def by_hand(method, dataset, name, *, query):
     """Similarity of every frame to the one in row `query`, by an embedding."""
-    jpegs = dataset.table(["jpeg"])["jpeg"].to_pylist()
+    jpegs = dataset.read_columns(["jpeg"])["jpeg"].to_pylist()
     pixels = torch.from_numpy(np.stack([simplejpeg.decode_jpeg(jpeg) for jpeg in jpegs]))
-    still = torch.from_numpy(augment.still(Augment())).expand(len(pixels), -1)
+    still = torch.from_numpy(augment.eval_params(Augment())).expand(len(pixels), -1)
     with torch.no_grad():
-        found = method.embeddings(augment.apply(pixels, still, size=SIZE))[name]
+        found = method.embed(augment.apply(pixels, still, size=SIZE))[name]
     return torch.nn.functional.cosine_similarity(found, found[query, None]).numpy()
 
 
 def test_the_answers_are_the_nearest_frames_of_other_people(asked, method, dataset):
-    table = dataset.table(["identity", "video", "frame", "au"]).to_pydict()
+    table = dataset.read_columns(["identity", "video", "frame", "au"]).to_pydict()
     frames = list(zip(table["identity"], table["video"], table["frame"], strict=True))
     query = frames.index(("id00001", "v0", 3))
     for name in ("encoder", "pose"):

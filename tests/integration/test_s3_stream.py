@@ -8,9 +8,9 @@ import time
 import numpy as np
 import pytest
 
-from faces import data_set, lengths_data_set, track
+from faces import make_track, write_face_data_set, write_tracks
 from facscale.data import CorruptError, DataError, Dataset, Stream, storage
-from facscale.data.views import Frames
+from facscale.data.views import RandomFrames
 from facscale.spec import models
 from s3 import S3Server
 
@@ -21,7 +21,7 @@ LENGTHS = [7, 12, 3, 30, 9, 14, 8, 21]
 
 def stream(dataset: Dataset, cache: object, **options: object) -> Stream:
     spec = models.Data(per_track="all", canonical_streams=4, threads=2, cache=str(cache), prefetch=2, **options)
-    return Stream([dataset], {"face": Frames(count=1, views=1)}, spec=spec, batch_size=4, seed=3)
+    return Stream([dataset], {"face": RandomFrames(count=1, views=1)}, spec=spec, batch_size=4, seed=3)
 
 
 def take(stream: Stream, count: int) -> list[np.ndarray]:
@@ -33,10 +33,10 @@ def take(stream: Stream, count: int) -> list[np.ndarray]:
 
 
 def test_the_same_data_set_on_s3_and_on_disk_gives_the_same_pixels(s3_bucket, tmp_path):
-    remote = lengths_data_set(f"{s3_bucket}/faces", LENGTHS)
-    local = lengths_data_set(str(tmp_path / "faces"), LENGTHS)
+    remote = write_face_data_set(f"{s3_bucket}/faces", LENGTHS)
+    local = write_face_data_set(str(tmp_path / "faces"), LENGTHS)
     assert remote.manifest == local.manifest
-    assert remote.table(["identity", "frame"]).equals(local.table(["identity", "frame"]))
+    assert remote.read_columns(["identity", "frame"]).equals(local.read_columns(["identity", "frame"]))
     np.testing.assert_array_equal(
         take(stream(remote, tmp_path / "cache"), 40), take(stream(local, tmp_path / "none"), 40)
     )
@@ -44,7 +44,7 @@ def test_the_same_data_set_on_s3_and_on_disk_gives_the_same_pixels(s3_bucket, tm
 
 
 def test_row_groups_come_from_the_cache_the_second_time(s3_bucket, s3_server, tmp_path):
-    dataset = lengths_data_set(f"{s3_bucket}/faces", LENGTHS)
+    dataset = write_face_data_set(f"{s3_bucket}/faces", LENGTHS)
     first = take(stream(dataset, tmp_path / "cache"), 26)
     name = dataset.manifest.shards[0].file
     client = s3_server.filesystem()
@@ -73,7 +73,7 @@ def test_a_missing_data_set_says_what_to_do(s3_bucket):
 
 @pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
 def test_a_refused_key_is_one_clear_error_at_once(s3_bucket, monkeypatch, name):
-    lengths_data_set(f"{s3_bucket}/faces", [3])
+    write_face_data_set(f"{s3_bucket}/faces", [3])
     monkeypatch.setenv(name, "wrong")
     started = time.monotonic()
     for action in (lambda: Dataset(f"{s3_bucket}/faces"), lambda: _write(f"{s3_bucket}/other")):
@@ -82,12 +82,12 @@ def test_a_refused_key_is_one_clear_error_at_once(s3_bucket, monkeypatch, name):
         ) as caught:
             action()
         assert "\n" not in str(caught.value)
-    assert time.monotonic() - started < storage.OPEN_PATIENCE_S, "no use in waiting for another answer"
+    assert time.monotonic() - started < storage.OPEN_TIMEOUT_S, "no use in waiting for another answer"
 
 
 def test_a_store_that_is_not_there_is_one_clear_error(s3_bucket, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(storage, "OPEN_PATIENCE_S", 0.5)
+    monkeypatch.setattr(storage, "OPEN_TIMEOUT_S", 0.5)
     with pytest.raises(DataError, match=r"cannot be reached.*check that http://127.0.0.1:9 is up") as caught:
         Dataset(f"{s3_bucket}/faces")
     assert "\n" not in str(caught.value)
@@ -97,8 +97,8 @@ def test_a_server_that_dies_and_comes_back_only_delays(tmp_path, monkeypatch):
     with S3Server(tmp_path / "server") as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
-        dataset = lengths_data_set(f"{server.make_bucket('faces')}/set", LENGTHS * 4)
-        expected = take(stream(lengths_data_set(str(tmp_path / "copy"), LENGTHS * 4), tmp_path / "cache"), 60)
+        dataset = write_face_data_set(f"{server.make_bucket('faces')}/set", LENGTHS * 4)
+        expected = take(stream(write_face_data_set(str(tmp_path / "copy"), LENGTHS * 4), tmp_path / "cache"), 60)
         under_way = stream(dataset, tmp_path / "cache").batches()
         got = [next(under_way).face.images.numpy().copy() for _ in range(2)]
         server.kill()
@@ -114,7 +114,7 @@ def test_closing_does_not_wait_for_a_store_that_is_away(tmp_path, monkeypatch):
     with S3Server(tmp_path / "server") as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
-        dataset = lengths_data_set(f"{server.make_bucket('faces')}/set", LENGTHS * 4)
+        dataset = write_face_data_set(f"{server.make_bucket('faces')}/set", LENGTHS * 4)
         under_way = stream(dataset, tmp_path / "cache").batches()
         next(under_way)
         server.kill()
@@ -128,7 +128,7 @@ def test_who_waits_for_a_footer_gives_up_too(tmp_path, monkeypatch):
     with S3Server(tmp_path / "server") as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
-        dataset = lengths_data_set(f"{server.make_bucket('faces')}/set", LENGTHS)
+        dataset = write_face_data_set(f"{server.make_bucket('faces')}/set", LENGTHS)
         data = dataset.fetch(shard=0, row_group=0)
         server.kill()
         stop, said = threading.Event(), []
@@ -146,7 +146,7 @@ def test_who_waits_for_a_footer_gives_up_too(tmp_path, monkeypatch):
 
 
 def test_bytes_that_changed_on_the_server_are_skipped(s3_bucket, s3_server, tmp_path):
-    dataset = lengths_data_set(f"{s3_bucket}/faces", LENGTHS)
+    dataset = write_face_data_set(f"{s3_bucket}/faces", LENGTHS)
     shard = dataset.manifest.shards[0]
     path = f"{s3_bucket.removeprefix('s3://')}/faces/{shard.file}"
     client = s3_server.filesystem()
@@ -161,17 +161,17 @@ def test_bytes_that_changed_on_the_server_are_skipped(s3_bucket, s3_server, tmp_
 
 
 def _write(url: str) -> None:
-    data_set(url, [track(0, frames=range(3))])
+    write_tracks(url, [make_track(0, frames=range(3))])
 
 
 def test_an_interrupted_writer_leaves_no_data_set(s3_bucket):
     def tracks():
         for person in range(6):
-            yield track(person, frames=range(20))
+            yield make_track(person, frames=range(20))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        data_set(f"{s3_bucket}/half", tracks(), row_group_mb=0.01, shard_mb=0.02)
+        write_tracks(f"{s3_bucket}/half", tracks(), row_group_mb=0.01, shard_mb=0.02)
     with pytest.raises(DataError, match="no data set"):
         Dataset(f"{s3_bucket}/half")
-    assert lengths_data_set(f"{s3_bucket}/half", [5]).manifest.counts["frames"] == 5
+    assert write_face_data_set(f"{s3_bucket}/half", [5]).manifest.counts["frames"] == 5

@@ -14,9 +14,9 @@ import mlflow
 import pytest
 
 from conftest import ROOT
-from faces import lengths_data_set
-from facscale.job.variants import rows
-from facscale.spec import read
+from faces import write_face_data_set
+from facscale.job.variants import expand_variants
+from facscale.spec import read_spec
 from facscale.sweep import run_sweep
 from facscale.sweep.search import SweepError
 
@@ -44,8 +44,8 @@ sweep:
 def folder(tmp_path_factory):
     """24 clips an epoch, so that 2 epochs are 6 steps of 8; and 9 labelled people."""
     folder = tmp_path_factory.mktemp("data")
-    lengths_data_set(str(folder / "faces"), [12] * 24, row_group_mb=0.2)
-    lengths_data_set(str(folder / "coded"), [20] * 9, au=(1, 2, 12), row_group_mb=0.2, name="coded")
+    write_face_data_set(str(folder / "faces"), [12] * 24, row_group_mb=0.2)
+    write_face_data_set(str(folder / "coded"), [20] * 9, au=(1, 2, 12), row_group_mb=0.2, name="coded")
     return folder
 
 
@@ -56,7 +56,7 @@ def sweep(ray_cluster, folder, tmp_path):
     def run(*words):
         path = tmp_path / "job.yaml"
         path.write_text(JOB.format(folder=folder, storage=tmp_path))
-        assert run_sweep(read(path, words), name="tiny") == 0
+        assert run_sweep(read_spec(path, words), name="tiny") == 0
         return told(tmp_path)
 
     return run
@@ -96,7 +96,7 @@ def test_the_best_trial_becomes_a_row_and_a_spec_of_its_own(sweep, tmp_path):
     assert "f1/mean" in parent.data.metrics
     assert "f1/mean" in nested["best of sweep"].data.metrics
     (written,) = tmp_path.glob("sweep-*/best.yaml")
-    best, *others = rows(read(written), name="again")
+    best, *others = expand_variants(read_spec(written), name="again")
     assert objectives[str(best.config.margin)] == max(objectives.values())
     assert best.job.sweep is None
     assert not others

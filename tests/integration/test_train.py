@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load
 from torch import multiprocessing
 
-from faces import lengths_data_set
+from faces import write_face_data_set
 from facscale import methods
 from facscale.methods import DataFacts
 from facscale.spec import Document, merge
 from facscale.train.checkpoint import EXPORT
-from facscale.train.task import Task
+from facscale.train.task import TrainingTask
 from integration import local_worker
 from ports import free_port
 from watching import watched
@@ -33,7 +33,7 @@ TINY = {
 def data(tmp_path_factory):
     """40 clips an epoch: 60 steps of 8 in 12 epochs."""
     folder = tmp_path_factory.mktemp("data") / "faces"
-    lengths_data_set(str(folder), [12] * 40, au=(1, 12), row_group_mb=0.2)
+    write_face_data_set(str(folder), [12] * 40, au=(1, 12), row_group_mb=0.2)
     return str(folder)
 
 
@@ -43,7 +43,7 @@ def a_task(data, storage, changes=None):
     for part in (TINY, fixed, changes or {}):
         document = merge(document, Document(part, {}))
     job, _, config = methods.configure(document)
-    return Task(job, config, DataFacts())
+    return TrainingTask(job, config, DataFacts())
 
 
 def run(data, storage, *, name, kill_at=None, changes=None):
@@ -94,7 +94,7 @@ def test_nothing_to_train_exports_the_initial_method(ray_cluster, data, tmp_path
     watcher, exported = run(data, tmp_path, name="random", changes={"train": {"epochs": 0}})
     weights = load(exported)
     torch.manual_seed(0)
-    job_seed_zero = methods.find("clp")
+    job_seed_zero = methods.find_method("clp")
     config = job_seed_zero.Config(**{key: value for key, value in TINY["method"].items() if key != "name"})
     expected = job_seed_zero(config, DataFacts()).state_dict()
     assert watcher.steps == []

@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from faces import lengths_data_set
-from facscale.cli.demo import BIN, authentication, environment, start_ray, stop_ray
+from faces import write_face_data_set
+from facscale.cli.demo import BIN, build_environment, get_ray_credentials, start_ray, stop_ray
 from ports import free_run
 
 pytestmark = pytest.mark.slow("two heads start, and a job trains while they do", minutes=2)
@@ -45,7 +45,7 @@ class Head:
         if token:
             (folder / "ray.token").write_text(token)
         self.folder = folder
-        self.variables = environment(authentication(folder))
+        self.variables = build_environment(get_ray_credentials(folder))
         for attempt in range(PATIENCE):
             self.port = free_run(4)  # the dashboard's is followed by those of two helpers
             self.dashboard = self.port + 1
@@ -87,7 +87,7 @@ def second_head(first, folder):
 @pytest.fixture
 def job(tmp_path):
     """Writes a job over 40 clips an epoch: 5 steps of 8."""
-    lengths_data_set(str(tmp_path / "faces"), [12] * 40, au=(1, 12), row_group_mb=0.2)
+    write_face_data_set(str(tmp_path / "faces"), [12] * 40, au=(1, 12), row_group_mb=0.2)
 
     def write(*, steps, more=""):
         path = tmp_path / "tiny.yaml"

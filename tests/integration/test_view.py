@@ -1,4 +1,4 @@
-"""The link at the end of a job, in a browser: MLflow opens on the runs with their F1, the best first."""
+"""The link that a job prints at its end, in a browser: MLflow shows the runs with their F1, the best first."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from browser import browser_page, chromium, keep_screenshot
 from facscale.track import Tracker
-from facscale.track.view import page_of
+from facscale.track.view import find_view_url
 
 pytestmark = [
     pytest.mark.slow("an MLflow server, and a browser"),
@@ -16,12 +16,12 @@ pytestmark = [
 
 def test_the_page_shows_f1_side_by_side(mlflow_server, tmp_path):
     job = Tracker(mlflow_server.url, "bp4d of the view", key="job", name="clp", spool=tmp_path)
-    job.metrics({"f1/mean": 0.125, "f1/AU1": 0.1875, "f1/AU12": 0.0625, "loss": 9.375})
-    better = job.child("job/moco", "moco")
-    better.metrics({"f1/mean": 0.375, "f1/AU1": 0.3125, "f1/AU12": 0.4375})
-    job.child("job/fold0", "only a fold").metrics({"fold0/f1/AU1": 0.5625})
+    job.log_metrics({"f1/mean": 0.125, "f1/AU1": 0.1875, "f1/AU12": 0.0625, "loss": 9.375})
+    better = job.start_child("job/moco", "moco")
+    better.log_metrics({"f1/mean": 0.375, "f1/AU1": 0.3125, "f1/AU12": 0.4375})
+    job.start_child("job/fold0", "only a fold").log_metrics({"fold0/f1/AU1": 0.5625})
     assert job.close()
-    assert job.table_url == page_of(mlflow_server.url, "bp4d of the view")
+    assert job.table_url == find_view_url(mlflow_server.url, "bp4d of the view")
     with browser_page() as page:
         page.goto(job.table_url)
         cells = page.get_by_role("gridcell")

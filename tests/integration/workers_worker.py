@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from facscale.nn.batchnorm import synchronise
-from facscale.nn.contrast import nt_xent
-from facscale.nn.workers import gathered, through_shuffled
+from facscale.nn.batchnorm import synchronise_batchnorm
+from facscale.nn.distributed import all_gather, shuffled_forward
+from facscale.nn.losses import nt_xent
 
 SAMPLES = 12
 
@@ -41,20 +41,20 @@ def work(rank, world, folder, port):
     torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
     mine = batch().chunk(world)[rank]
     layers = network()
-    synchronise(layers)
+    synchronise_batchnorm(layers)
     value = loss(layers, mine)
     value.backward()
-    gradients = {name: gathered(p.grad[None]).mean(0) for name, p in layers.named_parameters()}
+    gradients = {name: all_gather(p.grad[None]).mean(0) for name, p in layers.named_parameters()}
     seen = []
 
     def function(images):
         seen.append(images)
         return images.flatten(1) * 2
 
-    shuffled = through_shuffled(function, mine)
+    shuffled = shuffled_forward(function, mine)
     torch.save(
         {
-            "loss": gathered(value.detach()[None]).mean(),
+            "loss": all_gather(value.detach()[None]).mean(),
             "gradients": gradients,
             "state": layers.state_dict(),
             "shuffled": shuffled,

@@ -1,4 +1,4 @@
-"""Another package with a detector: its faces are red rectangles, so that tests know the truth without a real one.
+"""A detector in a package of its own: its faces are red rectangles, so that tests know where they are.
 
 The folder of this file holds the package as pip would install it (code and dist-info side by side).
 """
@@ -17,7 +17,7 @@ from facscale.ingest.detectors import Box, Detector, DetectorConfig
 
 HEIGHT, WIDTH = 96, 128
 RED = (220, 20, 20)
-DEADLY = (20, 220, 20)  # a frame of this colour ends the process that looks at it
+CRASH_COLOUR = (20, 220, 20)  # a frame of this colour ends the process that runs the detector on it
 TEMPLATE = np.stack([np.linspace(0.1, 0.9, 68), 0.6 + 0.3 * np.cos(np.linspace(0, 6, 68))], axis=1)
 TEMPLATE[36:42] = (0.3, 0.4)
 TEMPLATE[42:48] = (0.7, 0.4)
@@ -28,16 +28,16 @@ class Config(DetectorConfig):
 
 
 class Blob(Detector):
-    """Red rectangles, from left to right."""
+    """Detects red rectangles, from left to right."""
 
     Config = Config
-    looks = 0  # calls of detect
+    calls = 0  # of detect
 
     def __init__(self, config):
         self.config = config
 
     def detect(self, image):
-        type(self).looks += 1
+        type(self).calls += 1
         if image[0, 0, 1] > 150 and image[0, 0, 0] < 80:
             os._exit(1)
         red = self._red(image)
@@ -49,11 +49,11 @@ class Blob(Detector):
             boxes.append(Box(group[0], rows[0], group[-1] + 1, rows[-1] + 1))
         return [box for box in boxes if box.area >= 64]
 
-    def landmarks(self, image, box):
+    def predict_landmarks(self, image, box):
         grow = (box.right - box.left) * 0.2
         left, top = (max(0, round(edge - grow)) for edge in (box.left, box.top))
         part = self._red(image[top : round(box.bottom + grow), left : round(box.right + grow)])
-        if part.any():  # otherwise it places its points anyway, as landmark regression does
+        if part.any():  # otherwise the points are placed in the box anyway, as landmark regression does
             columns, rows = np.flatnonzero(part.any(axis=0)), np.flatnonzero(part.any(axis=1))
             box = Box(left + columns[0], top + rows[0], left + columns[-1] + 1, top + rows[-1] + 1)
         size = np.array([box.right - box.left, box.bottom - box.top])
@@ -65,21 +65,21 @@ class Blob(Detector):
 
 
 def draw(*boxes: tuple[int, int, int, int], colour: tuple[int, int, int] = (60, 60, 60)) -> np.ndarray:
-    """A frame with a face in each (left, top, right, bottom)."""
+    """Draw a frame with a face in each box (left, top, right, bottom)."""
     image = np.full((HEIGHT, WIDTH, 3), colour, np.uint8)
     for left, top, right, bottom in boxes:
         image[top:bottom, left:right] = RED
     return image
 
 
-def passing(frames: int, *, hidden: Iterable[int] = ()) -> list[np.ndarray]:
-    """A face that moves slowly to the right, and is not there in the `hidden` frames."""
-    gone = set(hidden)
-    return [draw() if n in gone else draw((20 + n // 2, 30, 60 + n // 2, 74)) for n in range(frames)]
+def draw_moving_face(frames: int, *, hidden: Iterable[int] = ()) -> list[np.ndarray]:
+    """Draw a face that moves slowly to the right, and is absent from the `hidden` frames."""
+    absent = set(hidden)
+    return [draw() if n in absent else draw((20 + n // 2, 30, 60 + n // 2, 74)) for n in range(frames)]
 
 
 def write_video(path: Path, images: Iterable[np.ndarray], *, fps: int = 25, keyframe_every: int = 250) -> Path:
-    """An H.264 file of RGB frames."""
+    """Write RGB frames as an H.264 file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     options = {"crf": "10", "preset": "ultrafast", "g": str(keyframe_every), "sc_threshold": "0"}
     with av.open(str(path), "w") as container:

@@ -1,4 +1,4 @@
-"""A third-party package: a GAN inside a method, one on top of another one, one that counts. None touches the platform."""
+"""Methods of a third-party package: a GAN, one that is trained on another, and one that keeps a list in its state."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from facscale.data.views import Batch, Frames, View
+from facscale.data.views import Batch, RandomFrames, View
 from facscale.methods import DataFacts, Loss, Losses, Method, MethodConfig, trains
 from facscale.methods.clp import CLP
-from facscale.nn.workers import gathered, workers
+from facscale.nn.distributed import all_gather, get_world_size
 
 
 class Encoder(nn.Sequential):
@@ -23,7 +23,7 @@ class Encoder(nn.Sequential):
 
 
 class TinyGAN(Method):
-    """A generator that paints faces from their own embedding, and a discriminator that tells them apart."""
+    """A generator that paints faces from their own embedding, and a discriminator of real and painted ones."""
 
     class Config(MethodConfig):
         adversarial_weight: float = 0.1
@@ -37,23 +37,25 @@ class TinyGAN(Method):
         self.discriminator = nn.Linear(3, 1)
 
     @staticmethod
-    def sample(config: Config) -> Mapping[str, View]:
-        return {"faces": Frames(count=2)}
+    def train_views(config: Config) -> Mapping[str, View]:
+        return {"faces": RandomFrames(count=2)}
 
     @trains("discriminator")
     def judge(self, batch: Batch) -> Losses:
         real, fake = self._colours(batch)
-        told = [self.discriminator(real), self.discriminator(fake.detach())]
-        truth = [torch.ones_like(told[0]), torch.zeros_like(told[1])]
-        return {"judge": Loss(binary_cross_entropy_with_logits(torch.cat(told), torch.cat(truth)))}
+        logits = [self.discriminator(real), self.discriminator(fake.detach())]
+        targets = [torch.ones_like(logits[0]), torch.zeros_like(logits[1])]
+        return {"judge": Loss(binary_cross_entropy_with_logits(torch.cat(logits), torch.cat(targets)))}
 
     @trains("encoder", "generator")
     def paint(self, batch: Batch) -> Losses:
         real, fake = self._colours(batch)
-        told = self.discriminator(fake)
+        logits = self.discriminator(fake)
         return {
             "rebuild": Loss((fake - real).abs().mean()),
-            "fool": Loss(binary_cross_entropy_with_logits(told, torch.ones_like(told)), self.config.adversarial_weight),
+            "fool": Loss(
+                binary_cross_entropy_with_logits(logits, torch.ones_like(logits)), self.config.adversarial_weight
+            ),
         }
 
     def _colours(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -62,7 +64,7 @@ class TinyGAN(Method):
 
 
 class TinyStaged(Method):
-    """Rebuilds the embedding of a frozen teacher, which an earlier stage of the job trained."""
+    """Imitates the embedding of a frozen teacher, which an earlier stage of the job trained."""
 
     def __init__(self, config: MethodConfig, facts: DataFacts, *, teacher: Method) -> None:
         super().__init__(config, facts)
@@ -70,8 +72,8 @@ class TinyStaged(Method):
         self.teacher = teacher.requires_grad_(False)
 
     @staticmethod
-    def sample(config: MethodConfig) -> Mapping[str, View]:
-        return {"face": Frames()}
+    def train_views(config: MethodConfig) -> Mapping[str, View]:
+        return {"face": RandomFrames()}
 
     @trains("encoder")
     def imitate(self, batch: Batch) -> Losses:
@@ -80,7 +82,7 @@ class TinyStaged(Method):
 
 
 class TinyCensus(CLP):
-    """CLP that keeps a list, beside its weights, of whose clips they were trained on, over all workers and restarts."""
+    """CLP that also records, in its state, the identities of all clips it was trained on, over workers and restarts."""
 
     class Config(CLP.Config):
         capacity: int = 1000  # clips, in all
@@ -96,8 +98,8 @@ class TinyCensus(CLP):
 
     @trains("encoder", "tcl_head", "cir_head")
     def pretext(self, batch: Batch) -> Losses:
-        time.sleep(self.config.pace if workers() > 1 else self.config.alone)
-        people = gathered(batch.clip.identity)
+        time.sleep(self.config.pace if get_world_size() > 1 else self.config.alone)
+        people = all_gather(batch.clip.identity)
         self.order[self.count : self.count + len(people)] = people
         self.count += len(people)
         return super().pretext(batch)

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from faces import lengths_data_set
-from facscale.cli.demo import BIN, authentication, start_ray, stop_ray
+from faces import write_face_data_set
+from facscale.cli.demo import BIN, get_ray_credentials, start_ray, stop_ray
 from facscale.track import server
 from ports import free_port, free_run
 
@@ -43,7 +43,7 @@ evaluate: {{folds: 2, probe: {{epochs: 1, batch_size: 32}}, rendered_people: 0}}
 def world(tmp_path_factory):
     """A cluster whose environment holds secrets, a tracker, and a tiny job; the folder that all of it writes to."""
     folder = tmp_path_factory.mktemp("world")
-    lengths_data_set(str(folder / "faces"), [12] * 9, au=(1, 2, 4, 6, 12), row_group_mb=0.2, name="faces")
+    write_face_data_set(str(folder / "faces"), [12] * 9, au=(1, 2, 4, 6, 12), row_group_mb=0.2, name="faces")
     (folder / "tiny.yaml").write_text(JOB.format(folder=folder))
     (folder / "tiny.yaml").chmod(0o755)
     tracker = server.ensure_server(folder / "mlflow", free_port())
@@ -59,11 +59,11 @@ def world(tmp_path_factory):
         dashboard = port + 1
         start_ray(folder, port=port, dashboard=dashboard, temp_dir=Path(session))  # Ray's sockets need a short path
         yield {
-            "folder": folder, "session": Path(session), "gcs": f"127.0.0.1:{port}", "token": authentication(folder),
+            "folder": folder, "session": Path(session), "gcs": f"127.0.0.1:{port}", "token": get_ray_credentials(folder),
             "address": f"http://127.0.0.1:{dashboard}", "tracker": tracker.url, "job": folder / "tiny.yaml",
         }  # fmt: skip
         stop_ray(folder / "ray.pid")
-    server.stop(folder / "mlflow")
+    server.stop_server(folder / "mlflow")
 
 
 def call(world, *words, login, **variables):

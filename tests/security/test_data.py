@@ -1,4 +1,4 @@
-"""Data sets, videos and pictures from strangers: nothing outside their folder is read, and nothing unpacks to gigabytes."""
+"""Untrusted data sets, videos and images: nothing outside their folder is read, and nothing unpacks to gigabytes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 import simplejpeg
 
-from faces import lengths_data_set
+from faces import write_face_data_set
 from facscale.data import DataError, Dataset
-from facscale.data.filling import decode
-from facscale.data.manifest import INDEX, MANIFEST, checksum
-from facscale.ingest.frames import Frames, decode_image
+from facscale.data.decoding import decode_into
+from facscale.data.manifest import INDEX, MANIFEST, compute_checksum
+from facscale.ingest.frames import FrameReader, decode_image
+from facscale.ingest.images import build_batches
 from facscale.ingest.items import Item, list_files, read_bytes
-from facscale.ingest.stills import batches
 from facscale.spec.pipelines import Source
 from plugins.blob_faces import draw, write_video
 
@@ -27,14 +27,14 @@ SECRET = b"nobody outside is to read this"
 
 @pytest.fixture
 def faces(tmp_path):
-    """A small data set, and a file beside it that is none of its business."""
-    lengths_data_set(str(tmp_path / "faces"), [6, 6])
+    """A small data set, and a file beside it that must not be read."""
+    write_face_data_set(str(tmp_path / "faces"), [6, 6])
     (tmp_path / "secret").write_bytes(SECRET)
     return tmp_path / "faces"
 
 
-def forged(folder, change):
-    """The data set with its manifest changed in place."""
+def forge_manifest(folder, change):
+    """Change the manifest of the data set in place."""
     path = folder / MANIFEST
     manifest = json.loads(path.read_text())
     change(manifest)
@@ -61,7 +61,7 @@ def set_in(*path, to):
         ),
         (set_in("shards", 0, "row_groups", 0, "offset", to=-1), "offset: Input should be greater"),
         (set_in("shards", 0, "row_groups", 0, "length", to=1 << 40), "length: Input should be less"),
-        (set_in("shards", 0, "row_groups", 0, "rows", to=1 << 40), "has other rows than"),
+        (set_in("shards", 0, "row_groups", 0, "rows", to=1 << 40), "has another number of rows than"),
         (set_in("shards", 0, "bytes", to=10), "no room for its footer"),
         (set_in("shards", 0, "row_groups", to=[]), "row_groups"),
         (set_in("counts", to={"frames": 1}), "counts lack identities"),
@@ -70,23 +70,23 @@ def set_in(*path, to):
         (set_in("name", to="faces\x1b]0;you are root\x07"), "name: String should match"),
     ],
 )
-def test_a_manifest_that_lies_is_refused_before_anything_is_read(faces, change, message):
+def test_a_forged_manifest_is_refused_before_anything_is_read(faces, change, message):
     with pytest.raises(DataError, match="is damaged") as error:
-        Dataset(forged(faces, change))
+        Dataset(forge_manifest(faces, change))
     assert message in str(error.value)
     assert SECRET.decode() not in str(error.value)
 
 
-def test_a_manifest_that_is_nested_without_end(faces):
+def test_a_deeply_nested_manifest(faces):
     (faces / MANIFEST).write_text("[" * 100_000)
     with pytest.raises(DataError, match="is damaged"):
         Dataset(str(faces))
 
 
-def replaced_index(folder, table):
-    """The data set with another index, which the manifest vouches for."""
+def replace_index(folder, table):
+    """Give the data set another index, with the checksum in the manifest."""
     pq.write_table(table, folder / INDEX, compression="zstd")
-    return forged(folder, set_in("index_checksum", to=checksum((folder / INDEX).read_bytes())))
+    return forge_manifest(folder, set_in("index_checksum", to=compute_checksum((folder / INDEX).read_bytes())))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def replaced_index(folder, table):
     ],
 )
 def test_an_index_with_another_schema_or_beyond_the_shards(faces, change, message):
-    url = replaced_index(faces, change(pq.read_table(faces / INDEX)))
+    url = replace_index(faces, change(pq.read_table(faces / INDEX)))
     with pytest.raises(DataError, match="corrupt index") as error:
         _ = Dataset(url).runs
     assert message in str(error.value)
@@ -129,20 +129,20 @@ def test_shards_with_another_schema(faces, column, values, message):
     place = {"offset": offset, "length": length, "rows": 12, "checksum": "0" * 32}
     entry = {"file": shard.name, "bytes": shard.stat().st_size, "rows": 12, "row_groups": [place]}
     with pytest.raises(DataError, match="corrupt footer") as error:
-        _ = Dataset(forged(faces, set_in("shards", to=[entry]))).arrow_schema
+        _ = Dataset(forge_manifest(faces, set_in("shards", to=[entry]))).arrow_schema
     assert message in str(error.value)
 
 
-def jpeg_that_announces(width, height):
-    """A tiny JPEG whose header says another size."""
+def make_jpeg_with_size(width, height):
+    """Make a tiny JPEG whose header announces another size."""
     image = bytearray(simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8)))
     at = image.index(b"\xff\xc0")  # start of frame: length, precision, height, width
     image[at + 5 : at + 9] = struct.pack(">HH", height, width)
     return bytes(image)
 
 
-def png_that_announces(width, height):
-    """A PNG of zeros, which pack well."""
+def make_png_with_size(width, height):
+    """Make a PNG of zeros, which compress well."""
     rows = zlib.compress(b"\0" * 1000)
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", rows), (b"IEND", b"")]
     body = b"".join(
@@ -154,27 +154,27 @@ def png_that_announces(width, height):
 @pytest.mark.parametrize(
     ("content", "name"),
     [
-        (jpeg_that_announces(65000, 65000), "a.jpg"),
-        (jpeg_that_announces(65000, 65000), "a.png"),
-        (png_that_announces(60000, 60000), "a.png"),
-        (png_that_announces(60000, 60000), "a.jpg"),
+        (make_jpeg_with_size(65000, 65000), "a.jpg"),
+        (make_jpeg_with_size(65000, 65000), "a.png"),
+        (make_png_with_size(60000, 60000), "a.png"),
+        (make_png_with_size(60000, 60000), "a.jpg"),
     ],
 )
-def test_a_picture_of_gigabytes_is_not_decoded(content, name):
+def test_an_image_of_gigabytes_is_not_decoded(content, name):
     with pytest.raises(ValueError, match=r"pixels are more than the 64,000,000"):
         decode_image(content, name)
 
 
 @pytest.mark.parametrize("content", [b"GIF89a" + b"\0" * 100, b"BM" + b"\0" * 100, b"\x93NUMPY", b"%PDF-1.4", b"MZ"])
-def test_a_file_by_the_name_of_a_picture(content):
-    with pytest.raises(ValueError, match="no JPEG and no PNG"):
+def test_a_file_with_the_name_of_an_image(content):
+    with pytest.raises(ValueError, match="neither a JPEG nor a PNG"):
         decode_image(content, "a.png")
 
 
-def test_a_stored_picture_larger_than_its_place_is_a_bad_frame():
+def test_a_stored_image_larger_than_its_buffer_is_a_bad_frame():
     place = np.zeros((32, 32, 3), np.uint8)
-    assert decode(memoryview(jpeg_that_announces(65000, 65000)), place)
-    assert decode(memoryview(simplejpeg.encode_jpeg(np.full((64, 64, 3), 255, np.uint8))), place)
+    assert decode_into(memoryview(make_jpeg_with_size(65000, 65000)), place)
+    assert decode_into(memoryview(simplejpeg.encode_jpeg(np.full((64, 64, 3), 255, np.uint8))), place)
     assert not place.any()
 
 
@@ -187,26 +187,26 @@ def test_a_stored_picture_larger_than_its_place_is_a_bad_frame():
     ],
     ids=["hls", "http", "concat"],
 )
-def test_a_playlist_by_the_name_of_a_video_opens_nothing(tmp_path, text):
+def test_a_playlist_with_the_name_of_a_video_opens_nothing(tmp_path, text):
     write_video(tmp_path / "anothers.mp4", [draw()] * 3)
     (tmp_path / "a.mp4").write_text(text)
     item = Item(identity="a", video="a", part="", files=("a.mp4",))
     with pytest.raises(ValueError, match="cannot be opened as a video"):
-        list(Frames(item, root=str(tmp_path), every=1, note=lambda *_: None))
+        list(FrameReader(item, root=str(tmp_path), every=1, note=lambda *_: None))
 
 
 NAMES = ("../secret", "a/../../secret", "/etc/passwd", "a\0b", "..", "a//b", "a\\..\\b", "")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_in_a_list_leads_nowhere_else(tmp_path, name):
+def test_a_listed_name_outside_the_source_is_refused(tmp_path, name):
     (tmp_path / "source").mkdir()
     (tmp_path / "secret").write_bytes(SECRET)
-    with pytest.raises(ValueError, match="no name of a file in the source"):
+    with pytest.raises(ValueError, match="not a valid name of a file in the source"):
         read_bytes(str(tmp_path / "source"), name)
 
 
-def test_a_list_that_names_files_outside_is_noted_image_by_image(tmp_path):
+def test_listed_files_outside_the_source_are_reported_as_unreadable(tmp_path):
     root = tmp_path / "source"
     tables, images = root / "Manually_Annotated_file_lists", root / "Manually_Annotated_Images"
     for folder in (tables, images):
@@ -219,9 +219,9 @@ def test_a_list_that_names_files_outside_is_noted_image_by_image(tmp_path):
     for name in ("training", "validation"):
         (tables / f"{name}.csv").write_text(both)
     source = Source(layout="affectnet", root=str(root))
-    (train, _) = batches(source, list_files(str(root)))
+    (train, _) = build_batches(source, list_files(str(root)))
     notes = []
-    frames = list(Frames(train, root=str(root), every=1, note=lambda *told: notes.append(told)))
+    frames = list(FrameReader(train, root=str(root), every=1, note=lambda *args: notes.append(args)))
     assert len(frames) == 1
     assert notes[0][0] == "decode"
     assert "2 of 3 images cannot be read" in notes[0][1]

@@ -156,10 +156,10 @@ def forbidding(tmp_path, monkeypatch):
 
 def test_a_403_is_one_clear_line_without_the_token(forbidding):
     api = pytest.importorskip("facscale.cluster.kubernetes.api", reason="there is no room facscale.cluster.kubernetes")
-    from facscale.cluster.kubernetes.clusters import KubePlace
+    from facscale.cluster.kubernetes.clusters import KubeTarget
 
     with pytest.raises(api.KubeError) as error:
-        api.Api(KubePlace(name="munich", context=forbidding)).list(api.RAYJOBS)
+        api.KubeApi(KubeTarget(name="munich", context=forbidding)).list(api.RAYJOBS)
     told = str(error.value)
     assert "\n" not in told
     assert "system:serviceaccount:elsewhere:anna" in told

@@ -1,4 +1,4 @@
-"""Weights, checkpoints and cards from strangers: tensors and plain values are read, and nothing else."""
+"""Untrusted weights, checkpoints and cards: only tensors and plain values are read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from safetensors.torch import save
 from facscale.inference import export
 from facscale.job.card import Card, CardError
 from facscale.spec import SpecError
-from facscale.sweep.search import SweepError, refuse_foreign
+from facscale.sweep.search import SweepError, check_ownership
 from facscale.track import encoder
 from facscale.train import checkpoint
 
@@ -47,9 +47,9 @@ def torch_file(content, **options):
 def bomb():
     """An archive of torch's whose tensor packs a thousandfold."""
     packed = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(torch_file({"a": torch.zeros(4)}))) as whole, zipfile.ZipFile(packed, "w") as out:
-        for name in whole.namelist():
-            content = bytes(50_000_000) if name.endswith("data/0") else whole.read(name)
+    with zipfile.ZipFile(io.BytesIO(torch_file({"a": torch.zeros(4)}))) as source, zipfile.ZipFile(packed, "w") as out:
+        for name in source.namelist():
+            content = bytes(50_000_000) if name.endswith("data/0") else source.read(name)
             out.writestr(name, content, compress_type=zipfile.ZIP_DEFLATED)
     return packed.getvalue()
 
@@ -59,7 +59,7 @@ def header(entries, body=b""):
     return struct.pack("<Q", len(text)) + text + body
 
 
-def told(recipe):
+def export_with_recipe(recipe):
     """A safetensors file with a recipe."""
     text = recipe if isinstance(recipe, str) else json.dumps(recipe)
     return save({"a": torch.zeros(1)}, {"facscale": export.FORMAT, "recipe": text})
@@ -70,31 +70,40 @@ TWICE = {name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for name i
 FILES = {
     "pickle": (pickle.dumps(Harmful()), "a pickle, which is never read"),
     "old pickle": (pickle.dumps(Harmful(), 2), "a pickle, which is never read"),
-    "torch archive": (torch_file({"state_dict": Harmful()}), "tensors alone are read from torch files"),
-    "old torch": (torch_file(Harmful(), _use_new_zipfile_serialization=False), "tensors alone are read"),
-    "a list": (torch_file([1, 2]), "neither an export of this facscale nor"),
-    "bomb": (bomb(), "unpacks to more than it holds"),
-    "cut off": (torch_file({"a": torch.zeros(9)})[:300], "tensors alone are read"),
-    "zip": (b"PK" + bytes(100), "tensors alone are read"),
+    "torch archive": (torch_file({"state_dict": Harmful()}), "only tensors are read from torch files"),
+    "old torch": (torch_file(Harmful(), _use_new_zipfile_serialization=False), "only tensors are read"),
+    "a list": (torch_file([1, 2]), "neither an export of this version of facscale nor"),
+    "bomb": (bomb(), "would unpack to more than its own size"),
+    "cut off": (torch_file({"a": torch.zeros(9)})[:300], "only tensors are read"),
+    "zip": (b"PK" + bytes(100), "only tensors are read"),
     "empty": (b"", "not an exported method"),
     "endless header": (struct.pack("<Q", 1 << 62) + b"{}", "header too large"),
     "lying header": (header(LIE), "not an exported method"),
     "overlapping": (header(TWICE, bytes(4)), "not an exported method"),
     "no header": (struct.pack("<Q", 4) + b"\xff" * 4, "not an exported method"),
-    "other code": (told({**RECIPE, "method": "os.system"}), 'there is no method "os.system"'),
-    "other file": (told({**RECIPE, "method": "../export"}), 'there is no method "../export"'),
-    "other option": (told({**RECIPE, "config": {"__class__": 1}}), "its recipe does not fit this facscale"),
-    "other input": (told({**RECIPE, "inputs": {"self": RECIPE}}), "its recipe does not fit this facscale"),
-    "nested recipe": (told('{"inputs": {"x": ' * 500 + "1" + "}}" * 500), "its recipe does not fit this facscale"),
-    "no weights": (told(RECIPE), "its recipe does not fit this facscale"),
+    "other code": (export_with_recipe({**RECIPE, "method": "os.system"}), 'there is no method "os.system"'),
+    "other file": (export_with_recipe({**RECIPE, "method": "../export"}), 'there is no method "../export"'),
+    "other option": (
+        export_with_recipe({**RECIPE, "config": {"__class__": 1}}),
+        "its recipe does not fit this version of facscale",
+    ),
+    "other input": (
+        export_with_recipe({**RECIPE, "inputs": {"self": RECIPE}}),
+        "its recipe does not fit this version of facscale",
+    ),
+    "nested recipe": (
+        export_with_recipe('{"inputs": {"x": ' * 500 + "1" + "}}" * 500),
+        "its recipe does not fit this version of facscale",
+    ),
+    "no weights": (export_with_recipe(RECIPE), "its recipe does not fit this version of facscale"),
 }
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_what_is_no_export_is_refused_in_one_line(name):
+def test_other_files_are_refused_in_one_line(name):
     content, message = FILES[name]
     with pytest.raises(SpecError) as error:
-        export.load(content, source="there")
+        export.load_export(content, source="there")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -108,67 +117,67 @@ def test_a_checkpoint_is_tensors_and_plain_values(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder to another user, which only root may")
-def test_a_sweep_that_somebody_else_left_is_not_gone_on_from(tmp_path):
+def test_a_sweep_of_another_user_is_not_resumed(tmp_path):
     folder = tmp_path / "sweep-0123"
-    refuse_foreign(str(folder))
+    check_ownership(str(folder))
     folder.mkdir(mode=0o755)
-    refuse_foreign(str(folder))
-    refuse_foreign("s3://runs/sweep-0123")
+    check_ownership(str(folder))
+    check_ownership("s3://runs/sweep-0123")
     os.chown(folder, 12345, 12345)
-    with pytest.raises(SweepError, match="others may have written"):
-        refuse_foreign(str(folder))
+    with pytest.raises(SweepError, match="another user may have written"):
+        check_ownership(str(folder))
     os.chown(folder, 0, 0)
     folder.chmod(0o777)
-    with pytest.raises(SweepError, match="others may have written"):
-        refuse_foreign(str(folder))
+    with pytest.raises(SweepError, match="another user may have written"):
+        check_ownership(str(folder))
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"encoder": "os:system"}, "names os:system as its encoder; only our own can be built"),
-        ({"encoder": "antigravity:fly"}, "only our own can be built"),
-        ({"encoder": "torch.nn:Linear"}, "only our own can be built"),
-        ({"encoder": "facscale.cli.demo:run_demo"}, "only our own can be built"),
-        ({"encoder": "facscale.nn.resnet:torch.hub.load"}, "only our own can be built"),
-        ({"encoder": "facscale.nn.resnet:torch"}, r"is no torch\.nn\.Module"),
-        ({"encoder": "facscale.nn..resnet:ResNet"}, "only our own can be built"),
-        ({"encoder": ["os", "system"]}, "only our own can be built"),
-        ({}, "only our own can be built"),
+        ({"encoder": "os:system"}, "names os:system as its encoder; only facscale's own can be built"),
+        ({"encoder": "antigravity:fly"}, "only facscale's own can be built"),
+        ({"encoder": "torch.nn:Linear"}, "only facscale's own can be built"),
+        ({"encoder": "facscale.cli.demo:run_demo"}, "only facscale's own can be built"),
+        ({"encoder": "facscale.nn.resnet:torch.hub.load"}, "only facscale's own can be built"),
+        ({"encoder": "facscale.nn.resnet:torch"}, r"is not a torch\.nn\.Module"),
+        ({"encoder": "facscale.nn..resnet:ResNet"}, "only facscale's own can be built"),
+        ({"encoder": ["os", "system"]}, "only facscale's own can be built"),
+        ({}, "only facscale's own can be built"),
         (
             {"encoder": "facscale.inference.export:Exported", "options": {**RECIPE, "method": "os.system"}},
             'there is no method "os.system"',
         ),
-        ({"encoder": "facscale.nn.resnet:ResNet", "options": {"command": "id"}}, "takes other options"),
+        ({"encoder": "facscale.nn.resnet:ResNet", "options": {"command": "id"}}, "does not accept these options"),
     ],
 )
 def test_an_encoders_config_names_no_other_code(tmp_path, config, message):
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "weights.safetensors").write_bytes(save({"a": torch.zeros(1)}))
-    with pytest.raises((encoder.ModelError, SpecError), match=message):
-        encoder.load(tmp_path)
+    with pytest.raises((encoder.EncoderError, SpecError), match=message):
+        encoder.load_encoder(tmp_path)
 
 
 def test_a_pickle_by_the_name_of_an_encoders_weights(tmp_path):
     (tmp_path / "config.json").write_text('{"encoder": "facscale.nn.resnet:ResNet", "options": {"width": 4}}')
     (tmp_path / "weights.safetensors").write_bytes(pickle.dumps(Harmful()))
-    with pytest.raises(encoder.ModelError, match="does not fit"):
-        encoder.load(tmp_path)
+    with pytest.raises(encoder.EncoderError, match="does not fit"):
+        encoder.load_encoder(tmp_path)
 
 
 @pytest.mark.parametrize(
     "text", ["[" * 100_000, "null", "{}", '{"schema": 1}', '{"schema": 1, "spec": 5}', b"\x80\x04N.", b"\xff\xfe"]
 )
-def test_what_is_no_card(text):
-    with pytest.raises(CardError, match=r"(is no reproduction card|has schema)"):
+def test_other_files_are_no_card(text):
+    with pytest.raises(CardError, match=r"(is not a reproduction card|has schema)"):
         Card.from_json(text, source="card.json")
 
 
 def test_numbers_in_an_old_label_file_are_no_pickle(tmp_path):
     file = io.BytesIO()
     np.save(file, np.array([Harmful()], dtype=object), allow_pickle=True)
-    from facscale.ingest.layouts.affectnet import stills
+    from facscale.ingest.layouts.affectnet import list_images
 
     image, label = "train_set/images/1.jpg", "train_set/annotations/1_exp.npy"
     with pytest.raises(ValueError, match="no number can be read"):
-        list(stills({image: 1, label: 1}, lambda _: file.getvalue()))
+        list(list_images({image: 1, label: 1}, lambda _: file.getvalue()))

@@ -1,4 +1,4 @@
-"""Bars: drawn here, and read again out of a log from elsewhere."""
+"""Progress bars: printed, and parsed again from a log."""
 
 from __future__ import annotations
 
@@ -6,45 +6,45 @@ import sys
 
 import pytest
 
-from facscale.progress import Progress, Tail, reached
+from facscale.progress import LogView, Progress, parse_bar
 
 HALF = "clp                    ████████████············ 50/100 steps, 2 min 0 s left  loss 0.31"
 WHOLE = "clp                    ████████████████████████ 100/100 steps, 4 min 0 s  loss 0.30"
 
 
-def test_a_bar_is_read_as_it_is_written(capsys):
+def test_a_bar_is_parsed_as_it_is_printed(capsys):
     with Progress("clp seed 3", total=3000, unit="steps") as bar:
-        bar.to(0)
-        bar.to(3000, note="loss 0.3")
+        bar.update(0)
+        bar.update(3000, note="loss 0.3")
     line = capsys.readouterr().err.splitlines()[-1]
-    assert reached(line)[:3] == ("clp seed 3", 3000, 3000)
+    assert parse_bar(line)[:3] == ("clp seed 3", 3000, 3000)
 
 
 @pytest.mark.parametrize("line", ["", "12:00 INFO 3/4 things", "clp 50/100 steps", HALF.replace("·", "-")])
-def test_other_lines_are_none(line):
-    assert reached(line) is None
+def test_other_lines_are_not_bars(line):
+    assert parse_bar(line) is None
 
 
-def test_in_a_log_every_line_goes_by(capsys):
-    tail = Tail()
-    tail.show(["hello", HALF, "other", WHOLE])
-    tail.note("  running")
-    tail.close()
+def test_in_a_log_every_line_is_printed(capsys):
+    view = LogView()
+    view.show(["hello", HALF, "other", WHOLE])
+    view.note("  running")
+    view.close()
     assert capsys.readouterr().out.splitlines() == ["hello", HALF, "other", WHOLE, "  running"]
 
 
-def test_on_a_terminal_a_bar_stays_below_what_goes_by(capsys, monkeypatch):
+def test_on_a_terminal_the_bar_stays_below_the_other_lines(capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "80")
-    tail = Tail()
-    tail.show(["hello", HALF])
-    tail.note("note")
+    view = LogView()
+    view.show(["hello", HALF])
+    view.note("note")
     assert screen(capsys.readouterr().out) == ["hello", "note", HALF[:79]]
-    tail.show([WHOLE, "end"])
-    tail.close()
+    view.show([WHOLE, "end"])
+    view.close()
     assert screen(capsys.readouterr().out) == [WHOLE, "end", ""]
 
 
 def screen(written):
-    """What stands on a terminal's lines after that."""
+    """The lines of a terminal after `written`."""
     return [line.rpartition("\r\033[K")[2] for line in written.split("\n")]

@@ -1,4 +1,4 @@
-"""`python -m facscale.cli` is `facscale`, by whichever Python is at hand."""
+"""`python -m facscale.cli` runs `facscale` with this Python."""
 
 from facscale.cli import main
 

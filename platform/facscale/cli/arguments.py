@@ -1,4 +1,4 @@
-"""What several commands take, and the command that lets no option pass in silence."""
+"""Arguments and options that several commands share, and the command class that rejects options without effect."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 import click
 
+from facscale.cli.completion import complete_cluster, complete_override, complete_spec
 from facscale.errors import UserError
-from facscale.quiet import filtered_stderr
+from facscale.log_filter import filter_stderr
 
 
 class Rule(NamedTuple):
-    """Where an option acts: only beside one of `needs`, and beside none of `excludes`. Names are as users type them."""
+    """When an option has an effect: only with one of `needs`, and with none of `excludes`; named as users type them."""
 
     option: str
     why: str
@@ -25,65 +26,68 @@ class Rule(NamedTuple):
 
 
 class Command(click.Command):
-    """A command of which each option acts, or is refused: one that is empty, given twice, or against a rule."""
+    """A command that rejects each option that would have no effect: empty, given twice, or against one of its rules."""
 
     def __init__(self, *args: Any, rules: Sequence[Rule] = (), **options: Any) -> None:
         super().__init__(*args, **options)
         self.rules = tuple(rules)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Raises UserError, beside what click raises."""
-        given, _, order = self.make_parser(ctx).parse_args(list(args))
-        manual = self.get_help_option(ctx)
-        for parameter in [] if manual in order else self.params:
-            values = given.get(str(parameter.name))
-            if values == "" or (isinstance(values, tuple | list) and "" in values):
-                raise UserError(f"{shown(parameter)} is empty; give it a value, or leave it out")
+        """Parse as click does. Raises UserError for what the class rejects, except when a shell completes a command."""
+        if ctx.resilient_parsing:
+            return super().parse_args(ctx, args)
+        values, _, order = self.make_parser(ctx).parse_args(list(args))
+        is_help_wanted = self.get_help_option(ctx) in order
+        for parameter in [] if is_help_wanted else self.params:
+            value = values.get(str(parameter.name))
+            if value == "" or (isinstance(value, tuple | list) and "" in value):
+                raise UserError(f"{format_parameter(parameter)} is empty; give it a value, or leave it out")
             if isinstance(parameter, click.Option) and order.count(parameter) > 1:
-                raise UserError(f"{shown(parameter)} is given twice; leave one out")
+                raise UserError(f"{format_parameter(parameter)} is given twice; leave one out")
         rest = super().parse_args(ctx, args)
-        names = {name for one in self.params if is_given(ctx, one) for name in (shown(one), *one.opts)}
+        given = [parameter for parameter in self.params if is_given(ctx, parameter)]
+        names = {name for parameter in given for name in (format_parameter(parameter), *parameter.opts)}
         for rule in self.rules:
-            refuse_misplaced(rule, names)
+            check_rule(rule, names)
         return rest
 
 
-def shown(parameter: click.Parameter) -> str:
-    """As its user knows it: --kube, QUERY."""
+def format_parameter(parameter: click.Parameter) -> str:
+    """The name of a parameter as users know it: --kube, QUERY."""
     if isinstance(parameter, click.Option):
         return "/".join([*parameter.opts, *parameter.secondary_opts])
     return (parameter.metavar or parameter.human_readable_name).strip("[].")
 
 
 def is_given(context: click.Context, parameter: click.Parameter) -> bool:
-    """Whether the command line has it, be it with the default's value."""
+    """Whether the parameter is on the command line, even if its value is the default."""
     is_default = context.get_parameter_source(str(parameter.name)) is click.core.ParameterSource.DEFAULT
     return not is_default and context.params.get(str(parameter.name)) not in ((), None)
 
 
-def refuse_misplaced(rule: Rule, given: set[str]) -> None:
-    """Raise UserError where the options that are given break the rule."""
+def check_rule(rule: Rule, given: set[str]) -> None:
+    """Raise UserError if the given options break the rule."""
     if rule.option not in given:
         return
     if rule.needs and not given.intersection(rule.needs):
         needed = " or ".join(rule.needs)
-        raise UserError(f"{rule.option} acts only with {needed}: {rule.why}. Add {needed}, or leave {rule.option} out")
-    for other in rule.excludes:
-        if other in given:
-            raise UserError(f"{rule.option} and {other} do not go together: {rule.why}. Leave one of them out")
+        raise UserError(f"{rule.option} works only with {needed}: {rule.why}. Add {needed}, or leave {rule.option} out")
+    for excluded in rule.excludes:
+        if excluded in given:
+            raise UserError(f"{rule.option} and {excluded} cannot be combined: {rule.why}. Leave one of them out")
 
 
 class OutputFile(click.Path):
-    """A file to be written, found to be writable before any work is done for it."""
+    """A file to write; whether it can be written is checked before the command does any work."""
 
     def __init__(self, *, suffix: str = "") -> None:
         super().__init__(path_type=Path)
         self.suffix = suffix
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # noqa: ARG002 - click's
-        """Raises UserError."""
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # noqa: ARG002
+        """Raises UserError for a wrong suffix, a missing folder, or a path that may not be written."""
         path = Path(value).expanduser()
-        name = f"{shown(param)} {value}" if param else f"{value}"
+        name = f"{format_parameter(param)} {value}" if param else f"{value}"
         folder = path.absolute().parent
         if self.suffix and path.suffix.lower() != self.suffix:
             raise UserError(
@@ -98,13 +102,13 @@ class OutputFile(click.Path):
         return path
 
 
-class Amount(click.ParamType[float]):
-    """A number above nothing, and below infinity."""
+class PositiveNumber(click.ParamType[float]):
+    """A finite number above 0."""
 
     name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Fails as click's own types do."""
+        """Fails with click's own error for anything else."""
         try:
             number = float(value)
         except ValueError:
@@ -114,8 +118,10 @@ class Amount(click.ParamType[float]):
         return number
 
 
-def refuse_repeated(_context: click.Context, _parameter: click.Parameter, words: tuple[str, ...]) -> tuple[str, ...]:
-    """Raise UserError for a key that several overrides set: all but one of them would act on nothing."""
+def reject_repeated_keys(
+    _context: click.Context, _parameter: click.Parameter, words: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Raise UserError for a key that several overrides set: only the last of them would have an effect."""
     first: dict[str, str] = {}
     for word in words:
         key = word.partition("=")[0]
@@ -125,49 +131,56 @@ def refuse_repeated(_context: click.Context, _parameter: click.Parameter, words:
     return words
 
 
-SPEC = click.argument("spec", type=click.Path(path_type=Path))
-OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...", callback=refuse_repeated)
-KUBE = click.option("--kube", metavar="CLUSTER", help="A name of your clusters file, or a context of your kubeconfig.")
+SPEC = click.argument("spec", type=click.Path(path_type=Path), shell_complete=complete_spec)
+OVERRIDES = click.argument(
+    "overrides", nargs=-1, metavar="[KEY=VALUE]...", callback=reject_repeated_keys, shell_complete=complete_override
+)
+KUBE = click.option(
+    "--kube",
+    metavar="CLUSTER",
+    shell_complete=complete_cluster,
+    help="A Kubernetes cluster: a name in your clusters file, or a context of your kubeconfig.",
+)
 RAY = click.option(
-    "--ray", metavar="CLUSTER", help="A name of your clusters file, or the http:// address of a dashboard."
+    "--ray",
+    metavar="CLUSTER",
+    shell_complete=complete_cluster,
+    help="A Ray cluster: a name in your clusters file, or the http:// address of its dashboard.",
 )
 NAMESPACE = click.option(
-    "--namespace", default="", metavar="NAME", help="With --kube, instead of the cluster's usual one."
+    "--namespace", default="", metavar="NAME", help="With --kube: this namespace instead of the cluster's usual one."
 )
-OF_KUBERNETES = Rule("--namespace", needs=("--kube",), why="only Kubernetes has namespaces")
-ONE_PLACE = (
-    Rule("--kube", excludes=("--ray",), why="they name two different clusters"),
-    OF_KUBERNETES,
-)
+NAMESPACE_RULE = Rule("--namespace", needs=("--kube",), why="only Kubernetes has namespaces")
+CLUSTER_RULES = (Rule("--kube", excludes=("--ray",), why="they name two different clusters"), NAMESPACE_RULE)
 
 
-def on_ray(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Keep the lines of Ray that mean nothing from a command's standard error."""
+def filter_ray_output(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator that removes Ray's meaningless log lines from the command's standard error."""
 
     @wraps(command)
-    def quietly(*args: Any, **options: Any) -> Any:
-        with filtered_stderr():
+    def run_filtered(*args: Any, **options: Any) -> Any:
+        with filter_stderr():
             return command(*args, **options)
 
-    return quietly
+    return run_filtered
 
 
-class At(NamedTuple):
-    """The cluster that a command line names; all None where it names none."""
+class ClusterSelector(NamedTuple):
+    """The cluster that a command line names; without names, all clusters of the clusters file."""
 
     kube: str | None
     ray: str | None
     namespace: str
 
 
-def somewhere(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that name a cluster, as its argument `at`; ONE_PLACE belongs to its rules."""
+def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator that adds the options that name a cluster, as argument `selector`; add CLUSTER_RULES to the rules."""
 
     @KUBE
     @RAY
     @NAMESPACE
     @wraps(command)
-    def taking(*args: Any, kube: str | None, ray: str | None, namespace: str, **others: Any) -> Any:
-        return command(*args, at=At(kube, ray, namespace), **others)
+    def run_with_selector(*args: Any, kube: str | None, ray: str | None, namespace: str, **options: Any) -> Any:
+        return command(*args, selector=ClusterSelector(kube, ray, namespace), **options)
 
-    return taking
+    return run_with_selector

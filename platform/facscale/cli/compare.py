@@ -1,4 +1,4 @@
-"""`facscale compare`."""
+"""`facscale compare`: evaluated runs of an MLflow server side by side."""
 
 from __future__ import annotations
 
@@ -12,85 +12,88 @@ import click
 from rich.console import Console
 
 from facscale.evaluate import Predictions
-from facscale.names import file_name
-from facscale.report.compare import entries, log_papers, named
-from facscale.report.compare.entries import CompareError, Entry
-from facscale.report.compare.papers import board
-from facscale.report.table import Table
-from facscale.track.query import artifact, experiments, runs
+from facscale.names import sanitize_filename
+from facscale.report.compare import collect_entries, find_entry, log_papers
+from facscale.report.compare.entries import CompareError, ResultEntry
+from facscale.report.compare.papers import build_leaderboard
+from facscale.report.comparison import build_comparison_table, build_threshold_table
+from facscale.report.f1_table import F1Table
+from facscale.track.query import list_experiments, read_artifact, search_runs
 
-if TYPE_CHECKING:  # it draws, and matplotlib takes a second
-    from facscale.report.compare.report import Report
+if TYPE_CHECKING:
+    from facscale.report.compare.comparison_report import ComparisonReport
 
-TOP = 30
-WIDTH = 160  # of tables in a file or a log
+MAX_ROWS = 30  # shown of a leaderboard
+WIDTH = 160  # characters of a table where the output is no terminal
 
 
 def compare_runs(
-    words: Sequence[str], *, data: str, tracker: str, papers: bool, page: Path | None, csv: bool, log: bool
+    names: Sequence[str], *, data: str, tracker: str, papers: bool, page: Path | None, csv: bool, log: bool
 ) -> None:
-    """Print, draw and log what was asked for. Raises CompareError and QueryError."""
+    """Print the leaderboard of a data set, or the named rows against the first; write a page, log papers.
+
+    Raises CompareError and QueryError.
+    """
     uri = tracker or os.environ.get("MLFLOW_TRACKING_URI", "")
     if not uri:
-        raise CompareError("which MLflow? set MLFLOW_TRACKING_URI, or say --tracker http://HOST:PORT or sqlite:///FILE")
-    data = data or the_only_one(experiments(uri))
+        raise CompareError("which MLflow? set MLFLOW_TRACKING_URI, or add --tracker http://HOST:PORT or sqlite:///FILE")
+    data = data or select_only(list_experiments(uri))
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     if log:
         count = log_papers(uri, data=data, experiment=data)
         click.echo(f"{count} published rows are runs of {data}, tagged source=paper", err=True)
-    found = entries(runs(uri, experiment=data))
-    if not found:
-        raise CompareError(f"{uri}: nothing was judged on {data} yet")
-    told = (
-        chosen(found, words, uri=uri, data=data, papers=papers)
-        if words
-        else everything(found, data=data, papers=papers)
-    )
-    show(told.table, console=console, title=f"F1 x 100 on {data}", csv=csv)
-    if told.comparison and not csv:
-        console.print(told.comparison.rich(title=f"Beside {told.comparison.rows[0].name}"))
-    if told.thresholds and not csv:
-        console.print(told.thresholds.rich(title="Thresholds"))
+    entries = collect_entries(search_runs(uri, experiment=data))
+    if not entries:
+        raise CompareError(f"{uri}: no run was evaluated on {data} yet")
+    from facscale.report.compare.comparison_report import ComparisonReport  # it draws, and matplotlib takes a second
+
+    if names:
+        report = build_row_report(entries, names, uri=uri, data=data, papers=papers)
+    else:
+        report = ComparisonReport(data, build_leaderboard(entries, data=data, papers=papers))
+    show_f1(report.f1, console=console, title=f"F1 x 100 on {data}", csv=csv)
+    if report.comparison and not csv:
+        title = f"Compared with {report.comparison.rows[0].name}"
+        console.print(build_comparison_table(report.comparison, title=title).to_rich())
+    if report.thresholds and not csv:
+        console.print(build_threshold_table(report.thresholds, title="Thresholds").to_rich())
     if page:
-        page.write_text(told.page(), encoding="utf-8")
+        page.write_text(report.to_html(), encoding="utf-8")
         click.echo(f"{page}: open it in a browser", err=True)
 
 
-def everything(found: Sequence[Entry], *, data: str, papers: bool) -> Report:
-    """All rows, and the papers' below them."""
-    from facscale.report.compare.report import Report
+def build_row_report(
+    entries: Sequence[ResultEntry], names: Sequence[str], *, uri: str, data: str, papers: bool
+) -> ComparisonReport:
+    """Compare the named rows with the first of them. Raises CompareError for a row that is named twice."""
+    from facscale.report.compare.comparison_report import build_report
 
-    return Report(data, board(found, data=data, papers=papers), None, None, {})
+    path = f"predictions_{sanitize_filename(data)}.parquet"
 
+    def load_predictions(entry: ResultEntry) -> list[Predictions]:
+        contents = [read_artifact(uri, run=run.id, path=path) for run in entry.runs]
+        return [Predictions.from_parquet(content) for content in contents if content is not None]
 
-def chosen(found: Sequence[Entry], words: Sequence[str], *, uri: str, data: str, papers: bool) -> Report:
-    """The rows that are named, against the first of them. Raises CompareError for one that is named twice."""
-    from facscale.report.compare.report import report
-
-    def load(entry: Entry) -> list[Predictions]:
-        kept = [artifact(uri, run=run.id, path=f"predictions_{file_name(data)}.parquet") for run in entry.runs]
-        return [Predictions.read(one) for one in kept if one is not None]
-
-    rows = [named(found, word) for word in words]
-    for number, word in enumerate(words):
+    rows = [find_entry(entries, name) for name in names]
+    for number, name in enumerate(names):
         if rows[number] in rows[:number]:
-            raise CompareError(f"{word} and {words[rows.index(rows[number])]} are the same row; leave one out")
-    return report(rows, data=data, load=load, papers=papers)
+            raise CompareError(f"{name} and {names[rows.index(rows[number])]} are the same row; leave one out")
+    return build_report(rows, data=data, load_predictions=load_predictions, papers=papers)
 
 
-def show(table: Table, *, console: Console, title: str, csv: bool) -> None:
-    """For a person, the best rows; for a program, all."""
+def show_f1(table: F1Table, *, console: Console, title: str, csv: bool) -> None:
+    """Print the best rows as a table, or all rows and folds as CSV."""
     if csv:
-        click.echo(table.csv(), nl=False)
+        click.echo(table.build_fold_table().to_csv(), nl=False)
         return
-    more = len(table.rows) - TOP
-    console.print(Table(table.rows[:TOP]).rich(title=title))
-    if more > 0:
-        console.print(f"... and {more} more: --csv prints all")
+    console.print(F1Table(table.rows[:MAX_ROWS]).build_table(title=title).to_rich())
+    hidden = len(table.rows) - MAX_ROWS
+    if hidden > 0:
+        console.print(f"... and {hidden} more: --csv prints all")
 
 
-def the_only_one(known: Sequence[str]) -> str:
-    """The data set that is meant where none is named. Raises CompareError where there are several."""
-    if len(known) != 1:
-        raise CompareError(f"on which data set? --data {' | '.join(known) or 'NAME (nothing was judged yet)'}")
-    return known[0]
+def select_only(experiments: Sequence[str]) -> str:
+    """The only data set that runs were evaluated on. Raises CompareError if there are several, or none."""
+    if len(experiments) != 1:
+        raise CompareError(f"on which data set? --data {' | '.join(experiments) or 'NAME (nothing was evaluated yet)'}")
+    return experiments[0]

@@ -1,4 +1,4 @@
-"""`facscale demo`, which `make demo` calls: every part of the platform, small, on one machine."""
+"""`facscale demo`, which `make demo` calls: every part of the platform at a small size on one machine."""
 
 from __future__ import annotations
 
@@ -11,173 +11,178 @@ import tempfile
 import time
 from pathlib import Path
 
-from facscale.cluster.ray import answers
+from facscale.cluster.ray import is_reachable
 from facscale.errors import UserError
-from facscale.progress import duration
-from facscale.quiet import OF_SUBMITTING
+from facscale.log_filter import SUBMIT_NOISE
+from facscale.processes import stop_process_group
+from facscale.progress import format_duration
 from facscale.shipped import locate_shipped
 
-ROOT = locate_shipped("jobs").parent  # with jobs/ and pipelines/ in it, whether checkout or wheel
+ROOT = locate_shipped("jobs").parent  # holds jobs/ and pipelines/, in a checkout and in an installed wheel
 BIN = Path(sys.executable).parent
-RAY_PORT, DASHBOARD_PORT, MLFLOW_PORT = 6389, 8275, 5005  # the two ports after the dashboard's are Ray's as well
+RAY_PORT, DASHBOARD_PORT, MLFLOW_PORT = 6389, 8275, 5005  # Ray also takes the two ports after the dashboard's
 PIPELINES = ("synthetic.yaml", "synthetic_bp4d.yaml")
-DATA = "synthetic_bp4d"  # what runs are judged on
+DATA = "synthetic_bp4d"  # the data set of the evaluation, and so the MLflow experiment
+START_ATTEMPTS = 120  # one a second
+STOP_WAIT_S = 5.0
 
 
 def run_demo(folder: Path) -> int:
-    """Render, ingest, train, evaluate, compare; what stands already is used again. Returns the job's exit status."""
-    from facscale.track.server import ensure_server
-    from facscale.track.view import page_of
+    """Render faces, ingest them, train, evaluate and compare; results of an earlier demo are reused.
 
-    began = time.monotonic()
+    Returns the exit status of the job.
+    """
+    from facscale.track.server import ensure_server
+    from facscale.track.view import find_view_url
+
+    started = time.monotonic()
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    say("1/4", "an MLflow server and a Ray cluster on this machine")
+    print_heading("1/4", "an MLflow server and a Ray cluster on this machine")
     server = ensure_server(folder / "mlflow", MLFLOW_PORT)
-    places = {"FACSCALE_DATA": str(folder / "data"), "FACSCALE_RUNS": str(folder / "runs")}
-    os.environ.update(authentication(folder) | places | {"MLFLOW_TRACKING_URI": server.url})
+    locations = {"FACSCALE_DATA": str(folder / "data"), "FACSCALE_RUNS": str(folder / "runs")}
+    os.environ.update(get_ray_credentials(folder) | locations | {"MLFLOW_TRACKING_URI": server.url})
     start_ray(folder)
-    for number, pipeline in enumerate(PIPELINES):
-        say(f"{number + 2}/4", f"pipelines/{pipeline}: render talking faces, find and align them, write shards")
-        facscale("run", ROOT / "pipelines" / pipeline, variables={"RAY_ADDRESS": f"127.0.0.1:{RAY_PORT}"})
-    say("4/4", "ray job submit jobs/demo.yaml")
-    status = submit()
+    for number, pipeline in enumerate(PIPELINES, start=2):
+        print_heading(f"{number}/4", f"pipelines/{pipeline}: render talking faces, detect and align them, write shards")
+        run_facscale("run", ROOT / "pipelines" / pipeline, variables={"RAY_ADDRESS": f"127.0.0.1:{RAY_PORT}"})
+    print_heading("4/4", "ray job submit jobs/demo.yaml")
+    status = submit_demo_job()
     if status == 0:
-        print(f"\nDone in {duration(time.monotonic() - began)}. The cluster: http://127.0.0.1:{DASHBOARD_PORT}")
-        print(f"F1 of all runs, side by side: {page_of(server.url, DATA)}")
-        print(f"Both servers keep running for the next time; `facscale demo --folder {folder} --stop` ends them.")
+        print(
+            f"\nDone in {format_duration(time.monotonic() - started)}. Ray dashboard: http://127.0.0.1:{DASHBOARD_PORT}"
+        )
+        print(f"F1 of all runs, side by side: {find_view_url(server.url, DATA)}")
+        print(f"Both servers keep running for the next demo; stop them with: facscale demo --folder {folder} --stop")
     return status
 
 
-def authentication(folder: Path) -> dict[str, str]:
-    """Variables with which Ray lets us in, and nobody else: a token of this folder's own."""
-    noted = folder / "ray.token"
-    if not noted.exists():
-        noted.touch(mode=0o600)
-        noted.write_text(secrets.token_hex(32))
-    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": noted.read_text()}
-
-
 def stop_demo(folder: Path) -> None:
-    """End the servers that `run_demo` left; the data and the runs stay. Raises UserError where no demo was run."""
-    from facscale.track.server import find, stop
+    """Stop the servers that `run_demo` started; data and runs stay. Raises UserError if no demo was run in `folder`."""
+    from facscale.track.server import find_server, stop_server
 
-    noted, server = folder / "ray.pid", folder.absolute() / "mlflow"
-    if not server.is_dir() and not noted.exists():
+    pid_file, server = folder / "ray.pid", folder.absolute() / "mlflow"
+    if not server.is_dir() and not pid_file.exists():
         raise UserError(f"--folder {folder}: no demo was run there; name the folder that `facscale demo` was given")
-    if not alive(noted) and find(server) is None:
-        print("nothing was running; what the demo made stands in", folder)
+    if not is_ray_running(pid_file) and find_server(server) is None:
+        print("nothing was running; the demo's files are in", folder)
         return
-    stop(server)
-    if noted.exists():
-        stop_ray(noted)
-    print("stopped; a new demo starts from what stands in", folder)
+    stop_server(server)
+    if pid_file.exists():
+        stop_ray(pid_file)
+    print("stopped; a new demo reuses what is in", folder)
+
+
+def get_ray_credentials(folder: Path) -> dict[str, str]:
+    """Environment variables that give access to the demo's Ray cluster: a token that only this folder holds."""
+    token_file = folder / "ray.token"
+    if not token_file.exists():
+        token_file.touch(mode=0o600)
+        token_file.write_text(secrets.token_hex(32))
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token_file.read_text()}
 
 
 def start_ray(
     folder: Path, *, port: int = RAY_PORT, dashboard: int = DASHBOARD_PORT, temp_dir: Path | None = None
 ) -> None:
-    """A head node with a port of its own, beside whatever Ray runs here; nothing where it runs already.
+    """Start a Ray head on a port of its own, separate from any other Ray on this machine; no-op if it runs already.
 
-    `temp_dir`: Ray's own folder of logs and sockets, instead of one for this `folder` alone.
+    `temp_dir` is Ray's folder for logs and sockets; by default each `folder` has one of its own. Raises SystemExit if
+    Ray ends early or does not answer within two minutes.
     """
-    noted = folder / "ray.pid"
-    if noted.exists() and alive(noted):
+    pid_file = folder / "ray.pid"
+    if is_ray_running(pid_file):
         return
-    log = (folder / "ray.log").open("w")
-    command = [BIN / "ray", "start", "--head", "--block", "--port", port, "--dashboard-port", dashboard]
-    command += ["--dashboard-agent-listen-port", dashboard + 1, "--ray-client-server-port", dashboard + 2]
-    command += ["--dashboard-host", "127.0.0.1", "--node-ip-address", "127.0.0.1", "--disable-usage-stats"]
-    command += ["--temp-dir", temp_dir or scratch(folder)]
-    variables = environment(authentication(folder))
-    words = [str(word) for word in command]
-    process = subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=log, start_new_session=True, env=variables)
-    noted.write_text(str(process.pid))
+    log_file = folder / "ray.log"
+    options = {
+        "--port": port,
+        "--dashboard-port": dashboard,
+        "--dashboard-agent-listen-port": dashboard + 1,
+        "--ray-client-server-port": dashboard + 2,
+        "--dashboard-host": "127.0.0.1",
+        "--node-ip-address": "127.0.0.1",
+        "--temp-dir": temp_dir or choose_temp_dir(folder),
+    }
+    command = [str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats"]
+    command += [str(word) for option in options.items() for word in option]
+    variables = build_environment(get_ray_credentials(folder))
+    with log_file.open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True, env=variables)
+    pid_file.write_text(str(process.pid))
     address = f"http://127.0.0.1:{dashboard}"
-    for _ in range(120):
+    list_jobs = [str(BIN / "ray"), "job", "list", "--address", address]
+    for _ in range(START_ATTEMPTS):
         if process.poll() is not None:
-            raise SystemExit(f"error: Ray did not start; {folder / 'ray.log'} says why")
-        asked = [str(BIN / "ray"), "job", "list", "--address", address]
-        listed = subprocess.run(asked, capture_output=True, check=False, env=variables).returncode == 0
-        if listed and answers(f"127.0.0.1:{dashboard + 1}"):  # the agent, which starts jobs, comes up after the list
+            raise SystemExit(f"error: Ray did not start; the reason is in {log_file}")
+        is_listed = subprocess.run(list_jobs, capture_output=True, check=False, env=variables).returncode == 0
+        if is_listed and is_reachable(
+            f"127.0.0.1:{dashboard + 1}"
+        ):  # the agent, which starts jobs, is up after the list
             return
         time.sleep(1)
-    raise SystemExit(f"error: Ray does not answer at {address}; see {folder / 'ray.log'}")
+    raise SystemExit(f"error: Ray does not answer at {address}; see {log_file}")
 
 
-def scratch(folder: Path) -> Path:
-    """Where this Ray keeps logs and sockets; short, for a socket's path may have 107 characters.
-
-    Ray sends a submitted job to the cluster that was last started with the same folder, whoever started it: so the demo
-    has one of its own.
-    """
-    name = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:8]
-    return Path(tempfile.gettempdir()) / f"facscale-demo-{os.getuid()}-{name}"
-
-
-def stop_ray(noted: Path) -> None:
-    """End the process group that `start_ray` made, and no other.
+def stop_ray(pid_file: Path) -> None:
+    """Stop the process group that `start_ray` started, and no other.
 
     `ray start --block` would wait for each of its processes, half a minute in all, for state that nobody reads again.
     """
-    import signal
-
-    for how in (signal.SIGTERM, signal.SIGKILL):
-        if alive(noted):
-            os.killpg(int(noted.read_text()), how)
-        end = time.monotonic() + 5
-        while alive(noted) and time.monotonic() < end:
-            time.sleep(0.1)
-    noted.unlink()
+    if is_ray_running(pid_file):
+        pid = int(pid_file.read_text())
+        stop_process_group(pid, is_running=lambda: is_ray_running(pid_file), wait_s=STOP_WAIT_S)
+    pid_file.unlink()
 
 
-def alive(noted: Path) -> bool:
-    """Whether the noted process is still that of `ray start`."""
+def is_ray_running(pid_file: Path) -> bool:
+    """Whether the process with the pid in this file is still that of `ray start --head`."""
     try:
-        command = Path(f"/proc/{int(noted.read_text())}/cmdline").read_bytes()
+        command = Path(f"/proc/{int(pid_file.read_text())}/cmdline").read_bytes()
     except (OSError, ValueError):
         return False
     return b"start" in command and b"--head" in command
 
 
-def submit() -> int:
-    """`ray job submit`, as a user types it; the job inherits the cluster's environment."""
-    command = [
-        str(BIN / "ray"),
-        "job",
-        "submit",
-        "--address",
-        f"http://127.0.0.1:{DASHBOARD_PORT}",
-        "--log-style",
-        "record",
-    ]
-    words = [*command, "--", "jobs/demo.yaml"]
+def choose_temp_dir(folder: Path) -> Path:
+    """Folder for the logs and sockets of this demo's Ray; short, because a socket's path has at most 107 characters.
+
+    Ray sends a submitted job to the cluster that was last started with the same temporary folder, whoever started it,
+    so each demo has one of its own.
+    """
+    digest = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:8]
+    return Path(tempfile.gettempdir()) / f"facscale-demo-{os.getuid()}-{digest}"
+
+
+def submit_demo_job() -> int:
+    """Run `ray job submit -- jobs/demo.yaml` without Ray's own log lines; returns its exit status.
+
+    The job inherits the cluster's environment.
+    """
+    address = f"http://127.0.0.1:{DASHBOARD_PORT}"
+    command = [str(BIN / "ray"), "job", "submit", "--address", address, "--log-style", "record", "--", "jobs/demo.yaml"]
     with subprocess.Popen(
-        words, cwd=ROOT, env=environment({}), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=ROOT, env=build_environment({}), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         for line in process.stdout or ():
-            if not OF_SUBMITTING.search(line):
+            if not SUBMIT_NOISE.search(line):
                 print(line, end="", flush=True)
     return process.returncode
 
 
-def facscale(*words: object, variables: dict[str, str]) -> None:
-    """One of our own commands; its failure is ours."""
-    done = subprocess.run([str(BIN / "facscale"), *map(str, words)], cwd=ROOT, env=environment(variables), check=False)
-    if done.returncode:
-        raise SystemExit(done.returncode)
+def run_facscale(*words: object, variables: dict[str, str]) -> None:
+    """Run a facscale command in a new process. Raises SystemExit with its exit status if it fails."""
+    command = [str(BIN / "facscale"), *map(str, words)]
+    status = subprocess.run(command, cwd=ROOT, env=build_environment(variables), check=False).returncode
+    if status:
+        raise SystemExit(status)
 
 
-def environment(variables: dict[str, str]) -> dict[str, str]:
-    """This process's, with our programs first in the path."""
-    return {
-        **os.environ,
-        **variables,
-        "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}",
-        "PYTHONUNBUFFERED": "1",
-    }
+def build_environment(variables: dict[str, str]) -> dict[str, str]:
+    """The environment of this process and `variables`, with this Python's programs first in PATH."""
+    path = f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"
+    return {**os.environ, **variables, "PATH": path, "PYTHONUNBUFFERED": "1"}
 
 
-def say(number: str, what: str) -> None:
-    """A heading."""
-    print(f"\n\033[1m[{number}] {what}\033[0m" if sys.stdout.isatty() else f"\n[{number}] {what}", flush=True)
+def print_heading(number: str, text: str) -> None:
+    """Print the heading of a step, in bold on a terminal."""
+    print(f"\n\033[1m[{number}] {text}\033[0m" if sys.stdout.isatty() else f"\n[{number}] {text}", flush=True)

@@ -1,4 +1,4 @@
-"""`facscale methods`."""
+"""`facscale methods`: the list of methods, and the description of one."""
 
 from __future__ import annotations
 
@@ -8,45 +8,47 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from facscale.data.views import View
-from facscale.methods import Method, find, names
+from facscale.methods import Method, find_method, list_methods
 from facscale.shipped import locate_shipped
+from facscale.spec import read_spec
+from facscale.spec.document import keep_variables
 
 CITATION = re.compile(r'(?P<authors>[^"]+), "(?P<title>.+)", (?P<venue>.+ (?:19|20)\d\d)\.')
 
 
 def show_methods() -> None:
-    """All methods, one block each: paper, needs, defaults."""
+    """Print a block for each method: its paper, the data it needs, its defaults and its jobs."""
     console = Console(highlight=False)
-    for name in names():
-        method = find(name)
+    for name in list_methods():
+        method = find_method(name)
         title = (inspect.getdoc(inspect.getmodule(method)) or "").split("\n")[0]
         console.print(Text.assemble((name, "bold"), "  ", title))
         block = Table.grid(padding=(0, 2))
-        for what, said in summary(name).items():
-            block.add_row(f"  {what}", Text(said))
+        for heading, text in describe_method(name).items():
+            block.add_row(f"  {heading}", Text(text))
         console.print(block)
         console.print()
     console.print("`facscale methods NAME` shows a method's paper, its equations, and its hyper-parameters.")
 
 
 def show_method(name: str) -> None:
-    """One method: what its docstring says, what it needs, which jobs run it, and its hyper-parameters."""
-    method, console = find(name), Console(highlight=False)
+    """Print one method: its docstring, views, inputs, jobs and hyper-parameters."""
+    method, console = find_method(name), Console(highlight=False)
     console.print(inspect.getdoc(method), markup=False, soft_wrap=True)
     console.print()
-    for view, wanted in method.sample(method.Config()).items():
-        console.print(f"view {view}: {wanted}", markup=False)
+    for view_name, view in method.train_views(method.Config()).items():
+        console.print(f"view {view_name}: {view}", markup=False)
     for root in method.roots():
         console.print(f"trains {root.name} in {', '.join(root.phases)}", markup=False)
-    for what in ("inputs", "jobs"):
-        if said := summary(name).get(what):
-            console.print(f"{what}: {said}", markup=False)
+    description = describe_method(name)
+    for heading in ("inputs", "jobs"):
+        if heading in description:
+            console.print(f"{heading}: {description[heading]}", markup=False)
     console.print()
     table = Table("hyper-parameter", "type", "default", box=None, pad_edge=False, title="method:", title_justify="left")
     for key, field in method.Config.model_fields.items():
@@ -54,67 +56,72 @@ def show_method(name: str) -> None:
     console.print(table)
 
 
-def summary(name: str) -> dict[str, str]:
-    """What the list says of a method, by heading; headings without anything to say are left out."""
-    method = find(name)
+def describe_method(name: str) -> dict[str, str]:
+    """The block of a method in the list, by heading, without empty headings."""
+    method = find_method(name)
     defaults = method.Config().model_dump(mode="json")
-    said = {
-        "paper": citation(method),
-        "needs": needs(method.sample(method.Config())),
-        "inputs": inputs(method),
-        "defaults": " ".join(f"{key}={written(value)}" for key, value in defaults.items()),
-        "jobs": ", ".join(f"jobs/{path.name}" for path in jobs(name)),
+    lines = {
+        "paper": get_citation(method),
+        "needs": format_views(method.train_views(method.Config())),
+        "inputs": format_inputs(method),
+        "defaults": " ".join(f"{key}={format_default(value)}" for key, value in defaults.items()),
+        "jobs": ", ".join(f"jobs/{path.name}" for path in find_jobs(name)),
     }
-    return {heading: text for heading, text in said.items() if text}
+    return {heading: text for heading, text in lines.items() if text}
 
 
-def written(value: Any) -> str:
-    """As an override has it, in one word."""
+def format_default(value: Any) -> str:
+    """The value as one word, as an override on the command line takes it."""
     if isinstance(value, list):
-        return f"[{','.join(map(written, value))}]"
+        return f"[{','.join(map(format_default, value))}]"
     return "null" if value is None else str(value)
 
 
-def citation(method: type[Method]) -> str:
-    """'Li and Shan, TIP 2023', of a docstring that begins with a citation in full; else how it begins."""
+def get_citation(method: type[Method]) -> str:
+    """Authors, venue and year ('Li and Shan, TIP 2023') of the citation in the docstring; else its first paragraph."""
     first = " ".join((inspect.getdoc(method) or "").split("\n\n")[0].split())
-    found = CITATION.fullmatch(first)
-    return f"{found['authors']}, {found['venue']}" if found else first
+    citation = CITATION.fullmatch(first)
+    return f"{citation['authors']}, {citation['venue']}" if citation else first
 
 
-def needs(views: Mapping[str, View]) -> str:
-    """'unlabelled: clip (9 frames), faces (2 frames, 2 augmented copies of each)'."""
+def format_views(views: Mapping[str, View]) -> str:
+    """The views by source: 'unlabelled: clip (9 frames), faces (2 frames, 2 augmented copies of each)'."""
     sources = dict.fromkeys(view.source for view in views.values())
-    wanted = {
-        source: ", ".join(f"{name} ({frames(view)})" for name, view in views.items() if view.source == source)
+    lines = {
+        source: ", ".join(f"{name} ({format_view(view)})" for name, view in views.items() if view.source == source)
         for source in sources
     }
-    return "; ".join(f"{source}: {text}" for source, text in wanted.items())
+    return "; ".join(f"{source}: {text}" for source, text in lines.items())
 
 
-def frames(view: View) -> str:
-    """'2 frames, 2 augmented copies of each', and the columns that come with them."""
+def format_view(view: View) -> str:
+    """The frames, copies and columns of a view: '2 frames, 2 augmented copies of each, with au'."""
     count = "1 frame" if view.count == 1 else f"{view.count} frames"
     copies = [f"{view.views} augmented copies{' of each' if view.count > 1 else ''}"] if view.views > 1 else []
     columns = [f"with {' and '.join(view.columns)}"] if view.columns else []
     return ", ".join([count, *copies, *columns])
 
 
-def inputs(method: type[Method]) -> str:
-    """'pretrained (optional)': the trained methods that its constructor takes."""
-    taken = [one for one in inspect.signature(method).parameters.values() if one.kind is one.KEYWORD_ONLY]
-    return ", ".join(one.name if one.default is one.empty else f"{one.name} (optional)" for one in taken)
+def format_inputs(method: type[Method]) -> str:
+    """The trained methods that its constructor takes: 'pretrained (optional)'."""
+    inputs = [
+        parameter
+        for parameter in inspect.signature(method).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    ]
+    return ", ".join(
+        parameter.name if parameter.default is parameter.empty else f"{parameter.name} (optional)"
+        for parameter in inputs
+    )
 
 
-def jobs(name: str) -> list[Path]:
-    """Our job files that train the method called `name`, as what is judged or as a stage."""
-    return [path for path in sorted(locate_shipped("jobs").glob("*.yaml")) if name in named(path)]
+def find_jobs(name: str) -> list[Path]:
+    """The job files of facscale that train the method `name`, as their main method or as a stage."""
+    return [path for path in sorted(locate_shipped("jobs").glob("*.yaml")) if name in list_method_names(path)]
 
 
-def named(path: Path) -> list[str]:
-    """The method of a job file and those of its stages, its own or of the file it extends; its variables may be unset."""
-    spec = yaml.safe_load(path.read_text(encoding="utf-8"))
+def list_method_names(path: Path) -> list[str]:
+    """The methods of a job file and of its stages, also inherited ones; its environment variables need not be set."""
+    spec = read_spec(path, resolve=keep_variables).data
     blocks = [spec, *spec.get("stages", {}).values()]
-    own = [block["method"]["name"] for block in blocks if "name" in block.get("method", {})]
-    extended = named(path.parent / spec["extends"]) if "extends" in spec else []
-    return [*own, *(extended[1:] if "name" in spec.get("method", {}) else extended)]
+    return [block["method"]["name"] for block in blocks if "name" in block.get("method", {})]

@@ -1,4 +1,4 @@
-"""The Ray cluster that a job runs on: join it, and refuse a job that can never start there."""
+"""The Ray cluster of a job: choose it, connect to it, and check that it can hold the job."""
 
 from __future__ import annotations
 
@@ -6,120 +6,119 @@ import logging
 import os
 import re
 import socket
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-import psutil
 import ray
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
-from ray._private.services import canonicalize_bootstrap_address, find_gcs_addresses
 from ray.exceptions import AuthenticationError
 
-from facscale.quiet import quieten
+from facscale.compat.ray import (
+    enable_token_authentication,
+    find_parent_cluster,
+    find_running_clusters,
+    read_latest_address,
+)
+from facscale.log_filter import suppress_ray_notices
 from facscale.spec import Job, SpecError
 
-PLACE = re.compile(r"[\w.\-\[\]:]+:\d+")  # host:port; Ray knows other addresses too: auto, local, ray://...
-CLUSTER, DASHBOARD = "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"  # what Ray's own clients go by; the second has precedence
-SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set in what `ray job submit` starts
+HOST_AND_PORT = re.compile(r"[\w.\-\[\]:]+:\d+")  # Ray takes other addresses too: auto, local, ray://...
+LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+CLUSTER, DASHBOARD = "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"  # read by Ray's own clients; the second has precedence
+SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set in the processes that `ray job submit` starts
 
 
 def join() -> None:
-    """Connect to the job's cluster, RAY_ADDRESS's, or this machine's; start one here if there is none.
+    """Connect to the job's cluster: RAY_ADDRESS's, or this machine's. Without either, start one on this machine.
 
-    Every process of the job is given the address of its cluster. Ray Train, Ray Data and Ray's clients would otherwise
-    ask the cluster that was last started on this machine, which may be somebody else's, and Ray Train ends a training
-    that it does not find there.
+    Every process of the job gets the address of its cluster. Ray Train, Ray Data and Ray's clients would otherwise
+    contact the cluster that was started last on this machine, which may belong to another user, and Ray Train aborts a
+    training that it does not find there.
 
-    Raises SpecError where a cluster is named and does not answer, or answers and does not know our token.
+    Raises SpecError if the cluster that RAY_ADDRESS names does not answer, or rejects our token.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a CPU task must not hide the GPUs of its process
-    quieten()
+    suppress_ray_notices()
     if ray.is_initialized():
         return
-    place = choose_cluster()
-    silent = SpecError(f"no Ray cluster answers at {place}: start one with `ray start --head`, or unset RAY_ADDRESS")
-    if PLACE.fullmatch(place) and not answers(place):
-        raise silent
+    address = choose_cluster()
+    unreachable = SpecError(
+        f"no Ray cluster answers at {address}: start one with `ray start --head`, or unset RAY_ADDRESS"
+    )
+    if HOST_AND_PORT.fullmatch(address) and not is_reachable(address):
+        raise unreachable
     try:
-        connect(place)
+        connect(address)
     except (ConnectionError, AuthenticationError) as error:
-        if "AuthenticationError" in f"{error!r} {error.__cause__!r}":  # Ray keeps its cause as text
+        if "AuthenticationError" in f"{error!r} {error.__cause__!r}":  # Ray keeps the cause as text
             raise SpecError(
-                f"the Ray cluster at {place} lets nobody in without its token: set RAY_AUTH_MODE=token, "
+                f"the Ray cluster at {address} lets nobody in without its token: set RAY_AUTH_MODE=token, "
                 "and RAY_AUTH_TOKEN, or the file ~/.ray/auth_token, to what its administrator gave you"
             ) from None
-        raise silent from None
-    announce(place)
+        raise unreachable from None
+    log_choice(address)
 
 
-def connect(place: str) -> None:
-    """Join the cluster at `place`, an address as RAY_ADDRESS takes it, or start the "local" one."""
+def connect(address: str) -> None:
+    """Connect to the cluster at `address`, in the form of RAY_ADDRESS; "local" starts one on this machine."""
     quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
-    if place == "local":
-        context = ray.init(address=place, **own_dashboard(), **quiet)
+    if address == "local":
+        context = ray.init(address=address, **build_dashboard_options(), **quiet)
     else:
-        os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")  # `ray job submit` may have been given addresses too
-        if not is_named():
-            maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as Ray does where none is named
-        context = ray.init(address=place, runtime_env={"env_vars": make_variables(place)}, **quiet)
+        os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")  # `ray job submit` may have set these variables too
+        if not is_cluster_named():
+            enable_token_authentication()  # as Ray does where no cluster is named
+        context = ray.init(address=address, runtime_env={"env_vars": build_address_variables(address)}, **quiet)
         if SUBMITTED in os.environ:
-            os.environ[CLUSTER] = place  # for the programs that the driver starts
+            os.environ[CLUSTER] = address  # for the programs that the driver starts
     if context.dashboard_url:
-        os.environ[DASHBOARD] = f"http://{context.dashboard_url}"  # Ray Data asks it from this process
+        os.environ[DASHBOARD] = f"http://{context.dashboard_url}"  # Ray Data contacts it from this process
     else:
         os.environ.pop(DASHBOARD, None)
 
 
 def choose_cluster() -> str:
-    """Where the job's cluster is: host:port, "local" for one to be started, or what else RAY_ADDRESS may hold.
+    """Return the address of the job's cluster: host:port, "local" to start one, or any other form of RAY_ADDRESS.
 
-    `ray job submit` sets RAY_ADDRESS too, but to the cluster that was last started on the machine of its driver. The
-    job's own is the one whose raylet the driver descends from. Raises SpecError where "auto" may mean several, or none.
+    `ray job submit` sets RAY_ADDRESS too, but to the cluster that was started last on the machine of its driver. The
+    job's own cluster is that of the raylet from which the driver descends. Raises SpecError if RAY_ADDRESS=auto and
+    several clusters run on this machine, or none.
     """
-    if SUBMITTED in os.environ and (ours := find_own_raylet()):
-        return ours
+    if SUBMITTED in os.environ and (parent := find_parent_cluster()):
+        return parent
     named = os.environ.get(CLUSTER, "")
-    if is_named():
+    if is_cluster_named():
         return named
-    if place := find_last_started():
-        return place
-    running = find_gcs_addresses()
+    if latest := find_latest_cluster():
+        return latest
+    running = find_running_clusters()
     if named and len(running) != 1:
-        raise SpecError(f"RAY_ADDRESS=auto does not say which: {len(running)} Ray clusters run here; write HOST:PORT")
+        raise SpecError(f"RAY_ADDRESS=auto is ambiguous: {len(running)} Ray clusters run here; write HOST:PORT")
     return next(iter(running)) if named else "local"
 
 
-def is_named() -> bool:
-    """Whether RAY_ADDRESS says which cluster, or that one is to be started."""
+def is_cluster_named() -> bool:
+    """Return whether RAY_ADDRESS names a cluster, or asks for a new one ("local")."""
     return os.environ.get(CLUSTER, "") not in {"", "auto"}
 
 
-def find_own_raylet() -> str:
-    """The cluster of the raylet that started this process or one of its parents; "" where none did."""
-    for parent in psutil.Process().parents():
-        with suppress(psutil.Error):
-            words = parent.cmdline()
-            if words and Path(words[0]).name == "raylet":
-                flags = [word.removeprefix("--gcs-address=") for word in words if word.startswith("--gcs-address=")]
-                return flags[0] if flags else ""
-    return ""
+def build_address_variables(address: str) -> dict[str, str]:
+    """Environment of a process whose Ray clients shall find the cluster at `address`; empty unless that is host:port.
 
-
-def make_variables(place: str) -> dict[str, str]:
-    """Variables by which Ray's clients in a process find the cluster at `place`; none for what only Ray understands.
-
-    The dashboard's is emptied because it has precedence, and workers inherit what was set where their node was started.
+    The dashboard's variable is emptied: it has precedence, and workers inherit the value with which their node was
+    started. A loopback address is replaced by the machine's, since other nodes have a loopback of their own.
     """
-    if not PLACE.fullmatch(place):
+    if not HOST_AND_PORT.fullmatch(address):
         return {}
-    return {CLUSTER: canonicalize_bootstrap_address(place), DASHBOARD: ""}  # no loopback, which other nodes have too
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    if host in LOOPBACK:
+        host = ray.util.get_node_ip_address()
+    return {CLUSTER: f"[{host}]:{port}" if ":" in host else f"{host}:{port}", DASHBOARD: ""}
 
 
-def own_dashboard() -> dict[str, Any]:
-    """Options of a Ray that is started here: a dashboard, and in its processes the address of it.
+def build_dashboard_options() -> dict[str, Any]:
+    """Options of `ray.init` for a new cluster with a dashboard whose address all its processes know.
 
-    Its address as a cluster is known only once it runs.
+    Its address as a cluster is known only after the start, so that one cannot be passed on.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -128,29 +127,27 @@ def own_dashboard() -> dict[str, Any]:
     return {"include_dashboard": True, "dashboard_port": port, "runtime_env": {"env_vars": variables}}
 
 
-def find_last_started() -> str:
-    """The cluster that was last started on this machine, if it still answers; else "". Ray would wait for it for minutes."""
-    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - as Ray has it
-    note = Path(folder) / "ray" / "ray_current_cluster"
-    place = note.read_text().strip() if note.is_file() else ""
-    return place if answers(place) else ""
+def find_latest_cluster() -> str:
+    """Return the address of the cluster that was started last on this machine if it still answers, else ""."""
+    address = read_latest_address()
+    return address if is_reachable(address) else ""
 
 
-def announce(place: str) -> None:
-    """Log which cluster was taken, where nobody named it and there was a choice."""
-    others = sorted(find_gcs_addresses() - {ray.get_runtime_context().gcs_address})
-    if others and not is_named():
-        taken = "started a Ray of its own" if place == "local" else f"uses the last one started here, {place}"
+def log_choice(address: str) -> None:
+    """Warn which cluster was taken if RAY_ADDRESS names none and several run on this machine."""
+    others = sorted(find_running_clusters() - {ray.get_runtime_context().gcs_address})
+    if others and not is_cluster_named():
+        choice = "started a Ray of its own" if address == "local" else f"uses the last one started here, {address}"
         logging.getLogger(__name__).warning(
             "Ray clusters run on this machine at %s too; this run %s. RAY_ADDRESS=HOST:PORT chooses",
             ", ".join(others),
-            taken,
+            choice,
         )
 
 
-def answers(place: str) -> bool:
-    """Whether somebody listens at host:port."""
-    host, _, port = place.rpartition(":")
+def is_reachable(address: str) -> bool:
+    """Return whether something accepts TCP connections at host:port within 5 seconds."""
+    host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except (OSError, ValueError):
@@ -158,28 +155,27 @@ def answers(place: str) -> bool:
     return True
 
 
-def resources(job: Job) -> dict[str, float]:
-    """What one worker needs, in Ray's names."""
+def get_worker_resources(job: Job) -> dict[str, float]:
+    """Return what one worker reserves, under Ray's resource names; no "GPU" for a job on CPUs."""
     gpus = {"GPU": job.cluster.gpus_per_worker} if job.cluster.gpus_per_worker else {}
     return {"CPU": job.cluster.cpus_per_worker, **gpus}
 
 
-def refuse_impossible(job: Job) -> None:
-    """Raise SpecError where the cluster is too small for the fewest workers, and cannot grow."""
-    least, there = job.cluster.fewest_workers, ray.cluster_resources()
-    for name, each in resources(job).items():
-        if not job.cluster.autoscaling and least * each > there.get(name, 0):
+def check_capacity(job: Job) -> None:
+    """Raise SpecError if the cluster is too small for the job's fewest workers and does not scale."""
+    workers, available = job.cluster.min_workers, ray.cluster_resources()
+    for name, amount in get_worker_resources(job).items():
+        if not job.cluster.autoscaling and workers * amount > available.get(name, 0):
             raise SpecError(
-                f"the job asks for {least} workers with {each:g} {name} each, the cluster has {there.get(name, 0):g} {name}: "
-                f"lower cluster.workers or cluster.{name.lower()}s_per_worker"
+                f"the job asks for {workers} workers with {amount:g} {name} each, the cluster has "
+                f"{available.get(name, 0):g} {name}: lower cluster.workers or cluster.{name.lower()}s_per_worker"
                 + (" (0 trains on the CPU)" if name == "GPU" else "")
                 + ", join more nodes, or set cluster.autoscaling=true if it grows on demand"
             )
 
 
-def at_once(job: Job) -> int:
-    """How many trainings of this job the cluster holds side by side, as it stands now: at least 1."""
-    there = ray.cluster_resources()
-    return max(
-        1, int(min(there.get(name, 0) / (job.cluster.most_workers * each) for name, each in resources(job).items()))
-    )
+def count_parallel_trainings(job: Job) -> int:
+    """Return how many trainings of this job the cluster holds at a time with its present nodes: at least 1."""
+    available, workers = ray.cluster_resources(), job.cluster.max_workers
+    trainings = [available.get(name, 0) / (workers * amount) for name, amount in get_worker_resources(job).items()]
+    return max(1, int(min(trainings)))

@@ -14,7 +14,7 @@ __all__ = ["CorruptError", "DataError", "Dataset", "ShardWriter", "Stream"]
 
 
 def __getattr__(name: str) -> Any:
-    """`Stream` needs torch; whoever only writes or reads shards does not wait for it."""
+    """Import `Stream` on first use: it needs torch, which is slow to import for code that only reads or writes shards."""
     if name == "Stream":
         from facscale.data.stream import Stream
 

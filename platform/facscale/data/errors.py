@@ -1,4 +1,4 @@
-"""What goes wrong with data, in words for the user."""
+"""Errors about data sets, written for the user."""
 
 from __future__ import annotations
 
@@ -10,4 +10,12 @@ class DataError(UserError):
 
 
 class CorruptError(DataError):
-    """Stored bytes are not what was written: this row group is lost, the rest of the data set may be fine."""
+    """Stored bytes differ from what was written: this row group is lost, the rest of the data set may be intact."""
+
+
+class StoreError(DataError):
+    """A store refuses access or does not answer."""
+
+
+class DatasetNotFoundError(DataError):
+    """There is no data set at a URL."""

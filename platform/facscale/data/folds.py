@@ -1,7 +1,7 @@
-"""Subject-exclusive folds: nobody is in the training and in the test part of one fold.
+"""Subject-exclusive folds: no subject is in both the training and the test part of one fold.
 
-BP4D and DISFA have parts that all papers share (the sets agree between JAA-Net, ME-GraphAU, AUNet, FG-Net and AUNCE;
-only their numbering differs, here it is JAA-Net's). Any other data set is split by seed.
+BP4D and DISFA have published folds that all papers share (they agree between JAA-Net, ME-GraphAU, AUNet, FG-Net and
+AUNCE; only their numbering differs, here it is JAA-Net's). Any other data set is split by seed.
 """
 
 from __future__ import annotations
@@ -33,16 +33,15 @@ PUBLISHED: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 # fmt: on
 
-
-# Of 41 people with skewed counts: two splits share as many pairs as by chance (0.35 and 0.32) and are nearly as even as
-# the greedy choice (deviation of a fold's share 0.039; greedy 0.035, chance 0.095).
+# Measured on 41 subjects with skewed counts: two jittered splits share about as many pairs as chance gives (0.35 and
+# 0.32), and are nearly as even as the greedy split (deviation of a fold's share 0.039; greedy 0.035, chance 0.095).
 JITTER = 0.3
-ATTEMPTS = 50  # at a new split: few people have few splits
+ATTEMPTS = 50  # per new split: a few subjects have only a few different splits
 
 
 @dataclass(frozen=True)
 class Fold:
-    """One turn of a cross-validation."""
+    """One fold of a cross-validation: its training and test subjects."""
 
     index: int
     name: str
@@ -50,33 +49,33 @@ class Fold:
     test: frozenset[str]
 
 
-def some(people: Collection[str], *, count: int, seed: int) -> frozenset[str]:
-    """`count` of them at random; fewer are always among more. 0: all."""
-    return frozenset(_order(people, seed=seed)[: count or None])
+def subsample(subjects: Collection[str], *, count: int, seed: int) -> frozenset[str]:
+    """Choose `count` subjects at random (0: all); a smaller subsample is contained in every larger one."""
+    return frozenset(_shuffle(subjects, seed=seed)[: count or None])
 
 
-def parts(people: Collection[str], *, validation: float, test: float, seed: int) -> dict[str, frozenset[str]]:
-    """People at random into "train", "validation" and "test", by the shares of the latter two.
+def partition(subjects: Collection[str], *, validation: float, test: float, seed: int) -> dict[str, frozenset[str]]:
+    """Assign subjects at random to "train", "validation" and "test", by the shares of the latter two.
 
-    Raises DataError where a part with a share would be empty, or nobody would be left to train on.
+    Raises DataError where a part with a share would be empty, or no subject would be left to train on.
     """
-    order = _order(people, seed=seed)
+    order = _shuffle(subjects, seed=seed)
     first, second = round(test * len(order)), round((test + validation) * len(order))
-    found = {"test": order[:first], "validation": order[first:second], "train": order[second:]}
+    parts = {"test": order[:first], "validation": order[first:second], "train": order[second:]}
     for name, share in (("test", test), ("validation", validation), ("train", 1.0)):
-        if share and not found[name]:
+        if share and not parts[name]:
             raise DataError(
-                f"{len(order)} people are too few for data.validation={validation:g} and data.test={test:g}"
+                f"{len(order)} subjects are too few for data.validation={validation:g} and data.test={test:g}"
             )
-    return {name: frozenset(members) for name, members in found.items()}
+    return {name: frozenset(members) for name, members in parts.items()}
 
 
 @dataclass(frozen=True)
 class Split:
-    """All folds. Every subject is tested exactly once; in repeated splits (`together`) once in each."""
+    """All folds of a cross-validation. Every subject is tested exactly once; in concatenated splits, once in each."""
 
     folds: tuple[Fold, ...]
-    source: str  # where the folds come from, in words for the model card
+    source: str  # the origin of the folds, as text for the model card
 
     def __iter__(self) -> Iterator[Fold]:
         return iter(self.folds)
@@ -89,12 +88,12 @@ class Split:
 
     @property
     def hash(self) -> str:
-        """16 hexadecimal digits that name who is tested in which fold."""
+        """16 hexadecimal digits that identify which subjects are tested in which fold."""
         text = json.dumps([sorted(fold.test) for fold in self.folds])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def folds(
+def make_folds(
     subjects: Collection[str],
     *,
     k: int = 3,
@@ -103,26 +102,28 @@ def folds(
 ) -> Split:
     """Split subjects into k folds; neither their order nor repetitions matter.
 
-    BP4D's or DISFA's published parts where every subject is one of theirs, k is 3 and no part is left empty.
-    Otherwise a split by `seed`: folds of equal size (to one subject), with `positives` (for each subject, its positive
-    frames of each AU) spread over the folds as evenly as a greedy choice can. Raises DataError for k < 2 or fewer
-    subjects than folds.
+    Returns BP4D's or DISFA's published folds where every subject is one of theirs, k is 3 and no fold is left empty.
+    Otherwise splits by `seed`: folds of equal size (to one subject), with `positives` (for each subject, its positive
+    frames of each AU) distributed over the folds as evenly as a greedy assignment can. Raises DataError for k < 2 or
+    fewer subjects than folds.
     """
-    people = sorted(set(subjects))
-    if k < 2 or len(people) < k:
+    unique = sorted(set(subjects))
+    if k < 2 or len(unique) < k:
         raise DataError(
-            f"{len(people)} subjects cannot be split into {k} folds: every fold needs 2 parts and a subject to test"
+            f"{len(unique)} subjects cannot be split into {k} folds: at least 2 folds and one test subject per fold "
+            "are needed"
         )
     for name, published in PUBLISHED.items():
-        tests = [frozenset(part) & frozenset(people) for part in published]
-        if k == len(published) and all(tests) and sum(map(len, tests)) == len(people):
-            everybody = sum(map(len, published))
-            left_out = "" if len(people) == everybody else f", {len(people)} of {everybody} subjects"
-            return _split(tests, source=f"{name}'s published parts{left_out}")
-    return _split(_spread(people, k=k, seed=seed, positives=positives or {}), source=f"drawn with seed {seed}")
+        tests = [frozenset(part) & frozenset(unique) for part in published]
+        if k == len(published) and all(tests) and sum(map(len, tests)) == len(unique):
+            total = sum(map(len, published))
+            subset = "" if len(unique) == total else f", {len(unique)} of {total} subjects"
+            return _build_split(tests, source=f"{name}'s published parts{subset}")
+    tests = _balance(unique, k=k, seed=seed, positives=positives or {})
+    return _build_split(tests, source=f"drawn with seed {seed}")
 
 
-def repeated_folds(
+def make_repeated_folds(
     subjects: Collection[str],
     *,
     repeats: int,
@@ -130,94 +131,97 @@ def repeated_folds(
     seed: int,
     positives: Mapping[str, Sequence[float] | np.ndarray] | None = None,
 ) -> tuple[Split, ...]:
-    """`repeats` different splits into k folds: what `folds` gives, published parts where there are some, then drawn ones.
+    """Make `repeats` different splits into k folds: first the one of `make_folds`, then splits by further seeds.
 
-    Further seeds draw them; fewer are always among more. No two put the same people together in every fold, and positives
-    are nearly as even in all as in one of `folds`. Raises DataError as `folds` does, and where there are not as many.
+    Fewer repeats are a prefix of more. No two splits group the subjects in the same way, and positives are nearly as
+    evenly distributed in all of them as in the first. Raises DataError as `make_folds` does, and where there are fewer
+    than `repeats` different splits.
     """
-    found = [folds(subjects, k=k, seed=seed, positives=positives)]
-    seen = {frozenset(fold.test for fold in found[0])}
-    people = sorted(set(subjects))
+    splits = [make_folds(subjects, k=k, seed=seed, positives=positives)]
+    seen = {frozenset(fold.test for fold in splits[0])}
+    unique = sorted(set(subjects))
     for number in range(seed + 1, seed + 1 + ATTEMPTS * repeats):
-        if len(found) >= repeats:
+        if len(splits) >= repeats:
             break
-        tests = _spread(people, k=k, seed=number, positives=positives or {}, jitter=JITTER)
+        tests = _balance(unique, k=k, seed=number, positives=positives or {}, jitter=JITTER)
         if frozenset(tests) not in seen:
             seen.add(frozenset(tests))
-            found.append(_split(tests, source=f"drawn anew with seed {number}"))
-    if len(found) < repeats:
-        raise DataError(f"{len(people)} subjects give only {len(found)} different splits into {k} folds, not {repeats}")
-    return tuple(found)
+            splits.append(_build_split(tests, source=f"drawn anew with seed {number}"))
+    if len(splits) < repeats:
+        raise DataError(
+            f"{len(unique)} subjects give only {len(splits)} different splits into {k} folds, not {repeats}"
+        )
+    return tuple(splits)
 
 
-def together(splits: Sequence[Split]) -> Split:
-    """Several splits of the same people as one, in which each is tested once by each: folds "split0 fold0", ..."""
+def concat_splits(splits: Sequence[Split]) -> Split:
+    """Concatenate splits of the same subjects; each split tests each subject once. Folds are "split0 fold0", ..."""
     if len(splits) == 1:
         return splits[0]
-    turns = [(f"split{number} {fold.name}", fold) for number, split in enumerate(splits) for fold in split]
-    named = (Fold(index, name, fold.train, fold.test) for index, (name, fold) in enumerate(turns))
-    return Split(tuple(named), source="; ".join(split.source for split in splits))
+    named = [(f"split{number} {fold.name}", fold) for number, split in enumerate(splits) for fold in split]
+    folds = (Fold(index, name, fold.train, fold.test) for index, (name, fold) in enumerate(named))
+    return Split(tuple(folds), source="; ".join(split.source for split in splits))
 
 
-def untouched(subjects: Collection[str]) -> Split:
-    """Of people whom nothing is trained on: one fold that tests them all."""
+def make_test_only_split(subjects: Collection[str]) -> Split:
+    """Make a single fold that tests all subjects and trains on none."""
     return Split((Fold(0, "all", frozenset(), frozenset(subjects)),), source="everybody, and nobody is trained on")
 
 
-def _order(people: Collection[str], *, seed: int) -> list[str]:
-    """At random, but two people follow each other in the same order whoever else is there."""
-    return sorted(people, key=lambda person: hashlib.sha256(f"{seed}/{person}".encode()).digest())
+def _shuffle(subjects: Collection[str], *, seed: int) -> list[str]:
+    """Shuffle so that the relative order of two subjects does not depend on which others there are."""
+    return sorted(subjects, key=lambda subject: hashlib.sha256(f"{seed}/{subject}".encode()).digest())
 
 
-def _split(tests: Sequence[frozenset[str]], *, source: str) -> Split:
+def _build_split(tests: Sequence[frozenset[str]], *, source: str) -> Split:
     everyone = frozenset().union(*tests)
-    turns = (Fold(index, f"fold{index}", everyone - test, test) for index, test in enumerate(tests))
-    return Split(tuple(turns), source)
+    folds = (Fold(index, f"fold{index}", everyone - test, test) for index, test in enumerate(tests))
+    return Split(tuple(folds), source)
 
 
-def _spread(
-    people: Sequence[str],
+def _balance(
+    subjects: Sequence[str],
     *,
     k: int,
     seed: int,
     positives: Mapping[str, Sequence[float] | np.ndarray],
     jitter: float = 0.0,
 ) -> list[frozenset[str]]:
-    """Greedy: whoever holds the largest share of some AU goes first, each to the fold that has least of what they bring.
+    """Assign subjects greedily: the largest share of any AU first, each to the fold that has least of that subject's AUs.
 
-    Where no two shares are the same that is one split whatever the seed; `jitter`, the deviation of a normal factor's
-    logarithm, makes many of it.
+    Where no two shares are equal, the result is the same for every seed; `jitter`, the standard deviation of the
+    logarithm of a random factor on the shares, makes it vary.
     """
-    shares = _shares(people, positives)
+    shares = _compute_shares(subjects, positives)
     random = np.random.default_rng(seed)
-    order = random.permutation(len(people))
-    largest = shares[order].max(axis=1, initial=0) * np.exp(jitter * random.normal(size=len(people)))
+    order = random.permutation(len(subjects))
+    largest = shares[order].max(axis=1, initial=0) * np.exp(jitter * random.normal(size=len(subjects)))
     order = order[np.argsort(-largest, kind="stable")]
     held = np.zeros((k, shares.shape[1]))
     tests: list[list[str]] = [[] for _ in range(k)]
     for number in order:
         sizes = [len(test) for test in tests]
-        full = _full(sizes, total=len(people))
-        # (what the fold would hold)^2 summed over AUs, as growth over what it holds now; then the smaller fold
+        is_full = _find_full_folds(sizes, total=len(subjects))
+        # Growth of the sum over AUs of (share held by the fold)^2; ties go to the smaller fold.
         growth = ((held + shares[number]) ** 2 - held**2).sum(axis=1)
-        best = min(
-            (index for index in range(k) if not full[index]), key=lambda index: (round(growth[index], 12), sizes[index])
-        )
-        tests[best].append(people[number])
+        candidates = (index for index in range(k) if not is_full[index])
+        best = min(candidates, key=lambda index: (round(growth[index], 12), sizes[index]))
+        tests[best].append(subjects[number])
         held[best] += shares[number]
     return [frozenset(test) for test in tests]
 
 
-def _shares(people: Sequence[str], positives: Mapping[str, Sequence[float] | np.ndarray]) -> np.ndarray:
-    """Each subject's share of all positive frames of each AU [subjects, n]: rare AUs count as much as common ones."""
+def _compute_shares(subjects: Sequence[str], positives: Mapping[str, Sequence[float] | np.ndarray]) -> np.ndarray:
+    """Compute each subject's share of all positive frames of each AU [subjects, n], which weighs all AUs equally."""
     width = max((len(row) for row in positives.values()), default=0)
-    counts = np.array([positives.get(person, [0.0] * width) for person in people], float).reshape(len(people), width)
+    counts = np.array([positives.get(subject, [0.0] * width) for subject in subjects], float)
+    counts = counts.reshape(len(subjects), width)
     shares: np.ndarray = counts / np.maximum(counts.sum(axis=0), 1)
     return shares
 
 
-def _full(sizes: Sequence[int], *, total: int) -> list[bool]:
-    """Which folds may take nobody more, if sizes are to differ by one at most in the end."""
+def _find_full_folds(sizes: Sequence[int], *, total: int) -> list[bool]:
+    """Return whether each fold is full, given that the final sizes may differ by one at most."""
     least, larger = divmod(total, len(sizes))
-    room_for_larger = sum(size > least for size in sizes) < larger
-    return [size > least or (size == least and not room_for_larger) for size in sizes]
+    has_room = sum(size > least for size in sizes) < larger  # for one more fold of the larger size
+    return [size > least or (size == least and not has_room) for size in sizes]

@@ -1,12 +1,12 @@
-"""Which sample stands at which place of the endless stream: pure functions, no files, no state.
+"""The order of the samples in the endless stream: pure functions without files or state.
 
-The order depends on (seed, epoch, canonical streams, shuffle block) and the data alone. The number of workers only
-decides who reads which position, so the place in the stream is one integer, the same for every worker.
+The order depends only on (seed, epoch, canonical streams, shuffle block) and on the data. The number of workers decides
+only who reads which position, so the position in the stream is a single integer, the same for every worker.
 
-How an epoch is laid out: its row groups are permuted and dealt to the canonical streams like cards; each stream shuffles
-the samples of `block` neighbouring row groups together; the streams then take turns, one sample each. Worker r of W takes
-the positions p with p % W == r: where W divides the number of streams, that is a fixed share of the streams, and no two
-workers read the same row group (but for the epoch's end, where the streams run out one after the other).
+Layout of an epoch: its row groups are shuffled and dealt to the canonical streams like cards; each stream shuffles the
+samples of `block` consecutive row groups together; the streams then take turns, one sample each. Worker r of W takes the
+positions p with p % W == r: where W divides the number of streams, that is a fixed share of the streams, and no two
+workers read the same row group (except at the end of the epoch, where the streams run out one after the other).
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ import numpy as np
 from facscale.data.manifest import Runs
 
 PerTrack = int | Literal["all"]
-CARDS = -1  # stands where a data set's number stands in other draws, so that no draw repeats another
+GROUP_SHUFFLE = -1  # takes the place of the data set's number in the other hashes, so that no two hashes coincide
 
 
 @dataclass(frozen=True)
 class Population:
-    """All runs that are long enough, of all data sets, as arrays [R]."""
+    """All runs of all data sets that are long enough for a sample, as arrays [R]."""
 
     dataset: np.ndarray  # number of the data set
     run: np.ndarray  # number of the run within its data set
     frames: np.ndarray
     group: np.ndarray  # number of the row group, counted over all data sets
-    extent: int  # frames that a sample covers from its start on
+    extent: int  # frames that a sample spans from its start
 
     def __len__(self) -> int:
         return len(self.run)
@@ -49,8 +49,8 @@ class Epoch:
         return len(self.member)
 
 
-def hashed(*parts: np.ndarray | int) -> np.ndarray:
-    """Well-mixed uint64 of whole numbers, elementwise with broadcasting (the finaliser of splitmix64, chained)."""
+def hash64(*parts: np.ndarray | int) -> np.ndarray:
+    """Hash integers to well-mixed uint64, elementwise with broadcasting (the finaliser of splitmix64, chained)."""
     state = np.zeros(1, dtype=np.uint64)
     for part in parts:
         word = np.asarray(part).astype(np.uint64, copy=False).reshape(np.shape(part) or (1,))
@@ -61,22 +61,22 @@ def hashed(*parts: np.ndarray | int) -> np.ndarray:
     return state
 
 
-def uniform(bits: np.ndarray) -> np.ndarray:
-    """float64 in [0, 1) from uint64."""
+def to_uniform(bits: np.ndarray) -> np.ndarray:
+    """Convert uint64 to float64 in [0, 1)."""
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def population(runs: Sequence[Runs], *, extent: int, subjects: Sequence[Collection[str]] | None = None) -> Population:
-    """The runs of at least `extent` frames; `subjects`: of these identities of each data set alone."""
+def select_runs(runs: Sequence[Runs], *, extent: int, subjects: Sequence[Collection[str]] | None = None) -> Population:
+    """Select the runs of at least `extent` frames; `subjects`: only those of these identities, one list per data set."""
     dataset, run, frames, group = [], [], [], []
     groups_before = 0
     for number, stored in enumerate(runs):
-        # Row groups are numbered densely in stored order: the pair of (shard, row group) as one word, then its rank.
+        # Row groups are numbered densely in stored order: the pair (shard, row group) as one word, then its rank.
         words = stored.shard.astype(np.int64) << 32 | stored.row_group.astype(np.int64)
         distinct, rank = np.unique(words, return_inverse=True)
         keep = stored.frames >= extent
         if subjects is not None:
-            keep &= stored.of(subjects[number])
+            keep &= stored.mask_subjects(subjects[number])
         dataset.append(np.full(int(keep.sum()), number))
         run.append(np.flatnonzero(keep))
         frames.append(stored.frames[keep].astype(np.int64))
@@ -91,40 +91,40 @@ def population(runs: Sequence[Runs], *, extent: int, subjects: Sequence[Collecti
     )
 
 
-def samples_of_runs(runs: Population, *, per_track: PerTrack) -> np.ndarray:
-    """How many samples each run gives in an epoch [R]: the same in every epoch."""
+def count_samples(runs: Population, *, per_track: PerTrack) -> np.ndarray:
+    """Count the samples that each run contributes to an epoch [R]; the numbers are the same in every epoch."""
     if per_track == "all":
         return runs.frames // runs.extent
     return np.full(len(runs), per_track)
 
 
-def draw(runs: Population, *, per_track: PerTrack, seed: int, epoch: int) -> Epoch:
-    """The samples of an epoch, in stored order.
+def sample_epoch(runs: Population, *, per_track: PerTrack, seed: int, epoch: int) -> Epoch:
+    """Sample an epoch, in stored order.
 
-    `per_track=k`: k starts, uniform over the run; "all": windows side by side that leave a random part out at both ends.
+    `per_track=k`: k starts, uniform over the run; "all": adjacent windows with a random part left out at both ends.
     """
-    counts = samples_of_runs(runs, per_track=per_track)
+    counts = count_samples(runs, per_track=per_track)
     member = np.repeat(np.arange(len(runs)), counts)
     turn = np.arange(len(member)) - np.repeat(np.cumsum(counts) - counts, counts)  # 0, 1, ... within the run
-    bits = hashed(seed, epoch, runs.dataset, runs.run)
+    bits = hash64(seed, epoch, runs.dataset, runs.run)
     if per_track == "all":
         spare = runs.frames - counts * runs.extent
-        phase = (uniform(bits) * (spare + 1)).astype(np.int64)
+        phase = (to_uniform(bits) * (spare + 1)).astype(np.int64)
         start = phase[member] + turn * runs.extent
     else:
-        room = (runs.frames - runs.extent + 1)[member]
-        start = (uniform(hashed(bits[member], turn)) * room).astype(np.int64)
-    return Epoch(member=member, start=start, key=hashed(bits[member], start, turn))
+        starts = (runs.frames - runs.extent + 1)[member]
+        start = (to_uniform(hash64(bits[member], turn)) * starts).astype(np.int64)
+    return Epoch(member=member, start=start, key=hash64(bits[member], start, turn))
 
 
-def arrange(runs: Population, *, per_track: PerTrack, seed: int, epoch: int, streams: int, block: int) -> Epoch:
-    """The samples of an epoch, in the order in which they are trained on."""
-    samples = draw(runs, per_track=per_track, seed=seed, epoch=epoch)
+def order_epoch(runs: Population, *, per_track: PerTrack, seed: int, epoch: int, streams: int, block: int) -> Epoch:
+    """Sample an epoch, in the order of training."""
+    samples = sample_epoch(runs, per_track=per_track, seed=seed, epoch=epoch)
     groups, dense = np.unique(runs.group, return_inverse=True)
-    card = np.empty(len(groups), dtype=np.int64)  # place of each row group in the shuffled pack
-    card[np.argsort(hashed(seed, epoch, CARDS, groups), kind="stable")] = np.arange(len(groups))
+    card = np.empty(len(groups), dtype=np.int64)  # position of each row group in the shuffled deck
+    card[np.argsort(hash64(seed, epoch, GROUP_SHUFFLE, groups), kind="stable")] = np.arange(len(groups))
     stream, turn = card % streams, card // streams
-    # Streams begin new blocks at different times, so that not all of them ask for row groups at once.
+    # The streams start new blocks at different times, so that they do not all request row groups at once.
     pile = stream * (len(groups) + streams) + (turn + stream) // block
     pile_of_sample = pile[dense][samples.member]
     shuffled = np.lexsort((samples.key, pile_of_sample))
@@ -135,6 +135,6 @@ def arrange(runs: Population, *, per_track: PerTrack, seed: int, epoch: int, str
     return Epoch(member=samples.member[order], start=samples.start[order], key=samples.key[order])
 
 
-def of_worker(*, start: int, stop: int, rank: int, world: int) -> np.ndarray:
-    """The global positions in [start, stop) that worker `rank` of `world` reads, ascending."""
+def worker_positions(*, start: int, stop: int, rank: int, world: int) -> np.ndarray:
+    """Return the global positions in [start, stop) that worker `rank` of `world` reads, ascending."""
     return np.arange(start + (rank - start) % world, stop, world)

@@ -1,4 +1,4 @@
-"""One row group in memory, the frames of its samples picked out, and the account of what could not be read."""
+"""One row group in memory, the reader that fetches it, and the log of what could not be read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from facscale.data.cache import Cache
 from facscale.data.errors import DataError
-from facscale.data.labels import spread
+from facscale.data.labels import reindex_labels
 from facscale.data.shards import Dataset
 
 log = logging.getLogger(__name__)
@@ -23,27 +23,31 @@ SPARSE = 0.5  # below this share of needed rows only these are kept in memory
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """Something stored that could not be read; `row` is None where the whole row group is lost."""
-
-    url: str
-    shard: str
-    row_group: int
-    row: int | None
-    why: str
-
-
-@dataclass(frozen=True)
-class Place:
-    """A row group: number of the data set, of the shard in it, of the row group in that."""
+class RowGroupKey:
+    """A row group: the number of the data set, of the shard in it, and of the row group in the shard."""
 
     dataset: int
     shard: int
     row_group: int
 
 
+@dataclass(frozen=True)
+class ReadFailure:
+    """A stored frame, or with `row` None a row group, that could not be read."""
+
+    url: str
+    shard: str
+    row_group: int
+    row: int | None
+    reason: str
+
+    def __str__(self) -> str:
+        row = "" if self.row is None else f", row {self.row}"
+        return f"{self.url}/{self.shard}, row group {self.row_group}{row}: {self.reason}"
+
+
 class Rows:
-    """Stored frames, by row number within their row group."""
+    """Stored frames of one row group, by row number or by index into the rows that are kept in memory."""
 
     def __init__(self, table: pa.Table, *, columns: Mapping[str, np.ndarray], kept: np.ndarray | None) -> None:
         """`kept`: the row numbers that `table` and `columns` hold, ascending; None: all of them."""
@@ -57,29 +61,29 @@ class Rows:
         self._kept = kept
         self.columns = columns
 
-    def indices(self, rows: np.ndarray) -> np.ndarray:
-        """Where the given rows stand in here, same shape."""
+    def locate(self, rows: np.ndarray) -> np.ndarray:
+        """Return the indices of the given row numbers, same shape."""
         return rows if self._kept is None else np.searchsorted(self._kept, rows)
 
-    def number(self, index: int) -> int:
-        """The row number of what stands at `index`."""
+    def row_number(self, index: int) -> int:
+        """Return the row number at `index`."""
         return index if self._kept is None else int(self._kept[index])
 
-    def jpeg(self, index: int) -> memoryview:
-        """The stored bytes of one frame, not copied."""
+    def get_jpeg(self, index: int) -> memoryview:
+        """Return the stored bytes of one frame, not copied."""
         return self._bytes[self._offsets[index] : self._offsets[index + 1]]
 
 
-def as_numpy(column: pa.ChunkedArray) -> np.ndarray:
-    """A column as [rows] or, of fixed-size lists, [rows, n]."""
+def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
+    """Convert a column to [rows] or, of fixed-size lists, [rows, n]."""
     array = pa.concat_arrays(column.chunks) if column.num_chunks != 1 else column.chunk(0)
-    lists = pa.types.is_fixed_size_list(array.type)
-    flat: np.ndarray = (array.flatten() if lists else array).to_numpy(zero_copy_only=False)
-    return flat.reshape(len(array), array.type.list_size) if lists else flat
+    is_list = pa.types.is_fixed_size_list(array.type)
+    flat: np.ndarray = (array.flatten() if is_list else array).to_numpy(zero_copy_only=False)
+    return flat.reshape(len(array), array.type.list_size) if is_list else flat
 
 
-class Reader:
-    """Fetches row groups of several data sets: local ones in place, remote ones through the cache."""
+class RowGroupReader:
+    """Fetches row groups of several data sets: local ones directly, remote ones through the cache."""
 
     def __init__(
         self, datasets: Sequence[Dataset], *, columns: Sequence[str], aus: Sequence[int], cache: Cache | None
@@ -90,75 +94,75 @@ class Reader:
         self._cache = cache
         self.stop = threading.Event()  # set: give up waiting for a store
 
-    def rows(self, place: Place, *, needed: np.ndarray | None = None) -> Rows:
-        """The rows `needed` (ascending; None: all) of a row group. Raises CorruptError, DataError."""
-        dataset = self._datasets[place.dataset]
-        where = {"shard": place.shard, "row_group": place.row_group}
-        if self._cache is None or dataset.folder.local:
+    def read(self, key: RowGroupKey, *, needed: np.ndarray | None = None) -> Rows:
+        """Read the rows `needed` (ascending; None: all) of a row group. Raises CorruptError, DataError."""
+        dataset = self._datasets[key.dataset]
+        where = {"shard": key.shard, "row_group": key.row_group}
+        if self._cache is None or dataset.folder.is_local:
             data = dataset.fetch(**where, stop=self.stop)
         else:
-            group = dataset.manifest.shards[place.shard].row_groups[place.row_group]
+            group = dataset.manifest.shards[key.shard].row_groups[key.row_group]
             data = self._cache.get(group.checksum, lambda: dataset.fetch(**where, stop=self.stop))
         stored = [name for name in self._columns if name != DATA_SET]
         table = dataset.decode(data, **where, columns=["jpeg", *stored], stop=self.stop)
         kept = needed if needed is not None and len(needed) < SPARSE * len(table) else None
         if kept is not None:
             table = table.take(pa.array(kept))
-        columns = {name: as_numpy(table[name]) for name in stored}
+        columns = {name: to_numpy(table[name]) for name in stored}
         for name in PER_AU:
             if name in columns:
-                columns[name] = spread(columns[name], given=dataset.manifest.au, wanted=self._aus)
+                columns[name] = reindex_labels(columns[name], given=dataset.manifest.au, wanted=self._aus)
         if DATA_SET in self._columns:
-            columns[DATA_SET] = np.full(len(table), place.dataset, np.int64)
+            columns[DATA_SET] = np.full(len(table), key.dataset, np.int64)
         return Rows(table, columns=columns, kept=kept)
 
 
 @dataclass
-class Faults:
-    """What was skipped, each thing once, and the bound on it. Safe for use by several threads."""
+class ReadFailureLog:
+    """The frames and row groups that were skipped, each once, and the bound on them. Safe for several threads."""
 
-    frames_in_all: int
-    bound: float  # share of the frames
-    skipped: list[Skipped] = field(default_factory=list)
+    total_frames: int
+    max_share: float  # of the frames
+    failures: list[ReadFailure] = field(default_factory=list)
     _frames: int = 0
-    _seen: set[tuple[Place, int | None]] = field(default_factory=set)
+    _seen: set[tuple[RowGroupKey, int | None]] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, datasets: Sequence[Dataset], place: Place, *, row: int | None, why: str) -> None:
-        """Note a bad frame, or with `row=None` a bad row group. Raises DataError when there are too many."""
-        dataset = datasets[place.dataset]
-        shard = dataset.manifest.shards[place.shard]
+    def add(self, datasets: Sequence[Dataset], key: RowGroupKey, *, row: int | None, reason: str) -> None:
+        """Record a bad frame, or with `row=None` a bad row group. Raises DataError when there are too many."""
+        dataset = datasets[key.dataset]
+        shard = dataset.manifest.shards[key.shard]
         with self._lock:
-            if (place, row) in self._seen:
+            if (key, row) in self._seen:
                 return
-            self._seen.add((place, row))
-            self._frames += 1 if row is not None else shard.row_groups[place.row_group].rows
-            skipped = Skipped(url=dataset.url, shard=shard.file, row_group=place.row_group, row=row, why=why)
-            self.skipped.append(skipped)
-            log.warning("skipped %s", skipped)
-            if self._frames > self.bound * self.frames_in_all:
+            self._seen.add((key, row))
+            self._frames += 1 if row is not None else shard.row_groups[key.row_group].rows
+            failure = ReadFailure(url=dataset.url, shard=shard.file, row_group=key.row_group, row=row, reason=reason)
+            self.failures.append(failure)
+            log.warning("skipped %s", failure)
+            if self._frames > self.max_share * self.total_frames:
                 raise DataError(
-                    f"{dataset.url}: {self._frames} of {self.frames_in_all} frames cannot be read, more than data.max_bad "
-                    f"({self.bound:g}) allows; the last: {why}. Make the data set again, or raise data.max_bad"
+                    f"{dataset.url}: {self._frames} of {self.total_frames} frames cannot be read, more than data.max_bad "
+                    f"({self.max_share:g}) allows; the last: {reason}. Make the data set again, or raise data.max_bad"
                 )
 
 
-def column_shapes(
+def resolve_columns(
     datasets: Sequence[Dataset], names: Sequence[str], *, aus: int
 ) -> Mapping[str, tuple[np.dtype, tuple[int, ...]]]:
-    """(dtype, shape of one row) of each named column; labels have `aus` AUs.
+    """Return (dtype, shape of one row) of each named column; labels have `aus` AUs.
 
-    Raises DataError where a data set lacks one, or they differ.
+    Raises DataError where a data set lacks a column, or the data sets store it differently.
     """
-    found: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
+    columns: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
     for dataset in datasets:
         schema = dataset.arrow_schema
         for name in names:
             if name == DATA_SET:
-                found[name] = (np.dtype(np.int64), ())
+                columns[name] = (np.dtype(np.int64), ())
                 continue
             if name not in schema.names:
-                hint = "it has no labels" if name in ("au", "intensity") else f"it has {', '.join(schema.names)}"
+                hint = "it has no labels" if name in PER_AU else f"it has {', '.join(schema.names)}"
                 raise DataError(f"{dataset.url} has no column {name!r}: {hint}")
             kind = schema.field(name).type
             width = aus if name in PER_AU else getattr(kind, "list_size", 0)
@@ -169,6 +173,6 @@ def column_shapes(
                 dtype = np.dtype(object)
             if dtype.hasobject:
                 raise DataError(f"{dataset.url}: the column {name!r} is {kind}; a view can deliver numbers only")
-            if found.setdefault(name, (dtype, shape)) != (dtype, shape):
+            if columns.setdefault(name, (dtype, shape)) != (dtype, shape):
                 raise DataError(f"{dataset.url}: the column {name!r} is {kind}, unlike in {datasets[0].url}")
-    return found
+    return columns

@@ -1,7 +1,7 @@
-"""Folders at any URL: plain paths, `file://`, `s3://` (AWS_* environment variables), and whatever else fsspec knows.
+"""Folders at any URL: plain paths, `file://`, `s3://` (AWS_* environment variables), and whatever else fsspec supports.
 
 Local and S3 go through pyarrow's own file systems (no Python between the socket and the buffer). A temporary failure
-of a store (restarting, overloaded, network gone) is waited out; a lasting one (no such bucket, key refused) is one
+of a store (restarting, overloaded, network down) is retried; a permanent one (no such bucket, key refused) raises
 `DataError` at once.
 """
 
@@ -11,7 +11,6 @@ import logging
 import os
 import random
 import threading
-import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -20,33 +19,44 @@ from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
-from facscale.data.errors import DataError
+from facscale.data.errors import DataError, StoreError
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
-OPEN_PATIENCE_S = 10.0  # a user waits for this answer
-READ_PATIENCE_S = 300.0  # in the middle of a long run: long enough for a store's restart
-LONGEST_PAUSE_S = 10.0
-# What waiting cannot cure, by the words of the AWS SDK inside pyarrow's message and of botocore's inside fsspec's.
-REFUSED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "INVALID_CLIENT_TOKEN_ID", "SIGNATURE_DOES_NOT_MATCH",
-           "UNRECOGNIZED_CLIENT", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "HTTP status 403",
-           "EXPIRED_TOKEN", "ExpiredToken")  # fmt: skip
-NO_BUCKET = ("NO_SUCH_BUCKET", "NoSuchBucket", "Bucket does not exist")
+OPEN_TIMEOUT_S = 10.0  # a user is waiting for the answer
+READ_TIMEOUT_S = 300.0  # in the middle of a long run: long enough for a store to restart
+MAX_PAUSE_S = 10.0
+# Permanent errors, by the words of the AWS SDK inside pyarrow's message and of botocore's inside fsspec's.
+ACCESS_ERRORS = (
+    "ACCESS_DENIED",
+    "INVALID_ACCESS_KEY_ID",
+    "INVALID_CLIENT_TOKEN_ID",
+    "SIGNATURE_DOES_NOT_MATCH",
+    "UNRECOGNIZED_CLIENT",
+    "EXPIRED_TOKEN",
+    "AccessDenied",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "HTTP status 403",
+)
+BUCKET_ERRORS = ("NO_SUCH_BUCKET", "NoSuchBucket", "Bucket does not exist")
 
 
 class Folder:
     """A folder at a URL; pickles as that URL. Safe for use by several threads."""
 
     def __init__(self, url: str) -> None:
-        """No request is made yet. Raises DataError for a scheme that nothing here can open."""
+        """Connect lazily: no request is made yet. Raises DataError for a scheme that no file system supports."""
         self.url = url.rstrip("/") or "/"
         self._connect()
 
     def _connect(self) -> None:
-        self._filesystem, self._path, self.local = _open_filesystem(self.url)
-        self._open: dict[str, pa.NativeFile] = {}
+        self._filesystem, self._path, self.is_local = _open_filesystem(self.url)
+        self._handles: dict[str, pa.NativeFile] = {}
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, str]:
@@ -61,52 +71,58 @@ class Folder:
 
     @property
     def path(self) -> Path:
-        """Where a local folder lies."""
-        if not self.local:
-            raise DataError(f"{self.url} is no local folder")
+        """The path of a local folder. Raises DataError for any other."""
+        if not self.is_local:
+            raise DataError(f"{self.url} is not a local folder")
         return Path(self._path)
 
     def exists(self, name: str) -> bool:
-        """Whether the file `name` is there. Raises DataError when the store refuses or stays away."""
-        look = lambda: self._filesystem.get_file_info(self._join(name))  # noqa: E731
-        info: pafs.FileInfo = self._retry(look, name=name, patience=OPEN_PATIENCE_S)
+        """Return whether the file `name` exists. Raises DataError when the store refuses or does not answer."""
+
+        def get_info() -> pafs.FileInfo:
+            return self._filesystem.get_file_info(self._join(name))
+
+        info = self._retry(get_info, name=name, timeout=OPEN_TIMEOUT_S)
         if info.type != pafs.FileType.File:
             self._check_bucket()
         return bool(info.type == pafs.FileType.File)
 
     def read(self, name: str) -> bytes:
-        """All bytes of a small file. Raises FileNotFoundError, DataError."""
+        """Read all bytes of a small file. Raises FileNotFoundError, DataError."""
 
-        def whole() -> bytes:
+        def read_all() -> bytes:
             with self._filesystem.open_input_file(self._join(name)) as file:
                 return bytes(file.read())
 
-        return self._retry(whole, name=name, patience=OPEN_PATIENCE_S)
+        return self._retry(read_all, name=name, timeout=OPEN_TIMEOUT_S)
 
     def read_range(self, name: str, *, offset: int, length: int, stop: threading.Event | None = None) -> bytes:
-        """`length` bytes from `offset` by one range request; fewer at the file's end. Raises as `read` does.
+        """Read `length` bytes from `offset` by one range request; fewer at the file's end. Raises as `read` does.
 
-        A store that is away is waited for, until the event `stop` is set.
+        A store that does not answer is retried until the event `stop` is set.
         """
 
-        def part() -> bytes:
+        def read_part() -> bytes:
             try:
-                data: bytes = self._file(name).read_at(length, offset)
+                data: bytes = self._get_handle(name).read_at(length, offset)
             except OSError:
-                self._forget(name)
+                self._discard_handle(name)
                 raise
             return data
 
-        return self._retry(part, name=name, patience=READ_PATIENCE_S, stop=stop)
+        return self._retry(read_part, name=name, timeout=READ_TIMEOUT_S, stop=stop)
 
     def open(self, name: str) -> pa.NativeFile:
-        """The file `name` for reading at any place; the caller closes it. Raises as `read` does."""
-        open_ = lambda: self._filesystem.open_input_file(self._join(name))  # noqa: E731
-        return self._retry(open_, name=name, patience=READ_PATIENCE_S)
+        """Open the file `name` for random access; the caller closes it. Raises as `read` does."""
+
+        def open_file() -> pa.NativeFile:
+            return self._filesystem.open_input_file(self._join(name))
+
+        return self._retry(open_file, name=name, timeout=READ_TIMEOUT_S)
 
     def put(self, name: str, *, source: Path) -> None:
-        """Copy a local file here; it appears whole or not at all. Raises DataError."""
-        if self.local:
+        """Copy a local file into the folder; it appears complete or not at all. Raises DataError."""
+        if self.is_local:
             self._put_local(name, source)
             return
 
@@ -115,11 +131,11 @@ class Folder:
                 while chunk := data.read_buffer(16 << 20):
                     sink.write(chunk)
 
-        self._retry(upload, name=name, patience=READ_PATIENCE_S)
+        self._retry(upload, name=name, timeout=READ_TIMEOUT_S)
 
-    def make(self) -> None:
-        """Create the folder where folders exist (in a bucket they do not)."""
-        if self.local:
+    def create(self) -> None:
+        """Create the folder, where the store has folders (a bucket has none). Raises DataError."""
+        if self.is_local:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -140,97 +156,111 @@ class Folder:
     def _join(self, name: str) -> str:
         return f"{self._path}/{name}"
 
-    def _file(self, name: str) -> pa.NativeFile:
-        # One open handle a file: opening costs a request for the size; reads at a place are thread-safe.
+    def _get_handle(self, name: str) -> pa.NativeFile:
+        # One open handle per file: opening costs a request for the size, and `read_at` is thread-safe.
         with self._lock:
-            if name not in self._open:
-                self._open[name] = self._filesystem.open_input_file(self._join(name))
-            return self._open[name]
+            if name not in self._handles:
+                self._handles[name] = self._filesystem.open_input_file(self._join(name))
+            return self._handles[name]
 
-    def _forget(self, name: str) -> None:
+    def _discard_handle(self, name: str) -> None:
         with self._lock:
-            self._open.pop(name, None)
+            self._handles.pop(name, None)
 
     def _retry(
-        self, action: Callable[[], Result], *, name: str, patience: float, stop: threading.Event | None = None
+        self, action: Callable[[], Result], *, name: str, timeout: float, stop: threading.Event | None = None
     ) -> Result:
-        """Do `action`, again and again until `patience` seconds are over if its failure may be temporary."""
-        end = time.monotonic() + (0.0 if self.local else patience)
-        pause = 0.1
-        stop = stop or threading.Event()
-        while True:
-            try:
-                return action()
-            except FileNotFoundError:
-                self._check_bucket()
-                raise
-            except (OSError, pa.ArrowException) as error:
-                if time.monotonic() >= end or _is_lasting(error):
-                    raise DataError(self._explain(error)) from None
-                log.warning("%s/%s: %s; trying again", self.url, name, _first_line(error))
-            # Not all workers at once, lest they knock a starting store over again.
-            if stop.wait(pause * random.uniform(0.5, 1.5)):
+        """Call `action`; retry errors that may be temporary for up to `timeout` seconds (in a local folder: never)."""
+
+        def sleep(seconds: float) -> None:
+            if (stop or threading.Event()).wait(seconds):
                 raise DataError(f"{self.url}: reading was stopped")
-            pause = min(2 * pause, LONGEST_PAUSE_S)
+
+        def log_retry(state: RetryCallState) -> None:
+            assert state.outcome is not None
+            log.warning("%s/%s: %s; retrying", self.url, name, _get_first_line(state.outcome.exception()))
+
+        retrying = Retrying(
+            retry=retry_if_exception(_is_temporary),
+            stop=stop_after_delay(timeout),
+            wait=_draw_pause,
+            sleep=sleep,
+            before_sleep=log_retry,
+            reraise=True,
+        )
+        try:
+            return action() if self.is_local else retrying(action)
+        except FileNotFoundError:
+            self._check_bucket()
+            raise
+        except (OSError, pa.ArrowException) as error:
+            raise StoreError(self._explain(error)) from None
 
     def _check_bucket(self) -> None:
-        """Tell a missing bucket from a missing file in it: a store's answer is the same for both."""
+        """Raise DataError if the bucket is missing: a store gives the same answer for a missing file and a missing bucket."""
         if not isinstance(self._filesystem, pafs.S3FileSystem):
             return
         try:
-            found = self._filesystem.get_file_info(self._path.partition("/")[0]).type
+            kind = self._filesystem.get_file_info(self._path.partition("/")[0]).type
         except OSError:
-            return  # this key may not ask
-        if found == pafs.FileType.NotFound:
-            raise DataError(self._explain(FileNotFoundError(NO_BUCKET[0])))
+            return  # this key is not allowed to look at the bucket
+        if kind == pafs.FileType.NotFound:
+            raise StoreError(self._explain(FileNotFoundError(BUCKET_ERRORS[0])))
 
     def _explain(self, error: Exception) -> str:
-        text = _first_line(error)
-        endpoint = _endpoint() or "AWS"
-        if any(word in text for word in NO_BUCKET):
+        text = _get_first_line(error)
+        endpoint = _get_endpoint() or "AWS"
+        if any(word in text for word in BUCKET_ERRORS):
             return f"{self.url}: there is no such bucket at {endpoint}; create it or correct the URL"
-        if any(word in text for word in REFUSED):
+        if any(word in text for word in ACCESS_ERRORS):
             return (
                 f"{self.url}: {endpoint} refused the key; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and that "
                 "this key may read and list the bucket"
             )
-        if self.local:
+        if self.is_local:
             return f"{self.url} cannot be read: {text}"
         return f"{self.url} cannot be reached: {text}; check that {endpoint} is up and AWS_ENDPOINT_URL is right"
 
 
-def _is_lasting(error: Exception) -> bool:
-    return isinstance(error, PermissionError) or any(word in str(error) for word in (*REFUSED, *NO_BUCKET))
+def _is_temporary(error: BaseException) -> bool:
+    if not isinstance(error, (OSError, pa.ArrowException)) or isinstance(error, (FileNotFoundError, PermissionError)):
+        return False
+    return not any(word in str(error) for word in (*ACCESS_ERRORS, *BUCKET_ERRORS))
 
 
-def _first_line(error: Exception) -> str:
+def _draw_pause(state: RetryCallState) -> float:
+    # Jitter: all workers retrying at once could overload a store that is just starting.
+    return wait_exponential(multiplier=0.1, max=MAX_PAUSE_S)(state) * random.uniform(0.5, 1.5)
+
+
+def _get_first_line(error: BaseException | None) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].split(". Detail:")[0]
 
 
-def _endpoint() -> str:
+def _get_endpoint() -> str:
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
 
 
 def _open_filesystem(url: str) -> tuple[Any, str, bool]:
-    """A pyarrow file system, the folder's path in it, and whether that is this machine's disk."""
+    """Return a pyarrow file system, the folder's path in it, and whether it is this machine's disk."""
     scheme, _, rest = url.partition("://") if "://" in url else ("", "", url)
     if scheme in ("", "file", "local"):
         return pafs.LocalFileSystem(), str(Path(rest).expanduser().absolute()), True
     if scheme in ("s3", "s3a"):
-        return _s3(_endpoint(), os.environ.get("AWS_ACCESS_KEY_ID", ""), _region(rest)), rest, False
+        return _connect_s3(_get_endpoint(), os.environ.get("AWS_ACCESS_KEY_ID", ""), _find_region(rest)), rest, False
     try:
         import fsspec
 
         filesystem, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
-        raise DataError(f"{url}: no file system for {scheme}:// ({_first_line(error)})") from None
+        raise DataError(f"{url}: no file system for {scheme}:// ({_get_first_line(error)})") from None
     return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path, False
 
 
 @lru_cache(maxsize=16)
-def _s3(endpoint: str, key: str, region: str | None) -> pafs.S3FileSystem:
-    """One client per endpoint and key (the SDK reads the secret itself), shared for its pool of connections."""
-    del key  # part of the cache's key only: a changed key needs a new client
+def _connect_s3(endpoint: str, key: str, region: str | None) -> pafs.S3FileSystem:
+    """Return one client per endpoint and key (the SDK reads the secret itself), shared for its connection pool."""
+    del key  # only part of the cache key: a changed access key needs a new client
     parts = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
     return pafs.S3FileSystem(
         endpoint_override=parts.netloc or None,
@@ -242,11 +272,11 @@ def _s3(endpoint: str, key: str, region: str | None) -> pafs.S3FileSystem:
     )
 
 
-def _region(path: str) -> str | None:
+def _find_region(path: str) -> str | None:
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if region or _endpoint():
+    if region or _get_endpoint():
         return region or "us-east-1"
     try:
         return str(pafs.resolve_s3_region(path.partition("/")[0]))
     except OSError:
-        return None  # the first request will say what is wrong
+        return None  # the first request will report the reason

@@ -1,7 +1,7 @@
-"""What a method may ask of the stream: which frames of a track make one sample, and how often each is augmented.
+"""Views: a method's declaration of the frames of a track that make one sample, and of their augmented copies.
 
-A *run* is an unbroken stretch of frames of one face track. A sample is drawn from one run: the stream picks where it
-starts, each view of the method picks its frames from there. Every view arrives as `Faces`.
+A *run* is an unbroken stretch of frames of one face track. A sample is taken from one run: the stream chooses where it
+starts, and each view of the method chooses its frames from there. Every view is delivered as `Faces`.
 """
 
 from __future__ import annotations
@@ -14,41 +14,42 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Source = Literal["unlabelled", "labelled"]
+DataKind = Literal["unlabelled", "labelled"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class View(ABC):
-    """A rule that picks frames, and what is to be done with them."""
+    """A rule that chooses the frames of a sample, with the columns and augmented copies to deliver."""
 
-    source: Source = "unlabelled"
+    source: DataKind = "unlabelled"
     views: int = 1  # V: independently augmented copies of every frame
     shared: bool = False  # one augmentation for all frames of a sample (each copy still has its own)
-    columns: tuple[str, ...] = ()  # to deliver with the frames: the stored ones "au", "intensity", "landmarks", "flow",
-    # and "data_set", the number of the data set
-    pixels: bool = True  # False: no images are read, only columns
+    # Delivered with the frames: "au", "intensity", "landmarks", "flow" and other stored columns, and "data_set", the
+    # number of the data set.
+    columns: tuple[str, ...] = ()
+    pixels: bool = True  # False: only columns are read, no images
 
     def with_columns(self, *names: str) -> Self:
-        """The same frames, with these columns too."""
+        """Return a copy that also delivers the given columns."""
         return replace(self, columns=tuple(dict.fromkeys((*self.columns, *names))))
 
     @property
     @abstractmethod
     def extent(self) -> int:
-        """Frames that a run must have from a sample's start on."""
+        """The number of frames that a run must have from a sample's start on."""
 
     @property
     @abstractmethod
     def count(self) -> int:
-        """Frames of this view in one sample: F."""
+        """The number of frames of this view in one sample, F."""
 
     @abstractmethod
     def choose(self, start: int, frames: int, random: np.random.Generator) -> np.ndarray:
-        """Indices [F] into a run of `frames` frames, for a sample that starts at frame `start`."""
+        """Return indices [F] into a run of `frames` frames, for a sample that starts at frame `start`."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sequence(View):
+class FrameSequence(View):
     """`length` frames, `stride` frames apart, in temporal order."""
 
     length: int
@@ -67,8 +68,8 @@ class Sequence(View):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Offsets(View):
-    """Frames at the given distances after the sample's start, in this order; the first distance is 0 for the start."""
+class FrameOffsets(View):
+    """Frames at the given distances after the sample's start, in this order; distance 0 is the start itself."""
 
     offsets: tuple[int, ...]
 
@@ -85,8 +86,8 @@ class Offsets(View):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Frames(View):
-    """`count` different frames anywhere in the run, in random order; a single frame is the sample's start itself."""
+class RandomFrames(View):
+    """`count` different frames anywhere in the run, in random order; a single frame is the sample's start."""
 
     count: int = 1
 
@@ -101,8 +102,8 @@ class Frames(View):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Triple(View):
-    """The frames t - interval, t, t + interval; at the ends of a run the nearest frame stands in."""
+class FrameTriple(View):
+    """The frames t - interval, t, t + interval; beyond the ends of a run its first or last frame is repeated."""
 
     interval: int
 
@@ -115,39 +116,39 @@ class Triple(View):
         return 3
 
     def choose(self, start: int, frames: int, random: np.random.Generator) -> np.ndarray:
-        chosen: np.ndarray = np.clip(start + self.interval * np.array([-1, 0, 1]), 0, frames - 1)
-        return chosen
+        indices: np.ndarray = np.clip(start + self.interval * np.array([-1, 0, 1]), 0, frames - 1)
+        return indices
 
 
 @dataclass
 class Faces:
     """One view of a batch."""
 
-    images: (
-        Tensor  # [B, F, V, 3, S, S] float in [0, 1], augmented; as decoded: [B, F, H, W, 3] uint8; sides 0: no pixels
-    )
-    identity: Tensor  # [B] int64, the number of the identity in its data set(s)
-    augmentation: Tensor  # [B, F, V, P] float32, what was or will be done to each image (`augment.PARAMETERS`)
-    columns: dict[str, Tensor] = field(default_factory=dict)  # name -> [B, F, ...], as stored, but "au" and "intensity"
-    # with the AUs of all data sets (-1 where a set has no such label); augmented images move their landmarks
-    # [B, F, V, 68, 2] and flow [B, F, V, 2, S / 4, S / 4] with them, in pixels of the images
+    # As decoded: [B, F, H, W, 3] uint8; augmented: [B, F, V, 3, S, S] float in [0, 1]; without pixels the sides are 0.
+    images: Tensor
+    identity: Tensor  # [B] int64, the number of the identity over the data sets of the stream
+    augmentation: Tensor  # [B, F, V, P] float32, applied or to be applied to each image (`augment.PARAMETERS`)
+    # name -> [B, F, ...], as stored, except: "au" and "intensity" have the AUs of all data sets (-1 where a set has no
+    # such label), and augmentation transforms "landmarks" to [B, F, V, 68, 2] and "flow" to [B, F, V, 2, S / 4, S / 4],
+    # in pixels of the augmented images.
+    columns: dict[str, Tensor] = field(default_factory=dict)
 
-    def chosen(self, rows: np.ndarray | slice) -> Faces:
-        """Some of the samples, by their numbers."""
+    def select(self, rows: np.ndarray | slice) -> Faces:
+        """Return the samples with the given numbers."""
         columns = {name: values[rows] for name, values in self.columns.items()}
         return Faces(self.images[rows], self.identity[rows], self.augmentation[rows], columns)
 
     def __getattr__(self, name: str) -> Tensor:
-        """`faces.au` is `faces.columns["au"]`."""
-        columns: dict[str, Tensor] = self.__dict__.get("columns", {})  # not there yet while it is unpickled
+        """Look up a column: `faces.au` is `faces.columns["au"]`."""
+        columns: dict[str, Tensor] = self.__dict__.get("columns", {})  # not set yet during unpickling
         try:
             return columns[name]
         except KeyError:
-            raise AttributeError(f"this view has no {name!r}; ask for it with columns=({name!r},)") from None
+            raise AttributeError(f"this view has no {name!r}; request it with columns=({name!r},)") from None
 
 
 class Batch(dict[str, Faces]):
-    """Views by name: `batch.clip` is `batch["clip"]`."""
+    """The views of a batch by name: `batch.clip` is `batch["clip"]`."""
 
     def __getattr__(self, name: str) -> Faces:
         try:
@@ -156,7 +157,7 @@ class Batch(dict[str, Faces]):
             raise AttributeError(f"the batch has no view {name!r}; it has {', '.join(self)}") from None
 
     def to(self, device: torch.device) -> Batch:
-        """Copy every tensor to `device`, without waiting when the memory is pinned."""
+        """Copy every tensor to `device`, asynchronously from pinned memory."""
         return Batch(
             {
                 name: Faces(

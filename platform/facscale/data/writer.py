@@ -1,4 +1,4 @@
-"""Writes a data set, track by track; what the files look like stands in `shards.py`."""
+"""Writes a data set track by track; `shards.py` describes the files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facscale.data.errors import DataError
-from facscale.data.manifest import INDEX, MANIFEST, Manifest, RowGroup, Shard, checksum, fingerprint
+from facscale.data.manifest import INDEX, MANIFEST, Manifest, RowGroup, Shard, compute_checksum, compute_fingerprint
 from facscale.data.storage import Folder
 
 MB = 1_000_000
@@ -30,9 +30,7 @@ INDEX_SCHEMA = pa.schema(
         ("first_frame", pa.int32()),
     ]
 )
-
-
-COLUMNS = pa.schema(
+BASE_SCHEMA = pa.schema(
     [
         ("identity", pa.string()),
         ("video", pa.string()),
@@ -45,25 +43,25 @@ COLUMNS = pa.schema(
 )
 
 
-def columns(au: Sequence[int], *, expressions: Sequence[str] = ()) -> pa.Schema:
-    """The columns that every data set has; labels only with AUs, or with classes of expressions."""
+def build_schema(au: Sequence[int], *, expressions: Sequence[str] = ()) -> pa.Schema:
+    """Return the required columns: those of every data set, and labels where there are AUs or expression classes."""
     labels = [(name, pa.list_(pa.int8(), len(au))) for name in ("au", "intensity")] if au else []
     labels += [("expression", pa.int8()), ("part", pa.string())] if expressions else []
-    return pa.schema([*COLUMNS, *labels])
+    return pa.schema([*BASE_SCHEMA, *labels])
 
 
 @dataclass
-class _Pending:
-    """Tracks (or parts of long ones) that will make the next row group."""
+class _RowGroupBuffer:
+    """Tracks (or parts of long ones) that are collected for the next row group."""
 
     tables: list[pa.Table] = field(default_factory=list)
     bytes: int = 0
 
 
 class ShardWriter:
-    """Writes one data set into an empty folder at any URL; a context manager that drops everything on an error.
+    """Writes one data set into an empty folder at any URL; a context manager that discards everything on an error.
 
-    Shards are spooled on local disk and put in place whole; the manifest comes last.
+    Shards are spooled on local disk and then put in place complete; the manifest is written last.
     """
 
     def __init__(
@@ -80,10 +78,10 @@ class ShardWriter:
         row_group_mb: float = 8.0,
         shard_mb: float = 256.0,
     ) -> None:
-        """`every`: the stored frames are each n-th of the source, so frames n apart are neighbours.
+        """Prepare the folder. `every`: only each n-th source frame is stored, so frames n apart are neighbours in a run.
 
-        `expressions`: names of the classes 0, 1, ... of the column `expression` (-1: none); `part` then says to which
-        part of the published split a frame belongs, "train" or "test".
+        `expressions`: names of the classes 0, 1, ... of the column `expression` (-1: none); the column `part` then holds
+        the part of the published split that a frame belongs to, "train" or "test".
 
         Raises DataError if the folder already holds a data set or cannot be written.
         """
@@ -92,29 +90,30 @@ class ShardWriter:
             raise DataError(
                 f"{url} already holds a data set, and data sets never change; give the new one another folder"
             )
-        self._folder.make()
-        self._describe: dict[str, Any] = {"name": name, "au": tuple(au), "image_size": image_size, "fps": fps}
-        self._describe |= {"recipe": dict(recipe), "expressions": tuple(expressions)}
-        self._schema = columns(au, expressions=expressions)
+        self._folder.create()
+        self._description: dict[str, Any] = {"name": name, "au": tuple(au), "image_size": image_size, "fps": fps}
+        self._description |= {"recipe": dict(recipe), "expressions": tuple(expressions)}
+        self._schema = build_schema(au, expressions=expressions)
         self._every, self._group_bytes, self._shard_bytes = every, int(row_group_mb * MB), int(shard_mb * MB)
-        local = str(self._folder.path) if self._folder.local else None
-        self._spool = tempfile.TemporaryDirectory(prefix=".spool-", dir=local)
-        self._pending = _Pending()
+        spool_parent = str(self._folder.path) if self._folder.is_local else None
+        self._spool = tempfile.TemporaryDirectory(prefix=".spool-", dir=spool_parent)
+        self._pending = _RowGroupBuffer()
         self._shards: list[Shard] = []
         self._index: list[dict[str, Any]] = []
-        self._last: tuple[str, str, int] | None = None
+        self._last_track: tuple[str, str, int] | None = None
         self._counts = {"identities": 0, "videos": 0, "tracks": 0, "frames": 0, "labelled_frames": 0}
         self._parquet: pq.ParquetWriter | None = None
         self._groups_of_shard = 0
 
     def add_track(self, rows: pa.Table) -> None:
-        """All frames of ONE (identity, video, track), ascending by frame; tracks come sorted.
+        """Add all frames of ONE (identity, video, track), ascending by frame; tracks are added in sorted order.
 
-        Columns as `columns` says, further ones are kept (the same for every track). Raises DataError otherwise.
+        `rows` has the columns of `build_schema`; further ones are kept (the same for every track). Raises DataError
+        for anything else.
         """
         if not rows.num_rows:
             return
-        table = self._checked(rows)
+        table = self._validate_track(rows)
         size = table.nbytes
         parts = max(1, -(-size // self._group_bytes))
         if self._pending.bytes + size > self._group_bytes:
@@ -127,7 +126,7 @@ class ShardWriter:
             self._pending.bytes += size // parts
 
     def close(self) -> Manifest:
-        """Write what is left, then the index, then the manifest. Raises DataError if nothing was added."""
+        """Write the pending rows, then the index, then the manifest. Raises DataError if nothing was added."""
         self._flush()
         self._finish_shard()
         if self._counts["frames"] > self._counts["tracks"] and all(run["frames"] == 1 for run in self._index):
@@ -138,11 +137,11 @@ class ShardWriter:
         index = Path(self._spool.name) / INDEX
         pq.write_table(pa.Table.from_pylist(self._index, schema=INDEX_SCHEMA), index, compression="zstd")
         manifest = Manifest(
-            **self._describe,
+            **self._description,
             counts=self._counts,
             shards=tuple(self._shards),
-            fingerprint=fingerprint(name=self._describe["name"], schema=self._schema, shards=self._shards),
-            index_checksum=checksum(index.read_bytes()),
+            fingerprint=compute_fingerprint(name=self._description["name"], schema=self._schema, shards=self._shards),
+            index_checksum=compute_checksum(index.read_bytes()),
         )
         text = Path(self._spool.name) / MANIFEST
         text.write_text(manifest.to_json(), encoding="utf-8")
@@ -165,11 +164,11 @@ class ShardWriter:
             self._parquet.close()
         self._spool.cleanup()
 
-    def _checked(self, rows: pa.Table) -> pa.Table:
-        """`rows` with the data set's column order and types. Raises DataError for a broken promise."""
+    def _validate_track(self, rows: pa.Table) -> pa.Table:
+        """Return `rows` with the data set's column order and types. Raises DataError where `add_track` does."""
         if missing := [name for name in self._schema.names if name not in rows.column_names]:
             raise DataError(f"{self._folder.url}: a track without the column(s) {', '.join(missing)}")
-        if self._last is None:  # further columns are fixed by the first track
+        if self._last_track is None:  # the first track determines the further columns
             extra = [column for column in rows.schema if column.name not in self._schema.names]
             self._schema = pa.schema([*self._schema, *extra])
         try:
@@ -178,26 +177,28 @@ class ShardWriter:
             raise DataError(f"{self._folder.url}: a track's columns do not fit: {error}") from None
         first, last = (tuple(table[name][row].as_py() for name in ("identity", "video", "track")) for row in (0, -1))
         single = all(len(table[name].unique()) == 1 for name in ("identity", "video", "track"))
-        if not single or (self._last is not None and first <= self._last):
+        if not single or (self._last_track is not None and first <= self._last_track):
             raise DataError(
-                f"{self._folder.url}: the track {first} after {self._last}: tracks come one at a time, once, "
+                f"{self._folder.url}: the track {first} after {self._last_track}: add tracks one at a time, each once, "
                 "sorted by (identity, video, track)"
             )
         if np.any(np.diff(table["frame"].to_numpy()) <= 0):
             raise DataError(f"{self._folder.url}: the frames of track {first} are not ascending")
-        self._count(table, previous=self._last, this=last)
-        self._last = last
+        self._update_counts(table, previous=self._last_track, current=last)
+        self._last_track = last
         return table
 
-    def _count(self, table: pa.Table, *, previous: tuple[str, str, int] | None, this: tuple[str, str, int]) -> None:
-        self._counts["identities"] += previous is None or previous[0] != this[0]
-        self._counts["videos"] += previous is None or previous[:2] != this[:2]
+    def _update_counts(
+        self, table: pa.Table, *, previous: tuple[str, str, int] | None, current: tuple[str, str, int]
+    ) -> None:
+        self._counts["identities"] += previous is None or previous[0] != current[0]
+        self._counts["videos"] += previous is None or previous[:2] != current[:2]
         self._counts["tracks"] += 1
         self._counts["frames"] += table.num_rows
-        if self._describe["au"]:
+        if self._description["au"]:
             labels = table["au"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
             self._counts["labelled_frames"] += int((labels >= 0).any(axis=1).sum())
-        elif self._describe["expressions"]:
+        elif self._description["expressions"]:
             self._counts["labelled_frames"] += int((table["expression"].to_numpy() >= 0).sum())
 
     def _flush(self) -> None:
@@ -209,9 +210,9 @@ class ShardWriter:
             self._parquet = pq.ParquetWriter(
                 Path(self._spool.name) / self._shard_name,
                 self._schema,
-                compression="none",  # JPEGs do not shrink, and all the rest is small beside them
+                compression="none",  # JPEGs do not shrink, and everything else is small beside them
                 use_dictionary=["identity", "video"],
-                write_statistics=names,  # the least and greatest JPEG would be stored a second time
+                write_statistics=names,  # the smallest and largest JPEG would be stored a second time
                 write_page_checksum=True,
             )
         row = 0
@@ -220,7 +221,7 @@ class ShardWriter:
             row += table.num_rows
         self._parquet.write_table(pa.concat_tables(self._pending.tables), row_group_size=row)
         self._groups_of_shard += 1
-        self._pending = _Pending()
+        self._pending = _RowGroupBuffer()
         if (Path(self._spool.name) / self._shard_name).stat().st_size >= self._shard_bytes:
             self._finish_shard()
 
@@ -246,7 +247,7 @@ class ShardWriter:
             )
 
     def _finish_shard(self) -> None:
-        """Close the open shard, take its checksums, put it in place."""
+        """Close the open shard, compute its checksums and put it in place."""
         if self._parquet is None:
             return
         self._parquet.close()
@@ -254,14 +255,16 @@ class ShardWriter:
         path = Path(self._spool.name) / self._shard_name
         metadata = pq.read_metadata(path)
         with pa.memory_map(str(path)) as file:
-            groups = tuple(_measure(file, metadata.row_group(number)) for number in range(metadata.num_row_groups))
+            groups = tuple(
+                _describe_row_group(file, metadata.row_group(number)) for number in range(metadata.num_row_groups)
+            )
         shard = Shard(file=path.name, bytes=path.stat().st_size, rows=metadata.num_rows, row_groups=groups)
         self._folder.put(path.name, source=path)
         path.unlink()
         self._shards.append(shard)
 
 
-def _measure(file: pa.MemoryMappedFile, group: pq.RowGroupMetaData) -> RowGroup:
+def _describe_row_group(file: pa.MemoryMappedFile, group: pq.RowGroupMetaData) -> RowGroup:
     starts, ends = [], []
     for number in range(group.num_columns):
         column = group.column(number)
@@ -269,4 +272,6 @@ def _measure(file: pa.MemoryMappedFile, group: pq.RowGroupMetaData) -> RowGroup:
         starts.append(start)
         ends.append(start + column.total_compressed_size)
     offset, length = min(starts), max(ends) - min(starts)
-    return RowGroup(offset=offset, length=length, rows=group.num_rows, checksum=checksum(file.read_at(length, offset)))
+    return RowGroup(
+        offset=offset, length=length, rows=group.num_rows, checksum=compute_checksum(file.read_at(length, offset))
+    )

@@ -1,7 +1,7 @@
-"""What stands between a job and a cluster, found before GPUs are held: `facscale doctor`."""
+"""Diagnosis of a cluster before a job holds its GPUs: `facscale doctor`."""
 
-from facscale.doctor.examination import examine
+from facscale.doctor.context import DiagnosticContext
 from facscale.doctor.finding import Finding
-from facscale.doctor.patient import Patient
+from facscale.doctor.runner import run_checks
 
-__all__ = ["Finding", "Patient", "examine"]
+__all__ = ["DiagnosticContext", "Finding", "run_checks"]

@@ -1,45 +1,45 @@
-"""What an examination finds, one thing at a time."""
+"""Findings: the results of a check."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-State = Literal["ok", "warning", "problem"]
+Severity = Literal["ok", "warning", "problem"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One fact about a cluster; what is not ok says what to do."""
+    """A fact about a cluster, and how to fix it unless it is ok."""
 
-    state: State
-    what: str
-    mend: str = ""
-    check: str = ""  # the check that found it
-
-
-def ok(what: str) -> Finding:
-    """As it should be."""
-    return Finding("ok", what)
+    severity: Severity
+    message: str
+    fix: str = ""
+    check: str = ""  # name of the check
 
 
-def warning(what: str, mend: str) -> Finding:
-    """Jobs run, but worse than they could, or it cannot be known from here."""
-    return Finding("warning", what, mend)
+def ok(message: str) -> Finding:
+    """Build a finding that needs no action."""
+    return Finding("ok", message)
 
 
-def problem(what: str, mend: str) -> Finding:
-    """Jobs will fail."""
-    return Finding("problem", what, mend)
+def warning(message: str, fix: str) -> Finding:
+    """Build a finding with which jobs run, but worse than they could, or one that cannot be verified from here."""
+    return Finding("warning", message, fix)
 
 
-def told(error: Exception, *, mend: str = "") -> Finding:
-    """An error as a problem. Ours end with what to do, after a semicolon; `mend` is for those that do not."""
+def problem(message: str, fix: str) -> Finding:
+    """Build a finding with which jobs will fail."""
+    return Finding("problem", message, fix)
+
+
+def from_error(error: Exception, *, fix: str = "") -> Finding:
+    """Convert an error to a problem. Our own messages end with the fix after a semicolon; `fix` is for all others."""
     text = str(error).strip() or type(error).__name__
-    what, _, rest = text.partition("; ")
-    return problem(what, rest or mend or "see the message")
+    message, _, rest = text.partition("; ")
+    return problem(message, rest or fix or "see the message")
 
 
-def first_line(error: Exception) -> str:
-    """Of what an error says."""
+def get_first_line(error: Exception) -> str:
+    """Return the first line of an error's message, at most 300 characters."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

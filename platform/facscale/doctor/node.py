@@ -1,4 +1,4 @@
-"""What a node of a cluster says of itself. Runs there by itself: nothing but the standard library, and torch where GPUs are."""
+"""Facts about a node, collected on it. Needs only the standard library, and torch and NVML where GPUs are."""
 
 from __future__ import annotations
 
@@ -8,53 +8,51 @@ import importlib.metadata
 import os
 import resource
 import shutil
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 PACKAGES = ("ray", "torch", "deepspeed", "numpy", "pyarrow")
-SMI = ("index", "name", "driver_version", "temperature.gpu", "ecc.errors.uncorrected.volatile.total",
-       "clocks_throttle_reasons.hw_slowdown", "clocks_throttle_reasons.sw_thermal_slowdown")  # fmt: skip
-SMI_S = 20
-TRIED_BYTES = (
-    2 << 30
-)  # free memory that a GPU must have for the small matrix product: its context alone takes a quarter
-SIDE = 512  # of that product's matrices
+MIN_FREE_BYTES = 2 << 30  # of GPU memory, for the test product: the CUDA context alone takes a quarter
+MATRIX_SIDE = 512  # of the test product
 
 
-def report(folders: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Versions, room and limits; `folders`: how much is free where these lie."""
-    shm, tmp = shutil.disk_usage("/dev/shm"), shutil.disk_usage("/tmp")  # noqa: S108 - Ray's places
+def collect_facts(folders: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Collect versions, limits and free space, the latter also for each of `folders`."""
+    shm, tmp = shutil.disk_usage("/dev/shm"), shutil.disk_usage("/tmp")  # noqa: S108 - where Ray keeps objects
     return {
-        "versions": {"python": ".".join(map(str, sys.version_info[:3])), **versions()},
-        "facscale": ours(),
-        "compiler": {name: bool(shutil.which(name)) or beside(name) for name in ("g++", "ninja")},
+        "versions": {"python": ".".join(map(str, sys.version_info[:3])), **get_package_versions()},
+        "facscale": get_facscale_version(),
+        "compiler": {name: bool(shutil.which(name)) or is_beside_python(name) for name in ("g++", "ninja")},
         "shm_bytes": shm.total,
-        "tmp_used": 1 - tmp.free / tmp.total,
+        "tmp_used": 1 - tmp.free / tmp.total,  # a share
         "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-        "processes": most_processes(),
-        "free": {folder: free(folder) for folder in folders},
+        "processes": get_process_limit(),
+        "free": {folder: measure_free_space(folder) for folder in folders},
     }
 
 
-def versions() -> dict[str, str]:
-    """Of the packages that must agree; "" where one is missing."""
-    found = {}
+def get_package_versions() -> dict[str, str]:
+    """Return the versions of the packages that must agree between nodes; "" for a missing one."""
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = ""
-    return found
+            versions[name] = ""
+    return versions
 
 
-def ours() -> dict[str, str]:
-    """facscale's version, and a checksum of its source: images of two days have the same version. Or what is wrong."""
+def get_facscale_version() -> dict[str, str]:
+    """Return facscale's version and 12 digits of a checksum over its source, or the error of its import.
+
+    Images of two days can have the same version; the checksum tells them apart.
+    """
     try:
         package = importlib.import_module("facscale")
-    except Exception as error:  # noqa: BLE001 - whatever is wrong there
+    except Exception as error:  # noqa: BLE001 - a broken installation may raise anything
         return {"error": f"{type(error).__name__}: {error}"}
     root = Path(package.__file__ or "").parent
     code = hashlib.sha256()
@@ -63,68 +61,102 @@ def ours() -> dict[str, str]:
     return {"version": package.__version__, "code": code.hexdigest()[:12]}
 
 
-def beside(name: str) -> bool:
-    """Whether a program lies beside this Python, which need not be in the path."""
+def is_beside_python(name: str) -> bool:
+    """Return whether a program lies in the folder of this Python, which need not be in PATH."""
     return (Path(sys.executable).parent / name).exists()
 
 
-def most_processes() -> int:
-    """Threads and processes that may be started: the user's limit, or the container's if that is less; -1: no limit."""
+def get_process_limit() -> int:
+    """Return how many threads and processes may run: the lower of the user's limit and the container's; -1: no limit."""
     limits = [resource.getrlimit(resource.RLIMIT_NPROC)[0]]
-    for place in ("/sys/fs/cgroup/pids.max", "/sys/fs/cgroup/pids/pids.max"):
+    for path in ("/sys/fs/cgroup/pids.max", "/sys/fs/cgroup/pids/pids.max"):
         try:
-            limits.append(int(Path(place).read_text(encoding="ascii")))
+            limits.append(int(Path(path).read_text(encoding="ascii")))
         except (OSError, ValueError):  # no such file, or "max"
             continue
     return min((limit for limit in limits if limit >= 0), default=-1)
 
 
-def free(folder: str) -> dict[str, Any]:
-    """Bytes that fit into a folder that may not exist yet, and whether we may write there."""
-    place = Path(folder).expanduser().absolute()
-    while not place.exists():
-        place = place.parent
-    return {"bytes": shutil.disk_usage(place).free, "writable": os.access(place, os.W_OK)}
+def measure_free_space(folder: str) -> dict[str, Any]:
+    """Return the free bytes of a folder that need not exist yet, and whether it is writable."""
+    path = Path(folder).expanduser().absolute()
+    while not path.exists():
+        path = path.parent
+    return {"bytes": shutil.disk_usage(path).free, "writable": os.access(path, os.W_OK)}
 
 
-def clock() -> float:
-    """Seconds since 1970, by the node's clock."""
+def read_clock() -> float:
+    """Return the node's time, in seconds since 1970."""
     return time.time()
 
 
-def gpus() -> list[dict[str, Any]]:
-    """Each GPU that torch sees here: name, memory, whether it multiplies as the CPU does. Empty where there is none."""
+def probe_gpus() -> list[dict[str, Any]]:
+    """Probe each GPU that torch sees (`probe_gpu`); empty where there is none."""
     import torch
 
-    return [gpu(number) for number in range(torch.cuda.device_count())]
+    return [probe_gpu(number) for number in range(torch.cuda.device_count())]
 
 
-def gpu(number: int) -> dict[str, Any]:
-    """One of them; "error" says what failed, "busy" that too little memory was free to try."""
+def probe_gpu(number: int) -> dict[str, Any]:
+    """Multiply two matrices on a GPU and on the CPU; return memory, name and the largest difference.
+
+    "error" holds what failed; "busy" is set instead of "difference" where too little memory is free.
+    """
     import torch
 
-    about: dict[str, Any] = {"number": number}
+    facts: dict[str, Any] = {"number": number}
     try:
         device = torch.device("cuda", number)
         properties = torch.cuda.get_device_properties(device)
-        about["free_bytes"], about["total_bytes"] = torch.cuda.mem_get_info(device)
-        about |= {"name": properties.name, "capability": [properties.major, properties.minor]}
-        if about["free_bytes"] < TRIED_BYTES:
-            return about | {"busy": True}
-        a, b = torch.randn(2, SIDE, SIDE, dtype=torch.float64).unbind()
+        facts["free_bytes"], facts["total_bytes"] = torch.cuda.mem_get_info(device)
+        facts |= {"name": properties.name, "capability": [properties.major, properties.minor]}
+        if facts["free_bytes"] < MIN_FREE_BYTES:
+            return facts | {"busy": True}
+        a, b = torch.randn(2, MATRIX_SIDE, MATRIX_SIDE, dtype=torch.float64).unbind()
         difference = ((a.to(device) @ b.to(device)).cpu() - a @ b).abs().max()
-        about["difference"] = float(difference)
-    except Exception as error:  # noqa: BLE001 - whatever ails it
-        about["error"] = f"{type(error).__name__}: {error}".splitlines()[0]
-    return about
+        facts["difference"] = float(difference)
+    except Exception as error:  # noqa: BLE001 - a broken GPU may raise anything
+        facts["error"] = f"{type(error).__name__}: {error}".splitlines()[0]
+    return facts
 
 
-def nvidia_smi() -> list[dict[str, str]]:
-    """What the driver says of each GPU, by the names in `SMI`; empty where the program is missing or fails."""
-    command = ["nvidia-smi", f"--query-gpu={','.join(SMI)}", "--format=csv,noheader,nounits"]
+def read_gpu_health() -> list[dict[str, Any]]:
+    """Read temperature, memory errors and slowdowns of each GPU from the driver (NVML).
+
+    A figure is None where the driver does not provide it: a MIG device, a GPU without ECC, no permission. The list is
+    empty without NVML or without a GPU.
+    """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SMI_S, check=False)  # noqa: S603
-    except (OSError, subprocess.TimeoutExpired):
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # noqa: BLE001 - no package, no driver, no permission
         return []
-    lines = [line.split(", ") for line in done.stdout.splitlines()] if done.returncode == 0 else []
-    return [dict(zip(SMI, line, strict=True)) for line in lines if len(line) == len(SMI)]
+    reasons = {
+        "hw_slowdown": pynvml.nvmlClocksEventReasonHwSlowdown,
+        "sw_thermal_slowdown": pynvml.nvmlClocksEventReasonSwThermalSlowdown,
+    }
+
+    def read(function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except pynvml.NVMLError:
+            return None
+
+    try:
+        gpus = []
+        for index in range(read(pynvml.nvmlDeviceGetCount) or 0):
+            handle = read(pynvml.nvmlDeviceGetHandleByIndex, index)
+            counter = (pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC)
+            active = read(pynvml.nvmlDeviceGetCurrentClocksEventReasons, handle) or 0
+            gpus.append(
+                {
+                    "index": index,
+                    "temperature_c": read(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
+                    "ecc_errors": read(pynvml.nvmlDeviceGetTotalEccErrors, handle, *counter),
+                    "slowdowns": [name for name, bit in reasons.items() if active & bit],
+                }
+            )
+        return gpus
+    finally:
+        pynvml.nvmlShutdown()

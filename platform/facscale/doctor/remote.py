@@ -1,4 +1,4 @@
-"""Questions to the nodes of a Ray cluster: one task for each, wherever its CPUs are busy or not."""
+"""Run functions on the nodes of a Ray cluster: one task per node, which reserves no CPU and so need not wait."""
 
 from __future__ import annotations
 
@@ -9,45 +9,46 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from facscale.doctor import node as facts
+from facscale.doctor import node as node_module
 
-GPUS_SEEN = {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}}  # a task that reserves no GPU sees them all
+ALL_GPUS = {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}}  # lets a task that reserves no GPU see all
 
 
-def ask_nodes(
-    call: Callable[..., Any],
-    *words: Any,
+def run_on_nodes(
+    function: Callable[..., Any],
+    *arguments: Any,
     nodes: Sequence[Mapping[str, Any]],
-    patience_s: float,
-    calls: int = 0,
+    timeout_s: float,
+    max_calls: int = 0,
     **options: Any,
 ) -> dict[str, Any]:
-    """`call(*words)` on each node at once: what it returned, or the exception that tells why it did not.
+    """Run `function(*arguments)` on all nodes at once; return by node its result, or the exception that it raised.
 
-    `nodes` are those of `patient.named`. A function of `doctor.node` travels whole, so that it also runs where facscale is missing. `calls`: how many a
-    process answers before it ends; 0: no end.
+    A node without an answer within `timeout_s` gives a TimeoutError. `nodes` are those of `context.name_nodes`. Functions
+    of `doctor.node` are pickled by value, so that they run where facscale is not installed. A worker process ends after
+    `max_calls` tasks; 0: never. `options` go to `ray.remote`.
     """
-    ray.cloudpickle.register_pickle_by_value(facts)
-    task = ray.remote(max_calls=calls)(call)
+    ray.cloudpickle.register_pickle_by_value(node_module)
+    task = ray.remote(max_calls=max_calls)(function)
     pending = {
         node["Name"]: task.options(
             num_cpus=0,
             max_retries=0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
             **options,
-        ).remote(*words)
+        ).remote(*arguments)
         for node in nodes
     }
-    end = time.monotonic() + patience_s
-    return {name: _answer(reference, max(0.1, end - time.monotonic())) for name, reference in pending.items()}
+    end = time.monotonic() + timeout_s
+    return {name: _fetch(reference, max(0.1, end - time.monotonic())) for name, reference in pending.items()}
 
 
-def _answer(reference: Any, patience_s: float) -> Any:
+def _fetch(reference: Any, timeout_s: float) -> Any:
     try:
-        return ray.get(reference, timeout=patience_s)
+        return ray.get(reference, timeout=timeout_s)
     except ray.exceptions.GetTimeoutError:
         ray.cancel(reference, force=True)
-        return TimeoutError(f"no answer within {patience_s:.0f} s")
+        return TimeoutError(f"no answer within {timeout_s:.0f} s")
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
         return cause if isinstance(cause, Exception) else error

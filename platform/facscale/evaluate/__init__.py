@@ -1,42 +1,38 @@
-"""Judging an encoder: embeddings, linear probe, subject-exclusive cross-validation, F1, diagnostics, figures.
+"""Evaluation of encoders: linear probes, F1, out-of-fold predictions, statistics, and what a representation holds.
 
-Here is what numpy alone does. `probe` and `diagnostics` (torch), `embed` (Ray Data) and `figures` (matplotlib)
-are imported by their module names, so that comparing runs takes no second of loading.
+The names below need numpy and scipy alone. `probe`, `expression` and `diagnostics` (torch) are imported by their module
+names, so that comparing runs does not load torch.
 """
 
-from facscale.evaluate.bootstrap import Difference, Interval, difference, interval
-from facscale.evaluate.f1 import Counts, count
+from facscale.evaluate.bootstrap import F1Difference, Interval, bootstrap_difference
+from facscale.evaluate.f1 import ConfusionCounts, count_confusions
 from facscale.evaluate.predictions import Predictions
-from facscale.evaluate.relations import adjacency, adjacency_distance, correlation, dependency_f1
-from facscale.evaluate.scores import Row
-from facscale.evaluate.significance import Comparison, compared
-from facscale.evaluate.subjects import frames_of, per_subject, positives
-from facscale.evaluate.thresholds import Operating, Thresholds, operating
-from facscale.evaluate.ttests import CorrectedT, TTest, corrected_t, paired_t
+from facscale.evaluate.relations import adjacency_distance, correlate_aus, correlate_columns, dependency_f1
+from facscale.evaluate.scores import MethodScores
+from facscale.evaluate.significance import Comparison, compare_methods
+from facscale.evaluate.subjects import count_positives, find_frames, score_subjects
+from facscale.evaluate.thresholds import ThresholdAnalysis, analyze_thresholds
+from facscale.evaluate.ttests import TTest, paired_t_test
 
 __all__ = [
     "Comparison",
-    "CorrectedT",
-    "Counts",
-    "Difference",
+    "ConfusionCounts",
+    "F1Difference",
     "Interval",
-    "Operating",
+    "MethodScores",
     "Predictions",
-    "Row",
     "TTest",
-    "Thresholds",
-    "adjacency",
+    "ThresholdAnalysis",
     "adjacency_distance",
-    "compared",
-    "corrected_t",
-    "correlation",
-    "count",
+    "analyze_thresholds",
+    "bootstrap_difference",
+    "compare_methods",
+    "correlate_aus",
+    "correlate_columns",
+    "count_confusions",
+    "count_positives",
     "dependency_f1",
-    "difference",
-    "frames_of",
-    "interval",
-    "operating",
-    "paired_t",
-    "per_subject",
-    "positives",
+    "find_frames",
+    "paired_t_test",
+    "score_subjects",
 ]

@@ -1,8 +1,8 @@
-"""F1 as the AU papers count it: TP, FP and FN pooled over all frames of one test fold, for each AU.
+"""F1 as AU papers count it: for each AU, TP, FP and FN are pooled over all frames of a test fold.
 
-Then the mean over folds for each AU, and the mean over AUs. A frame that is not labelled for an AU (-1) is no part of
-that AU's count. An AU without a positive frame in a test fold has no F1 there (nan, where scikit-learn says 0 and
-warns); it is left out of that AU's mean over folds.
+F1 of an AU is the mean over the folds, F1 of a method the mean over AUs. A frame that is not labelled for an AU (-1) is
+ignored for that AU. An AU without a positive frame in a test fold has no F1 there (nan, where scikit-learn returns 0 with a
+warning) and is left out of that AU's mean over folds.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Counts:
-    """Decisions about each AU; every array is int64 [n], or [folds, n]."""
+class ConfusionCounts:
+    """True positives, false positives and false negatives of each AU; every array is int64 [n] or [folds, n]."""
 
     tp: np.ndarray
     fp: np.ndarray
@@ -30,30 +30,33 @@ class Counts:
         return f1
 
     @staticmethod
-    def stack(counts: Sequence[Counts]) -> Counts:
-        """Counts of several folds, [folds, n]."""
-        return Counts(*(np.stack([getattr(count, name) for count in counts]) for name in ("tp", "fp", "fn")))
+    def stack(folds: Sequence[ConfusionCounts]) -> ConfusionCounts:
+        """Stack the counts of several folds, [n] each, to [folds, n]."""
+        return ConfusionCounts(*(np.stack([getattr(fold, name) for fold in folds]) for name in ("tp", "fp", "fn")))
 
-    def pooled(self) -> Counts:
-        """All folds together: [folds, n] -> [n]."""
-        return Counts(self.tp.sum(axis=0), self.fp.sum(axis=0), self.fn.sum(axis=0))
+    def pool(self) -> ConfusionCounts:
+        """Add up all folds, [folds, n] -> [n]."""
+        return ConfusionCounts(self.tp.sum(axis=0), self.fp.sum(axis=0), self.fn.sum(axis=0))
 
 
-def count(*, probability: np.ndarray, au: np.ndarray, threshold: float = 0.5) -> Counts:
-    """Compare probabilities [N, n] in [0, 1] with labels [N, n] in {0, 1, -1}; an AU is found from `threshold` on."""
+def count_confusions(*, probability: np.ndarray, au: np.ndarray, threshold: float = 0.5) -> ConfusionCounts:
+    """Compare probabilities [N, n] in [0, 1] with labels [N, n] in {0, 1, -1}.
+
+    An AU is predicted where its probability is at least `threshold`. Raises ValueError where the shapes differ.
+    """
     if probability.shape != au.shape:
         raise ValueError(f"probabilities {list(probability.shape)} and labels {list(au.shape)} differ in shape")
-    found, positive, negative = probability >= threshold, au == 1, au == 0
-    return Counts(
-        tp=(found & positive).sum(axis=0, dtype=np.int64),
-        fp=(found & negative).sum(axis=0, dtype=np.int64),
-        fn=(~found & positive).sum(axis=0, dtype=np.int64),
+    predicted, positive, negative = probability >= threshold, au == 1, au == 0
+    return ConfusionCounts(
+        tp=(predicted & positive).sum(axis=0, dtype=np.int64),
+        fp=(predicted & negative).sum(axis=0, dtype=np.int64),
+        fn=(~predicted & positive).sum(axis=0, dtype=np.int64),
     )
 
 
-def mean(values: np.ndarray, *, axis: int | None = None) -> np.ndarray:
-    """The mean of the defined values; nan, without a warning, where none is defined."""
+def nanmean(values: np.ndarray, *, axis: int | None = None) -> np.ndarray:
+    """Mean of the values that are not nan; nan where all are, without numpy's warning."""
     defined = ~np.isnan(values)
     total, number = np.where(defined, values, 0.0).sum(axis=axis), defined.sum(axis=axis)
-    average: np.ndarray = np.divide(total, number, out=np.full(np.shape(total), np.nan), where=number > 0)
-    return average
+    mean: np.ndarray = np.divide(total, number, out=np.full(np.shape(total), np.nan), where=number > 0)
+    return mean

@@ -1,4 +1,4 @@
-"""The linear classifier of the field's protocol: BatchNorm1d and a bias-free linear layer on frozen features.
+"""The linear probe of the field's protocol: BatchNorm1d and a bias-free linear layer on frozen features.
 
 Li & Shan (CLP), section IV.A, after TCAE: binary cross-entropy for each AU, "reweighted ... inversely proportional to
 the AU class frequencies". Neither paper gives the formula, so there are two: "class" weighs the positives and the
@@ -15,29 +15,34 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from facscale.data.labels import class_weights, inverse_frequency
-from facscale.evaluate.solver import train
-from facscale.nn.classifier import LinearProbe
+from facscale.data.labels import compute_au_weights, compute_class_weights
+from facscale.evaluate.solver import train_probe
+from facscale.nn.heads import LinearProbe
 from facscale.spec.models import Probe
 
 Weighting = Literal["class", "au", "none"]
 
 
-def label_weights(au: np.ndarray, *, weighting: Weighting = "class") -> Tensor:
+def compute_label_weights(au: np.ndarray, *, weighting: Weighting = "class") -> Tensor:
     """Weights [2, n] of a negative and a positive label of each AU, from training labels [N, n]."""
     if weighting == "class":
-        return torch.from_numpy(class_weights(au))
-    one = inverse_frequency(au) if weighting == "au" else np.ones(au.shape[1], np.float32)
-    return torch.from_numpy(np.stack([one, one]))
+        return torch.from_numpy(compute_class_weights(au))
+    weights = compute_au_weights(au) if weighting == "au" else np.ones(au.shape[1], np.float32)
+    return torch.from_numpy(np.stack([weights, weights]))
 
 
 def fit_probe(
-    features: np.ndarray | Tensor, *, au: np.ndarray, probe: Probe, seed: int, weighting: Weighting = "class",
+    features: np.ndarray | Tensor,
+    *,
+    au: np.ndarray,
+    probe: Probe,
+    seed: int,
+    weighting: Weighting = "class",
     device: torch.device | str = "cpu",
-) -> LinearProbe:  # fmt: skip
+) -> LinearProbe:
     """Train a probe on features [N, D] and labels [N, n] with Adam on shuffled minibatches; the same seed, the same probe.
 
-    Frames without any label are left out. Returns it in evaluation mode. Raises ValueError for fewer than 2 frames.
+    Frames without any label are left out. Returns the probe in evaluation mode. Raises ValueError for fewer than 2 frames.
     """
     labelled = torch.from_numpy((au >= 0).any(axis=1))
     x = torch.as_tensor(features)[labelled].to(device, torch.float32)
@@ -45,22 +50,22 @@ def fit_probe(
     if len(x) < 2:
         raise ValueError(f"a probe needs at least 2 labelled frames, here are {len(x)}")
     random = torch.Generator().manual_seed(seed)
-    model = _initial(dim=x.shape[1], aus=y.shape[1], seed=seed).to(device)
-    weights = label_weights(au, weighting=weighting).to(device)
-    train(model, x=x, y=y, weights=weights, probe=probe, random=random)
+    model = _create_probe(dim=x.shape[1], aus=y.shape[1], seed=seed).to(device)
+    weights = compute_label_weights(au, weighting=weighting).to(device)
+    train_probe(model, x=x, y=y, weights=weights, probe=probe, random=random)
     return model.eval()
 
 
 @torch.no_grad()
-def predict(model: nn.Module, *, features: np.ndarray | Tensor, batch_size: int = 8192) -> np.ndarray:
+def predict_probabilities(model: nn.Module, *, features: np.ndarray | Tensor, batch_size: int = 8192) -> np.ndarray:
     """Probabilities [N, n] float32 in [0, 1] of features [N, D]."""
     device = next(model.parameters()).device
-    parts = torch.split(torch.as_tensor(features), batch_size)
-    return torch.cat([torch.sigmoid(model(part.to(device, torch.float32))).cpu() for part in parts]).numpy()
+    batches = torch.split(torch.as_tensor(features), batch_size)
+    return torch.cat([torch.sigmoid(model(batch.to(device, torch.float32))).cpu() for batch in batches]).numpy()
 
 
-def _initial(*, dim: int, aus: int, seed: int) -> LinearProbe:
-    """An untrained probe. The process's own generator is left alone: a training that looks at itself stays the same."""
+def _create_probe(*, dim: int, aus: int, seed: int) -> LinearProbe:
+    """An untrained probe. Leaves the process's own generator alone: probing a training must not change it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LinearProbe(dim=dim, aus=aus)

@@ -1,4 +1,4 @@
-"""The F1 of one method: by AU and by fold."""
+"""The F1 of one method, by AU and by fold."""
 
 from __future__ import annotations
 
@@ -7,73 +7,81 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from facscale.evaluate.f1 import Counts, mean
+from facscale.evaluate.f1 import ConfusionCounts, nanmean
+
+PUBLISHED = ("published",)  # the folds of scores that a paper prints
 
 
 @dataclass(frozen=True)
-class Row:
-    """One method. F1 lies in [0, 1] here and is shown times 100; nan where it is undefined."""
+class MethodScores:
+    """F1 in [0, 1] of one method; nan where it is undefined."""
 
     name: str
     aus: tuple[int, ...]
-    by_fold: np.ndarray  # [folds, n]; one line for a published row
-    pooled: np.ndarray  # [n], from the counts of all folds together; nan where a paper gives none
+    by_fold: np.ndarray  # [folds, n]; one line if published
+    pooled: np.ndarray  # [n], from the counts of all folds together; nan if published
     folds: tuple[str, ...]  # their names
     source: str = ""  # of the folds, or the paper
-    seeds: int = 1  # trainings, whose folds stand one after the other
+    seeds: int = 1  # number of trainings, whose folds stand one after the other
 
     @classmethod
-    def counted(cls, name: str, *, aus: Sequence[int], counts: Counts, folds: Sequence[str], source: str = "") -> Row:
-        """A measured row, from the counts [folds, n]."""
-        return cls(name, tuple(aus), counts.f1, counts.pooled().f1, tuple(folds), source)
+    def from_counts(
+        cls, name: str, *, aus: Sequence[int], counts: ConfusionCounts, folds: Sequence[str], source: str = ""
+    ) -> MethodScores:
+        """Measured scores, from counts [folds, n]."""
+        return cls(name, tuple(aus), counts.f1, counts.pool().f1, tuple(folds), source)
 
     @classmethod
-    def published(cls, name: str, *, f1: Mapping[int, float], source: str) -> Row:
-        """A row of a paper, F1 in per cent by AU."""
+    def from_paper(cls, name: str, *, f1: Mapping[int, float], source: str) -> MethodScores:
+        """Published scores, {AU: F1 in per cent}."""
         values = np.array(list(f1.values()), float) / 100
-        return cls(name, tuple(f1), values[None], np.full(len(values), np.nan), ("published",), source)
+        return cls(name, tuple(f1), values[None], np.full(len(values), np.nan), PUBLISHED, source)
 
     @classmethod
-    def repeated(cls, rows: Sequence[Row]) -> Row:
-        """The same method trained with several seeds, as one row."""
-        if len(rows) == 1:
-            return rows[0]
-        folds = tuple(f"seed{seed} {fold}" for seed, row in enumerate(rows) for fold in row.folds)
-        by_fold, pooled = (
-            np.concatenate([row.by_fold for row in rows]),
-            mean(np.stack([row.pooled for row in rows]), axis=0),
-        )
-        return cls(rows[0].name, rows[0].aus, by_fold, pooled, folds, rows[0].source, len(rows))
+    def combine_seeds(cls, seeds: Sequence[MethodScores]) -> MethodScores:
+        """One method trained with several seeds: all their folds, named "seed0 fold0", ...; pooled F1 is averaged."""
+        first = seeds[0]
+        if len(seeds) == 1:
+            return first
+        folds = tuple(f"seed{seed} {fold}" for seed, scores in enumerate(seeds) for fold in scores.folds)
+        by_fold = np.concatenate([scores.by_fold for scores in seeds])
+        pooled = nanmean(np.stack([scores.pooled for scores in seeds]), axis=0)
+        return cls(first.name, first.aus, by_fold, pooled, folds, first.source, len(seeds))
+
+    @property
+    def is_published(self) -> bool:
+        """Whether a paper prints them."""
+        return self.folds == PUBLISHED
 
     @property
     def f1(self) -> np.ndarray:
         """Mean over the folds in which it is defined [n]."""
-        return mean(self.by_fold, axis=0)
+        return nanmean(self.by_fold, axis=0)
 
     @property
     def mean(self) -> float:
-        """Mean of `f1` over AUs; with every F1 defined, also the mean over folds of their means, as papers give it."""
-        return float(mean(self.f1))
+        """Mean of `f1` over AUs. With every F1 defined it equals the mean over folds of their means, as papers give it."""
+        return float(nanmean(self.f1))
 
     @property
     def fold_means(self) -> np.ndarray:
         """Mean over AUs of each fold [folds]."""
-        return mean(self.by_fold, axis=1)
+        return nanmean(self.by_fold, axis=1)
 
     @property
     def undefined(self) -> tuple[str, ...]:
-        """'AU9 in fold1': no positive frame to be found there."""
-        if self.folds == ("published",):
+        """'AU9 in fold1' for each AU and fold without a positive frame."""
+        if self.is_published:
             return ()
         gaps = zip(*np.nonzero(np.isnan(self.by_fold)), strict=True)
         return tuple(f"AU{self.aus[number]} in {self.folds[fold]}" for fold, number in gaps)
 
-    def metrics(self) -> dict[str, float]:
-        """Flat, for the tracker: f1/AU12, f1/mean, pooled/f1/AU12, fold0/f1/AU12, ... undefined ones left out."""
-        found: dict[str, float] = {}
+    def to_metrics(self) -> dict[str, float]:
+        """Flat metrics for the tracker: f1/AU12, f1/mean, pooled/f1/AU12, fold0/f1/AU12, ...; undefined ones are left out."""
+        metrics: dict[str, float] = {}
         lines = [("", self.f1), ("pooled/", self.pooled)]
         lines += [(f"{name}/", line) for name, line in zip(self.folds, self.by_fold, strict=True)]
         for prefix, line in lines:
-            found |= {f"{prefix}f1/AU{au}": float(value) for au, value in zip(self.aus, line, strict=True)}
-            found[f"{prefix}f1/mean"] = float(mean(line))
-        return {name: value for name, value in found.items() if not np.isnan(value)}
+            metrics |= {f"{prefix}f1/AU{au}": float(value) for au, value in zip(self.aus, line, strict=True)}
+            metrics[f"{prefix}f1/mean"] = float(nanmean(line))
+        return {name: value for name, value in metrics.items() if not np.isnan(value)}

@@ -1,17 +1,17 @@
-"""The training of the linear probe, without autograd: no gradient is wanted of the features, so a step is a few matrices.
+"""Training of the linear probe without autograd: features need no gradient, so a step is a few matrix products.
 
-With a batch of B frames, x^ [B, D] the features that BatchNorm made (they hang on no parameter), W [n, D] the linear
-layer, γ and β [D] BatchNorm's gain and shift, L `nn.classifier.masked_bce` and g = dL/dlogits [n, B]:
+With a batch of B frames, x^ [B, D] the features after BatchNorm (which depend on no parameter), W [n, D] the linear
+layer, γ and β [D] BatchNorm's gain and shift, L `nn.losses.masked_bce` and g = dL/dlogits [n, B]:
 
     logits = (W γ) x^T + W β        g = w (sigmoid(logits) - y) / labelled entries, 0 where there is no label
     M = g x^ [n, D]                 s = sum of g over the frames [n]
     dL/dW = M γ + s β^T             dL/dγ = sum of W M over the AUs             dL/dβ = W^T s
 
-and then Adam (Kingma & Ba, 2015, algorithm 1) as torch.optim.Adam writes it. The order of the frames, the running
-statistics and the weights are those of the usual loop to rounding; a test holds the two together.
+and then Adam (Kingma & Ba, 2015, algorithm 1) as in torch.optim.Adam. The order of the frames, the running statistics and
+the weights equal those of the usual loop up to rounding; a test compares the two.
 
-Two threads share the work: one gathers and normalises the next batches while the other steps. Each keeps to one core,
-because work this small costs less than waiting for helpers, most of all on a machine that does something else too.
+Two threads share the work: one gathers and normalises the next batches while the other steps. Each uses a single core,
+because work this small takes less time than waiting for other threads, above all on a busy machine.
 """
 
 from __future__ import annotations
@@ -25,42 +25,35 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from facscale.nn.classifier import LinearProbe
+from facscale.nn.heads import LinearProbe
 from facscale.spec.models import Probe
 
-AHEAD = 16  # batches that are prepared together: 8 MB of 512 features, which stay in the processor's cache
-BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's, as torch has them
+PREFETCH = 16  # batches that are prepared together: 8 MB of 512 features, which stay in the processor's cache
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's, torch's defaults
 
 
-class Batch(NamedTuple):
-    """B frames, ready to be stepped on."""
+class ProbeBatch(NamedTuple):
+    """B frames, ready for a step."""
 
     features: Tensor  # x^ [B, D]
     positive: Tensor  # y [n, B], 1 or 0
     weight: Tensor  # [n, B], w / labelled entries; 0 where there is no label
 
 
-class Parts(NamedTuple):
-    """What is learned, or its gradient: views of one table [n + 2, D], which Adam treats as a whole."""
+class ProbeParameters(NamedTuple):
+    """The parameters, or their gradient: views of one table [n + 2, D], which Adam updates at once."""
 
     weight: Tensor  # W [n, D]
     gain: Tensor  # γ [D]
     shift: Tensor  # β [D]
 
     @classmethod
-    def of(cls, table: Tensor) -> Parts:
-        """The views."""
+    def view(cls, table: Tensor) -> ProbeParameters:
+        """Views of a table [n + 2, D]."""
         return cls(table[:-2], table[-2], table[-1])
 
 
-class Layers(NamedTuple):
-    """Of a probe."""
-
-    norm: nn.BatchNorm1d
-    linear: nn.Linear
-
-
-def train(model: LinearProbe, *, x: Tensor, y: Tensor, weights: Tensor, probe: Probe, random: Generator) -> None:
+def train_probe(model: LinearProbe, *, x: Tensor, y: Tensor, weights: Tensor, probe: Probe, random: Generator) -> None:
     """Train `model` in place on features x [N, D] with labels y [N, n] in {0, 1, -1}; all on one device, of one dtype.
 
     weights [2, n] of negatives and positives; `random`, on the CPU, draws each epoch's order. A last batch of one frame
@@ -68,81 +61,88 @@ def train(model: LinearProbe, *, x: Tensor, y: Tensor, weights: Tensor, probe: P
     """
     try:
         with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            batches = _prepared(model, x=x, y=y, weights=weights, probe=probe, random=random)
-            pool.submit(_descend, model, _ahead(batches, pool=pool), probe=probe).result()
-    finally:  # a thread's number of cores is its own, but new threads begin with the number that was set last
+            batches = _prepare_batches(model, x=x, y=y, weights=weights, probe=probe, random=random)
+            pool.submit(_descend, model, _prefetch(batches, pool=pool), probe=probe).result()
+    finally:  # the number of cores belongs to a thread, but new threads start with the number that was set last
         torch.set_num_threads(torch.get_num_threads())
 
 
 @torch.no_grad()
-def _prepared(
+def _prepare_batches(
     model: LinearProbe, *, x: Tensor, y: Tensor, weights: Tensor, probe: Probe, random: Generator
-) -> Iterator[Batch]:
-    """The batches of all epochs; BatchNorm's running statistics follow them."""
-    norm, labels, (negative, positive) = _layers(model).norm, y.T.contiguous(), weights[:, :, None]
+) -> Iterator[ProbeBatch]:
+    """The batches of all epochs; updates BatchNorm's running statistics."""
+    norm, _ = _get_layers(model)
+    labels, (negative, positive) = y.T.contiguous(), weights[:, :, None]
     assert norm.momentum is not None
     assert norm.num_batches_tracked is not None
     for _ in range(probe.epochs):
         order = torch.randperm(len(x), generator=random).to(x.device)
         au = labels.index_select(1, order)
-        known, active = au >= 0, au == 1
-        weight = torch.where(active, positive, negative) * known
-        tables = (part.split(probe.batch_size, dim=-1) for part in (order, known, active.to(x.dtype), weight))
-        for rows, here, one, w in zip(*tables, strict=True):
+        labelled, active = au >= 0, au == 1
+        weight = torch.where(active, positive, negative) * labelled
+        tables = (table.split(probe.batch_size, dim=-1) for table in (order, labelled, active.to(x.dtype), weight))
+        for rows, labelled_batch, active_batch, weight_batch in zip(*tables, strict=True):
             if len(rows) == 1:
                 continue
             features = functional.batch_norm(
-                x.index_select(0, rows), norm.running_mean, norm.running_var,
-                training=True, momentum=norm.momentum, eps=norm.eps,
-            )  # fmt: skip
+                x.index_select(0, rows),
+                norm.running_mean,
+                norm.running_var,
+                training=True,
+                momentum=norm.momentum,
+                eps=norm.eps,
+            )
             norm.num_batches_tracked += 1
-            yield Batch(features, one, w / here.sum().clamp(min=1))
+            yield ProbeBatch(features, active_batch, weight_batch / labelled_batch.sum().clamp(min=1))
 
 
-def _ahead(batches: Iterator[Batch], *, pool: Executor) -> Iterator[Batch]:
-    """The same batches, the next ones made by `pool` while the last are in use."""
+def _prefetch(batches: Iterator[ProbeBatch], *, pool: Executor) -> Iterator[ProbeBatch]:
+    """The same batches; `pool` prepares the next ones while the last are in use."""
 
-    def some() -> list[Batch]:
-        return list(islice(batches, AHEAD))
+    def take() -> list[ProbeBatch]:
+        return list(islice(batches, PREFETCH))
 
-    coming = pool.submit(some)
-    while made := coming.result():
-        coming = pool.submit(some)
-        yield from made
+    future = pool.submit(take)
+    while ready := future.result():
+        future = pool.submit(take)
+        yield from ready
 
 
 @torch.no_grad()
-def _descend(model: LinearProbe, batches: Iterator[Batch], *, probe: Probe) -> None:
-    """Adam on these batches, in place."""
-    norm, linear = _layers(model)
-    learned = [linear.weight, norm.weight, norm.bias]
-    table = torch.cat([part.view(-1, norm.num_features) for part in learned])
+def _descend(model: LinearProbe, batches: Iterator[ProbeBatch], *, probe: Probe) -> None:
+    """Run Adam on these batches, in place."""
+    norm, linear = _get_layers(model)
+    parameters = [linear.weight, norm.weight, norm.bias]
+    table = torch.cat([parameter.view(-1, norm.num_features) for parameter in parameters])
     gradient, first, second = (torch.zeros_like(table) for _ in range(3))
-    at, slope = Parts.of(table), Parts.of(gradient)
+    values, slopes = ProbeParameters.view(table), ProbeParameters.view(gradient)
     for step, batch in enumerate(batches, start=1):
-        _differentiate(batch, at=at, out=slope)
+        _differentiate(batch, parameters=values, out=slopes)
         if probe.weight_decay:
             gradient.add_(table, alpha=probe.weight_decay)
         first.lerp_(gradient, 1 - BETAS[0])
         second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
         scale = second.sqrt().mul_((1 - BETAS[1] ** step) ** -0.5).add_(EPSILON)
         table.addcdiv_(first, scale, value=-probe.lr / (1 - BETAS[0] ** step))
-    for part, value in zip(learned, at, strict=True):
-        part.copy_(value)
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)
 
 
-def _differentiate(batch: Batch, *, at: Parts, out: Parts) -> None:
-    """The gradient of the loss of one batch, written to `out`."""
-    logits = torch.addmm((at.weight @ at.shift)[:, None], at.weight * at.gain, batch.features.T)
+def _differentiate(batch: ProbeBatch, *, parameters: ProbeParameters, out: ProbeParameters) -> None:
+    """Write the gradient of the loss of one batch to `out`."""
+    logits = torch.addmm(
+        (parameters.weight @ parameters.shift)[:, None], parameters.weight * parameters.gain, batch.features.T
+    )
     g = logits.sigmoid_().sub_(batch.positive).mul_(batch.weight)
     s, m = g.sum(dim=1), g @ batch.features
-    torch.mul(m, at.gain, out=out.weight).addr_(s, at.shift)
-    torch.sum(m.mul_(at.weight), dim=0, out=out.gain)
-    torch.mv(at.weight.T, s, out=out.shift)
+    torch.mul(m, parameters.gain, out=out.weight).addr_(s, parameters.shift)
+    torch.sum(m.mul_(parameters.weight), dim=0, out=out.gain)
+    torch.mv(parameters.weight.T, s, out=out.shift)
 
 
-def _layers(model: LinearProbe) -> Layers:
+def _get_layers(model: LinearProbe) -> tuple[nn.BatchNorm1d, nn.Linear]:
     norm, linear = model
     assert isinstance(norm, nn.BatchNorm1d)
     assert isinstance(linear, nn.Linear)
-    return Layers(norm, linear)
+    return norm, linear

@@ -1,1 +1,1 @@
-"""Trained methods at work: exported files, embeddings of frames, and retrieval by them."""
+"""Use of trained methods: exported files, embeddings of data sets, and retrieval of similar frames."""

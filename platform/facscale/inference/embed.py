@@ -1,7 +1,7 @@
-"""Features of every frame of a data set, computed once: Ray Data over row groups, kept as a Parquet file.
+"""Features of every frame of a data set, computed once with Ray Data over row groups and cached as a Parquet file.
 
-The file is named after what it depends on (the encoder's weights, the data's fingerprint, the crop), so that it is
-never stale: another encoder is another file.
+The file's name is a hash of everything that it depends on (the encoder's weights, the data's fingerprint, the crop), so
+that it is never stale.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ import torch
 from torch import Tensor, nn
 
 from facscale.data import CorruptError, DataError, Dataset, augment, pixels
-from facscale.data.rows import as_numpy
-from facscale.data.views import Batch, Faces, Frames, View
+from facscale.data.rows import to_numpy
+from facscale.data.views import Batch, Faces, RandomFrames, View
 from facscale.progress import Progress
 from facscale.spec.models import Augment
 
-VERSION = 2  # of what a cached file holds and how it is computed; part of its name
-SMALL = ("identity", "video", "frame")
-PLACE = ("shard", "row_group", "row")
-log = logging.getLogger("facscale.evaluate")
+VERSION = 2  # of the cached files' content and computation; part of their names
+FRAME_COLUMNS = ("identity", "video", "frame")
+ROW_KEY = ("shard", "row_group", "row")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """One row a frame, in the data set's order; frames that cannot be read are missing."""
+    """Features and labels of frames, one row a frame in the data set's order; unreadable frames are missing."""
 
     features: np.ndarray  # [N, D] float32
     identity: np.ndarray  # [N] str
@@ -49,28 +49,28 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self.features)
 
-    def chosen(self, rows: np.ndarray) -> Embeddings:
-        """Some of the frames, by their numbers."""
+    def select(self, rows: np.ndarray) -> Embeddings:
+        """Return the frames with these row numbers."""
         return Embeddings(
             self.features[rows], self.identity[rows], self.video[rows], self.frame[rows], self.au[rows], self.aus
         )
 
 
-class Embeds(nn.Module):
-    """What gives each frame of a data set `dim` features: from a batch with `views` of it, to [B, dim]."""
+class FrameModel(nn.Module):
+    """A model of single frames or of frames with neighbours: a batch with `views` -> features [B, dim]."""
 
     dim: int
     views: Mapping[str, View]  # of a sample that starts at the frame
 
 
-class OfFace(Embeds):
-    """An encoder of images [N, 3, S, S] in [0, 1] -> [N, dim], asked about each frame alone."""
+class FrameEncoder(FrameModel):
+    """An encoder of images [N, 3, S, S] in [0, 1] -> [N, dim], applied to each frame alone."""
 
     def __init__(self, encoder: Any) -> None:
         """`encoder`: a module with the attribute `dim`."""
         super().__init__()
         self.encoder, self.dim = encoder, encoder.dim
-        self.views = {"face": Frames(source="labelled")}
+        self.views = {"face": RandomFrames(source="labelled")}
 
     def forward(self, batch: Batch) -> Tensor:
         """[B, dim]."""
@@ -78,43 +78,53 @@ class OfFace(Embeds):
         return features
 
 
-def embed(
-    model: Embeds, dataset_url: str, *, image_size: int, spec: Augment, cache_dir: str, workers: int = 1,
-    batch_size: int = 256, cpus: float = 1.0, gpus: float = 0.0, max_bad: float = 0.001,
+def embed_dataset(
+    model: FrameModel,
+    dataset_url: str,
+    *,
+    image_size: int,
+    spec: Augment,
+    cache_dir: str,
+    workers: int = 1,
+    batch_size: int = 256,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
+    max_bad: float = 0.001,
     subjects: Collection[str] | None = None,
-) -> Embeddings:  # fmt: skip
-    """Features of all frames of a data set (of `subjects` alone, if some are named), from the cache where they are known.
+) -> Embeddings:
+    """Compute the features of all frames of a data set, or of some `subjects`, or read them from the cache.
 
-    model: gives D features to each frame (`OfFace` makes one of an encoder); image_size: side of its images, after the
-    centre crop that `spec` implies; cache_dir: any fsspec URL; workers: Ray actors, each with `cpus` and `gpus`. Raises
-    DataError if the data set cannot be read, or a larger share of its frames than `max_bad` is damaged (each is logged).
+    model: computes dim features of each frame (`FrameEncoder` makes one of an encoder); image_size: side of its images,
+    after the centre crop that `spec` implies; cache_dir: any fsspec URL; workers: Ray actors, each with `cpus` and
+    `gpus`. Raises DataError if the data set cannot be read, or if more than a share of `max_bad` of its frames is
+    damaged (each is logged).
     """
     dataset = Dataset(dataset_url)
-    store, folder = fsspec.core.url_to_fs(cache_dir)
-    about: dict[str, Any] = {"crop": spec.crop, "image_size": image_size}
+    storage, folder = fsspec.core.url_to_fs(cache_dir)
+    settings: dict[str, Any] = {"crop": spec.crop, "image_size": image_size}
     if subjects is not None:
-        about["subjects"] = sorted(subjects)
-    key = cache_key(model, fingerprint=dataset.manifest.fingerprint, about=about)
+        settings["subjects"] = sorted(subjects)
+    key = cache_key(model, fingerprint=dataset.manifest.fingerprint, settings=settings)
     path = f"{folder}/{key}.parquet"
-    if not store.exists(path):
+    if not storage.exists(path):
         options = {"url": dataset_url, "image_size": image_size, "spec": spec, "batch_size": batch_size}
         options |= {"device": "cuda" if gpus else "cpu", "subjects": subjects}
-        needs = {"num_cpus": cpus, "num_gpus": gpus}
-        wanted = _wanted(dataset, subjects=subjects)
-        tables = _computed(model, dataset, runs=wanted, options=options, workers=workers, needs=needs)
-        table = _checked(tables, dataset=dataset, total=int(dataset.runs.frames[wanted].sum()), max_bad=max_bad)
-        store.makedirs(folder, exist_ok=True)
-        with store.open(f"{path}.part", "wb") as file:
+        resources = {"num_cpus": cpus, "num_gpus": gpus}
+        runs = _select_runs(dataset, subjects=subjects)
+        tables = _compute_tables(model, dataset, runs=runs, options=options, workers=workers, resources=resources)
+        table = _concat_tables(tables, dataset=dataset, total=int(dataset.runs.frames[runs].sum()), max_bad=max_bad)
+        storage.makedirs(folder, exist_ok=True)
+        with storage.open(f"{path}.part", "wb") as file:
             pq.write_table(table, file)
-        store.mv(f"{path}.part", path)
-    with store.open(path, "rb") as file:
-        return _embeddings(pq.read_table(file), aus=dataset.manifest.au)
+        storage.mv(f"{path}.part", path)
+    with storage.open(path, "rb") as file:
+        return _from_table(pq.read_table(file), aus=dataset.manifest.au)
 
 
-def cache_key(model: Embeds, *, fingerprint: str, about: Mapping[str, Any]) -> str:
-    """32 hexadecimal digits over the model's class, views, weights and buffers, the data and what else is `about` it."""
+def cache_key(model: FrameModel, *, fingerprint: str, settings: Mapping[str, Any]) -> str:
+    """Hash the model's class, views, weights and buffers, the data's fingerprint and the settings: 32 hex digits."""
     views = {name: repr(view) for name, view in model.views.items()}
-    facts = [VERSION, type(model).__qualname__, views, fingerprint, dict(about)]
+    facts = [VERSION, type(model).__qualname__, views, fingerprint, dict(settings)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, value in model.state_dict().items():
         array = value.detach().cpu().contiguous()
@@ -124,48 +134,56 @@ def cache_key(model: Embeds, *, fingerprint: str, about: Mapping[str, Any]) -> s
 
 
 class _Embedder:
-    """A Ray actor that holds the model and turns row groups into rows of features."""
+    """A Ray actor that holds the model and computes the features of row groups."""
 
     def __init__(
-        self, model: Any, *, url: str, image_size: int, spec: Augment, batch_size: int, device: str,
+        self,
+        model: Any,
+        *,
+        url: str,
+        image_size: int,
+        spec: Augment,
+        batch_size: int,
+        device: str,
         subjects: Collection[str] | None,
-    ) -> None:  # fmt: skip
-        """`model` is Ray's reference to it."""
+    ) -> None:
+        """`model`: a reference to the model in Ray's object store."""
         self.subjects = subjects
         self.model = ray.get(model).to(device).eval()
         self.dataset = Dataset(url)
         self.prepare, self.batch_size, self.device = augment.Augmenter(size=image_size), batch_size, device
-        self.parameters = torch.from_numpy(augment.still(spec))
+        self.parameters = torch.from_numpy(augment.eval_params(spec))
 
-    def __call__(self, group: dict[str, np.ndarray]) -> pa.Table:
-        """The readable frames of one row group, which arrays of length 1 name."""
-        place = {"shard": int(group["shard"][0]), "row_group": int(group["row_group"][0])}
+    def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
+        """Compute the features of the readable frames of one row group: `batch` has its key as arrays of length 1."""
+        key = {"shard": int(batch["shard"][0]), "row_group": int(batch["row_group"][0])}
         labels = ["au"] if self.dataset.manifest.au else []
-        wanted = {name for view in self.model.views.values() for name in view.columns}
-        empty = np.empty((0, self.model.dim), np.float32)
+        view_columns = {name for view in self.model.views.values() for name in view.columns}
+        no_features = np.empty((0, self.model.dim), np.float32)
         try:
-            table = self.dataset.read(**place, columns=sorted({"jpeg", *SMALL, *labels, *wanted}))
+            table = self.dataset.read(**key, columns=sorted({"jpeg", *FRAME_COLUMNS, *labels, *view_columns}))
         except CorruptError as error:
-            log.warning("left out: %s", error)
-            return self._table(place, rows=np.empty(0, int), features=empty, rest=None)
+            log.warning("skipped: %s", error)
+            return self._make_table(key, rows=np.empty(0, int), features=no_features, stored=None)
         rows = np.arange(len(table))
         if self.subjects is not None:
             rows = np.flatnonzero(np.isin(table["identity"].to_pylist(), list(self.subjects)))
-        chosen = {name: self._chosen(view, **place) for name, view in self.model.views.items()}
-        needed = {int(row) for numbers in chosen.values() for row in numbers[rows].ravel()}
-        pictures = {row: self._decoded(table["jpeg"][row].as_py(), where=(place, row)) for row in sorted(needed)}
-        readable = [row for row, picture in pictures.items() if picture is not None]
-        rows = rows[np.all([np.isin(numbers[rows], readable).all(axis=1) for numbers in chosen.values()], axis=0)]
-        columns = {name: as_numpy(table[name]) for name in wanted}
-        features = [
-            self._features({name: numbers[part] for name, numbers in chosen.items()}, pictures, columns)
+        view_rows = {name: self._select_view_rows(view, **key) for name, view in self.model.views.items()}
+        needed = {int(row) for numbers in view_rows.values() for row in numbers[rows].ravel()}
+        images = {row: self._decode(table["jpeg"][row].as_py(), key=key, row=row) for row in sorted(needed)}
+        readable = [row for row, image in images.items() if image is not None]
+        rows = rows[np.all([np.isin(numbers[rows], readable).all(axis=1) for numbers in view_rows.values()], axis=0)]
+        columns = {name: to_numpy(table[name]) for name in view_columns}
+        parts = [
+            self._compute_features({name: numbers[part] for name, numbers in view_rows.items()}, images, columns)
             for part in np.split(rows, range(self.batch_size, len(rows), self.batch_size))
             if len(part)
         ]
-        return self._table(place, rows=rows, features=np.concatenate([empty, *features]), rest=table.take(rows))
+        features = np.concatenate([no_features, *parts])
+        return self._make_table(key, rows=rows, features=features, stored=table.take(rows))
 
-    def _chosen(self, view: View, *, shard: int, row_group: int) -> np.ndarray:
-        """The rows of this row group [rows, F] that the view of each row wants, within its own run."""
+    def _select_view_rows(self, view: View, *, shard: int, row_group: int) -> np.ndarray:
+        """Return the rows of this row group [rows, F] that `view` selects for each row, within the row's own run."""
         runs = self.dataset.runs
         return np.stack(
             [
@@ -175,24 +193,24 @@ class _Embedder:
             ]
         )
 
-    def _decoded(self, jpeg: bytes, *, where: Any) -> np.ndarray | None:
+    def _decode(self, jpeg: bytes, *, key: Mapping[str, int], row: int) -> np.ndarray | None:
         try:
-            picture: np.ndarray = pixels.jpeg(jpeg)
+            image: np.ndarray = pixels.decode_jpeg(jpeg)
         except ValueError as error:
-            log.warning("left out: frame %s of %s: %s", where, self.dataset.url, error)
+            log.warning("skipped: frame %s of %s: %s", (key, row), self.dataset.url, error)
             return None
-        return picture
+        return image
 
     @torch.no_grad()
-    def _features(
-        self, chosen: Mapping[str, np.ndarray], pictures: Mapping[int, Any], columns: Mapping[str, np.ndarray]
+    def _compute_features(
+        self, view_rows: Mapping[str, np.ndarray], images: Mapping[int, Any], columns: Mapping[str, np.ndarray]
     ) -> np.ndarray:
-        """Of samples whose views show the given rows [B, F]: [B, D] float32."""
+        """Compute features [B, D] float32 of samples whose views have the rows [B, F]."""
         batch = Batch()
-        for name, rows in chosen.items():
-            images = np.stack([np.stack([pictures[row] for row in sample.tolist()]) for sample in rows])
+        for name, rows in view_rows.items():
+            samples = np.stack([np.stack([images[row] for row in sample.tolist()]) for sample in rows])
             batch[name] = Faces(
-                images=torch.from_numpy(images),
+                images=torch.from_numpy(samples),
                 identity=torch.zeros(len(rows), dtype=torch.int64),
                 augmentation=self.parameters.expand(*rows.shape, 1, -1),
                 columns={column: torch.from_numpy(columns[column][rows]) for column in self.model.views[name].columns},
@@ -200,73 +218,78 @@ class _Embedder:
         features: np.ndarray = self.model(self.prepare(batch.to(torch.device(self.device)))).float().cpu().numpy()
         return features
 
-    def _table(
-        self, place: Mapping[str, int], *, rows: np.ndarray, features: np.ndarray, rest: pa.Table | None
+    def _make_table(
+        self, key: Mapping[str, int], *, rows: np.ndarray, features: np.ndarray, stored: pa.Table | None
     ) -> pa.Table:
-        columns: dict[str, Any] = {name: np.full(len(rows), value, np.int32) for name, value in place.items()}
+        columns: dict[str, Any] = {name: np.full(len(rows), value, np.int32) for name, value in key.items()}
         columns["row"] = rows.astype(np.int32)
         columns["features"] = pa.FixedSizeListArray.from_arrays(pa.array(features.reshape(-1)), features.shape[1])
-        kinds = {"identity": pa.string(), "video": pa.string(), "frame": pa.int32()}
-        kinds |= {"au": pa.list_(pa.int8(), len(self.dataset.manifest.au))} if self.dataset.manifest.au else {}
-        for name, kind in kinds.items():
-            columns[name] = pa.array([], kind) if rest is None else rest[name].cast(kind)
+        types = {"identity": pa.string(), "video": pa.string(), "frame": pa.int32()}
+        types |= {"au": pa.list_(pa.int8(), len(self.dataset.manifest.au))} if self.dataset.manifest.au else {}
+        for name, type_ in types.items():
+            columns[name] = pa.array([], type_) if stored is None else stored[name].cast(type_)
         return pa.table(columns)
 
 
-def _wanted(dataset: Dataset, *, subjects: Collection[str] | None) -> np.ndarray:
-    """The numbers of the runs that show one of them."""
+def _select_runs(dataset: Dataset, *, subjects: Collection[str] | None) -> np.ndarray:
+    """Return the numbers of the runs that show one of `subjects`, or of all runs."""
     runs = dataset.runs
     if subjects is None:
         return np.arange(len(runs))
-    return np.flatnonzero(runs.of(subjects))
+    return np.flatnonzero(runs.mask_subjects(subjects))
 
 
-def _computed(
-    model: Embeds, dataset: Dataset, *, runs: np.ndarray, options: Mapping[str, Any], workers: int,
-    needs: Mapping[str, float],
-) -> Iterator[pa.Table]:  # fmt: skip
-    """Tables of rows of the row groups that hold `runs`, in whatever order the actors finish."""
-    found = np.unique(np.stack([dataset.runs.shard[runs], dataset.runs.row_group[runs]], axis=1), axis=0)
-    places = [{"shard": int(shard), "row_group": int(group)} for shard, group in found]
-    groups = ray.data.from_items(places, override_num_blocks=len(places))
+def _compute_tables(
+    model: FrameModel,
+    dataset: Dataset,
+    *,
+    runs: np.ndarray,
+    options: Mapping[str, Any],
+    workers: int,
+    resources: Mapping[str, float],
+) -> Iterator[pa.Table]:
+    """Yield tables for the row groups that contain `runs`, in the order in which the actors finish."""
+    keys = np.unique(np.stack([dataset.runs.shard[runs], dataset.runs.row_group[runs]], axis=1), axis=0)
+    items = [{"shard": int(shard), "row_group": int(row_group)} for shard, row_group in keys]
+    groups = ray.data.from_items(items, override_num_blocks=len(items))
     groups.context.enable_progress_bars = False  # ours counts frames
-    held = ray.put(copy.deepcopy(model).cpu())  # alive until the last table: actors that restart ask for it again
-    actors = ray.data.ActorPoolStrategy(size=min(workers, len(places)))  # one more would have nothing to do
-    work = groups.map_batches(
+    model_ref = ray.put(copy.deepcopy(model).cpu())  # kept to the end: actors that restart request it again
+    actors = ray.data.ActorPoolStrategy(size=min(workers, len(items)))  # more would have nothing to do
+    results = groups.map_batches(
         _Embedder,
         batch_size=1,
-        fn_constructor_args=(held,),
+        fn_constructor_args=(model_ref,),
         fn_constructor_kwargs=dict(options),
         compute=actors,
-        **needs,
+        **resources,
     )
     total = int(dataset.runs.frames[runs].sum())
     with Progress(f"embedding {dataset.manifest.name}", total=total, unit="frames") as bar:
-        for table in work.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
             bar.advance(len(table))
             yield table
 
 
-def _checked(tables: Iterator[pa.Table], *, dataset: Dataset, total: int, max_bad: float) -> pa.Table:
-    """All rows in the data set's order. Raises DataError if too many of `total` are missing."""
-    found = [table for table in tables if len(table)]
-    good = sum(map(len, found))
-    if total - good > max_bad * total or not good:
+def _concat_tables(tables: Iterator[pa.Table], *, dataset: Dataset, total: int, max_bad: float) -> pa.Table:
+    """Concatenate the tables in the data set's order. Raises DataError if too many of `total` frames are missing."""
+    parts = [table for table in tables if len(table)]
+    readable = sum(map(len, parts))
+    if total - readable > max_bad * total or not readable:
         raise DataError(
-            f"{dataset.url}: {total - good} of {total} frames cannot be read, more than data.max_bad ({max_bad:g}) allows; "
-            "the log names them; make the data set again"
+            f"{dataset.url}: {total - readable} of {total} frames cannot be read, more than data.max_bad ({max_bad:g}) "
+            "allows; the log names them; create the data set again"
         )
-    return pa.concat_tables(found).sort_by([(name, "ascending") for name in PLACE])
+    return pa.concat_tables(parts).sort_by([(name, "ascending") for name in ROW_KEY])
 
 
-def _embeddings(table: pa.Table, *, aus: Sequence[int]) -> Embeddings:
-    def matrix(name: str, width: int) -> np.ndarray:
+def _from_table(table: pa.Table, *, aus: Sequence[int]) -> Embeddings:
+    def to_matrix(name: str, width: int) -> np.ndarray:
         values: np.ndarray = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         return values.reshape(len(table), width)
 
     return Embeddings(
-        features=matrix("features", table.schema.field("features").type.list_size),
-        **{name: table[name].to_numpy() for name in SMALL},
-        au=matrix("au", len(aus)) if aus else np.empty((len(table), 0), np.int8),
+        features=to_matrix("features", table.schema.field("features").type.list_size),
+        **{name: table[name].to_numpy() for name in FRAME_COLUMNS},
+        au=to_matrix("au", len(aus)) if aus else np.empty((len(table), 0), np.int8),
         aus=tuple(aus),
     )

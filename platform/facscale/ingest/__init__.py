@@ -1,14 +1,15 @@
-"""Ingest: raw videos or images to data sets of aligned faces, on Ray Data.
+"""Turns raw videos or images into data sets of aligned faces, on Ray Data.
 
-    pipeline = ingest.configure(spec.read("pipelines/videos.yaml"))
+    pipeline = ingest.configure(spec.read_spec("pipelines/videos.yaml"))
     report = ingest.run(pipeline)
 
-A new layout is a module in `layouts/`, a new detector a module in `detectors/` or an entry point of another package.
+To add a layout, add a module to `layouts/`. To add a detector, add a module to `detectors/`, or an entry point to
+another package.
 """
 
+from facscale.ingest.contact_sheet import draw_contact_sheet
 from facscale.ingest.detectors import configure
 from facscale.ingest.pipeline import run
-from facscale.ingest.report import Report
-from facscale.ingest.sheet import contact_sheet
+from facscale.ingest.report import IngestReport
 
-__all__ = ["Report", "configure", "contact_sheet", "run"]
+__all__ = ["IngestReport", "configure", "draw_contact_sheet", "run"]

@@ -1,9 +1,9 @@
-"""From sightings of a face to steady, aligned crops.
+"""Turns tracked faces into steady, aligned crops.
 
-A documented choice: before the similarity is computed, the eye centres are smoothed over time within their track
-(Gaussian, sigma 40 ms, two frames to each side), so that the crops of a video do not tremble with the detector's noise.
-Only the crop is smoothed; the stored landmarks are those of the frame itself. Frames that lie further apart in time
-than the Gaussian reaches (a source read at 1 frame/s) do not influence each other.
+Before the similarity transform is computed, the eye centres are smoothed over time within their track (Gaussian,
+sigma 40 ms, two frames to each side), so that the crops of a video do not jitter with the detector's noise. Only the
+crop is smoothed; the stored landmarks are those of the frame itself. Frames that are further apart in time than the
+Gaussian reaches (a source read at 1 frame/s) do not influence each other.
 """
 
 from __future__ import annotations
@@ -17,63 +17,73 @@ import numpy as np
 
 from facscale.data import align
 from facscale.ingest import flow
-from facscale.ingest.tracking import Sighting
+from facscale.ingest.frames import Frame
+from facscale.ingest.tracking import TrackedFace
 from facscale.spec.pipelines import Crop
 
 SIGMA_S = 0.04
-REACH = 2  # frames to each side
+RADIUS = 2  # frames to each side
 
 
 @dataclass(frozen=True)
-class Face:
+class FaceCrop:
     """One aligned crop."""
 
-    number: int
+    number: int  # of the frame
     time_s: float
     track: int
     image: np.ndarray  # [S, S, 3] uint8, RGB
     points: np.ndarray  # [68, 2] float32 in crop pixels; NaN when unknown
-    flow: np.ndarray | None = None  # int8 [2 f f], see `flow.packed`; None when it was not asked for
+    flow: np.ndarray | None = None  # int8 [2 f f], see `flow.pack_flow`; None when the flow is not computed
 
 
-def crops(sightings: Iterable[Sighting], crop: Crop, *, flow_to: int = 0) -> Iterator[Face]:
-    """The crops of all sightings; a few frames are held back. Faces whose eyes coincide are left out.
+def crop_faces(faces: Iterable[TrackedFace], crop: Crop, *, flow_to: int = 0) -> Iterator[FaceCrop]:
+    """Yield the crop of each face, in order, a few frames late. Faces whose eyes coincide are left out.
 
-    `flow_to`: each face gets its optical flow to the frame whose number is higher by this; 0: none.
+    `flow_to`: each crop gets its optical flow to the frame whose number is higher by this; 0: no flow.
     """
-    ahead = max(REACH, flow_to)
-    for _, track in groupby(sightings, key=lambda sighting: sighting.track):
-        window: deque[Sighting | None] = deque([None] * (REACH + 1 + ahead), maxlen=REACH + 1 + ahead)
-        for sighting in chain(track, repeat(None, ahead)):
-            window.append(sighting)
-            this, near = window[REACH], [other for other in list(window)[: 2 * REACH + 1] if other]
-            matrix = _alignment(this, near, crop) if this else None
-            if this and matrix is not None:
-                later = [other for other in window if other and other.frame.number == this.frame.number + flow_to]
-                yield _face(this, matrix, crop, later=later if flow_to else None)
+    n_ahead = max(RADIUS, flow_to)
+    size = RADIUS + 1 + n_ahead
+    for _, track in groupby(faces, key=lambda face: face.track):
+        window: deque[TrackedFace | None] = deque([None] * size, maxlen=size)
+        for latest in chain(track, repeat(None, n_ahead)):
+            window.append(latest)
+            face = window[RADIUS]
+            if face is None:
+                continue
+            neighbours = [neighbour for neighbour in list(window)[: 2 * RADIUS + 1] if neighbour]
+            matrix = _fit_alignment(face, neighbours, crop)
+            if matrix is None:
+                continue
+            image = align.warp(face.frame.image, matrix, crop.size)
+            points = align.transform_points(face.points.astype(np.float64), matrix).astype(np.float32)
+            packed_flow = None
+            if flow_to:
+                number = face.frame.number + flow_to
+                later = next((item.frame for item in window if item and item.frame.number == number), None)
+                packed_flow = _compute_flow(image, later, matrix, crop)
+            yield FaceCrop(face.frame.number, face.frame.time_s, face.track, image, points, packed_flow)
 
 
-def _face(this: Sighting, matrix: np.ndarray, crop: Crop, *, later: list[Sighting] | None) -> Face:
-    """`later`: none or one frame to which the flow is told; the same transform aligns it, so that the head's motion shows."""
-    image = align.warp(this.frame.image, matrix, crop.size)
-    points = align.moved(this.points.astype(np.float64), matrix).astype(np.float32)
-    told = None
-    if later is not None:
-        told = flow.unknown(crop.size)
-        for other in later:
-            told = flow.packed(flow.tvl1(image, align.warp(other.frame.image, matrix, crop.size)))
-    return Face(this.frame.number, this.frame.time_s, this.track, image, points, told)
+def _compute_flow(image: np.ndarray, later: Frame | None, matrix: np.ndarray, crop: Crop) -> np.ndarray:
+    """Compute the packed flow from a crop to a later frame.
+
+    The later frame is aligned by the matrix of the crop, so that the flow includes the motion of the head.
+    """
+    if later is None:
+        return flow.make_unknown_flow(crop.size)
+    return flow.pack_flow(flow.compute_tvl1(image, align.warp(later.image, matrix, crop.size)))
 
 
-def _alignment(this: Sighting, window: list[Sighting], crop: Crop) -> np.ndarray | None:
-    if np.isnan(this.points).any():
-        return align.square(this.box, crop)
-    return align.similarity(_smoothed(window, this), crop)
+def _fit_alignment(face: TrackedFace, neighbours: list[TrackedFace], crop: Crop) -> np.ndarray | None:
+    if np.isnan(face.points).any():
+        return align.fit_box(face.box, crop)
+    return align.fit_similarity(_smooth_eyes(face, neighbours), crop)
 
 
-def _smoothed(window: list[Sighting], this: Sighting) -> np.ndarray:
-    """Eye centres [2, 2] of `this`, averaged with those of its neighbours in time."""
-    seconds = np.array([other.frame.time_s - this.frame.time_s for other in window])
+def _smooth_eyes(face: TrackedFace, neighbours: list[TrackedFace]) -> np.ndarray:
+    """Average the eye centres [2, 2] of `face` with those of its neighbours in time (which include itself)."""
+    seconds = np.array([neighbour.frame.time_s - face.frame.time_s for neighbour in neighbours])
     weights = np.exp(-0.5 * (seconds / SIGMA_S) ** 2)
-    centres = np.stack([align.eyes(other.points) for other in window])
+    centres = np.stack([align.locate_eyes(neighbour.points) for neighbour in neighbours])
     return np.tensordot(weights / weights.sum(), centres, axes=1)

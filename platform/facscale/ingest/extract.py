@@ -1,4 +1,4 @@
-"""One item from its files to its part: decode, detect and follow, align, crop, JPEG, Parquet."""
+"""Extracts the faces of one item: decodes, detects, tracks, aligns and crops, and writes them as JPEGs in Parquet."""
 
 from __future__ import annotations
 
@@ -17,56 +17,50 @@ import simplejpeg
 
 from facscale.data import DataError
 from facscale.ingest import detectors, layouts
-from facscale.ingest.crops import Face, crops
-from facscale.ingest.frames import Frames
-from facscale.ingest.items import Fault, Item, Labels, Stills, read_bytes
-from facscale.ingest.parts import Parts, Status
-from facscale.ingest.tracking import Tracker, longer_than
+from facscale.ingest.crops import FaceCrop, crop_faces
+from facscale.ingest.frames import FrameReader
+from facscale.ingest.items import Fault, ImageBatch, Item, Labels, read_bytes
+from facscale.ingest.tracking import FaceTracker, drop_short_tracks
+from facscale.ingest.work_store import ItemStatus, WorkStore
 from facscale.spec import Pipeline, SpecError
 
 BATCH = 256  # faces held in memory before they are written
-ATTEMPTS = 3  # workers that one item may bring down before it is given up
-NETWORK = (
-    "aiobotocore",
-    "aiohttp",
-    "botocore",
-    "gcsfs",
-    "requests",
-    "urllib3",
-)  # their errors are the source's, not the item's
+ATTEMPTS = 3  # an item that crashed its worker process this often is skipped
+# Packages whose errors are the store's fault, not the item's.
+NETWORK = ("aiobotocore", "aiohttp", "botocore", "gcsfs", "requests", "urllib3")
 
 
-class Extractor:
-    """Works through items in one process. `run` names this run of the pipeline: attempts are counted within it."""
+class FaceExtractor:
+    """Extracts the faces of items in one process. `run` identifies this run of the pipeline: attempts count within it."""
 
     def __init__(self, pipeline: Pipeline, *, run: str) -> None:
         self.pipeline, self.run = pipeline, run
-        self.options = detectors.options(pipeline)
+        self.options = detectors.parse_options(pipeline)
         self.detector = detectors.find(pipeline.detector.name)(self.options)
         self.layout = layouts.find(pipeline.source.layout)
-        self.parts = Parts(pipeline.output)
+        self.store = WorkStore(pipeline.output)
 
-    def __call__(self, item: Item, key: str) -> Status:
-        """Do one item, unless it is done. Faults of the item end up in its status.
+    def __call__(self, item: Item, key: str) -> ItemStatus:
+        """Process an item unless its status is stored already. Faults of the item are recorded in the status.
 
-        Raises DataError when the output cannot be written or the source's store does not answer: no item's fault.
+        Raises DataError when the output cannot be written or the source's store does not answer.
         """
-        done = self.parts.status(key)
-        if done is not None:
-            return done
-        begun = time.monotonic()
-        blank = Status(key, item.source, *item.order)
+        stored = self.store.read_status(key)
+        if stored is not None:
+            return stored
+        started = time.monotonic()
+        blank = ItemStatus(key, item.source, *item.sort_key)
         with tempfile.TemporaryDirectory(prefix="facscale-") as folder:
             path = Path(folder) / "faces.parquet"
-            if self.parts.attempt(key, self.run) > ATTEMPTS:
-                status = self._failed(blank, "crash", f"brought its worker process down {ATTEMPTS} times")
+            if self.store.count_attempt(key, self.run) > ATTEMPTS:
+                status = _add_fault(blank, "crash", f"crashed its worker process {ATTEMPTS} times")
             else:
                 status = self._extract(item, blank, path)
-            status = replace(status, seconds=round(time.monotonic() - begun, 3))
-            self.parts.finish(status, faces=path if status.faces else None)
+            status = replace(status, seconds=round(time.monotonic() - started, 3))
+            self.store.save(status, faces=path if status.faces else None)
         return status
 
-    def _extract(self, item: Item, status: Status, path: Path) -> Status:
+    def _extract(self, item: Item, status: ItemStatus, path: Path) -> ItemStatus:
         faults: list[Fault] = []
 
         def note(stage: str, reason: str) -> None:
@@ -74,104 +68,104 @@ class Extractor:
 
         stage = "labels"
         try:
-            labels, remarks = self._labels(item)
+            labels, remarks = self._read_labels(item)
             for remark in remarks:
                 note("labels", remark)
             stage = "decode"
-            labels = labels.coded(only=self.pipeline.source.aus)
-            frames = Frames(item, root=self.pipeline.source.root, every=self.pipeline.source.every, note=note)
-            status = self._faces(frames, labels, status, path)
+            labels = labels.select_coded(only=self.pipeline.source.aus)
+            frames = FrameReader(item, root=self.pipeline.source.root, every=self.pipeline.source.every, note=note)
+            status = self._write_faces(frames, labels, status, path)
         except (DataError, SpecError):
             raise
-        except Exception as error:  # whatever is wrong with one video must not end the others
+        except Exception as error:  # an error in one video must not end the others
             if _is_outage(error):
                 raise DataError(
-                    f"{item.source}: stopped by no fault of its own, run it again later: {error!r}"
+                    f"{item.source}: interrupted by the storage, not by the file; run the pipeline again later: {error!r}"
                 ) from error
-            return self._failed(replace(status, faults=tuple(faults)), stage, _sentence(error))
+            return _add_fault(replace(status, faults=tuple(faults)), stage, _format_error(error))
         if not status.frames and not faults:
-            note("decode", "there are no frames in it")
+            note("decode", "the file holds no frames")
         elif not status.faces and status.frames:
-            note(
-                "faces",
-                f"no face in its {status.frames} frames" if not status.dropped else "only tracks that are too short",
-            )
+            reason = "only tracks that are too short" if status.dropped else f"no face in its {status.frames} frames"
+            note("faces", reason)
         return replace(status, faults=tuple(faults))
 
-    def _labels(self, item: Item) -> tuple[Labels, list[str]]:
-        if isinstance(item, Stills):
-            return Labels(), []  # it holds its own
-        return self.layout.labels(item, lambda name: read_bytes(self.pipeline.source.root, name))
+    def _read_labels(self, item: Item) -> tuple[Labels, list[str]]:
+        if isinstance(item, ImageBatch):
+            return Labels(), []  # its expressions are part of the item
+        return self.layout.read_labels(item, lambda name: read_bytes(self.pipeline.source.root, name))
 
-    def _faces(self, frames: Frames, labels: Labels, status: Status, path: Path) -> Status:
-        tracker = Tracker(self.detector, config=self.options, step=frames.step)
+    def _write_faces(self, frames: FrameReader, labels: Labels, status: ItemStatus, path: Path) -> ItemStatus:
+        """Write the crops of all tracks to a Parquet file, and return the status with the counts filled in."""
+        tracker = FaceTracker(self.detector, config=self.options, step=frames.step)
         dropped: list[int] = []
-        stills = isinstance(frames.item, Stills)
-        shortest = 1 if stills else self.options.shortest_track
-        sightings = longer_than(shortest, tracker.follow(frames), dropped)
-        kept, tracks = 0, set()
+        is_batch = isinstance(frames.item, ImageBatch)
+        shortest = 1 if is_batch else self.options.shortest_track
+        faces = drop_short_tracks(shortest, tracker.track(frames), dropped)
+        flow_to = self.pipeline.flow.frames * frames.step if self.pipeline.flow else 0
+        n_faces, tracks = 0, set()
         writer: pq.ParquetWriter | None = None
         try:
-            flow = self.pipeline.flow.frames * frames.step if self.pipeline.flow else 0
-            for faces in _batched(crops(sightings, self.pipeline.crop, flow_to=flow)):
-                table = self._table(faces, labels, frames.item)
+            for crops in _batch_crops(crop_faces(faces, self.pipeline.crop, flow_to=flow_to)):
+                table = self._build_table(crops, labels, frames.item)
                 writer = writer or pq.ParquetWriter(path, table.schema, compression="none", use_dictionary=False)
                 writer.write_table(table)
-                kept += len(faces)
-                tracks |= {face.track for face in faces}
+                n_faces += len(crops)
+                tracks |= {crop.track for crop in crops}
         finally:
             if writer is not None:
                 writer.close()
         return replace(
             status,
-            frames=frames.seen,
-            faces=kept,
+            frames=frames.frames_read,
+            faces=n_faces,
             faceless=tracker.faceless,
             dropped=sum(dropped),
             tracks=len(tracks),
-            fps=0.0 if stills else frames.fps,
+            fps=0.0 if is_batch else frames.fps,
             step=frames.step,
-            stills=stills,
+            stills=is_batch,
             au=labels.au,
         )
 
-    def _table(self, faces: list[Face], labels: Labels, item: Item) -> pa.Table:
-        quality, numbers = self.pipeline.crop.quality, [face.number for face in faces]
+    def _build_table(self, crops: list[FaceCrop], labels: Labels, item: Item) -> pa.Table:
+        quality, numbers = self.pipeline.crop.quality, [crop.number for crop in crops]
         columns: dict[str, Any] = {
-            "track": pa.array([face.track for face in faces], pa.int32()),
+            "track": pa.array([crop.track for crop in crops], pa.int32()),
             "frame": pa.array(numbers, pa.int32()),
-            "time_s": pa.array([face.time_s for face in faces], pa.float32()),
-            "jpeg": pa.array([simplejpeg.encode_jpeg(face.image, quality=quality) for face in faces], pa.binary()),
-            "landmarks": fixed(np.stack([face.points.ravel() for face in faces])),
+            "time_s": pa.array([crop.time_s for crop in crops], pa.float32()),
+            "jpeg": pa.array([simplejpeg.encode_jpeg(crop.image, quality=quality) for crop in crops], pa.binary()),
+            "landmarks": to_fixed_size_list(np.stack([crop.points.ravel() for crop in crops])),
         }
-        told = [face.flow for face in faces if face.flow is not None]
-        if told:
-            columns["flow"] = fixed(np.stack(told))
+        flows = [crop.flow for crop in crops if crop.flow is not None]
+        if flows:
+            columns["flow"] = to_fixed_size_list(np.stack(flows))
         if labels.au:
-            found = [labels.at(face.number) for face in faces]
-            columns["au"] = fixed(np.stack([occurrence for occurrence, _ in found]))
-            columns["intensity"] = fixed(np.stack([intensity for _, intensity in found]))
-        if isinstance(item, Stills):
+            occurrences, intensities = zip(*(labels.get_frame(number) for number in numbers), strict=True)
+            columns["au"] = to_fixed_size_list(np.stack(occurrences))
+            columns["intensity"] = to_fixed_size_list(np.stack(intensities))
+        if isinstance(item, ImageBatch):
             columns["identity"] = pa.array([item.people[number] for number in numbers])
             columns["expression"] = pa.array([item.expressions[number] for number in numbers], pa.int8())
-            columns |= {name: pa.array([0] * len(faces), columns[name].type) for name in ("frame", "time_s")}
+            columns |= {name: pa.array([0] * len(crops), columns[name].type) for name in ("frame", "time_s")}
         return pa.table(columns)
 
-    def _failed(self, status: Status, stage: str, reason: str) -> Status:
-        fault = Fault(status.source, stage, reason)
-        return replace(status, faults=(*status.faults, fault))
 
-
-def fixed(rows: np.ndarray) -> pa.FixedSizeListArray:
-    """An array [N, K] as a column of N lists of K."""
+def to_fixed_size_list(rows: np.ndarray) -> pa.FixedSizeListArray:
+    """Convert an array [N, K] to a column of N lists of K values."""
     flat = pa.array(np.ascontiguousarray(rows).ravel())
     return pa.FixedSizeListArray.from_arrays(flat, rows.shape[1])
 
 
-def _batched(faces: Iterator[Face]) -> Iterator[list[Face]]:
-    batch: list[Face] = []
-    for face in faces:
-        batch.append(face)
+def _add_fault(status: ItemStatus, stage: str, reason: str) -> ItemStatus:
+    fault = Fault(status.source, stage, reason)
+    return replace(status, faults=(*status.faults, fault))
+
+
+def _batch_crops(crops: Iterator[FaceCrop]) -> Iterator[list[FaceCrop]]:
+    batch: list[FaceCrop] = []
+    for crop in crops:
+        batch.append(crop)
         if len(batch) == BATCH:
             yield batch
             batch = []
@@ -180,14 +174,15 @@ def _batched(faces: Iterator[Face]) -> Iterator[list[Face]]:
 
 
 def _is_outage(error: Exception) -> bool:
-    """Whether it will hit the other items just as well: a store that does not answer, a full disk."""
+    """Return whether the error would hit other items just as well: a store that does not answer, a full disk."""
     if isinstance(error, FileNotFoundError | PermissionError):
         return False
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE)
-    return full or isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.split(".")[0] in NETWORK
+    is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE)
+    is_network = type(error).__module__.split(".")[0] in NETWORK
+    return is_full or is_network or isinstance(error, ConnectionError | TimeoutError)
 
 
-def _sentence(error: Exception) -> str:
-    """Errors of libraries on one line."""
+def _format_error(error: Exception) -> str:
+    """Format a library's error on one line of at most 300 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return (text if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {text}")[:300]

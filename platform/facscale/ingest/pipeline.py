@@ -1,7 +1,7 @@
-"""A whole pipeline: render (if asked), list, work through the items on Ray, merge, report.
+"""Runs a pipeline: renders (if configured), lists the source, processes the items on Ray, merges and reports.
 
-Nothing is done twice: a finished data set of the same recipe and source is left as it is, and an unfinished one goes
-on where it stopped.
+No work is repeated: a finished data set of the same recipe and source is left unchanged, and an unfinished one is
+resumed.
 """
 
 from __future__ import annotations
@@ -17,136 +17,142 @@ from facscale.data import DataError, Dataset
 from facscale.data.manifest import MANIFEST
 from facscale.data.storage import Folder
 from facscale.ingest import detectors, layouts
+from facscale.ingest.contact_sheet import write_contact_sheet
+from facscale.ingest.images import build_batches
 from facscale.ingest.items import Item, Listing, list_files, open_root
-from facscale.ingest.merge import merge
-from facscale.ingest.parts import Parts, Status
-from facscale.ingest.report import Report, summarise
-from facscale.ingest.sheet import write_sheet
-from facscale.ingest.stills import batches
+from facscale.ingest.merge import merge_items
+from facscale.ingest.report import IngestReport, build_report
+from facscale.ingest.work_store import ItemStatus, WorkStore
 from facscale.progress import Progress
 from facscale.spec import Pipeline, SpecError
 
-RECIPE_VERSION = 1  # rises when the same spec gives other crops
+RECIPE_VERSION = 1  # increase it when the same spec gives different crops
 
 
-def run(pipeline: Pipeline, *, progress: bool = True) -> Report:
-    """Make the data set of a pipeline, on Ray. Videos that cannot be used are in the report; they never end the run.
+def run(pipeline: Pipeline, *, progress: bool = True) -> IngestReport:
+    """Build the data set of a pipeline, on Ray. Videos that cannot be used are in the report; they never end the run.
 
     Raises DataError when the source or the output cannot be used at all, or the output holds something else;
     SpecError for a detector that cannot run.
     """
-    recipe = recipe_of(pipeline)
-    finished = Dataset(pipeline.output) if Folder(pipeline.output).exists(MANIFEST) else None
-    if finished and _recipe_without_listing(finished) != recipe:
-        raise _other_recipe(pipeline, finished, recipe)
-    if pipeline.render and finished:
-        return _already_there(pipeline)  # the recipe says all about rendered faces
+    recipe = build_recipe(pipeline)
+    dataset = Dataset(pipeline.output) if Folder(pipeline.output).exists(MANIFEST) else None
+    if dataset and _without_listing(dataset.manifest.recipe) != recipe:
+        raise _recipe_error(pipeline, dataset, recipe)
+    if pipeline.render and dataset:
+        return _reuse_dataset(pipeline)  # the recipe determines rendered faces completely: no need to list them
     if pipeline.render:
         _render(pipeline, progress=progress)
     listing = list_files(pipeline.source.root)
-    items = _items(pipeline, listing)
-    recipe_and_listing = {**recipe, "listing": listing.fingerprint(items)}
-    if finished and finished.manifest.recipe != recipe_and_listing:
-        raise _other_recipe(pipeline, finished, recipe_and_listing)
-    if finished:
-        return _already_there(pipeline)
-    return _make(pipeline, listing=listing, items=items, recipe=recipe_and_listing, progress=progress)
+    items = _list_items(pipeline, listing)
+    recipe = {**recipe, "listing": listing.fingerprint(items)}
+    if dataset and dataset.manifest.recipe != recipe:
+        raise _recipe_error(pipeline, dataset, recipe)
+    if dataset:
+        return _reuse_dataset(pipeline)
+    return _build_dataset(pipeline, listing=listing, items=items, recipe=recipe, progress=progress)
 
 
-def recipe_of(pipeline: Pipeline) -> dict[str, Any]:
-    """All that decides what the crops look like; where they come from and go to, and how fast, does not."""
+def build_recipe(pipeline: Pipeline) -> dict[str, Any]:
+    """Collect all settings that the crops depend on: not their places and not the speed. Stored in the manifest."""
     source = pipeline.source
-    some: dict[str, Any] = {"flow": pipeline.flow.model_dump(mode="json")} if pipeline.flow else {}
-    if classes := layouts.expressions(source):
-        some["expressions"] = list(classes)
-    return some | {
+    optional: dict[str, Any] = {"flow": pipeline.flow.model_dump(mode="json")} if pipeline.flow else {}
+    if expressions := layouts.select_expressions(source):
+        optional["expressions"] = list(expressions)
+    return optional | {
         "version": RECIPE_VERSION,
         "layout": source.layout,
         "every": source.every,
         "limit": source.limit,
         "aus": list(source.aus),
-        "detector": {"name": pipeline.detector.name, **detectors.options(pipeline).model_dump(mode="json")},
+        "detector": {"name": pipeline.detector.name, **detectors.parse_options(pipeline).model_dump(mode="json")},
         "crop": pipeline.crop.model_dump(mode="json"),
         "render": pipeline.render.model_dump(mode="json") if pipeline.render else None,
     }
 
 
-def _items(pipeline: Pipeline, listing: Listing) -> tuple[Item, ...]:
-    if layouts.expressions(pipeline.source):
+def _list_items(pipeline: Pipeline, listing: Listing) -> tuple[Item, ...]:
+    if layouts.select_expressions(pipeline.source):
         if pipeline.flow:
-            raise SpecError(f"flow: the layout {pipeline.source.layout} has single images, which no other one follows")
-        return batches(pipeline.source, listing)
+            raise SpecError(
+                f"flow: the layout {pipeline.source.layout} has single images, and flow needs videos; remove flow"
+            )
+        return build_batches(pipeline.source, listing)
     layout = layouts.find(pipeline.source.layout)
-    items = tuple(sorted(layout.items(listing.files), key=lambda item: item.order))
+    items = tuple(sorted(layout.list_items(listing.files), key=lambda item: item.sort_key))
     if not items:
         raise DataError(
-            f"{pipeline.source.root}: none of its {len(listing.files)} files lies where the layout "
+            f"{pipeline.source.root}: none of its {len(listing.files)} files is where the layout "
             f'"{pipeline.source.layout}" expects videos; check source.root and source.layout'
         )
     return items[: pipeline.source.limit or None]
 
 
-def _make(
+def _build_dataset(
     pipeline: Pipeline, *, listing: Listing, items: Sequence[Item], recipe: dict[str, Any], progress: bool
-) -> Report:
-    begun = time.monotonic()
-    parts = Parts(pipeline.output)
-    parts.claim({key: value for key, value in recipe.items() if key != "listing"})
-    keys = {item.key(listing.files): item for item in items}
-    done = parts.statuses(set(keys))
-    todo = [(key, item) for key, item in keys.items() if key not in done]
-    statuses = _in_order([*done.values(), *_work(todo, pipeline=pipeline, done=len(done), progress=progress)])
-    report = summarise(
+) -> IngestReport:
+    started = time.monotonic()
+    store = WorkStore(pipeline.output)
+    store.check_recipe(_without_listing(recipe))
+    items_by_key = {item.compute_key(listing.files): item for item in items}
+    reused = store.read_statuses(set(items_by_key))
+    pending = [(key, item) for key, item in items_by_key.items() if key not in reused]
+    new = _extract_pending(pending, pipeline=pipeline, reused=len(reused), progress=progress)
+    statuses = sorted([*reused.values(), *new], key=lambda status: status.sort_key)
+    report = build_report(
         name=pipeline.name,
         output=pipeline.output,
         statuses=statuses,
         faults=listing.faults,
-        reused=len(done),
-        wall_s=time.monotonic() - begun,
+        reused=len(reused),
+        wall_s=time.monotonic() - started,
     )
     report.write(statuses)
     if not report.faces:
-        raise DataError(f"{pipeline.source.root}: not one face could be used, no data set was made\n{report.table()}")
+        raise DataError(
+            f"{pipeline.source.root}: no face could be used, so no data set was written\n{report.format_text()}"
+        )
     total = sum(status.faces > 0 for status in statuses)
-    with Progress("shards", total=total, unit="items", shown=progress) as bar:
-        merge(statuses, pipeline=pipeline, parts=parts, recipe=recipe, advance=bar.advance)
+    with Progress("shards", total=total, unit="items", is_shown=progress) as bar:
+        merge_items(statuses, pipeline=pipeline, store=store, recipe=recipe, advance=bar.advance)
     _finish(pipeline)
     return report
 
 
-def _work(todo: Sequence[tuple[str, Item]], *, pipeline: Pipeline, done: int, progress: bool) -> list[Status]:
-    if not todo:
+def _extract_pending(
+    pending: Sequence[tuple[str, Item]], *, pipeline: Pipeline, reused: int, progress: bool
+) -> list[ItemStatus]:
+    if not pending:
         return []
-    from facscale.ingest.pool import work
+    from facscale.ingest.pool import extract_items
 
-    statuses: list[Status] = []
+    statuses: list[ItemStatus] = []
     frames = faces = skipped = 0
     title = f"faces of {pipeline.name or pipeline.output}"
-    with Progress(title, total=len(todo), unit="items", shown=progress) as bar:
-        for status in work(todo, pipeline=pipeline, run=uuid.uuid4().hex):
+    with Progress(title, total=len(pending), unit="items", is_shown=progress) as bar:
+        for status in extract_items(pending, pipeline=pipeline, run=uuid.uuid4().hex):
             statuses.append(status)
             frames, faces, skipped = frames + status.frames, faces + status.faces, skipped + (status.faces == 0)
-            text = f"{frames} frames, {faces} faces, {skipped} skipped"
-            bar.advance(note=f"{text}, {done} done before" if done else text)
+            note = f"{frames} frames, {faces} faces, {skipped} skipped"
+            bar.advance(note=f"{note}, {reused} done before" if reused else note)
     return statuses
 
 
-def _in_order(statuses: Sequence[Status]) -> list[Status]:
-    return sorted(statuses, key=lambda status: status.order)
-
-
 def _finish(pipeline: Pipeline) -> None:
-    """What comes after the manifest, and is made up for when a run was killed before it."""
-    write_sheet(pipeline.output)
-    Parts(pipeline.output).remove()
+    """Do what follows the manifest; repeated by the next run if this one was killed before it."""
+    write_contact_sheet(pipeline.output)
+    WorkStore(pipeline.output).delete()
 
 
-def _already_there(pipeline: Pipeline) -> Report:
+def _reuse_dataset(pipeline: Pipeline) -> IngestReport:
     _finish(pipeline)
-    report = Report.read(pipeline.output)
+    report = IngestReport.read(pipeline.output)
     if report is None:
-        raise DataError(f"{pipeline.output}: its report is missing; the data set itself is whole")
-    return Report(**{**vars(report), "outcome": "already there"})
+        raise DataError(
+            f"{pipeline.output}: report.json is missing, the data set itself is complete; to get a report again, run the "
+            "pipeline with another output"
+        )
+    return IngestReport(**{**vars(report), "outcome": "already there"})
 
 
 def _render(pipeline: Pipeline, *, progress: bool) -> None:
@@ -156,7 +162,7 @@ def _render(pipeline: Pipeline, *, progress: bool) -> None:
     system, root = open_root(pipeline.source.root)
     if not isinstance(system, LocalFileSystem):
         raise SpecError(
-            f"faces are rendered into a local folder only; {pipeline.source.root} is none: change source.root"
+            f"faces can be rendered into a local folder only, and {pipeline.source.root} is not local; change source.root"
         )
     match pipeline.source.layout:
         case "voxceleb2" | "bp4d" | "disfa" as layout:
@@ -166,20 +172,20 @@ def _render(pipeline: Pipeline, *, progress: bool) -> None:
             synthetic.write_expressions(
                 root, render=pipeline.render, workers=pipeline.ingest.workers, progress=progress
             )
-        case other:
+        case layout:
             raise SpecError(
-                f'faces are rendered as voxceleb2, bp4d, disfa or rafdb; the layout "{other}" has no tree of its own'
+                f'faces cannot be rendered in the layout "{layout}"; set source.layout to voxceleb2, bp4d, disfa or rafdb'
             )
 
 
-def _recipe_without_listing(finished: Dataset) -> dict[str, Any]:
-    return {key: value for key, value in finished.manifest.recipe.items() if key != "listing"}
+def _without_listing(recipe: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in recipe.items() if key != "listing"}
 
 
-def _other_recipe(pipeline: Pipeline, finished: Dataset, recipe: dict[str, Any]) -> DataError:
-    old = finished.manifest.recipe
-    changed = sorted(key for key in recipe if old.get(key) != recipe[key])
-    what = "other source files" if changed == ["listing"] else f"another recipe (different: {', '.join(changed)})"
+def _recipe_error(pipeline: Pipeline, dataset: Dataset, recipe: dict[str, Any]) -> DataError:
+    keys = sorted(key for key in recipe if dataset.manifest.recipe.get(key) != recipe[key])
+    difference = "other source files" if keys == ["listing"] else f"another recipe (different: {', '.join(keys)})"
     return DataError(
-        f"{pipeline.output} already holds a finished data set from {what}; data sets never change: choose another output"
+        f"{pipeline.output} already holds a finished data set from {difference}; data sets never change: choose another "
+        "output"
     )

@@ -1,4 +1,4 @@
-"""The items on a Ray cluster: Ray Data, one task an item, in worker processes that keep their detector."""
+"""Processes the items on a Ray cluster: Ray Data, one task per item, in worker processes that keep their detector."""
 
 from __future__ import annotations
 
@@ -10,79 +10,78 @@ from typing import Any
 
 import ray
 
-from facscale.cluster import join
+from facscale.cluster.ray import join
 from facscale.data import DataError
-from facscale.ingest.extract import Extractor
+from facscale.ingest.extract import FaceExtractor
 from facscale.ingest.items import Item
-from facscale.ingest.parts import Status
+from facscale.ingest.work_store import ItemStatus
 from facscale.spec import Pipeline, SpecError
 
-SPEC = "spec: "  # marks an error of the spec among those that workers send
-LARGEST_PLAN = 10_000  # blocks; with more items than that, several share one
+SPEC_ERROR = "spec: "  # prefix of a SpecError among the error texts that workers send
+MAX_BLOCKS = 10_000  # of Ray Data's plan; with more items than that, several share a block
 
 
 @lru_cache(maxsize=1)
-def _extractor(pipeline: str, run: str) -> Extractor:
-    """One a worker process, which Ray keeps for all tasks: weights are loaded once."""
-    return Extractor(Pipeline.model_validate_json(pipeline), run=run)
+def _get_extractor(pipeline: str, run: str) -> FaceExtractor:
+    """Return the extractor of this worker process, which Ray reuses for all tasks: weights are loaded once."""
+    return FaceExtractor(Pipeline.model_validate_json(pipeline), run=run)
 
 
-def _one(row: dict[str, Any], *, pipeline: str, run: str) -> dict[str, Any]:
-    """A row with the status, or with an error that ends the pipeline: Ray would bury its words in its own.
+def _extract_row(row: dict[str, Any], *, pipeline: str, run: str) -> dict[str, Any]:
+    """Return a row with the status, or with an error that ends the pipeline.
 
-    Rows travel as JSON: Arrow would guess types from empty lists.
+    Errors are returned, because Ray would bury their text in its own. Rows are sent as JSON: Arrow would guess types
+    from empty lists.
     """
     try:
-        return {"status": _extractor(pipeline, run)(Item.from_json(row["item"]), row["key"]).to_json(), "error": ""}
+        status = _get_extractor(pipeline, run)(Item.from_json(row["item"]), row["key"])
     except DataError as error:
         return {"status": "", "error": str(error)}
     except SpecError as error:
-        return {"status": "", "error": f"{SPEC}{error}"}
+        return {"status": "", "error": f"{SPEC_ERROR}{error}"}
+    return {"status": status.to_json(), "error": ""}
 
 
-def work(items: Sequence[tuple[str, Item]], *, pipeline: Pipeline, run: str) -> Iterator[Status]:
-    """The statuses of (key, item) pairs as they get done, in any order. Raises DataError, SpecError.
+def extract_items(items: Sequence[tuple[str, Item]], *, pipeline: Pipeline, run: str) -> Iterator[ItemStatus]:
+    """Yield the statuses of (key, item) pairs as they complete, in any order. Raises DataError, SpecError.
 
-    Ray Data repeats a task whose process died for ever; the Extractor counts, and gives an item up.
+    Ray Data retries the task of a dead process indefinitely; the FaceExtractor counts the attempts and skips the item.
     """
     rows = [{"key": key, "item": item.to_json()} for key, item in items]
-    with _connected(), _quiet():
+    with _connect_to_ray(), _silence_ray_data():
         cpus = pipeline.ingest.cpus_per_worker
         if max((node["Resources"].get("CPU", 0) for node in ray.nodes()), default=0) < cpus:
-            raise SpecError(f"no node of this Ray cluster has the {cpus:g} CPUs of ingest.cpus_per_worker")
-        data = ray.data.from_items(rows, override_num_blocks=min(len(rows), LARGEST_PLAN)).map(
-            _one,
+            raise SpecError(f"no node of this Ray cluster has the {cpus:g} CPUs of ingest.cpus_per_worker; lower it")
+        data = ray.data.from_items(rows, override_num_blocks=min(len(rows), MAX_BLOCKS)).map(
+            _extract_row,
             fn_kwargs={"pipeline": pipeline.model_dump_json(), "run": run},
             num_cpus=cpus,
             compute=ray.data.TaskPoolStrategy(size=min(len(rows), pipeline.ingest.workers)),
         )
         for row in data.iter_rows():
             if row["error"]:
-                raise _fatal(row["error"])
-            yield Status.from_json(row["status"])
+                raise _parse_error(row["error"])
+            yield ItemStatus.from_json(row["status"])
 
 
 @contextmanager
-def _connected() -> Iterator[None]:
-    """The Ray that the caller is connected to; else the one that `join` takes.
-
-    Only a connection of our own is ended.
-    """
-    ours = not ray.is_initialized()
-    if ours:
+def _connect_to_ray() -> Iterator[None]:
+    """Use the caller's connection to Ray; without one, connect by `join`, and disconnect at the end."""
+    is_new = not ray.is_initialized()
+    if is_new:
         join()
     try:
         yield
     finally:
-        if ours:
+        if is_new:
             ray.shutdown()
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Ray Data draws bars and writes logs of its own; ours says the same in the user's words."""
+def _silence_ray_data() -> Iterator[None]:
+    """Turn off the progress bars and logs of Ray Data: our own bar shows the same in terms of items and faces."""
     context = ray.data.DataContext.get_current()
-    before = context.enable_progress_bars
+    has_bars = context.enable_progress_bars
     context.enable_progress_bars = False
     logger = logging.getLogger("ray.data")
     level = logger.level
@@ -90,9 +89,9 @@ def _quiet() -> Iterator[None]:
     try:
         yield
     finally:
-        context.enable_progress_bars = before
+        context.enable_progress_bars = has_bars
         logger.setLevel(level)
 
 
-def _fatal(text: str) -> DataError | SpecError:
-    return SpecError(text.removeprefix(SPEC)) if text.startswith(SPEC) else DataError(text)
+def _parse_error(text: str) -> DataError | SpecError:
+    return SpecError(text.removeprefix(SPEC_ERROR)) if text.startswith(SPEC_ERROR) else DataError(text)

@@ -1,4 +1,4 @@
-"""What a pipeline did: counts, and every video or image that was left out, with the reason."""
+"""The report of a pipeline: counts, and every video or image that was left out, with the reason."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import pyarrow.parquet as pq
 
 from facscale.data.storage import Folder
 from facscale.ingest.items import Fault
-from facscale.ingest.parts import Status, put_file, put_text
+from facscale.ingest.work_store import ItemStatus, put_file, put_text
 
 REPORT, TEXT, ITEMS = "report.json", "report.txt", "items.parquet"
-SHOWN = 20  # faults in the readable report
+MAX_FAULTS = 20  # in the text
 
 
 @dataclass(frozen=True)
-class Report:
-    """The outcome of a pipeline; `report.json`, `report.txt` and `items.parquet` beside the data set hold it too."""
+class IngestReport:
+    """The outcome of a pipeline, also stored beside the data set. The fields are the keys of `report.json`."""
 
     name: str
     output: str
     outcome: Literal["made", "already there", "nothing found"]
     items: int  # videos in the source, or batches of single images
-    reused: int  # of them done by an earlier run
+    reused: int  # of the items, processed by an earlier run
     identities: int
     tracks: int
     frames: int  # decoded
@@ -44,17 +44,17 @@ class Report:
         return 1 - self.faceless / self.frames if self.frames else 0.0
 
     @property
-    def skipped(self) -> tuple[Fault, ...]:
+    def sorted_faults(self) -> tuple[Fault, ...]:
         """Faults in the order of their items."""
         return tuple(sorted(self.faults, key=lambda fault: (fault.item, fault.stage)))
 
     def to_json(self) -> str:
-        """For `report.json`."""
+        """Serialize the report for `report.json`."""
         return json.dumps(asdict(self), indent=1)
 
     @classmethod
     def read(cls, output: str) -> Self | None:
-        """The report beside a data set; None where there is none."""
+        """Read the report beside a data set; None if there is none."""
         try:
             fields = json.loads(Folder(output).read(REPORT))
         except FileNotFoundError:
@@ -62,30 +62,32 @@ class Report:
         return cls(**{**fields, "faults": tuple(Fault(**fault) for fault in fields["faults"])})
 
     def __str__(self) -> str:
-        return self.table()
+        return self.format_text()
 
-    def table(self) -> str:
-        """For people: the counts, then the faults."""
+    def format_text(self) -> str:
+        """Format the counts, then the first faults, for `report.txt` and the terminal."""
         rate = f"{self.frames / self.work_s:.0f} frames/s a worker" if self.work_s else ""
+        n_faulty, n_left_out = len({fault.item for fault in self.faults}), self.frames - self.faces
         lines = [
             f"{self.name} -> {self.output}: {self.outcome}",
-            f"  items    {self.items:>9}   {self.reused} done before, {len({fault.item for fault in self.faults})} with faults",
+            f"  items    {self.items:>9}   {self.reused} done before, {n_faulty} with faults",
             f"  frames   {self.frames:>9}   {rate}",
             f"  faces    {self.faces:>9}   a face was detected in {self.detection_rate:.1%} of the frames",
-            f"  left out {self.frames - self.faces:>9}   {self.faceless} frames without a face, {self.dropped} in short tracks",
+            f"  left out {n_left_out:>9}   {self.faceless} frames without a face, {self.dropped} in short tracks",
             f"  tracks   {self.tracks:>9}   of {self.identities} identities",
         ]
         if self.faults:
             stages = Counter(fault.stage for fault in self.faults)
             lines.append("  faults   " + ", ".join(f"{count} {stage}" for stage, count in sorted(stages.items())))
-            width = max(len(fault.item) for fault in self.skipped[:SHOWN])
-            lines += [f"    {fault.item:<{width}}  {fault.stage:<7} {fault.reason}" for fault in self.skipped[:SHOWN]]
-            if len(self.faults) > SHOWN:
-                lines.append(f"    ... and {len(self.faults) - SHOWN} more in {REPORT}")
+            faults = self.sorted_faults[:MAX_FAULTS]
+            width = max(len(fault.item) for fault in faults)
+            lines += [f"    {fault.item:<{width}}  {fault.stage:<7} {fault.reason}" for fault in faults]
+            if len(self.faults) > MAX_FAULTS:
+                lines.append(f"    ... and {len(self.faults) - MAX_FAULTS} more in {REPORT}")
         return "\n".join(lines)
 
-    def write(self, statuses: Sequence[Status]) -> None:
-        """Put the report beside the data set, with one row an item of what came out of it."""
+    def write(self, statuses: Sequence[ItemStatus]) -> None:
+        """Write the report beside the data set, and the statuses as a table with one row per item."""
         folder = Folder(self.output)
         rows = [
             {**asdict(status), "faults": [f"{fault.stage}: {fault.reason}" for fault in status.faults]}
@@ -94,23 +96,23 @@ class Report:
         if rows:
             with put_file(folder, ITEMS) as path:
                 pq.write_table(pa.Table.from_pylist(rows), path)
-        put_text(folder, TEXT, self.table() + "\n")
+        put_text(folder, TEXT, self.format_text() + "\n")
         put_text(folder, REPORT, self.to_json())
 
 
-def summarise(
-    *, name: str, output: str, statuses: Sequence[Status], faults: Sequence[Fault], reused: int, wall_s: float
-) -> Report:
-    """The report of a pipeline whose items ended as `statuses`; `faults` are those of the listing."""
+def build_report(
+    *, name: str, output: str, statuses: Sequence[ItemStatus], faults: Sequence[Fault], reused: int, wall_s: float
+) -> IngestReport:
+    """Sum up the statuses of all items; `faults` are those of the listing."""
     faces = sum(status.faces for status in statuses)
-    return Report(
+    identities = len({status.identity for status in statuses if status.faces and not status.stills})
+    return IngestReport(
         name=name,
         output=output,
         outcome="made" if faces else "nothing found",
         items=len(statuses),
         reused=reused,
-        identities=len({status.identity for status in statuses if status.faces and not status.stills})
-        + sum(status.faces for status in statuses if status.stills),
+        identities=identities + sum(status.faces for status in statuses if status.stills),
         tracks=sum(status.tracks for status in statuses),
         frames=sum(status.frames for status in statuses),
         faces=faces,

@@ -1,8 +1,8 @@
-"""The reproduction card of an evaluated run: all that somebody else needs to come to the same digits, as JSON and as a page.
+"""The reproduction card of an evaluated run: all that somebody else needs to get the same digits, as JSON and as a page.
 
-What was trained and judged (the whole spec), on which data (fingerprints, crop recipes), whom each fold tested (hashes),
-with which code (commit, versions), the weights (checksums), F1 to the last digit, and how far that is from what papers
-print for this method on this data.
+It holds the complete spec, the data sets (fingerprints, crop recipes), the people that each fold tested (hashes), the code
+(commit, versions), the weights (checksums), F1 to the last digit, and the difference to what papers print for this method
+on this data.
 """
 
 from __future__ import annotations
@@ -20,27 +20,28 @@ from pydantic import TypeAdapter
 from facscale import __version__
 from facscale.data import Dataset
 from facscale.errors import UserError
-from facscale.evaluate import Row
-from facscale.evaluate.f1 import mean
-from facscale.job.labelled import Group, Labelled
+from facscale.evaluate import MethodScores
+from facscale.evaluate.f1 import nanmean
+from facscale.evaluate.protocol import LabelledDataset, TrainTestGroup
 from facscale.job.variants import Variant
-from facscale.report import html
-from facscale.report.published import Line, published
+from facscale.report.pages import render_page
+from facscale.report.published import PublishedResult, find_results
+from facscale.report.table import Column, ReportTable
+from facscale.spec.renamed import update_old_names
 
 SCHEMA = 1
 LIBRARIES = ("torch", "ray", "deepspeed", "mlflow", "numpy", "simplejpeg", "opencv-contrib-python-headless")
 
 
 class CardError(UserError):
-    """A file is no card, or what it speaks of is not there."""
+    """A file is not a card, or something that it refers to is missing."""
 
 
-class Made(NamedTuple):
-    """One training."""
+class TrainedWeights(NamedTuple):
+    """The exported method of one training."""
 
-    url: str  # of the exported method
+    url: str
     sha256: str
-    spent: dict[str, float]  # what it cost
 
 
 @dataclass(frozen=True)
@@ -67,148 +68,170 @@ class Card:
 
     @classmethod
     def from_json(cls, text: bytes | str, *, source: str) -> Self:
-        """Raises CardError for what is no card of this schema."""
+        """Read a card. Raises CardError for a text that is not a card of this schema."""
         try:
-            found = json.loads(text)
-            if found["schema"] != SCHEMA:
-                raise CardError(f"{source} has schema {found['schema']}; this facscale ({__version__}) reads {SCHEMA}")
-            return TypeAdapter(cls).validate_python(found)
+            values = json.loads(text)
+            if values["schema"] != SCHEMA:
+                raise CardError(f"{source} has schema {values['schema']}; this facscale ({__version__}) reads {SCHEMA}")
+            return TypeAdapter(cls).validate_python({**values, "spec": update_old_names(values["spec"])})
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CardError(
-                f"{source} is no reproduction card ({' '.join(str(error).split())[:200]}); wanted is a run's card.json"
+                f"{source} is not a reproduction card ({' '.join(str(error).split())[:200]}); expected a run's card.json"
             ) from None
 
 
-def card(
-    row: Variant, *, job: str, parts: Sequence[Group], unlabelled: Sequence[Dataset], rows: Mapping[str, Row],
-    made: Mapping[str, Made], commit: str, cluster: str,
-) -> Card:  # fmt: skip
-    """Of one training (with its folds); `rows`: its F1 by table."""
-    sets = {data.url: data for part in parts for data in part.transfer}
-    sets |= {data.url: data for part in parts for data in part.sets}  # with their folds, where both is true
-    about = [unlabelled_data(dataset) for dataset in unlabelled] + [labelled_data(data) for data in sets.values()]
-    spec = row.job.model_dump(mode="json", exclude={"sweep"})
+def build_card(
+    variant: Variant,
+    *,
+    job: str,
+    groups: Sequence[TrainTestGroup],
+    unlabelled: Sequence[Dataset],
+    scores: Mapping[str, MethodScores],
+    weights: Mapping[str, TrainedWeights],
+    commit: str,
+    cluster: str,
+) -> Card:
+    """The card of one variant with one seed; `scores`: F1 by title of the table, `weights`: by title of the training."""
+    sets = {dataset.url: dataset for group in groups for dataset in group.transfer}
+    sets |= {dataset.url: dataset for group in groups for dataset in group.sets}  # with folds, where a set is in both
+    data = [describe_unlabelled(dataset) for dataset in unlabelled]
+    data += [describe_labelled(dataset) for dataset in sets.values()]
+    spec = variant.job.model_dump(mode="json", exclude={"sweep"})
+    threshold = variant.job.evaluate.threshold
     return Card(
-        job=job, row=row.name, seed=row.job.seed,
-        spec=spec | {"method": {"name": row.job.method.name, **row.config.model_dump(mode="json")}},
-        data=about,
-        weights={title: {"url": one.url, "sha256": one.sha256} for title, one in made.items()},
-        results={title: result(line, threshold=row.job.evaluate.threshold) for title, line in rows.items()},
-        papers={title: [beside(line, printed) for printed in printed_of(title, row)] for title, line in rows.items()},
-        versions=versions(), commit=commit, cluster=cluster,
-    )  # fmt: skip
+        job=job,
+        row=variant.name,
+        seed=variant.job.seed,
+        spec=spec | {"method": {"name": variant.job.method.name, **variant.config.model_dump(mode="json")}},
+        data=data,
+        weights={title: {"url": export.url, "sha256": export.sha256} for title, export in weights.items()},
+        results={title: describe_scores(row, threshold=threshold) for title, row in scores.items()},
+        papers={
+            title: [compare_to_paper(row, published) for published in find_published(title, variant)]
+            for title, row in scores.items()
+        },
+        versions=get_versions(),
+        commit=commit,
+        cluster=cluster,
+    )
 
 
-def unlabelled_data(dataset: Dataset) -> dict[str, Any]:
-    """Name, place, fingerprint and recipe of what was pre-trained on."""
+def describe_unlabelled(dataset: Dataset) -> dict[str, Any]:
+    """Name, URL, fingerprint and recipe of a data set for pre-training."""
     manifest = dataset.manifest
     return {
-        "name": manifest.name, "role": "pre-training", "url": dataset.url, "fingerprint": manifest.fingerprint,
-        "counts": manifest.counts, "recipe": manifest.recipe,
-    }  # fmt: skip
+        "name": manifest.name,
+        "role": "pre-training",
+        "url": dataset.url,
+        "fingerprint": manifest.fingerprint,
+        "counts": manifest.counts,
+        "recipe": manifest.recipe,
+    }
 
 
-def labelled_data(data: Labelled) -> dict[str, Any]:
-    """Likewise of what was judged on, and who was tested in which fold."""
-    folds = {
-        "source": data.split.source, "hash": data.split.hash, "subjects": {f.name: sorted(f.test) for f in data.split}
-    }  # fmt: skip
-    return {**unlabelled_data(Dataset(data.url)), "role": "evaluation", "aus": list(data.aus), "folds": folds}
+def describe_labelled(dataset: LabelledDataset) -> dict[str, Any]:
+    """The same of a labelled data set, with its folds and the people whom each of them tests."""
+    split = dataset.split
+    people = {fold.name: sorted(fold.test) for fold in split}
+    folds = {"source": split.source, "hash": split.hash, "subjects": people}
+    return {**describe_unlabelled(Dataset(dataset.url)), "role": "evaluation", "aus": list(dataset.aus), "folds": folds}
 
 
-def result(row: Row, *, threshold: float) -> dict[str, Any]:
-    """F1 of each fold and AU, as it is compared again by `facscale verify`."""
+def describe_scores(scores: MethodScores, *, threshold: float) -> dict[str, Any]:
+    """F1 of each fold and AU, which `facscale verify` compares with."""
     return {
-        "aus": list(row.aus), "folds": list(row.folds), "f1": plain(row.by_fold), "mean": plain(np.array([row.mean]))[0],
+        "aus": list(scores.aus),
+        "folds": list(scores.folds),
+        "f1": to_plain(scores.by_fold),
+        "mean": to_plain(np.array([scores.mean]))[0],
         "threshold": threshold,
-    }  # fmt: skip
+    }
 
 
-def printed_of(title: str, row: Variant) -> list[Line]:
-    """What papers print for this row on this data, by its own name or by its method's."""
-    found = published(title, method=row.name) or published(title, method=row.job.method.name)
-    return [line for line in found if line.aus and line.metric == "F1"]
+def find_published(title: str, variant: Variant) -> list[PublishedResult]:
+    """What papers print for a variant on a data set, by its own name or by its method's."""
+    results = find_results(title, method=variant.name) or find_results(title, method=variant.job.method.name)
+    return [result for result in results if result.aus and result.metric == "F1"]
 
 
-def beside(row: Row, line: Line) -> dict[str, Any]:
-    """A printed row, and F1 x 100 of ours minus its: by AU, and of the mean over the AUs that both have."""
-    theirs = line.row()
-    both = [au for au in row.aus if au in theirs.aus]
-    difference = 100 * (row.f1[[row.aus.index(au) for au in both]] - theirs.f1[[theirs.aus.index(au) for au in both]])
+def compare_to_paper(scores: MethodScores, published: PublishedResult) -> dict[str, Any]:
+    """A published result, and F1 x 100 of ours minus theirs: by AU, and of the mean over the AUs that both have."""
+    theirs = published.to_scores()
+    aus = [au for au in scores.aus if au in theirs.aus]
+    ours_f1 = scores.f1[[scores.aus.index(au) for au in aus]]
+    difference = 100 * (ours_f1 - theirs.f1[[theirs.aus.index(au) for au in aus]])
     return {
-        "name": line.name, "source": theirs.source, "printed": {f"AU{au}": value for au, value in line.values.items()},
-        "difference": dict(zip((f"AU{au}" for au in both), plain(difference), strict=True)),
-        "mean_difference": plain(np.array([mean(difference)]))[0],
-    }  # fmt: skip
+        "name": published.name,
+        "source": theirs.source,
+        "printed": {f"AU{au}": value for au, value in published.values.items()},
+        "difference": dict(zip((f"AU{au}" for au in aus), to_plain(difference), strict=True)),
+        "mean_difference": to_plain(np.array([nanmean(difference)]))[0],
+    }
 
 
-def plain(values: np.ndarray) -> list[Any]:
+def to_plain(values: np.ndarray) -> list[Any]:
     """Floats, nested as they are; null for nan."""
-    return [plain(line) if np.ndim(line) else None if np.isnan(line) else float(line) for line in values]
+    return [to_plain(row) if np.ndim(row) else None if np.isnan(row) else float(row) for row in values]
 
 
-def versions() -> dict[str, str]:
-    """Of the code and of the libraries that decide digits."""
-    found = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    return {"facscale": __version__, "python": platform.python_version(), **found}
+def get_versions() -> dict[str, str]:
+    """Versions of the code and of the libraries that decide digits."""
+    libraries = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return {"facscale": __version__, "python": platform.python_version(), **libraries}
 
 
-def card_page(of: Card) -> str:
-    """For whoever wants to read it."""
-    facts = [["", ""], ["job", of.job], ["method", of.spec["method"]["name"]], ["seed", str(of.seed)]]
-    facts += [
-        ["commit", of.commit],
-        ["cluster", of.cluster],
-        *([name, version] for name, version in of.versions.items()),
-    ]
-    data = [["data set", "for", "people", "frames", "fingerprint", "folds"]]
-    for one in of.data:
-        folds = f"{one['folds']['source']} ({one['folds']['hash']})" if "folds" in one else ""
-        counts = one["counts"]
-        line = [
-            one["name"],
-            one["role"],
-            f"{counts['identities']:,}",
-            f"{counts['frames']:,}",
-            one["fingerprint"][:16],
-            folds,
-        ]
-        data.append(line)
-    parts = [
-        html.section("F1", *(results_table(title, of) for title in of.results)),
-        html.section("Data", html.table(data)),
-    ]
-    parts += [html.section("Made with", html.table(facts))]
-    weights = [
-        ["training", "SHA-256", "where"],
-        *([title, one["sha256"], one["url"]] for title, one in of.weights.items()),
-    ]
-    parts.append(html.section("Weights", html.table(weights)))
-    parts.append(html.section("To the same digits", html.code("facscale verify card.json")))
-    parts.append(html.section("Spec", html.code(json.dumps(of.spec, indent=1))))
-    return html.page(f"{of.row}, seed {of.seed}", *parts)
+def render_card(card: Card) -> str:
+    """The card as an HTML page."""
+    method = card.spec["method"]["name"]
+    facts = {"job": card.job, "method": method, "seed": str(card.seed), "commit": card.commit, "cluster": card.cluster}
+    weights = [[title, export["sha256"], export["url"]] for title, export in card.weights.items()]
+    return render_page(
+        "card.html",
+        title=f"{card.row}, seed {card.seed}",
+        results=[make_results_table(title, card) for title in card.results],
+        data=make_data_table(card),
+        versions=make_text_table(["", ""], [[name, value] for name, value in (facts | card.versions).items()]),
+        weights=make_text_table(["training", "SHA-256", "where"], weights),
+        spec=json.dumps(card.spec, indent=1),
+    )
 
 
-def results_table(title: str, of: Card) -> str:
-    """F1 x 100 of a table, and of the papers' rows below it."""
-    found = of.results[title]
-    lines = [["", *(f"AU{au}" for au in found["aus"]), "Avg"]]
-    by_fold = np.array(found["f1"], float)
-    for name, line in [*zip(found["folds"], by_fold, strict=True), ("mean", mean(by_fold, axis=0))]:
-        lines.append([name, *map(percent, 100 * line), percent(100 * mean(line))])
-    for printed in of.papers[title]:
-        differences = [printed["difference"].get(f"AU{au}") for au in found["aus"]]
-        lines.append([printed["name"], *(percent(printed["printed"].get(f"AU{au}")) for au in found["aus"]), ""])
-        lines.append(
+def make_text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> ReportTable:
+    """A table of text."""
+    return ReportTable([Column(heading) for heading in headings], rows)
+
+
+def make_data_table(card: Card) -> ReportTable:
+    """The data sets that the training and its test read."""
+    rows = []
+    for data in card.data:
+        folds = f"{data['folds']['source']} ({data['folds']['hash']})" if "folds" in data else ""
+        people, frames = (f"{data['counts'][name]:,}" for name in ("identities", "frames"))
+        rows.append([data["name"], data["role"], people, frames, data["fingerprint"][:16], folds])
+    return make_text_table(["data set", "for", "people", "frames", "fingerprint", "folds"], rows)
+
+
+def make_results_table(title: str, card: Card) -> ReportTable:
+    """F1 x 100 of each fold on one data set, and of the papers' rows below them."""
+    result = card.results[title]
+    rows = []
+    by_fold = np.array(result["f1"], float)
+    for name, f1 in [*zip(result["folds"], by_fold, strict=True), ("mean", nanmean(by_fold, axis=0))]:
+        rows.append([name, *map(format_percent, 100 * f1), format_percent(100 * nanmean(f1))])
+    for paper in card.papers[title]:
+        differences = [paper["difference"].get(f"AU{au}") for au in result["aus"]]
+        rows.append([paper["name"], *(format_percent(paper["printed"].get(f"AU{au}")) for au in result["aus"]), ""])
+        rows.append(
             [
                 "ours minus theirs",
-                *(percent(d, sign="+") for d in differences),
-                percent(printed["mean_difference"], sign="+"),
+                *(format_percent(difference, sign="+") for difference in differences),
+                format_percent(paper["mean_difference"], sign="+"),
             ]
         )
-    return html.table(lines, caption=f"F1 x 100 on {title}, threshold {found['threshold']:g}")
+    columns = [Column(heading) for heading in ("", *(f"AU{au}" for au in result["aus"]), "Avg")]
+    return ReportTable(columns, rows, title=f"F1 x 100 on {title}, threshold {result['threshold']:g}")
 
 
-def percent(value: Any, *, sign: str = "") -> str:
-    """One decimal; a dash for nothing."""
+def format_percent(value: Any, *, sign: str = "") -> str:
+    """One decimal; a dash for a missing value."""
     return "-" if value is None or np.isnan(value) else f"{value:{sign}.1f}"

@@ -1,140 +1,351 @@
-"""`facscale check`: the whole plan of a job, without starting anything."""
+"""`facscale check`: the complete plan of a job, without starting anything."""
 
 from __future__ import annotations
 
-import yaml
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.tree import Tree
 
-from facscale.data import Dataset
-from facscale.inference import export
+from facscale.data import DataError, Dataset
+from facscale.data.errors import DatasetNotFoundError, StoreError
+from facscale.data.folds import PUBLISHED, concat_splits, make_repeated_folds
+from facscale.data.published_sizes import PublishedSize, find_size
+from facscale.data.views import View
+from facscale.evaluate.protocol import LabelledDataset, build_groups, select_training_split
+from facscale.inference.export import build_method_for_job, load_export
 from facscale.job.cost import Cost, cost_of, matrix_rate
-from facscale.job.expression import expression_sets
-from facscale.job.inputs import fetch
-from facscale.job.labelled import Labelled, groups, learned, transferred
-from facscale.job.variants import Variant, digest, rows, stages
+from facscale.job.datasets import JobData, find_stage_urls
+from facscale.job.inputs import fetch_input
+from facscale.job.plan import Plan, TrainNode, build_plan
+from facscale.job.variants import Variant, expand_stages, expand_variants, hash_values
 from facscale.methods import DataFacts, Method
-from facscale.progress import duration
-from facscale.spec import Document, SpecError
-from facscale.train.engine import settings
-from facscale.train.plan import Plan
-from facscale.train.task import Task
-from facscale.train.worker import open_streams, urls
+from facscale.progress import format_duration
+from facscale.spec import Document, SpecError, yaml_io
+from facscale.train.engine import build_deepspeed_config
+from facscale.train.schedule import Schedule
+from facscale.train.setup import open_streams
+from facscale.train.task import TrainingTask
 
 RATES = {"V100": 125e12, "A100": 312e12, "H100": 990e12}  # dense 16-bit operations a second, from their data sheets
 UTILISATION = 0.35  # share of that rate that a ResNet's step reaches, assumed
 
 
 def check_job(document: Document, *, name: str) -> None:
-    """Print the plan of every row. Raises SpecError or DataError for a job that cannot run."""
+    """Print the plan of every variant. Raises SpecError or DataError for a job that cannot run.
+
+    Where data sets of the job are not at hand but their sizes are published, the plan is made for those sizes.
+    """
     console = Console(highlight=False)
-    variants = checked(document, name=name)
-    console.print(resolved(variants[0]), markup=False)
-    sets = [Labelled.open(url, evaluate=variants[0].job.evaluate) for url in urls(variants[0].job, "labelled")]
-    stages_told = set[str]()
-    for row in variants:
-        for stage in stages(row).values():
-            if digest([stage.said()]) not in stages_told:
-                stages_told.add(digest([stage.said()]))
-                describe(stage, sets=sets, console=console)
-        describe(row, sets=sets, console=console)
-    for data in sets:
-        sizes = ", ".join(f"{len(fold.test)} people" for fold in data.split)
+    variants = check_spec(document, name=name)
+    console.print(resolve_yaml(variants[0]), markup=False)
+    data, published = open_or_outline(variants)
+    for url, size in published.items():
         console.print(
-            f"\n[bold]cross-validation[/bold] on {data.name}: {len(data.au):,} frames, {len(data.aus)} AUs; folds from {data.split.source}: {sizes}"
+            f"[bold]not at hand[/bold]: {url}; the plan takes the published size of {size.name}: {size.people:,} people, "
+            f"{size.tracks:,} tracks, {size.frames:,} frames ({size.source})"
         )
-    for data in transferred(variants[0].job, sets=sets):
-        console.print(f"[bold]tested too[/bold] on {data.name}: {len(data.au):,} frames; nobody of it is learned from")
-    for one in expression_sets(variants[0].job):
-        tested = f"{(~one.test).sum():,} train and {one.test.sum():,} test faces"
-        console.print(f"[bold]expressions[/bold] of {one.name}: {tested}, {len(one.classes)} classes")
+    estimates: dict[str, Estimate] = {}
+    for variant in list_distinct(variants):
+        estimate = Estimate(variant, select_facts(variant, data), published)
+        estimates[variant.title] = estimate
+        print_variant(estimate, console)
+    print_data(data, published, console)
+    console.print()
+    console.print(draw_plan(build_plan(variants, data), estimates))
 
 
-def checked(document: Document, *, name: str) -> list[Variant]:
-    """The rows of a job, as far as its file alone tells. Raises SpecError; no data is looked at."""
-    variants = rows(document, name=name)
-    for row in variants:
-        for workers in range(row.job.cluster.fewest_workers, row.job.cluster.most_workers + 1):
-            settings(row.job, world=workers)
+def check_spec(document: Document, *, name: str) -> list[Variant]:
+    """The variants of a job, as far as its file alone tells. Raises SpecError; no data is read."""
+    variants = expand_variants(document, name=name)
+    for variant in variants:
+        cluster = variant.job.cluster
+        for workers in range(cluster.min_workers, cluster.max_workers + 1):
+            build_deepspeed_config(variant.job, world=workers)
     return variants
 
 
-def resolved(row: Variant) -> str:
+def resolve_yaml(variant: Variant) -> str:
     """The spec with everything that it inherits and every default, as YAML."""
-    spec = row.job.model_dump(mode="json", exclude={"method"})
-    return yaml.safe_dump(
-        {"method": {"name": row.job.method.name, **row.config.model_dump(mode="json")}, **spec}, sort_keys=False
+    spec = variant.job.model_dump(mode="json", exclude={"method"})
+    return yaml_io.dump({"method": {"name": variant.job.method.name, **variant.config.model_dump(mode="json")}, **spec})
+
+
+def list_distinct(variants: Sequence[Variant]) -> list[Variant]:
+    """Stages and variants in the order in which they are trained, each config once."""
+    distinct: dict[str, Variant] = {}
+    for variant in variants:
+        for stage in expand_stages(variant).values():
+            distinct.setdefault(hash_values([stage.resolved_config()]), stage)
+        distinct.setdefault(f"{variant.name} {hash_values([variant.resolved_config()])}", variant)
+    return list(distinct.values())
+
+
+def open_or_outline(variants: Sequence[Variant]) -> tuple[JobData, dict[str, PublishedSize]]:
+    """Open the data of a job; where data sets are missing, outline all from published sizes, by URL.
+
+    Raises DataError where a data set is damaged, or is missing and has no published size.
+    """
+    job = variants[0].job
+    urls = [url for source in ("unlabelled", "labelled") for url in job.data.urls(source)]
+    urls += [*job.evaluate.transfer, *find_stage_urls(variants)]
+    sizes = {url: size for url in urls if is_missing(url) and (size := find_size(url))}
+    if not sizes:
+        return JobData.open(variants), {}
+    sets = {url: outline_labelled(url, sizes[url], variants[0]) for url in urls if url in sizes}
+    evaluate = job.evaluate
+
+    def open_labelled(url: str, *, test_only: bool = False) -> LabelledDataset:
+        if url in sets:
+            return sets[url].as_test_only() if test_only else sets[url]
+        return LabelledDataset.open(url, evaluate=evaluate, test_only=test_only)
+
+    present = [Dataset(url) for url in job.data.urls("unlabelled") if url not in sizes]
+    identities = sum(dataset.manifest.counts["identities"] for dataset in present)
+    identities += sum(sizes[url].people for url in job.data.urls("unlabelled") if url in sizes)
+    data = JobData(
+        labelled=tuple(open_labelled(url) for url in job.data.urls("labelled")),
+        transfer=tuple(open_labelled(url, test_only=True) for url in evaluate.transfer),
+        unlabelled=tuple(present),
+        identities=identities,
+        evaluate=evaluate,
+        outlines=sets,
     )
+    return data, sizes
 
 
-def describe(row: Variant, *, sets: list[Labelled], console: Console) -> None:
-    """One row: its views, its data, its cost."""
-    facts = learned(groups(row.job, sets)[0].sets, evaluate=row.job.evaluate).facts if sets else DataFacts()
-    console.print(f"\n[bold]{row.name}[/bold] ({row.job.method.name})")
-    workers = row.job.cluster.most_workers
-    (plan, steps), table = data_plan(row, facts=facts), Table(show_header=False, box=None, pad_edge=False)
-    for name, view in row.method.sample(row.config).items():
-        batch = row.job.train.batch_size // row.job.train.accumulate // workers
-        side = row.job.data.image_size
+def is_missing(url: str) -> bool:
+    """Whether there is no data set at a URL, or its store cannot be reached; a damaged one counts as there."""
+    try:
+        Dataset(url)
+    except (DatasetNotFoundError, StoreError):
+        return True
+    except DataError:
+        return False
+    return False
+
+
+def outline_labelled(url: str, size: PublishedSize, variant: Variant) -> LabelledDataset:
+    """A stand-in for a labelled set: its people, folds and AUs, with a single frame of made-up labels for each person."""
+    evaluate = variant.job.evaluate
+    parts = PUBLISHED.get(size.name)
+    people = sorted(person for part in parts for person in part) if parts else []
+    people = people or [f"person{number:05d}" for number in range(min(size.people, 1000))]
+    split = concat_splits(make_repeated_folds(people, repeats=evaluate.repeats, k=evaluate.folds, seed=evaluate.seed))
+    au = (np.add.outer(np.arange(len(people)), np.arange(len(size.aus))) % 2).astype(np.int8)
+    return LabelledDataset(url, size.name, "", size.aus, au, np.array(people), split)
+
+
+def select_facts(variant: Variant, data: JobData) -> DataFacts:
+    """What the method knows of the labels when it is trained on everybody."""
+    if not data.labelled:
+        return DataFacts(identities=data.identities)
+    group = build_groups(variant.job, data.labelled)[0]
+    facts = select_training_split(group.sets, evaluate=variant.job.evaluate).facts
+    return replace(facts, identities=data.identities)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What training a variant takes, from its data and its operations."""
+
+    variant: Variant
+    facts: DataFacts
+    published: Mapping[str, PublishedSize]  # of data sets that are not at hand, by URL
+
+    @cached_property
+    def cost(self) -> Cost:
+        """Operations and memory of a step."""
+        inputs = build_untrained_inputs(self.variant, self.facts)
+        return cost_of(self.variant.config, job=self.variant.job, facts=self.facts, inputs=inputs)
+
+    @cached_property
+    def epochs(self) -> dict[str, tuple[int, str]]:
+        """Samples of an epoch and a description, by source. Raises SpecError where the spec lacks a source."""
+        variant, views = self.variant, self.variant.method.train_views(self.variant.config)
+        for source in dict.fromkeys(view.source for view in views.values()):
+            if not variant.job.data.urls(source):
+                raise SpecError(
+                    f"{variant.document.source_location(('data',))}: {variant.job.method.name} reads {source} faces; "
+                    f"give data.{source}"
+                )
+        if any(url in self.published for view in views.values() for url in variant.job.data.urls(view.source)):
+            return self._estimate_epochs(views)
+        epochs: dict[str, tuple[int, str]] = {}
+        streams = open_streams(TrainingTask(variant.job, variant.config, self.facts), rank=0, world=1, pin=False)
+        for name, stream in streams.items():
+            names = ", ".join(Dataset(url).manifest.name for url in variant.job.data.urls(name))
+            size = f"{stream.compute_bytes_per_epoch() / 1e9:.3f} GB"
+            epochs[name] = stream.samples_per_epoch, f"{stream.samples_per_epoch:,} samples, {size}, of {names}"
+        return epochs
+
+    def _estimate_epochs(self, views: Mapping[str, View]) -> dict[str, tuple[int, str]]:
+        """From published sizes: one sample for each `data.per_track` of a track, or as many as its frames give."""
+        data, epochs = self.variant.job.data, dict[str, tuple[int, str]]()
+        for source in dict.fromkeys(view.source for view in views.values()):
+            extent = max(view.extent for view in views.values() if view.source == source)
+            sizes = [find_size(url) for url in data.urls(source)]
+            known = [size for size in sizes if size]
+            samples = sum(
+                size.frames // extent if data.per_track == "all" else size.tracks * data.per_track for size in known
+            )
+            samples = max(1, round(samples * (1 - data.validation - data.test)))
+            epochs[source] = samples, f"about {samples:,} samples of {', '.join(size.name for size in known)}"
+        return epochs
+
+    @cached_property
+    def steps(self) -> int:
+        """Optimizer steps of one training on everybody."""
+        samples, _ = next(iter(self.epochs.values()))
+        return Schedule(self.variant.job, samples).steps
+
+    @property
+    def train_share(self) -> float:
+        """Share of the frames that one training sees: of k folds each trains on (k - 1) / k."""
+        folds = self.variant.job.evaluate.folds
+        return (folds - 1) / folds if self.variant.learns_from_labels else 1.0
+
+    def predict_seconds(self, rate: float) -> float:
+        """Seconds of one training at `rate` operations a second of all workers together."""
+        work = self.steps * self.variant.job.train.batch_size * self.cost.flops_per_sample
+        return self.train_share * work / rate
+
+
+def print_variant(estimate: Estimate, console: Console) -> None:
+    """Print a variant's views, its data and its cost."""
+    variant = estimate.variant
+    job, workers = variant.job, variant.job.cluster.max_workers
+    console.print(f"\n[bold]{variant.name}[/bold] ({job.method.name})")
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, view in variant.method.train_views(variant.config).items():
+        batch = job.train.batch_size // job.train.accumulate // workers
+        side = job.data.image_size
         shape = f"[{batch}, {view.count}, {view.views}, 3, {side}, {side}]" if view.pixels else f"{batch} labels"
         table.add_row(f"view {name}", f"{view.source}: {type(view).__name__}, {shape} a worker and micro-batch")
-    cost = cost_of(row.config, job=row.job, facts=facts, inputs=untrained(row, facts))
-    for name, text in [*plan.items(), *cost_lines(row, cost, workers=workers)]:
+    for source, (_, description) in estimate.epochs.items():
+        table.add_row(f"{source} epoch", description)
+    steps = f"{estimate.steps:,} in total, {job.train.batch_size} samples each: {job.train.epochs:g} epochs"
+    table.add_row("steps", steps)
+    for name, text in describe_cost(variant, estimate.cost, workers=workers):
         table.add_row(name, text)
     console.print(table)
-    console.print(f"estimated time: {estimate(row, cost, steps=steps, workers=workers)}")
+    console.print(f"estimated time: {describe_time(estimate, workers=workers)}")
 
 
-def data_plan(row: Variant, *, facts: DataFacts) -> tuple[dict[str, str], int]:
-    """Samples, steps and bytes of an epoch in words, and all steps as a number. Raises DataError where the data cannot be read."""
-    lines = {}
-    streams = open_streams(Task(row.job, row.config, facts), rank=0, world=1, pin=False)
-    for source, stream in streams.items():
-        if not urls(row.job, source):
-            raise SpecError(
-                f"{row.document.origin(('data',))}: {row.job.method.name} reads {source} faces; give data.{source}"
-            )
-        names = ", ".join(Dataset(url).manifest.name for url in urls(row.job, source))
-        lines[f"{source} epoch"] = (
-            f"{stream.samples_per_epoch:,} samples, {stream.bytes_per_epoch / 1e9:.3f} GB, of {names}"
-        )
-    plan = Plan(row.job, next(iter(streams.values())).samples_per_epoch)
-    lines["steps"] = f"{plan.steps:,} in all, {row.job.train.batch_size} samples each: {row.job.train.epochs:g} epochs"
-    return lines, plan.steps
-
-
-def cost_lines(row: Variant, cost: Cost, *, workers: int) -> list[tuple[str, str]]:
+def describe_cost(variant: Variant, cost: Cost, *, workers: int) -> list[tuple[str, str]]:
     """Parameters, operations and memory, in words."""
-    memory = cost.memory(row.job, workers=workers)
+    memory = cost.memory(variant.job, workers=workers)
     parts = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in memory.items())
+    operations = cost.flops_per_sample * variant.job.train.batch_size / 1e12
     return [
         ("parameters", f"{cost.trained / 1e6:.2f} M trained, {cost.parameters / 1e6:.2f} M in all"),
-        (
-            "operations",
-            f"{cost.flops_per_sample * row.job.train.batch_size / 1e12:.3f} TFLOP a step, forward and backward",
-        ),
+        ("operations", f"{operations:.3f} TFLOP a step, forward and backward"),
         ("memory", f"{sum(memory.values()) / 2**30:.2f} GiB on each of {workers} workers at most ({parts})"),
     ]
 
 
-def estimate(row: Variant, cost: Cost, *, steps: int, workers: int) -> str:
-    """From operations alone; `facscale run` then says what it really takes."""
-    work = steps * row.job.train.batch_size * cost.flops_per_sample
-    if row.learns_from_labels:
-        work *= row.job.evaluate.folds - 1  # each of k folds trains on (k - 1) / k of the frames
-    if not row.job.cluster.gpus_per_worker:
-        return (
-            f"{duration(work / matrix_rate() / 0.5)} on this machine's cores, if they reach half of their matrix rate"
-        )
-    times = (f"{duration(work / (rate * UTILISATION * workers))} on {name}s" for name, rate in RATES.items())
+def describe_time(estimate: Estimate, *, workers: int) -> str:
+    """The time of all folds of a variant, from operations alone; `facscale rehearse` measures it."""
+    variant = estimate.variant
+    trainings = variant.job.evaluate.folds if variant.learns_from_labels else 1
+    if not variant.job.cluster.gpus_per_worker:
+        seconds = trainings * estimate.predict_seconds(0.5 * matrix_rate())
+        return f"{format_duration(seconds)} on this machine's cores, if they reach half of their matrix rate"
+    times = (
+        f"{format_duration(trainings * estimate.predict_seconds(rate * UTILISATION * workers))} on {name}s"
+        for name, rate in RATES.items()
+    )
     return ", ".join(times) + f" ({workers} of them at {UTILISATION:.0%} of their 16-bit rate, if the data keeps up)"
 
 
-def untrained(row: Variant, facts: DataFacts) -> dict[str, Method]:
-    """Its inputs: files as they are, stand-ins for what stages will train. Raises SpecError for a file that cannot be read."""
-    made = {
-        name: export.of_job(stage.job, stage.config, facts, untrained(stage, facts))
-        for name, stage in stages(row).items()
+def build_untrained_inputs(variant: Variant, facts: DataFacts) -> dict[str, Method]:
+    """The inputs of a method: files as they are, untrained methods for stages. Raises SpecError for an unreadable file."""
+    stages = {
+        name: build_method_for_job(stage.job, stage.config, facts, build_untrained_inputs(stage, facts))
+        for name, stage in expand_stages(variant).items()
     }
-    given = {name: source for name, source in row.job.inputs.items() if source}
-    return {name: made[source.stage] if source.stage else export.load(fetch(source)) for name, source in given.items()}
+    sources = {name: source for name, source in variant.job.inputs.items() if source}
+    return {
+        name: stages[source.stage] if source.stage else load_export(fetch_input(source))
+        for name, source in sources.items()
+    }
+
+
+def print_data(data: JobData, published: Mapping[str, PublishedSize], console: Console) -> None:
+    """Print what is tested, and in which folds."""
+    for dataset in data.labelled:
+        sizes = ", ".join(f"{len(fold.test)} people" for fold in dataset.split)
+        frames = published[dataset.url].frames if dataset.url in published else len(dataset.au)
+        console.print(
+            f"\n[bold]cross-validation[/bold] on {dataset.name}: {frames:,} frames, {len(dataset.aus)} AUs; "
+            f"folds from {dataset.split.source}: {sizes}"
+        )
+    for dataset in data.transfer:
+        frames = published[dataset.url].frames if dataset.url in published else len(dataset.au)
+        console.print(f"[bold]tested too[/bold] on {dataset.name}: {frames:,} frames; nothing is learned from it")
+    for faces in data.expressions:
+        parts = f"{(~faces.test).sum():,} train and {faces.test.sum():,} test faces"
+        console.print(f"[bold]expressions[/bold] of {faces.name}: {parts}, {len(faces.classes)} classes")
+
+
+def draw_plan(plan: Plan, estimates: Mapping[str, Estimate]) -> Tree:
+    """The plan as a tree: each training hangs below what it waits for, and evaluations below their trainings."""
+    count = sum(node.variant.job.seeds for node in plan.trainings.values())
+    tree = Tree(
+        f"[bold]plan[/bold]: {count} trainings for {len(plan.variants)} rows; each waits for the one that it hangs below"
+    )
+    branches: dict[str, Tree] = {}
+    for nodes in group_folds(plan.trainings.values()):
+        waits_for = list(dict.fromkeys(nodes[0].inputs.values()))
+        parent = branches[waits_for[-1]] if waits_for else tree
+        others = [plan.trainings[key].title for key in waits_for[:-1]]
+        label = describe_trainings(nodes, estimates) + (f"; waits for {', '.join(others)} too" if others else "")
+        branch = parent.add(label)
+        branches |= {node.id: branch for node in nodes}
+    for variant_plan in plan.variants:
+        for evaluation in variant_plan.evaluations:
+            tested = ", ".join(dataset.name for dataset, _ in evaluation.group.test_parts(0))
+            how = "by its own logits" if evaluation.head == "own" else "by a linear probe on the frozen encoder"
+            branches[evaluation.models[0]].add(f"F1 on {tested} {how}, {len(evaluation.group.folds)} folds")
+    return tree
+
+
+def group_folds(nodes: Iterable[TrainNode]) -> list[list[TrainNode]]:
+    """Trainings that differ in their fold alone together, in the order of the plan."""
+    groups: dict[tuple[str, str, str], list[TrainNode]] = {}
+    for node in nodes:
+        key = node.id if node.fold is None else ""
+        learned = "" if node.group is None else node.group.name
+        name = node.title if node.group is None else node.title.replace(node.group.fold_name(node.fold or 0), "")
+        groups.setdefault((key, learned, name), []).append(node)
+    return list(groups.values())
+
+
+def describe_trainings(nodes: Sequence[TrainNode], estimates: Mapping[str, Estimate]) -> str:
+    """One line for trainings that differ in their fold alone."""
+    first, job = nodes[0], nodes[0].variant.job
+    title = f"{first.title} … {nodes[-1].title.rpartition(' ')[2]}" if len(nodes) > 1 else first.title
+    number = len(nodes) * job.seeds
+    parts = [f"{number} trainings of {job.method.name}" if number > 1 else job.method.name]
+    estimate = estimates.get(first.variant.title)
+    if estimate is not None and estimate.variant.job.method.name == job.method.name:
+        share = estimate.train_share if first.fold is not None else 1
+        parts += [f"{round(estimate.steps * share):,} steps", predict_time(estimate)]
+    else:
+        parts.append(f"{job.train.epochs:g} epochs of BatchNorm and a linear layer on the frozen encoder")
+    return f"[bold]{title}[/bold]: {', '.join(parts)}" + (" each" if number > 1 else "")
+
+
+def predict_time(estimate: Estimate) -> str:
+    """How long one training takes, on the first kind of device that the job asks for."""
+    job = estimate.variant.job
+    if not estimate.steps:
+        return "nothing to train"
+    if not job.cluster.gpus_per_worker:
+        return f"about {format_duration(estimate.predict_seconds(0.5 * matrix_rate()))} on these cores"
+    rate = RATES["H100"] * UTILISATION * job.cluster.max_workers
+    return f"about {format_duration(estimate.predict_seconds(rate))} on {job.cluster.max_workers} H100"

@@ -14,7 +14,7 @@ from facscale.data.augment import PARAMETERS
 from facscale.data.views import Batch, Faces, View
 from facscale.inference import export
 from facscale.methods import DataFacts, Method
-from facscale.methods.base import total
+from facscale.methods.base import sum_losses
 from facscale.spec import Job
 
 TRIED = 2  # samples of the small step: BatchNorm wants more than one
@@ -48,8 +48,8 @@ class Cost:
 
 def cost_of(config: Any, *, job: Job, facts: DataFacts, inputs: Mapping[str, Method]) -> Cost:
     """Run every phase once on random images, and count."""
-    method = export.of_job(job, config, facts, inputs).train()
-    batch = random_batch(method.sample(config), size=job.data.image_size, aus=len(facts.aus))
+    method = export.build_method_for_job(job, config, facts, inputs).train()
+    batch = random_batch(method.train_views(config), size=job.data.image_size, aus=len(facts.aus))
     weights = {parameter.untyped_storage().data_ptr() for parameter in method.parameters()}
     kept: dict[int, int] = {}
 
@@ -64,7 +64,7 @@ def cost_of(config: Any, *, job: Job, facts: DataFacts, inputs: Mapping[str, Met
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 losses = getattr(method, phase)(batch)
             if losses:
-                total(losses).backward()
+                sum_losses(losses).backward()
     roots = [method.get_submodule(name) for root in method.roots() for name in root.modules]
     images = sum(faces.images.numel() for faces in batch.values())
     return Cost(

@@ -1,4 +1,4 @@
-"""What a trained method is worth beyond F1: measured once, and kept beside the runs."""
+"""Measures of a trained method beyond F1, taken once and kept beside the runs."""
 
 from __future__ import annotations
 
@@ -18,101 +18,103 @@ import torch
 from facscale.data import Dataset, augment
 from facscale.data.augment import Augmenter
 from facscale.data.stream import Stream
-from facscale.data.views import Frames
+from facscale.data.views import RandomFrames
 from facscale.evaluate.diagnostics import effective_rank
-from facscale.evaluate.disentangle import disentanglement
+from facscale.evaluate.disentangle import measure_disentanglement
 from facscale.evaluate.identity import identity_accuracy
-from facscale.evaluate.lengths import lengths
-from facscale.inference import export
-from facscale.inference.embed import OfFace
-from facscale.inference.retrieval import recall
-from facscale.job.judge import embedded
-from facscale.job.labelled import Labelled
-from facscale.job.variants import digest
+from facscale.evaluate.motion import measure_motion
+from facscale.evaluate.protocol import LabelledDataset
+from facscale.inference.embed import FrameEncoder
+from facscale.inference.export import load_export
+from facscale.inference.retrieval import recall_at_k
+from facscale.job.evaluator import embed_frames
+from facscale.job.variants import hash_values
 from facscale.methods import Method
 from facscale.spec import Job
 from facscale.spec.pipelines import Crop
-from facscale.synthetic.truth import Truth, truth
-from facscale.train.trainer import storage
-from facscale.train.worker import people, urls
+from facscale.spec.renamed import restore_old_names
+from facscale.synthetic.ground_truth import GroundTruth, load_ground_truth
+from facscale.train.setup import select_unlabelled_people
+from facscale.train.trainer import storage_url
 
 VERSION = 1  # rises when the same export is measured otherwise
-TRUTH = Path("~/.cache/facscale/truth").expanduser()
-RANKED = 10_000  # frames of the effective rank, at most
-PAIRS = 64  # looked at together
+TRUTH_CACHE = Path("~/.cache/facscale/truth").expanduser()
+RANK_FRAMES = 10_000  # for the effective rank, at most
+PAIR_BATCH = 64
 
 
 @dataclass(frozen=True)
 class Measures:
-    """Figures by name, as the tracker takes them, and the lengths of movements, one a pair (`evaluate.lengths`)."""
+    """Metrics by name, and the lengths of movements, one for each pair of frames (`evaluate.motion`)."""
 
     values: dict[str, float]
     lengths: dict[str, list[float]]
 
 
-def measure(exported: bytes, *, job: Job, on: Sequence[Labelled], fingerprints: Sequence[str]) -> Measures:
-    """Of an exported method; from the storage where it was measured before. `on`: the first set alone is looked at."""
-    spec = {
-        "evaluate": job.evaluate.model_dump(mode="json", exclude={"baselines"}),
-        "crop": list(job.data.augment.crop),
-    }
+def measure(export: bytes, *, job: Job, labelled: Sequence[LabelledDataset], fingerprints: Sequence[str]) -> Measures:
+    """Measure an exported method, or read what was measured before. Of the labelled sets only the first is used."""
+    evaluate = {"evaluate": job.evaluate.model_dump(mode="json", exclude={"baselines"})}
+    spec = {**restore_old_names(evaluate), "crop": list(job.data.augment.crop)}
     parts = [job.data.validation, job.data.test, job.seed]
-    key = digest([VERSION, hashlib.sha256(exported).hexdigest(), spec, parts, list(fingerprints)])
-    store, folder = fsspec.core.url_to_fs(f"{storage(job)}/measures")
-    place = f"{folder}/{key}.json"
-    if store.exists(place):
-        return Measures(**json.loads(store.cat_file(place)))
-    values = of_frames(exported, job=job, on=on[0]) if on else {}
-    ask = ray.remote(on_a_worker).options(num_cpus=job.cluster.cpus_per_worker, num_gpus=job.cluster.gpus_per_worker)
-    known = ray.put(known_faces(job, on)) if job.evaluate.rendered_people else None
-    moved = ray.get(ask.remote(exported, known, job))
-    found = Measures(values | moved.values, moved.lengths)
+    key = hash_values([VERSION, hashlib.sha256(export).hexdigest(), spec, parts, list(fingerprints)])
+    store, folder = fsspec.core.url_to_fs(f"{storage_url(job)}/measures")
+    path = f"{folder}/{key}.json"
+    if store.exists(path):
+        return Measures(**json.loads(store.cat_file(path)))
+    values = measure_frames(export, labelled[0], job=job) if labelled else {}
+    cluster = job.cluster
+    remote = ray.remote(measure_on_device).options(num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker)
+    known = ray.put(render_ground_truth(job, labelled)) if job.evaluate.rendered_people else None
+    on_device = ray.get(remote.remote(export, known, job))
+    measures = Measures(values | on_device.values, on_device.lengths)
     store.makedirs(folder, exist_ok=True)
-    store.pipe_file(place, json.dumps(asdict(found)).encode())
-    return found
+    store.pipe_file(path, json.dumps(asdict(measures)).encode())
+    return measures
 
 
-def of_frames(exported: bytes, *, job: Job, on: Labelled) -> dict[str, float]:
+def measure_frames(export: bytes, dataset: LabelledDataset, *, job: Job) -> dict[str, float]:
     """Identity leakage, effective rank and recall of the encoder's embedding of labelled frames."""
-    found = embedded(OfFace(export.load(exported).encoder), job=job, on=on)
-    some = np.random.default_rng(0).permutation(len(found))[:RANKED]
+    embeddings = embed_frames(FrameEncoder(load_export(export).encoder), dataset, job=job)
+    sample = np.random.default_rng(0).permutation(len(embeddings))[:RANK_FRAMES]
+    features, identity = embeddings.features, embeddings.identity
     values = {
-        "identity/accuracy": identity_accuracy(found.features, identity=found.identity, video=found.video),
-        "effective_rank": effective_rank(torch.from_numpy(found.features[np.sort(some)])),
-        **recall(found.features, au=found.au, identity=found.identity),
+        "identity/accuracy": identity_accuracy(features, identity=identity, video=embeddings.video),
+        "effective_rank": effective_rank(torch.from_numpy(features[np.sort(sample)])),
+        **recall_at_k(features, au=embeddings.au, identity=identity),
     }
     return {name: value for name, value in values.items() if np.isfinite(value)}
 
 
-def on_a_worker(exported: bytes, known: Truth | None, job: Job) -> Measures:
-    """What wants the accelerator: rendered faces with known truth, and pairs of frames of people who were not trained on."""
+def measure_on_device(export: bytes, known: GroundTruth | None, job: Job) -> Measures:
+    """What needs the accelerator: rendered faces with known truth, and pairs of frames of people who were not trained on."""
     device = torch.device("cuda" if job.cluster.gpus_per_worker else "cpu")
-    method = export.load(exported).to(device)
-    values = disentanglement(method, known, device=device) if known else {}
-    far = movement_lengths(method, job=job, device=device)
-    values |= {f"movement/{name}/length": float(np.mean(of_pairs)) for name, of_pairs in far.items()}
-    return Measures(values, {name: of_pairs.tolist() for name, of_pairs in far.items()})
+    method = load_export(export).to(device)
+    values = measure_disentanglement(method, known, device=device) if known else {}
+    lengths = measure_pairs(method, job=job, device=device)
+    values |= {f"movement/{name}/length": float(np.mean(of_pairs)) for name, of_pairs in lengths.items()}
+    return Measures(values, {name: of_pairs.tolist() for name, of_pairs in lengths.items()})
 
 
-def known_faces(job: Job, on: Sequence[Labelled]) -> Truth:
-    """Rendered faces as the encoder sees those of the labelled data: their crop, and the centre crop of evaluation."""
-    recipe: dict[str, Any] = Dataset(on[0].url).manifest.recipe.get("crop", {}) if on else {}
-    crop, side = Crop.model_validate(recipe), float(augment.still(job.data.augment)[6])
-    seen = crop.model_copy(
+def render_ground_truth(job: Job, labelled: Sequence[LabelledDataset]) -> GroundTruth:
+    """Rendered faces as the encoder sees those of the labelled data: with their crop, and the centre crop of evaluation."""
+    recipe: dict[str, Any] = Dataset(labelled[0].url).manifest.recipe.get("crop", {}) if labelled else {}
+    crop, side = Crop.model_validate(recipe), float(augment.eval_params(job.data.augment)[6])
+    visible = crop.model_copy(
         update={"eyes_distance": crop.eyes_distance / side, "eyes_y": 0.5 + (crop.eyes_y - 0.5) / side}
     )
-    return truth(people=job.evaluate.rendered_people, size=job.data.image_size, crop=seen, cache=TRUTH)
+    return load_ground_truth(people=job.evaluate.rendered_people, size=job.data.image_size, crop=visible, cache=TRUTH_CACHE)
 
 
-def movement_lengths(method: Method, *, job: Job, device: torch.device) -> dict[str, np.ndarray]:
-    """`evaluate.lengths` over `evaluate.pairs` pairs of test people, or of all where none are set aside."""
-    datasets = [Dataset(url) for url in urls(job, "unlabelled")]
-    tells = method.movements(*torch.zeros(2, 1, 3, job.data.image_size, job.data.image_size, device=device))
-    if not (tells and datasets and job.evaluate.pairs):
+def measure_pairs(method: Method, *, job: Job, device: torch.device) -> dict[str, np.ndarray]:
+    """`evaluate.motion` on `evaluate.pairs` pairs of frames of test people, or of all people where none are set aside."""
+    datasets = [Dataset(url) for url in job.data.urls("unlabelled")]
+    blank = torch.zeros(2, 1, 3, job.data.image_size, job.data.image_size, device=device)
+    if not (method.predict_motion(*blank) and datasets and job.evaluate.pairs):
         return {}
-    spec = job.data.model_copy(update={"augment": augment.plain(job.data.augment), "per_track": "all"})
-    tested = people(job, datasets, part="test" if job.data.test else "train")
-    stream = Stream(datasets, {"pair": Frames(count=2)}, spec=spec, batch_size=PAIRS, seed=job.seed, subjects=tested)
+    spec = job.data.model_copy(update={"augment": augment.eval_config(job.data.augment), "per_track": "all"})
+    people = select_unlabelled_people(job, datasets, part="test" if job.data.test else "train")
+    views = {"pair": RandomFrames(count=2)}
+    stream = Stream(datasets, views, spec=spec, batch_size=PAIR_BATCH, seed=job.seed, subjects=people)
     prepare = Augmenter(size=job.data.image_size)
     with closing(stream.batches()) as batches:
-        return lengths(method, (prepare(batch.to(device)) for batch in batches), pairs=job.evaluate.pairs)
+        return measure_motion(method, (prepare(batch.to(device)) for batch in batches), pairs=job.evaluate.pairs)

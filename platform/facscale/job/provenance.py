@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 
-def user() -> str:
+def get_user() -> str:
     """Whose job it is; a container's user often has no name to look up."""
     try:
         return getpass.getuser()
@@ -16,7 +16,7 @@ def user() -> str:
         return "unknown"
 
 
-def commit() -> str:
+def get_commit() -> str:
     """Of the code that runs: an image says it, a checkout knows it."""
     if said := os.environ.get("FACSCALE_COMMIT"):
         return said

@@ -1,126 +1,129 @@
-"""`facscale verify`: judge a run again from its weights, and say whether the digits of its reproduction card hold."""
+"""`facscale verify`: evaluate a run again from its weights, and compare with the digits of its reproduction card."""
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
-from facscale.cluster import join
-from facscale.evaluate import Row
+from facscale.cluster.ray import join
 from facscale.evaluate.predictions import Predictions
-from facscale.job.card import Card, CardError, percent, versions
-from facscale.job.inputs import read
-from facscale.job.judge import Judge, fold_title
-from facscale.job.labelled import Group, Labelled, groups, transferred
-from facscale.job.lanes import Lanes
-from facscale.job.variants import Variant, variant
+from facscale.evaluate.protocol import LabelledDataset, open_transfer_sets
+from facscale.evaluate.scores import MethodScores
+from facscale.job.card import Card, CardError, format_percent, get_versions
+from facscale.job.datasets import JobData
+from facscale.job.evaluator import Evaluator
+from facscale.job.inputs import read_export
+from facscale.job.plan import build_plan
+from facscale.job.variants import Variant, build_variant
+from facscale.report.table import Column, ReportTable
 from facscale.spec import Document, merge
-from facscale.train.task import Task
-from facscale.train.worker import urls
 
-DIGIT = 0.0005  # F1 in [0, 1]: half of the last digit that tables print
+TOLERANCE = 0.0005  # F1 in [0, 1]: half of the last digit that tables print
 
 
-def verify_card(place: str, *, weights: str = "", changes: Sequence[Document] = ()) -> bool:
-    """Evaluate again what the card at `place` (a file or URL) tells of; True where every digit holds.
+def verify_card(url: str, *, weights: str = "", changes: Sequence[Document] = ()) -> bool:
+    """Evaluate the run of the card at `url` (a file or URL) again. Returns True where every digit holds.
 
-    `weights`: a folder with the exported methods, where they no longer lie where they were trained. `changes`: where the
-    data lie now, what the cluster has. Raises CardError for what is missing or is not what the card means.
+    `weights`: a folder with the exported methods, where they are no longer where they were trained. `changes`: where the
+    data are now, what the cluster has. Raises CardError for what is missing or is not what the card describes.
     """
-    card, console = Card.from_json(read(place), source=place), Console(highlight=False)
-    exports = fetched(card, folder=weights)
+    card, console = Card.from_json(read_export(url), source=url), Console(highlight=False)
+    exports = load_exports(card, folder=weights)
     join()
-    with tempfile.TemporaryDirectory() as scratch:  # what was embedded before is not to be believed
-        row = stated(card, changes=[*changes, Document({"cluster": {"storage": scratch}}, {})])
-        sets = [Labelled.open(url, evaluate=row.job.evaluate) for url in urls(row.job, "labelled")]
-        transfer = transferred(row.job, sets=sets)
-        refuse_other_data(card, [*sets, *transfer])
-        again = judged_again(row, groups(row.job, sets, transfer=transfer), exports)
-    for name, version in versions().items():
+    with tempfile.TemporaryDirectory() as scratch:  # embeddings that were cached before are not trusted
+        variant = build_card_variant(card, changes=[*changes, Document({"cluster": {"storage": scratch}}, {})])
+        evaluate, urls = variant.job.evaluate, variant.job.data.urls("labelled")
+        labelled = [LabelledDataset.open(url, evaluate=evaluate) for url in urls]
+        data = JobData(tuple(labelled), tuple(open_transfer_sets(variant.job, sets=labelled)))
+        check_data(card, [*data.labelled, *data.transfer])
+        predictions = evaluate_again(variant, data, exports)
+    for name, version in get_versions().items():
         if card.versions.get(name, version) != version:
             console.print(f"{name} is {version} here, it was {card.versions[name]}")
+    threshold = variant.job.evaluate.threshold
     agree = [
-        told(title, card, row=predictions.row(row.job.evaluate.threshold), console=console)
-        for title, predictions in again.items()
+        print_comparison(title, card, scores=table.score(threshold), console=console)
+        for title, table in predictions.items()
     ]
     return all(agree)
 
 
-def stated(card: Card, *, changes: Sequence[Document]) -> Variant:
-    """The card's spec."""
+def build_card_variant(card: Card, *, changes: Sequence[Document]) -> Variant:
+    """The variant that a card describes, without what was only needed to train it."""
     document = Document(card.spec, {})
     for change in changes:
         document = merge(document, change)
-    return variant(document, name=card.row)
+    variant = build_variant(document, name=card.row)
+    return replace(variant, job=variant.job.model_copy(update={"inputs": {}, "stages": {}, "start": None}))
 
 
-def fetched(card: Card, *, folder: str) -> dict[str, bytes]:
-    """The exported methods by title of their training. Raises CardError for one that is missing or is another."""
-    found = {}
-    for title, one in card.weights.items():
-        data = found_in(folder, one["sha256"]) if folder else read(one["url"])
-        if hashlib.sha256(data).hexdigest() != one["sha256"]:
-            raise CardError(f"{one['url']} is not what was judged: its SHA-256 is another than the card's")
-        found[title] = data
-    return found
+def load_exports(card: Card, *, folder: str) -> dict[str, bytes]:
+    """The exported methods by title of their training. Raises CardError for one that is missing or has another checksum."""
+    exports = {}
+    for title, weights in card.weights.items():
+        data = find_export(folder, weights["sha256"]) if folder else read_export(weights["url"])
+        if hashlib.sha256(data).hexdigest() != weights["sha256"]:
+            raise CardError(f"{weights['url']} is not what was evaluated: its SHA-256 differs from the card's")
+        exports[title] = data
+    return exports
 
 
-def found_in(folder: str, sha256: str) -> bytes:
-    """The file of a folder, whatever its name, with this checksum."""
+def find_export(folder: str, sha256: str) -> bytes:
+    """The file of a folder, whatever its name, with this checksum. Raises CardError."""
     for file in sorted(Path(folder).expanduser().rglob("*.safetensors")):
         data = file.read_bytes()
         if hashlib.sha256(data).hexdigest() == sha256:
             return data
-    raise CardError(f"{folder} holds no .safetensors with the SHA-256 {sha256}; fetch the run's artifacts into it")
+    raise CardError(f"{folder} has no .safetensors with the SHA-256 {sha256}; download the run's artifacts into it")
 
 
-def refuse_other_data(card: Card, sets: Sequence[Labelled]) -> None:
-    """Raises CardError where a data set, or who is tested in which fold, is not the card's."""
-    meant = {one["name"]: one for one in card.data if one["role"] == "evaluation"}
-    for data in sets:
-        one = meant.get(data.name)
-        if one is None or one["fingerprint"] != data.fingerprint:
-            raise CardError(f"{data.url} is not the data that was judged on: its fingerprint is {data.fingerprint}")
-        if one["folds"]["hash"] != data.split.hash:
-            raise CardError(f"{data.url}: other people are tested in its folds ({data.split.hash}) than the card says")
+def check_data(card: Card, sets: Sequence[LabelledDataset]) -> None:
+    """Raise CardError where a data set, or the people whom a fold tests, differ from the card's."""
+    described = {data["name"]: data for data in card.data if data["role"] == "evaluation"}
+    for dataset in sets:
+        data = described.get(dataset.name)
+        if data is None or data["fingerprint"] != dataset.fingerprint:
+            raise CardError(
+                f"{dataset.url} is not the data of the evaluation: its fingerprint is {dataset.fingerprint}"
+            )
+        if data["folds"]["hash"] != dataset.split.hash:
+            raise CardError(f"{dataset.url}: its folds ({dataset.split.hash}) test other people than the card's folds")
 
 
-def judged_again(row: Variant, parts: Sequence[Group], exports: Mapping[str, bytes]) -> dict[str, Predictions]:
-    """What the exported methods say, by table."""
-
-    def stored(_: Task, title: str) -> bytes:
-        if title not in exports:
-            raise CardError(f"the card knows no weights of {title!r}")
-        return exports[title]
-
-    judge, again = Judge(row, stored, Lanes(1)), dict[str, Predictions]()
-    for part in parts:
-        if row.learns_from_labels:
-            again |= judge.tested([exports[fold_title(row, part, fold)] for fold in part.folds], on=part)
-        else:
-            again |= judge.probed(exports[row.title], on=part)
-    return again
+def evaluate_again(variant: Variant, data: JobData, exports: Mapping[str, bytes]) -> dict[str, Predictions]:
+    """Predictions of the exported methods (by title of their training), by title of the table. Raises CardError."""
+    plan, evaluator = build_plan([variant], data), Evaluator()
+    predictions: dict[str, Predictions] = {}
+    for evaluation in plan.variants[0].evaluations:
+        titles = {key: plan.trainings[key].title for key in evaluation.models}
+        for title in titles.values():
+            if title not in exports:
+                raise CardError(f"the card has no weights of {title!r}")
+        predictions |= evaluator.predict(evaluation, {key: exports[title] for key, title in titles.items()})
+    return predictions
 
 
-def told(title: str, card: Card, *, row: Row, console: Console) -> bool:
-    """Print both, and say whether they agree to the printed digit."""
-    before, now = np.array(card.results[title]["f1"], float), row.by_fold
-    table = Table(title=f"F1 x 100 on {title}", title_justify="left")
-    for name in ("", *(f"AU{au}" for au in row.aus), "Avg"):
-        table.add_column(name, justify="right", no_wrap=True)
-    then = Row(card.row, row.aus, before, row.pooled, row.folds)
-    for name, one in (("card", then), ("now", row)):
-        table.add_row(name, *map(percent, 100 * one.f1), percent(100 * one.mean))
-    console.print(table)
+def print_comparison(title: str, card: Card, *, scores: MethodScores, console: Console) -> bool:
+    """Print F1 of the card and of now, and return whether they agree to the printed digit."""
+    before, now = np.array(card.results[title]["f1"], float), scores.by_fold
+    of_card = MethodScores(card.row, scores.aus, before, scores.pooled, scores.folds)
+    headings = ("", *(f"AU{au}" for au in scores.aus), "Avg")
+    rows = [
+        [name, *map(format_percent, 100 * row.f1), format_percent(100 * row.mean)]
+        for name, row in (("card", of_card), ("now", scores))
+    ]
+    console.print(
+        ReportTable([Column(name, can_wrap=False) for name in headings], rows, title=f"F1 x 100 on {title}").to_rich()
+    )
     same_gaps = bool((np.isnan(before) == np.isnan(now)).all())
     largest = float(np.nanmax(np.abs(before - now), initial=0.0))
-    agree = same_gaps and largest <= DIGIT
+    agree = same_gaps and largest <= TOLERANCE
     console.print(
         f"{title}: {'every digit holds' if agree else 'NOT reproduced'}; "
         f"the largest difference of an AU in a fold is {100 * largest:.4f} of 100 points"

@@ -1,7 +1,7 @@
 """The methods: `name: clp` in a spec is the module `clp` beside this file.
 
-There is no list to edit. Another package adds its own through the entry-point group `facscale.methods`, and a spec can
-name no other code.
+No list is edited to add one. Another package adds methods through the entry-point group `facscale.methods`; a spec
+cannot name any other code.
 """
 
 from __future__ import annotations
@@ -10,21 +10,32 @@ import inspect
 from typing import Any
 
 from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
-from facscale.spec import Document, Job, Plugins, SpecError, nearest, parse
+from facscale.spec import Document, Job, Plugins, SpecError, parse, suggest_nearest
 
-__all__ = ["DataFacts", "Loss", "Losses", "Method", "MethodConfig", "configure", "find", "names", "trains"]
+__all__ = [
+    "DataFacts",
+    "Loss",
+    "Losses",
+    "Method",
+    "MethodConfig",
+    "configure",
+    "find_method",
+    "list_methods",
+    "trains",
+]
 
-_methods: Plugins[Method] = Plugins("method", Method, __name__, contract=frozenset({"base"}), group="facscale.methods")
-names, find = _methods.names, _methods.find
+_methods: Plugins[Method] = Plugins("method", Method, __name__, excluded=frozenset({"base"}), group="facscale.methods")
+list_methods, find_method = _methods.names, _methods.find
 
 
 def configure(document: Document) -> tuple[Job, type[Method], Any]:
-    """A whole job: the spec, the method's class and its hyper-parameters. Raises SpecError for whatever is wrong."""
+    """Parse a job: the spec, the method's class and its hyper-parameters. Raises SpecError for any mistake in it."""
     job = parse(document, Job)
     method, config = _methods.configure(document)
-    known = [name for name, taken in inspect.signature(method).parameters.items() if taken.kind is taken.KEYWORD_ONLY]
+    parameters = inspect.signature(method).parameters.values()
+    inputs = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
     for name in job.inputs:
-        if name not in known:
-            where = document.origin(("inputs", name))
-            raise SpecError(f'{where}: {job.method.name} takes no input "{name}"{nearest(name, known)}')
+        if name not in inputs:
+            where = document.source_location(("inputs", name))
+            raise SpecError(f'{where}: {job.method.name} takes no input "{name}"{suggest_nearest(name, inputs)}')
     return job, method, config

@@ -10,9 +10,9 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from facscale.data.views import Batch, Frames, Sequence, View
+from facscale.data.views import Batch, FrameSequence, RandomFrames, View
 from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
-from facscale.nn import Momentum, Queue, ResNet, info_nce, projection_head, soft_neighbours
+from facscale.nn import MomentumEncoder, Queue, ResNet, info_nce, projection_head, soft_neighbours
 
 Descent = Literal["inverse-sqrt", "inverse", "exponential", "constant"]
 
@@ -27,7 +27,7 @@ class CLP(Method):
         L_tcl     = L_triplet(f_1 ... f_J) + L_triplet(f_J ... f_1)
 
     Cross-identity reconstruction (CIR), for a single frame q_r in the space of the CIR head, its augmented copy k_r
-    seen by the momentum encoder, and a queue M split at random into neighbours C and negatives N each step::
+    through the momentum encoder, and a queue M that each step splits at random into neighbours C and negatives N::
 
         a_c   = softmax_{c in C} (sim(q_r, C_c) / T)                                                (2)
         q^_r  = sum_c a_c C_c                                                                       (3)
@@ -40,10 +40,10 @@ class CLP(Method):
     video, D dimensions, M keys.
 
     Differs from the paper: sums over samples are means, so that the loss does not grow with the batch. Unstated there
-    and chosen here: T (0.07, as in cross-video cycle consistency), the hinge (relu), an augmentation of its own for each
-    frame of a clip (with one for all, drifting light and pose order the frames, and AUs are hardly learned: measured),
-    and the start, when the queue is not yet full: only keys that stand in it take part. "I does not exist in C": keys
-    of the query's own identity are never neighbours; `exclude: both` keeps them out of the negatives too.
+    and decided here: T (0.07, as in cross-video cycle consistency), the hinge (relu), an independent augmentation of
+    each frame of a clip (with a shared one, drifting light and pose order the frames, and AUs are hardly learned:
+    measured), and the start, when the queue is not yet full: only its filled rows are used. "I does not exist in C":
+    keys of the query's own identity are never neighbours; `exclude: both` keeps them out of the negatives too.
     """
 
     class Config(MethodConfig):
@@ -52,8 +52,8 @@ class CLP(Method):
         depth: Literal[18, 34, 50] = 34  # of the ResNet
         width: PositiveInt = 64  # channels of its first stage
         length: Annotated[int, Field(ge=3)] = 9  # J, frames of a clip
-        stride: PositiveInt = 2  # s, frames between two frames of a clip
-        clip_augmentation: Literal["shared", "each"] = "each"  # one draw for a clip, or one for each frame
+        stride: PositiveInt = 2  # s, distance of neighbouring frames of a clip, in frames
+        clip_augmentation: Literal["shared", "each"] = "each"  # one augmentation for a clip, or one for each frame
         margin: NonNegativeFloat = 0.03  # m, Eq. 1
         triplet_weight: Descent = "inverse-sqrt"  # lambda_j: 1/sqrt(j), 1/j, exp(-j) or 1 (Table IV)
         tcl_weight: NonNegativeFloat = 1.0  # 0: CIR only (Table IV)
@@ -61,19 +61,19 @@ class CLP(Method):
         frames: PositiveInt = 2  # L, discontinuous frames of a video for CIR
         queue_size: Annotated[int, Field(ge=2)] = 65536  # |M|
         neighbours: PositiveInt | None = None  # |C|; None: half of the queue
-        exclude: Literal["neighbours", "both"] = "neighbours"  # where keys of the query's identity may not stand
+        exclude: Literal["neighbours", "both"] = "neighbours"  # what keys of the query's identity are left out of
         temperature: PositiveFloat = 0.07  # T, Eqs. 2 and 4
         momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999  # mu, Eq. 5
         hidden: PositiveInt = 256  # of both projection heads
         embedding: PositiveInt = 128  # D, of both projection heads
 
         @model_validator(mode="after")
-        def _something_is_trained(self) -> CLP.Config:
+        def _check_weights_and_neighbours(self) -> CLP.Config:
             if not (self.tcl_weight or self.cir_weight):
                 raise ValueError("tcl_weight and cir_weight are both 0: nothing would be trained")
             if self.neighbours is not None and self.neighbours >= self.queue_size:
                 raise ValueError(
-                    f"neighbours must be fewer than queue_size ({self.queue_size}); the rest are the negatives"
+                    f"neighbours must be less than queue_size ({self.queue_size}); the other keys are the negatives"
                 )
             return self
 
@@ -84,20 +84,20 @@ class CLP(Method):
         self.encoder = ResNet(config.depth, width=config.width)
         self.tcl_head = projection_head(self.encoder.dim, config.hidden, config.embedding)
         self.cir_head = projection_head(self.encoder.dim, config.hidden, config.embedding)
-        self.key_encoder = Momentum(self.encoder, momentum=config.momentum)
-        self.key_head = Momentum(self.cir_head, momentum=config.momentum)
+        self.key_encoder = MomentumEncoder(self.encoder, momentum=config.momentum)
+        self.key_head = MomentumEncoder(self.cir_head, momentum=config.momentum)
         self.queue = Queue(config.queue_size, config.embedding)
 
     @staticmethod
-    def sample(config: Config) -> Mapping[str, View]:
-        """One clip, and L frames of the same video in two augmentations: the queries and the keys."""
+    def train_views(config: Config) -> Mapping[str, View]:
+        """Return one clip, and L frames of the same video in two augmentations: the queries and the keys."""
         shared = config.clip_augmentation == "shared"
-        clip = Sequence(length=config.length, stride=config.stride, shared=shared)
-        return {"clip": clip, "faces": Frames(count=config.frames, views=2)}
+        clip = FrameSequence(length=config.length, stride=config.stride, shared=shared)
+        return {"clip": clip, "faces": RandomFrames(count=config.frames, views=2)}
 
     @trains("encoder", "tcl_head", "cir_head")
     def pretext(self, batch: Batch) -> Losses:
-        """Eq. 6. The clips and the single frames pass the encoder together."""
+        """Compute Eq. 6. The clips and the single frames pass the encoder in one batch."""
         clips_BJ = batch.clip.images[:, :, 0]
         queries_BL, keys_BL = batch.faces.images.unbind(2)
         split = clips_BJ.shape[0] * clips_BJ.shape[1]
@@ -115,38 +115,38 @@ class CLP(Method):
         return losses
 
     def after_step(self) -> None:
-        """Eq. 5."""
-        self.key_encoder.follow(self.encoder)
-        self.key_head.follow(self.cir_head)
+        """Update the momentum encoders (Eq. 5)."""
+        self.key_encoder.update(self.encoder)
+        self.key_head.update(self.cir_head)
 
     def _reconstruction(self, queries_BD: Tensor, keys_BD: Tensor, identities_B: Tensor) -> Tensor:
-        """Split the queue at random into C and the negatives, then Eqs. 2-4."""
+        """Split the queue at random into C and the negatives, then compute Eqs. 2-4."""
         filled = int(self.queue.filled)
         share = (self.config.neighbours or self.config.queue_size // 2) / self.config.queue_size
-        chosen = torch.randperm(filled, device=queries_BD.device)
-        neighbours, negatives = chosen[: round(filled * share)], chosen[round(filled * share) :]
-        strangers_BM = self.queue.identities[:filled] != identities_B[:, None]
-        allowed_BN = strangers_BM[:, negatives] | (self.config.exclude == "neighbours")
+        order = torch.randperm(filled, device=queries_BD.device)
+        neighbours, negatives = order[: round(filled * share)], order[round(filled * share) :]
+        is_other_BM = self.queue.identities[:filled] != identities_B[:, None]
+        may_repel_BN = is_other_BM[:, negatives] | (self.config.exclude == "neighbours")
         return reconstruction_loss(
             queries_BD,
             keys_BD,
             neighbours_MD=self.queue.keys[neighbours],
-            may_neighbour_BM=strangers_BM[:, neighbours],
+            may_neighbour_BM=is_other_BM[:, neighbours],
             negatives_MD=self.queue.keys[negatives],
-            may_repel_BM=allowed_BN,
+            may_repel_BM=may_repel_BN,
             temperature=self.config.temperature,
         )
 
 
 def triplet_weights(count: int, *, descent: Descent) -> Tensor:
-    """lambda_j for j = 2 ... count + 1, as Eq. 1 counts: [count]."""
+    """Return lambda_j [count] for j = 2 ... count + 1 (Eq. 1)."""
     j = torch.arange(2, count + 2, dtype=torch.float64)
     weights = {"inverse-sqrt": j**-0.5, "inverse": 1 / j, "exponential": torch.exp(-j), "constant": torch.ones_like(j)}
     return weights[descent]
 
 
 def temporal_loss(clips_BJD: Tensor, *, config: CLP.Config) -> Tensor:
-    """L_tcl of normalised clip embeddings [B, J, D]: Eq. 1 forwards and backwards in time, mean over the clips."""
+    """Compute L_tcl of normalised clip embeddings [B, J, D]: Eq. 1 forwards and backwards in time, mean over clips."""
     weights = triplet_weights(clips_BJD.shape[1] - 2, descent=config.triplet_weight).to(clips_BJD)
     loss = clips_BJD.new_zeros(())
     for ordered_BJD in (clips_BJD, clips_BJD.flip(1)):
@@ -159,8 +159,8 @@ def temporal_loss(clips_BJD: Tensor, *, config: CLP.Config) -> Tensor:
 def distance(a: Tensor, b: Tensor) -> Tensor:
     """Euclidean distance over the last dimension; its gradient is 0, not infinite, where a and b are equal."""
     squared = (a - b).square().sum(-1)
-    apart = squared > 0
-    return torch.where(apart, squared, 1.0).sqrt() * apart
+    differs = squared > 0
+    return torch.where(differs, squared, 1.0).sqrt() * differs
 
 
 def reconstruction_loss(
@@ -173,9 +173,9 @@ def reconstruction_loss(
     may_repel_BM: Tensor,
     temperature: float,
 ) -> Tensor:
-    """L_cir, Eqs. 2-4, of normalised queries, keys and queue; the masks say which keys a query may use.
+    """Compute L_cir (Eqs. 2-4) of normalised queries, keys and queue; the masks select the keys that a query may use.
 
-    The mean is over the queries that have a neighbour and a negative at all; 0 while there is none.
+    The mean is over the queries that have at least one neighbour and one negative; 0 if there are none.
     """
     usable_B = may_neighbour_BM.any(1) & may_repel_BM.any(1)
     if not usable_B.any():

@@ -1,4 +1,4 @@
-"""CVC: a frame finds its own video again by way of its neighbours in other videos."""
+"""CVC: a frame matches another frame of its video by way of its neighbours in other videos."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from facscale.data.views import Batch, Frames, View
+from facscale.data.views import Batch, RandomFrames, View
 from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
-from facscale.nn import Momentum, Queue, ResNet, info_nce, projection_head, soft_neighbours
-from facscale.nn.workers import through_shuffled
+from facscale.nn import MomentumEncoder, Queue, ResNet, info_nce, projection_head, soft_neighbours
+from facscale.nn.distributed import shuffled_forward
 
 
 class CVC(Method):
     """Wu and Wang, "Contrastive Learning of Image Representations with Cross-Video Cycle-Consistency", ICCV 2021.
 
-    arXiv 2105.06463. For two frames of one video, q of the one and k of the other, with two heads of their own each::
+    arXiv 2105.06463. For two frames of one video, q of the first and k of the second, each through two heads::
 
         L_intra = -log exp(q k / T) / (exp(q k / T) + sum_{n in Q} exp(q n / T))
         q^      = normalised sum_{u in U} softmax_u(q u / T) u                     (soft nearest neighbour)
@@ -30,7 +30,7 @@ class CVC(Method):
     the cycle head, N the rest of them; T `temperature`, beta `cycle_weight`, m `momentum` of the key encoder.
 
     As in the published code, keys of the query's own identity may be among its neighbours. Differs from it: until the
-    queues are full only the keys that stand in them are used, in the same shares.
+    queues are full, only their filled rows are used, in the same shares.
     """
 
     class Config(MethodConfig):
@@ -47,9 +47,11 @@ class CVC(Method):
         momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999  # m
 
         @model_validator(mode="after")
-        def _some_negatives_remain(self) -> Self:
+        def _check_support(self) -> Self:
             if self.support >= self.cycle_queue_size:
-                raise ValueError(f"support must be below cycle_queue_size ({self.cycle_queue_size}); the rest repel")
+                raise ValueError(
+                    f"support must be below cycle_queue_size ({self.cycle_queue_size}); the other keys are negatives"
+                )
             return self
 
     config: Config
@@ -59,46 +61,47 @@ class CVC(Method):
         self.encoder = ResNet(config.depth, width=config.width)
         dims = (self.encoder.dim, self.encoder.dim, config.embedding)
         self.heads = nn.ModuleDict({"intra": projection_head(*dims), "cycle": projection_head(*dims)})
-        self.key_encoder = Momentum(self.encoder, momentum=config.momentum)
-        self.key_heads = Momentum(self.heads, momentum=config.momentum)
+        self.key_encoder = MomentumEncoder(self.encoder, momentum=config.momentum)
+        self.key_heads = MomentumEncoder(self.heads, momentum=config.momentum)
         self.queue = Queue(config.queue_size, config.embedding)
         self.cycle_queue = Queue(config.cycle_queue_size, config.embedding)
 
     @staticmethod
-    def sample(config: Config) -> Mapping[str, View]:
-        """Two frames anywhere in a video."""
-        return {"faces": Frames(count=2)}
+    def train_views(config: Config) -> Mapping[str, View]:
+        """Return two frames from anywhere in a video."""
+        return {"faces": RandomFrames(count=2)}
 
     @trains("encoder", "heads")
     def contrast(self, batch: Batch) -> Losses:
-        """L."""
+        """Compute L."""
         queries, keys = batch.faces.images[:, :, 0].unbind(1)
-        found, known = self.encoder(queries), through_shuffled(self.key_encoder, keys)
+        query_features, key_features = self.encoder(queries), shuffled_forward(self.key_encoder, keys)
         losses: Losses = {}
         for name, queue, weight in (
             ("intra", self.queue, 1.0),
             ("cycle", self.cycle_queue, self.config.cycle_weight),
         ):
-            queries_BD = normalize(self.heads[name](found), dim=-1)
+            queries_BD = normalize(self.heads[name](query_features), dim=-1)
             with torch.no_grad():
-                keys_BD = normalize(self.key_heads.module.get_submodule(name)(known), dim=-1)
-            held_MD = queue.keys[: int(queue.filled)].clone()
+                keys_BD = normalize(self.key_heads.module.get_submodule(name)(key_features), dim=-1)
+            negatives_MD = queue.keys[: int(queue.filled)].clone()
             if name == "cycle":
-                queries_BD, held_MD = self._by_way_of_neighbours(queries_BD, held_MD)
-            losses[name] = Loss(info_nce(queries_BD, keys_BD, held_MD, temperature=self.config.temperature), weight)
+                queries_BD, negatives_MD = self._cycle_through_neighbours(queries_BD, negatives_MD)
+            loss = info_nce(queries_BD, keys_BD, negatives_MD, temperature=self.config.temperature)
+            losses[name] = Loss(loss, weight)
             queue.enqueue(keys_BD, batch.faces.identity)
         return losses
 
     def after_step(self) -> None:
-        """The key encoder and its heads follow."""
-        self.key_encoder.follow(self.encoder)
-        self.key_heads.follow(self.heads)
+        """Update the key encoder and its heads."""
+        self.key_encoder.update(self.encoder)
+        self.key_heads.update(self.heads)
 
-    def _by_way_of_neighbours(self, queries_BD: Tensor, held_MD: Tensor) -> tuple[Tensor, Tensor]:
-        """The soft nearest neighbours of the queries in a random share of the keys, and the other keys."""
-        share = round(len(held_MD) * self.config.support / self.config.cycle_queue_size)
+    def _cycle_through_neighbours(self, queries_BD: Tensor, keys_MD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the queries' soft nearest neighbours in a random share of the keys, and the other keys."""
+        share = round(len(keys_MD) * self.config.support / self.config.cycle_queue_size)
         if not share:
-            return queries_BD, held_MD
-        chosen = torch.randperm(len(held_MD), device=held_MD.device)
-        support, others = held_MD[chosen[:share]], held_MD[chosen[share:]]
-        return soft_neighbours(queries_BD, support, temperature=self.config.temperature), others
+            return queries_BD, keys_MD
+        order = torch.randperm(len(keys_MD), device=keys_MD.device)
+        support, negatives = keys_MD[order[:share]], keys_MD[order[share:]]
+        return soft_neighbours(queries_BD, support, temperature=self.config.temperature), negatives

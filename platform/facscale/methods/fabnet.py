@@ -1,4 +1,4 @@
-"""FAb-Net: a frame is rebuilt by moving the pixels of another one, from the embeddings of both."""
+"""FAb-Net: a frame is reconstructed by moving the pixels of another one, given the embeddings of both."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from facscale.data.views import Batch, Frames, View
+from facscale.data.views import Batch, RandomFrames, View
 from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
 from facscale.nn.curriculum import Curriculum
-from facscale.nn.displacement import ConvEncoder, Decoder, in_pixels, moved, within
+from facscale.nn.displacement import ConvEncoder, Decoder, clamp_displacements, to_pixels, warp
 
 
 class FAbNet(Method):
@@ -24,9 +24,8 @@ class FAbNet(Method):
 
     Trained from easy to hard: the window of a batch's losses moves up when the validation loss stops falling.
 
-    Differs from the published code: its mask, which weighs several sources and is 1 everywhere with a single one, is
-    left out, and so are several sources (TCAE and CLP compare with one). Images smaller than 256 pixels pass fewer
-    layers.
+    Differs from the published code: there is one source, as in TCAE's and CLP's comparisons, and so no mask (it weighs
+    several sources, and is 1 everywhere with a single one). Images smaller than 256 pixels pass fewer layers.
     """
 
     class Config(MethodConfig):
@@ -44,39 +43,38 @@ class FAbNet(Method):
         self.curriculum = Curriculum(windows=config.windows, patience=config.patience)
 
     @staticmethod
-    def sample(config: Config) -> Mapping[str, View]:
-        """Two frames anywhere in a track."""
-        return {"pair": Frames(count=2)}
+    def train_views(config: Config) -> Mapping[str, View]:
+        """Return two frames from anywhere in a track."""
+        return {"pair": RandomFrames(count=2)}
 
     @trains("encoder", "decoder")
     def rebuild(self, batch: Batch) -> Losses:
-        """L."""
+        """Compute L of the samples in the curriculum's window."""
         source, target = batch.pair.images[:, :, 0].unbind(1)
-        errors = (moved(source, self._displacements(source, target)) - target).abs().mean((1, 2, 3))
-        return {
-            "photometric": Loss(self.curriculum.select({"photometric": errors}, {"photometric": 1.0})["photometric"])
-        }
+        errors = (warp(source, self._predict_displacements(source, target)) - target).abs().mean((1, 2, 3))
+        means = self.curriculum.select({"photometric": errors}, {"photometric": 1.0})
+        return {name: Loss(value) for name, value in means.items()}
 
     def after_validation(self, loss: float) -> None:
-        """The curriculum may move on."""
+        """Let the curriculum's window move up."""
         self.curriculum.after_validation(loss)
 
-    def movements(self, source: Tensor, target: Tensor) -> Mapping[str, Tensor]:
-        """T, which knows no difference between AUs and pose."""
-        return {"all": in_pixels(within(self._displacements(source, target)))}
+    def predict_motion(self, source: Tensor, target: Tensor) -> Mapping[str, Tensor]:
+        """Predict T, which does not separate AUs from pose."""
+        return {"all": to_pixels(clamp_displacements(self._predict_displacements(source, target)))}
 
-    def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
-        """Source, target, displacements, and the target rebuilt."""
+    def visualize(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Draw source, target, displacements, and the reconstructed target."""
         source, target = batch.pair.images[:, :, 0].unbind(1)
-        displacements = self._displacements(source, target)
-        rebuilt = moved(source, displacements)
+        displacements = self._predict_displacements(source, target)
+        rebuilt = warp(source, displacements)
         return {
             "source": source,
             "target": target,
-            "displacements": in_pixels(within(displacements)),
+            "displacements": to_pixels(clamp_displacements(displacements)),
             "rebuilt": rebuilt,
         }
 
-    def _displacements(self, source: Tensor, target: Tensor) -> Tensor:
-        """T [N, 2, S, S]; the two frames are two batches to BatchNorm."""
+    def _predict_displacements(self, source: Tensor, target: Tensor) -> Tensor:
+        """Predict T [N, 2, S, S]; for BatchNorm, sources and targets are two batches."""
         return self.decoder(torch.cat([self.encoder(source), self.encoder(target)], 1))

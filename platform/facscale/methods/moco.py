@@ -1,4 +1,4 @@
-"""MoCo: a frame finds its augmented copy, seen by a slowly moving encoder, among a queue of other frames."""
+"""MoCo: a frame matches its augmented copy, encoded by a momentum encoder, among a queue of other frames."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import nn
 from torch.nn.functional import normalize
 
-from facscale.data.views import Batch, Frames, View
+from facscale.data.views import Batch, RandomFrames, View
 from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
-from facscale.nn import Momentum, Queue, ResNet, info_nce, projection_head
-from facscale.nn.workers import through_shuffled
+from facscale.nn import MomentumEncoder, Queue, ResNet, info_nce, projection_head
+from facscale.nn.distributed import shuffled_forward
 
 
 class MoCo(Method):
@@ -26,8 +26,8 @@ class MoCo(Method):
     Letters: q and k normalised, T `temperature`, m `momentum`, K `queue_size`. Version 2 (Chen et al., arXiv
     2003.04297) is `head: mlp`, T = 0.2, a blur among the augmentations and a cosine schedule: jobs/mocov2.yaml.
 
-    Keys pass their encoder in batches that are mixed over the workers ("shuffling BN"). Differs from the paper: until
-    the queue is full, only the keys that stand in it repel (the paper starts from random ones).
+    Keys pass their encoder in batches that are shuffled over the workers ("shuffling BN"). Differs from the paper:
+    until the queue is full, only its filled rows are negatives (the paper starts from random keys).
     """
 
     class Config(MethodConfig):
@@ -48,25 +48,25 @@ class MoCo(Method):
         self.encoder = ResNet(config.depth, width=config.width)
         hidden = [self.encoder.dim] if config.head == "mlp" else []
         self.head = projection_head(self.encoder.dim, *hidden, config.embedding)
-        self.key_encoder = Momentum(nn.Sequential(self.encoder, self.head), momentum=config.momentum)
+        self.key_encoder = MomentumEncoder(nn.Sequential(self.encoder, self.head), momentum=config.momentum)
         self.queue = Queue(config.queue_size, config.embedding)
 
     @staticmethod
-    def sample(config: Config) -> Mapping[str, View]:
-        """One frame in two augmentations: the query and the key."""
-        return {"face": Frames(views=2)}
+    def train_views(config: Config) -> Mapping[str, View]:
+        """Return one frame in two augmentations: the query and the key."""
+        return {"face": RandomFrames(views=2)}
 
     @trains("encoder", "head")
     def contrast(self, batch: Batch) -> Losses:
-        """Eq. 1."""
+        """Compute Eq. 1."""
         queries, keys = batch.face.images[:, 0].unbind(1)
         queries_BD = normalize(self.head(self.encoder(queries)), dim=-1)
-        keys_BD = normalize(through_shuffled(self.key_encoder, keys), dim=-1)
+        keys_BD = normalize(shuffled_forward(self.key_encoder, keys), dim=-1)
         negatives_MD = self.queue.keys[: int(self.queue.filled)].clone()
         loss = info_nce(queries_BD, keys_BD, negatives_MD, temperature=self.config.temperature)
         self.queue.enqueue(keys_BD, batch.face.identity)
         return {"contrast": Loss(loss)}
 
     def after_step(self) -> None:
-        """Eq. 2."""
-        self.key_encoder.follow(nn.Sequential(self.encoder, self.head))
+        """Update the momentum encoder (Eq. 2)."""
+        self.key_encoder.update(nn.Sequential(self.encoder, self.head))

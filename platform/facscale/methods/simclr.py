@@ -1,4 +1,4 @@
-"""SimCLR: two augmented copies of a frame are alike, all other frames of the batch are not."""
+"""SimCLR: two augmented copies of a frame attract each other, all other frames of the batch repel them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import PositiveFloat, PositiveInt
 from torch.nn.functional import normalize
 
-from facscale.data.views import Batch, Frames, View
+from facscale.data.views import Batch, RandomFrames, View
 from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
 from facscale.nn import ResNet, normalised_head, nt_xent
 
@@ -23,9 +23,9 @@ class SimCLR(Method):
 
     Letters: z the projection head's output, sim cosine, T `temperature`.
 
-    Differs from the paper: three layers in the head are the published code's default, two the paper's (`layers`); both
-    have BatchNorm after every layer, as the code has. CLP retrained it on VoxCeleb2 frames with values that it does not
-    tell; those here are the paper's for ImageNet.
+    Differs from the paper: the head has BatchNorm after every layer, as in the published code, whose default is three
+    layers where the paper has two (`layers`). CLP retrained SimCLR on VoxCeleb2 frames with values that it does not
+    state; those here are the paper's for ImageNet.
     """
 
     class Config(MethodConfig):
@@ -45,15 +45,14 @@ class SimCLR(Method):
         self.projector = normalised_head(*[self.encoder.dim] * config.layers, config.embedding)
 
     @staticmethod
-    def sample(config: Config) -> Mapping[str, View]:
-        """One frame in two augmentations."""
-        return {"face": Frames(views=2)}
+    def train_views(config: Config) -> Mapping[str, View]:
+        """Return one frame in two augmentations."""
+        return {"face": RandomFrames(views=2)}
 
     @trains("encoder", "projector")
     def contrast(self, batch: Batch) -> Losses:
-        """Eq. 1, both ways."""
+        """Compute Eq. 1 in both directions."""
         copies = batch.face.images[:, 0]
-        embeddings = normalize(self.projector(self.encoder(copies.flatten(0, 1))), dim=-1).unflatten(
-            0, copies.shape[:2]
-        )
-        return {"nt_xent": Loss(nt_xent(*embeddings.unbind(1), temperature=self.config.temperature))}
+        embeddings = normalize(self.projector(self.encoder(copies.flatten(0, 1))), dim=-1)
+        first, second = embeddings.unflatten(0, copies.shape[:2]).unbind(1)
+        return {"nt_xent": Loss(nt_xent(first, second, temperature=self.config.temperature))}

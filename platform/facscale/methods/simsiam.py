@@ -9,7 +9,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from facscale.data.views import Batch, Frames, View
+from facscale.data.views import Batch, RandomFrames, View
 from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
 from facscale.nn import ResNet, normalised_head
 
@@ -22,9 +22,9 @@ class SimSiam(Method):
         D(p, z) = - p / |p| . z / |z|                                                               (1)
         L = D(p1, stopgrad(z2)) / 2 + D(p2, stopgrad(z1)) / 2                                       (4)
 
-    f is encoder and projector, h the predictor. As in the published code the projector has three layers of which the
-    last BatchNorm neither scales nor shifts, the predictor's learning rate stays constant, and each residual block
-    starts as its shortcut. Its BatchNorm should see all workers' samples: `train.sync_batchnorm` in jobs/simsiam.yaml.
+    f is encoder and projector, h the predictor. As in the published code, the last BatchNorm of the projector's three
+    layers neither scales nor shifts, the predictor's learning rate stays constant, and each residual block starts as
+    its shortcut. BatchNorm should use all workers' samples: `train.sync_batchnorm` in jobs/simsiam.yaml.
     """
 
     class Config(MethodConfig):
@@ -49,13 +49,13 @@ class SimSiam(Method):
         )
 
     @staticmethod
-    def sample(config: Config) -> Mapping[str, View]:
-        """One frame in two augmentations."""
-        return {"face": Frames(views=2)}
+    def train_views(config: Config) -> Mapping[str, View]:
+        """Return one frame in two augmentations."""
+        return {"face": RandomFrames(views=2)}
 
     @trains("encoder", "projector", "predictor")
     def predict_each_other(self, batch: Batch) -> Losses:
-        """Eq. 4."""
+        """Compute Eq. 4."""
         first, second = (self.projector(self.encoder(copy)) for copy in batch.face.images[:, 0].unbind(1))
         loss = distance(self.predictor(first), second) / 2 + distance(self.predictor(second), first) / 2
         return {"similarity": Loss(loss)}

@@ -1,4 +1,4 @@
-"""A ResNet trained on labels alone: the reference row of every table, and the probe that lets BatchNorm adapt."""
+"""A ResNet trained on labels alone: the reference row of every table, and the probe whose BatchNorm layers adapt."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from facscale.data.views import Batch, Frames, View
+from facscale.data.views import Batch, RandomFrames, View
 from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
 from facscale.nn import LinearProbe, ResNet, masked_bce
 from facscale.nn.resnet import BLOCKS
@@ -20,9 +20,9 @@ class Supervised(Method):
 
     arXiv 2403.03400, section IV.A: encoder, BatchNorm and a bias-free linear layer (the paper's classifier), trained
     together. The loss is binary cross-entropy, positives and negatives of each AU weighted inversely to their frequency
-    among the training frames; missing labels (-1) take no part. `trainable: batchnorm` is the paper's other protocol,
-    "the parameters in the encoder were frozen except that in the batch-norm layers"; it wants the input `pretrained`,
-    whose encoder is taken.
+    among the training frames; missing labels (-1) are ignored. `trainable: batchnorm` is the paper's other protocol,
+    "the parameters in the encoder were frozen except that in the batch-norm layers"; it is meant for the encoder of the
+    input `pretrained`.
     """
 
     class Config(MethodConfig):
@@ -38,7 +38,7 @@ class Supervised(Method):
     def __init__(self, config: Config, facts: DataFacts, *, pretrained: Method | None = None) -> None:
         super().__init__(config, facts)
         self.encoder = pretrained.encoder if pretrained else ResNet(config.depth, width=config.width)
-        # Without AUs it is an encoder alone: a checkpoint of other labels, ImageNet's.
+        # Without AUs it is only an encoder: a checkpoint that was trained on other labels, such as ImageNet's.
         self.classifier = LinearProbe(dim=self.encoder.dim, aus=len(facts.aus)) if facts.aus else nn.Identity()
         self.register_buffer("label_weights", torch.tensor(facts.label_weights))
         if config.trainable == "batchnorm":
@@ -47,13 +47,13 @@ class Supervised(Method):
                     parameter.requires_grad_(isinstance(module, nn.BatchNorm2d))
 
     @staticmethod
-    def sample(config: Config) -> Mapping[str, View]:
-        """One labelled frame."""
-        return {"face": Frames(source="labelled", columns=("au",))}
+    def train_views(config: Config) -> Mapping[str, View]:
+        """Return one labelled frame."""
+        return {"face": RandomFrames(source="labelled", columns=("au",))}
 
     @classmethod
-    def adopted(cls, weights: Mapping[str, Tensor]) -> tuple[Config, dict[str, Tensor]] | None:
-        """torchvision's ResNet-18, 34 or 50, of any width; its classifier is left out."""
+    def convert_public_weights(cls, weights: Mapping[str, Tensor]) -> tuple[Config, dict[str, Tensor]] | None:
+        """Accept torchvision's ResNet-18, 34 or 50 of any width, without its classifier."""
         blocks = tuple(sum(f"layer{stage}.{n}.conv1.weight" in weights for n in range(99)) for stage in range(1, 5))
         bottleneck = "layer1.0.conv3.weight" in weights
         depths = [depth for depth, counts in BLOCKS.items() if counts == blocks and (depth == 50) == bottleneck]
@@ -64,9 +64,9 @@ class Supervised(Method):
 
     @trains("encoder", "classifier")
     def classify(self, batch: Batch) -> Losses:
-        """Weighted binary cross-entropy over the labels that are there."""
+        """Compute weighted binary cross-entropy over the labelled entries."""
         return {"bce": Loss(masked_bce(self.predict(batch), au=batch.face.au[:, 0], weights=self.label_weights))}
 
     def predict(self, batch: Batch) -> Tensor:
-        """One frame -> AU logits [B, A]."""
+        """Predict AU logits [B, A] from one frame."""
         return self.classifier(self.encoder(batch.face.images[:, 0, 0]))

@@ -1,4 +1,4 @@
-"""TCAE: the twin-cycle autoencoder takes the movements of facial actions apart from those of the head."""
+"""TCAE: the twin-cycle autoencoder separates the movements of facial actions from those of the head."""
 
 from __future__ import annotations
 
@@ -7,20 +7,27 @@ from typing import Literal, NamedTuple
 
 import torch
 from pydantic import NonNegativeFloat, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 
-from facscale.data.views import Batch, Frames, View
+from facscale.data.views import Batch, RandomFrames, View
 from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
 from facscale.nn import Encoder
 from facscale.nn.curriculum import Curriculum
-from facscale.nn.displacement import Decoder, down, in_pixels, moved, widths, within
+from facscale.nn.displacement import (
+    Decoder,
+    clamp_displacements,
+    get_encoder_channels,
+    make_down_block,
+    to_pixels,
+    warp,
+)
 
 
 class TCAE(Method):
     """Li et al., "Self-supervised Representation Learning from Videos for Facial Action Unit Detection", CVPR 2019.
 
-    A source I_s and a target I_t of one face have AU embeddings phi and pose embeddings psi; two decoders tell
-    displacements T and masks from the AU and from the pose embeddings of both. W x H pixels, a_A + a_p = 1::
+    A source I_s and a target I_t of one face have AU embeddings phi and pose embeddings psi. Two decoders predict
+    displacements T and masks a, from the AU and from the pose embeddings of both. W x H pixels, a_A + a_p = 1::
 
         T       = a_A T_A + a_p T_p
         L_1     = sum |T_A|                                                                        (1)
@@ -31,14 +38,15 @@ class TCAE(Method):
         L_emb_p = |phi(T_p(I_s)) - phi_s|^2 + |psi(T_p(I_s)) - psi_t|^2                            (6)
         L = L_rec / 3WH + l1 L_1 / 2WH + l2 (L_cyc_A + L_cyc_p) / 3WH + l3 (L_emb_A + L_emb_p) / 256
 
-    Letters: l1 `sparsity_weight`, l2 `cycle_weight`, l3 `embedding_weight`; T_-A and T_-p lead back, from the embeddings
-    of the changed face and of the source. Only a window of each batch's losses is trained, from easy to hard; it moves
-    on when the validation loss no longer falls.
+    Letters: l1 `sparsity_weight`, l2 `cycle_weight`, l3 `embedding_weight`; T_-A and T_-p lead back, from the
+    embeddings of the changed face and of the source. Only a window of each batch's losses is trained, from easy to
+    hard; it moves up when the validation loss no longer falls.
 
-    As in the published code the masks are a softmax over tanh, so neither movement is ever off, and pixels are taken from
-    images without gradient. Its ways that are not the paper's are options: `order: term` sorts every loss by itself,
-    `windows: 5`, and `target_weight: 0.1` asks the rebuilt target for the target's embeddings. Images smaller than 256
-    pixels pass fewer layers. The encoder that is kept and judged gives the AU embedding.
+    As in the published code, the masks are a softmax over tanh, so that neither movement is ever fully off, and the
+    images that pixels are sampled from have no gradient. Where the code differs from the paper, there are options:
+    `order: term` sorts the samples by each loss separately, `windows: 5`, and `target_weight: 0.1` compares the
+    embeddings of the reconstructed target with the target's. Images smaller than 256 pixels pass fewer layers. The
+    encoder that is kept and evaluated computes the AU embedding.
     """
 
     class Config(MethodConfig):
@@ -47,10 +55,10 @@ class TCAE(Method):
         sparsity_weight: NonNegativeFloat = 0.01  # l1
         cycle_weight: NonNegativeFloat = 0.1  # l2
         embedding_weight: NonNegativeFloat = 0.1  # l3
-        target_weight: NonNegativeFloat = 0.0  # of the rebuilt target's embeddings; 0.1 in the published code
-        order: Literal["sample", "term"] = "sample"  # what the curriculum sorts
+        target_weight: NonNegativeFloat = 0.0  # of the reconstructed target's embeddings; 0.1 in the published code
+        order: Literal["sample", "term"] = "sample"  # the curriculum sorts by the sum of the losses, or by each loss
         windows: PositiveInt = 3  # of the curriculum: 0-50, 10-60, 20-70 per cent
-        patience: PositiveInt = 15  # validations without a lower loss before it moves on
+        patience: PositiveInt = 15  # validations without a lower loss before the window moves up
 
     config: Config
     encoder: TwinEncoder
@@ -64,14 +72,14 @@ class TCAE(Method):
         self.curriculum = Curriculum(windows=config.windows, patience=config.patience)
 
     @staticmethod
-    def sample(config: Config) -> Mapping[str, View]:
-        """Two frames anywhere in a track."""
-        return {"pair": Frames(count=2)}
+    def train_views(config: Config) -> Mapping[str, View]:
+        """Return two frames from anywhere in a track."""
+        return {"pair": RandomFrames(count=2)}
 
     @trains("encoder", "au_decoder", "pose_decoder")
     def twin_cycles(self, batch: Batch) -> Losses:
-        """L, of the samples that the curriculum chooses."""
-        errors = self.errors(*batch.pair.images[:, :, 0].unbind(1))
+        """Compute L of the samples in the curriculum's window."""
+        errors = self.compute_errors(*batch.pair.images[:, :, 0].unbind(1))
         c = self.config
         weights = {
             "reconstruction": 1.0,
@@ -83,81 +91,86 @@ class TCAE(Method):
             "target_embedding": c.target_weight,
         }
         weights = {name: weights[name] for name in errors}
-        chosen = self.curriculum.select(errors, weights, each=c.order == "term")
-        return {name: Loss(value, weights[name]) for name, value in chosen.items()}
+        means = self.curriculum.select(errors, weights, per_loss=c.order == "term")
+        return {name: Loss(value, weights[name]) for name, value in means.items()}
 
-    def errors(self, source: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Each term of L for each sample [N], as means over pixels or over the 256 numbers of an embedding."""
-        s, t = self.encoder.both(source), self.encoder.both(target)
-        apart = self._apart(s, t)
-        rebuilt = moved(source, apart.together)
-        au_changed, pose_changed = moved(source, apart.au), moved(source, apart.pose)
-        a, p = self.encoder.both(au_changed), self.encoder.both(pose_changed)
-        au_back = within(self.au_decoder(torch.cat([a.au, s.au], 1))[:, :2])
-        pose_back = within(self.pose_decoder(torch.cat([p.pose, s.pose], 1))[:, :2])
+    def compute_errors(self, source: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Compute each term of L for each sample [N], as means over pixels or over the 256 numbers of an embedding."""
+        s, t = self.encoder.embed_twins(source), self.encoder.embed_twins(target)
+        displacements = self._predict_displacements(s, t)
+        rebuilt = warp(source, displacements.combined)
+        au_changed, pose_changed = warp(source, displacements.au), warp(source, displacements.pose)
+        a, p = self.encoder.embed_twins(au_changed), self.encoder.embed_twins(pose_changed)
+        au_back = clamp_displacements(self.au_decoder(torch.cat([a.au, s.au], 1))[:, :2])
+        pose_back = clamp_displacements(self.pose_decoder(torch.cat([p.pose, s.pose], 1))[:, :2])
         errors = {
-            "reconstruction": absolute(rebuilt, target),
-            "sparsity": apart.au.abs().mean((1, 2, 3)),
-            "au_cycle": absolute(moved(au_changed.detach(), au_back), source),
-            "pose_cycle": absolute(moved(pose_changed.detach(), pose_back), source),
-            "au_embedding": squared(a.pose, s.pose) + squared(a.au, t.au),
-            "pose_embedding": squared(p.au, s.au) + squared(p.pose, t.pose),
+            "reconstruction": mean_absolute_error(rebuilt, target),
+            "sparsity": displacements.au.abs().mean((1, 2, 3)),
+            "au_cycle": mean_absolute_error(warp(au_changed.detach(), au_back), source),
+            "pose_cycle": mean_absolute_error(warp(pose_changed.detach(), pose_back), source),
+            "au_embedding": mean_squared_error(a.pose, s.pose) + mean_squared_error(a.au, t.au),
+            "pose_embedding": mean_squared_error(p.au, s.au) + mean_squared_error(p.pose, t.pose),
         }
         if self.config.target_weight:
-            r = self.encoder.both(rebuilt)
-            errors["target_embedding"] = squared(r.au, t.au) + squared(r.pose, t.pose)
+            r = self.encoder.embed_twins(rebuilt)
+            errors["target_embedding"] = mean_squared_error(r.au, t.au) + mean_squared_error(r.pose, t.pose)
         return errors
 
     def after_validation(self, loss: float) -> None:
-        """The curriculum may move on."""
+        """Let the curriculum's window move up."""
         self.curriculum.after_validation(loss)
 
-    def embeddings(self, images: Tensor) -> Mapping[str, Tensor]:
-        """phi and psi."""
-        found = self.encoder.both(images)
-        return {"encoder": found.au, "pose": found.pose}
+    def embed(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Compute phi and psi."""
+        twins = self.encoder.embed_twins(images)
+        return {"encoder": twins.au, "pose": twins.pose}
 
-    def movements(self, source: Tensor, target: Tensor) -> Mapping[str, Tensor]:
-        """T_A, T_p and T, in pixels."""
-        apart = self._apart(self.encoder.both(source), self.encoder.both(target))
-        return {"au": in_pixels(apart.au), "pose": in_pixels(apart.pose), "all": in_pixels(apart.together)}
+    def predict_motion(self, source: Tensor, target: Tensor) -> Mapping[str, Tensor]:
+        """Predict T_A, T_p and T, in pixels."""
+        displacements = self._predict_displacements(self.encoder.embed_twins(source), self.encoder.embed_twins(target))
+        return {
+            "au": to_pixels(displacements.au),
+            "pose": to_pixels(displacements.pose),
+            "all": to_pixels(displacements.combined),
+        }
 
-    def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
-        """The sheet of the paper's Figure 4."""
+    def visualize(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Draw the paper's Figure 4."""
         source, target = batch.pair.images[:, :, 0].unbind(1)
-        apart = self._apart(self.encoder.both(source), self.encoder.both(target))
+        displacements = self._predict_displacements(self.encoder.embed_twins(source), self.encoder.embed_twins(target))
         return {
             "source": source,
             "target": target,
-            "AU displacements": in_pixels(apart.au),
-            "AU changed": moved(source, apart.au),
-            "pose displacements": in_pixels(apart.pose),
-            "pose changed": moved(source, apart.pose),
-            "rebuilt": moved(source, apart.together),
+            "AU displacements": to_pixels(displacements.au),
+            "AU changed": warp(source, displacements.au),
+            "pose displacements": to_pixels(displacements.pose),
+            "pose changed": warp(source, displacements.pose),
+            "rebuilt": warp(source, displacements.combined),
         }
 
-    def _apart(self, s: Twins, t: Twins) -> Apart:
-        """From the embeddings of source and target, the movements between them."""
+    def _predict_displacements(self, s: TwinEmbeddings, t: TwinEmbeddings) -> TwinDisplacements:
+        """Predict the movements between source and target from their embeddings."""
         au, pose = self.au_decoder(torch.cat([s.au, t.au], 1)), self.pose_decoder(torch.cat([s.pose, t.pose], 1))
-        share = torch.stack([au[:, 2], pose[:, 2]], 1).softmax(1)
-        au_moves, pose_moves = within(au[:, :2]), within(pose[:, :2])
-        together = share[:, :1] * au[:, :2] + share[:, 1:] * pose[:, :2]
-        return Apart(au_moves, pose_moves, within(together))
+        masks = torch.stack([au[:, 2], pose[:, 2]], 1).softmax(1)
+        combined = masks[:, :1] * au[:, :2] + masks[:, 1:] * pose[:, :2]
+        return TwinDisplacements(
+            clamp_displacements(au[:, :2]), clamp_displacements(pose[:, :2]), clamp_displacements(combined)
+        )
 
 
-class Twins(NamedTuple):
+class TwinEmbeddings(NamedTuple):
     """The embeddings of images, [N, 256] each."""
 
     au: Tensor
     pose: Tensor
 
 
-class Apart(NamedTuple):
-    """Displacements [N, 2, S, S] of a source; the image is 2 long."""
+class TwinDisplacements(NamedTuple):
+    """Displacements [N, 2, S, S] of a source, as in `nn.displacement`."""
 
     au: Tensor
     pose: Tensor
-    together: Tensor
+    combined: Tensor
 
 
 class TwinEncoder(Encoder):
@@ -165,13 +178,13 @@ class TwinEncoder(Encoder):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        channels = (3, *widths(size))
+        channels = (3, *get_encoder_channels(size))
         split = len(channels) - 4  # the branches have three layers of their own
-        self.trunk = torch.nn.Sequential(*(down(channels[n], channels[n + 1]) for n in range(split)))
+        self.trunk = nn.Sequential(*(make_down_block(channels[n], channels[n + 1]) for n in range(split)))
         self.au_branch, self.pose_branch = (
-            torch.nn.Sequential(
+            nn.Sequential(
                 *(
-                    down(channels[n], channels[n + 1], norm=n < split + 2, activation=n < split + 2)
+                    make_down_block(channels[n], channels[n + 1], norm=n < split + 2, activation=n < split + 2)
                     for n in range(split, split + 3)
                 )
             )
@@ -183,17 +196,17 @@ class TwinEncoder(Encoder):
         """[N, 3, size, size] -> phi [N, 256]."""
         return self.au_branch(self.trunk(images)).flatten(1)
 
-    def both(self, images: Tensor) -> Twins:
-        """phi and psi."""
+    def embed_twins(self, images: Tensor) -> TwinEmbeddings:
+        """Compute phi and psi."""
         shared = self.trunk(images)
-        return Twins(self.au_branch(shared).flatten(1), self.pose_branch(shared).flatten(1))
+        return TwinEmbeddings(self.au_branch(shared).flatten(1), self.pose_branch(shared).flatten(1))
 
 
-def absolute(one: Tensor, other: Tensor) -> Tensor:
-    """Mean absolute difference of images, of each sample [N]."""
-    return (one - other).abs().mean((1, 2, 3))
+def mean_absolute_error(a: Tensor, b: Tensor) -> Tensor:
+    """Mean absolute difference of images [N, 3, S, S], for each sample [N]."""
+    return (a - b).abs().mean((1, 2, 3))
 
 
-def squared(one: Tensor, other: Tensor) -> Tensor:
-    """Mean squared difference of embeddings, of each sample [N]."""
-    return (one - other).square().mean(1)
+def mean_squared_error(a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared difference of embeddings [N, D], for each sample [N]."""
+    return (a - b).square().mean(1)

@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from facscale.data.views import Batch, Offsets, View
+from facscale.data.views import Batch, FrameOffsets, View
 from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
 from facscale.nn import Encoder, ResNet
 
@@ -24,8 +24,8 @@ class TCNet(Method):
 
     Letters: m `margin`, n `length` - 1. The frames are the anchor, the next one, and ten more `spacing` apart.
 
-    The embedding (a ResNet and a linear layer) is what is kept and judged. Differs from the published code: an anchor is
-    drawn anew in each epoch, not once for the whole run.
+    The embedding (a ResNet and a linear layer) is what is kept and evaluated. Differs from the published code: anchors
+    are drawn anew in each epoch, not once for the run.
     """
 
     class Config(MethodConfig):
@@ -34,7 +34,7 @@ class TCNet(Method):
         depth: Literal[18, 34, 50] = 18  # of the ResNet
         width: PositiveInt = 64
         length: Annotated[int, Field(ge=3)] = 12  # frames of a clip
-        spacing: PositiveInt = 1  # frames between two frames after the second one
+        spacing: PositiveInt = 1  # distance of neighbouring frames after the second one, in frames
         margin: NonNegativeFloat = 0.03  # m
         embedding: PositiveInt = 256
 
@@ -43,23 +43,23 @@ class TCNet(Method):
     def __init__(self, config: Config, facts: DataFacts, *, pretrained: Method | None = None) -> None:
         super().__init__(config, facts)
         backbone = pretrained.encoder if pretrained else ResNet(config.depth, width=config.width)
-        self.encoder = Embedding(backbone, config.embedding)
+        self.encoder = ProjectedEncoder(backbone, config.embedding)
 
     @staticmethod
-    def sample(config: Config) -> Mapping[str, View]:
-        """A clip."""
+    def train_views(config: Config) -> Mapping[str, View]:
+        """Return a clip: the anchor, the next frame, and frames `spacing` apart."""
         later = range(1 + config.spacing, 2 + config.spacing * (config.length - 2), config.spacing)
-        return {"clip": Offsets(offsets=(0, 1, *later), shared=True)}
+        return {"clip": FrameOffsets(offsets=(0, 1, *later), shared=True)}
 
     @trains("encoder")
     def rank(self, batch: Batch) -> Losses:
-        """L."""
+        """Compute L."""
         clips = batch.clip.images[:, :, 0]
         clips_BJD = normalize(self.encoder(clips.flatten(0, 1)), dim=-1).unflatten(0, clips.shape[:2])
-        return {"ranked": Loss(ranked_triplets(clips_BJD, margin=self.config.margin))}
+        return {"ranked": Loss(ranking_loss(clips_BJD, margin=self.config.margin))}
 
 
-class Embedding(Encoder):
+class ProjectedEncoder(Encoder):
     """A backbone and a linear layer: images [N, 3, S, S] -> [N, dim]."""
 
     def __init__(self, backbone: Encoder, dim: int) -> None:
@@ -69,12 +69,12 @@ class Embedding(Encoder):
         self.linear = nn.Linear(backbone.dim, dim)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embeddings, not normalised."""
+        """[N, 3, S, S] -> embeddings [N, dim], not normalised."""
         embeddings: Tensor = self.linear(self.backbone(images))
         return embeddings
 
 
-def ranked_triplets(clips_BJD: Tensor, *, margin: float) -> Tensor:
-    """L of normalised embeddings, averaged over the clips."""
+def ranking_loss(clips_BJD: Tensor, *, margin: float) -> Tensor:
+    """Compute L of normalised embeddings [B, J, D], averaged over the clips."""
     distances = (clips_BJD[:, :1] - clips_BJD[:, 1:]).square().sum(-1)
     return (distances[:, :-1] - distances[:, 1:] + margin).relu().sum(1).mean()

@@ -1,4 +1,4 @@
-"""From easy samples to hard ones: only a window of each batch is trained, and it moves on when nothing more is learned."""
+"""Curriculum from easy samples to hard ones: a window of each batch is trained, and moves up when the loss stalls."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-SHARE, STEP = 0.5, 0.1  # of the batch that is trained; how far the window moves
+WINDOW_SIZE, WINDOW_STEP = 0.5, 0.1  # shares of the batch: how much of it is trained, how far the window moves
 
 
 class Curriculum(nn.Module):
-    """The window of a batch's samples, ordered by their losses, that is trained: at first the lower half.
+    """Selects the samples to train: a window of the batch, ordered by loss. At first it is the lower half.
 
     After `patience` validations without a lower loss it moves up by a tenth of the batch, up to `windows` - 1 times.
-    Source: TCAE, section 4.1 (50, 10-60 and 20-70 per cent); FAb-Net. Its state is saved with the method.
+    Source: TCAE, section 4.1 (0-50, 10-60 and 20-70 per cent); FAb-Net. Its state is saved with the method.
     """
 
     window: Tensor
@@ -29,21 +29,23 @@ class Curriculum(nn.Module):
         self.register_buffer("waited", torch.zeros((), dtype=torch.int64))
 
     def select(
-        self, losses: Mapping[str, Tensor], weights: Mapping[str, float], *, each: bool = False
+        self, losses: Mapping[str, Tensor], weights: Mapping[str, float], *, per_loss: bool = False
     ) -> dict[str, Tensor]:
-        """The mean of each loss [N] over the chosen samples: those in the window by their weighted sum.
+        """Return the mean of each loss [N] over the samples in the window.
 
-        `each`: every loss has an order of its own. In eval mode all samples count.
+        Samples are ordered by the weighted sum of their losses, or with `per_loss` separately by each loss. In eval
+        mode all samples count.
         """
         if not self.training:
             return {name: values.mean() for name, values in losses.items()}
         total = torch.stack([weights[name] * values.detach() for name, values in losses.items()]).sum(0)
         return {
-            name: values[self._chosen(values.detach() if each else total)].mean() for name, values in losses.items()
+            name: values[self._window_rows(values.detach() if per_loss else total)].mean()
+            for name, values in losses.items()
         }
 
     def after_validation(self, loss: float) -> None:
-        """Move on if `loss` has not fallen for long enough."""
+        """Move the window up if `loss` has not fallen for `patience` validations."""
         if loss < float(self.best):
             self.best.fill_(loss)
             self.waited.zero_()
@@ -54,7 +56,7 @@ class Curriculum(nn.Module):
             self.waited.zero_()
             self.best.fill_(torch.inf)
 
-    def _chosen(self, order: Tensor) -> Tensor:
-        first = round(len(order) * STEP * int(self.window))
-        count = max(1, round(len(order) * SHARE))
-        return order.argsort()[first : first + count]
+    def _window_rows(self, losses: Tensor) -> Tensor:
+        first = round(len(losses) * WINDOW_STEP * int(self.window))
+        count = max(1, round(len(losses) * WINDOW_SIZE))
+        return losses.argsort()[first : first + count]

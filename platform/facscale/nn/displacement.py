@@ -1,4 +1,7 @@
-"""Faces changed by moving their pixels: convolutional encoders, decoders of displacements, and the sampling itself."""
+"""Face images changed by moving their pixels: convolutional encoders, decoders of displacements, and the sampling.
+
+Displacements are lengths of which the image has 2 from its first to its last pixel, as in torch's `grid_sample`.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,12 @@ from torch.nn.functional import grid_sample
 from facscale.nn.encoder import Encoder
 
 SLOPE = 0.2  # of LeakyReLU
-DOWN = (32, 64, 128, 256, 256, 256, 256, 256)  # channels after each halving of 256 pixels
-UP = (256, 256, 256, 256, 128, 64, 32)  # and after each doubling but the last
+ENCODER_CHANNELS = (32, 64, 128, 256, 256, 256, 256, 256)  # after each halving of 256 pixels
+DECODER_CHANNELS = (256, 256, 256, 256, 128, 64, 32)  # after each doubling but the last
 
 
-def halvings(size: int) -> int:
-    """How often `size` pixels are halved to one. Raises ValueError unless it is a power of two from 32 to 256."""
+def count_halvings(size: int) -> int:
+    """Return how often `size` is halved to one pixel. Raises ValueError unless it is a power of two from 32 to 256."""
     if size not in (32, 64, 128, 256):
         raise ValueError(
             f"data.image_size is {size}, but this encoder halves the image to one pixel: 32, 64, 128 or 256"
@@ -22,30 +25,32 @@ def halvings(size: int) -> int:
     return size.bit_length() - 1
 
 
-def down(inputs: int, outputs: int, *, norm: bool = True, activation: bool = True) -> nn.Sequential:
-    """A 4x4 convolution that halves the image, BatchNorm, LeakyReLU."""
+def make_down_block(inputs: int, outputs: int, *, norm: bool = True, activation: bool = True) -> nn.Sequential:
+    """Build a 4x4 convolution that halves the image, followed by BatchNorm and LeakyReLU."""
     layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1)]
     layers += [nn.BatchNorm2d(outputs)] if norm else []
     layers += [nn.LeakyReLU(SLOPE, inplace=True)] if activation else []
     return nn.Sequential(*layers)
 
 
-def widths(size: int) -> tuple[int, ...]:
-    """Channels after each halving. Small images pass the first layers and the last ones, fewer in between."""
-    count = halvings(size)
-    return DOWN[: count - 3] + DOWN[-3:]
+def get_encoder_channels(size: int) -> tuple[int, ...]:
+    """Return the channels after each halving. Small images use the first layers and the last three."""
+    count = count_halvings(size)
+    return ENCODER_CHANNELS[: count - 3] + ENCODER_CHANNELS[-3:]
 
 
 class ConvEncoder(Encoder):
-    """Halves the image down to one pixel: [N, 3, size, size] in [0, 1] -> [N, 256], whatever sign."""
+    """Halves the image down to one pixel: [N, 3, size, size] in [0, 1] -> [N, 256], unbounded."""
 
     def __init__(self, size: int, *, norm_first: bool = True) -> None:
         super().__init__()
-        channels = (3, *widths(size))
+        channels = (3, *get_encoder_channels(size))
         last = len(channels) - 2
         self.layers = nn.Sequential(
             *(
-                down(channels[n], channels[n + 1], norm=n < last and (n > 0 or norm_first), activation=n < last)
+                make_down_block(
+                    channels[n], channels[n + 1], norm=n < last and (n > 0 or norm_first), activation=n < last
+                )
                 for n in range(last + 1)
             )
         )
@@ -57,11 +62,11 @@ class ConvEncoder(Encoder):
 
 
 class Decoder(nn.Module):
-    """Embeddings of a source and a target, side by side [N, 2 * 256] -> maps [N, outputs, size, size] in (-1, 1)."""
+    """Concatenated embeddings of a source and a target [N, 2 * 256] -> maps [N, outputs, size, size] in (-1, 1)."""
 
     def __init__(self, size: int, *, inputs: int, outputs: int) -> None:
         super().__init__()
-        channels = (inputs, *UP[-(halvings(size) - 1) :], outputs)
+        channels = (inputs, *DECODER_CHANNELS[-(count_halvings(size) - 1) :], outputs)
         layers: list[nn.Module] = [nn.ReLU()]
         for n in range(len(channels) - 1):
             layers += [
@@ -79,28 +84,29 @@ class Decoder(nn.Module):
 
 
 def identity_grid(size: int, *, like: Tensor) -> Tensor:
-    """Where each pixel is taken from when nothing moves: [2, size, size], x and y from -1 to 1."""
+    """Return the position of each pixel [2, size, size], x and y from -1 to 1, with dtype and device of `like`."""
     steps = torch.linspace(-1, 1, size, device=like.device, dtype=like.dtype)
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     return torch.stack([x, y])
 
 
-def within(displacements: Tensor) -> Tensor:
-    """Displacements [N, 2, S, S] cut so that nothing is taken from outside the image."""
+def clamp_displacements(displacements: Tensor) -> Tensor:
+    """Shorten displacements [N, 2, S, S] that would take a pixel from outside the image."""
     grid = identity_grid(displacements.shape[-1], like=displacements)
     return (grid + displacements).clamp(-1, 1) - grid
 
 
-def moved(images: Tensor, displacements: Tensor) -> Tensor:
-    """Images [N, 3, S, S] with each pixel (x, y) taken from (x + dx, y + dy); S pixels are 2 long."""
-    return taken(images, (identity_grid(images.shape[-1], like=displacements) + displacements).clamp(-1, 1))
+def warp(images: Tensor, displacements: Tensor) -> Tensor:
+    """Take each pixel (x, y) of images [N, 3, S, S] from (x + dx, y + dy), clamped to the image."""
+    grid = identity_grid(images.shape[-1], like=displacements)
+    return sample_pixels(images, (grid + displacements).clamp(-1, 1))
 
 
-def taken(images: Tensor, places: Tensor) -> Tensor:
-    """Images [N, 3, S, S] at the given places [N, 2, S, S], x and y from -1 to 1."""
-    return grid_sample(images, places.permute(0, 2, 3, 1), padding_mode="zeros", align_corners=True)
+def sample_pixels(images: Tensor, positions: Tensor) -> Tensor:
+    """Sample images [N, 3, S, S] at positions [N, 2, S, S], x and y from -1 to 1, bilinearly."""
+    return grid_sample(images, positions.permute(0, 2, 3, 1), padding_mode="zeros", align_corners=True)
 
 
-def in_pixels(displacements: Tensor) -> Tensor:
-    """Displacements [N, 2, S, S], from lengths of which the image has 2 to pixels."""
+def to_pixels(displacements: Tensor) -> Tensor:
+    """Convert displacements [N, 2, S, S] to pixels."""
     return displacements * (displacements.shape[-1] - 1) / 2

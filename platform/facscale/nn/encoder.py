@@ -1,4 +1,4 @@
-"""What a method pre-trains, and everything after it uses."""
+"""The interface of an encoder: what a method pre-trains, and what every evaluation and later stage uses."""
 
 from __future__ import annotations
 

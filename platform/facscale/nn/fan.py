@@ -1,8 +1,8 @@
-"""FAN, the stacked-hourglass network that finds a face's landmarks, and the features that are read from it.
+"""FAN, the stacked-hourglass network that locates facial landmarks, and the features that AUNet reads from it.
 
-Bulat and Tzimiropoulos, "How far are we from solving the 2D & 3D Face Alignment problem?" (ICCV 2017, arXiv 1703.07332);
-hourglasses: Newell et al., arXiv 1603.06937. Parameter names are those of the face-alignment package (`conv4.bn2`,
-`m0.b2_plus_1`, `top_m_1`, `al0`), so that its checkpoints load.
+Bulat and Tzimiropoulos, "How far are we from solving the 2D & 3D Face Alignment problem?" (ICCV 2017, arXiv
+1703.07332); hourglasses: Newell et al., arXiv 1603.06937. Parameter names are those of the face-alignment package
+(`conv4.bn2`, `m0.b2_plus_1`, `top_m_1`, `al0`), so that its checkpoints load.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from facscale.nn.encoder import Encoder
 
-POINTS = 68  # iBUG's
-STEP = 4  # pixels of the image to one of the heat maps, each way
+LANDMARKS = 68  # iBUG's
+HEATMAP_STRIDE = 4  # pixels of the image to one pixel of a heat map, in each direction
 
 
 class ConvBlock(nn.Module):
-    """Three 3x3 convolutions, each on what the one before it gives; all they give, side by side, is added to a shortcut.
+    """Three 3x3 convolutions in sequence; their concatenated outputs are added to a shortcut.
 
-    BatchNorm and ReLU go before every convolution. Of the outputs, a multiple of 4, they give a half and two quarters.
+    BatchNorm and ReLU precede each convolution. They give a half, a quarter and a quarter of the output channels, whose
+    number is a multiple of 4.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -48,14 +49,14 @@ class ConvBlock(nn.Module):
         return torch.cat([first, second, third], 1) + self.downsample(x)
 
 
-class HourGlass(nn.Module):
-    """Halves maps `levels` times by means and doubles them again; what each halving leaves behind is added on the way back."""
+class Hourglass(nn.Module):
+    """Halves maps `levels` times by average pooling and doubles them again, with a skip connection at every level."""
 
     def __init__(self, width: int, *, levels: int) -> None:
         super().__init__()
         self.levels = levels
         for level in range(levels, 0, -1):
-            self.add_module(f"b1_{level}", ConvBlock(width, width))  # beside
+            self.add_module(f"b1_{level}", ConvBlock(width, width))  # skip connection
             self.add_module(f"b2_{level}", ConvBlock(width, width))  # on the way down
         self.b2_plus_1 = ConvBlock(width, width)
         for level in range(1, levels + 1):
@@ -63,34 +64,34 @@ class HourGlass(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, width, H, W] -> the same shape."""
-        beside = []
+        skips = []
         for level in range(self.levels, 0, -1):
-            beside.append(self.get_submodule(f"b1_{level}")(x))
+            skips.append(self.get_submodule(f"b1_{level}")(x))
             x = self.get_submodule(f"b2_{level}")(avg_pool2d(x, 2))
         x = self.b2_plus_1(x)
         for level in range(1, self.levels + 1):
             x = self.get_submodule(f"b3_{level}")(x)
-            left = beside.pop()
-            x = left + interpolate(x, size=left.shape[-2:], mode="nearest")  # odd sides too are met again
+            skip = skips.pop()
+            x = skip + interpolate(x, size=skip.shape[-2:], mode="nearest")  # the size also fits where a side was odd
         return x
 
 
-class Seen(NamedTuple):
-    """What FAN gives for images [N, 3, S, S], on maps of h = S / 4 a side."""
+class FANOutputs(NamedTuple):
+    """Outputs of the stacks of FAN for images [N, 3, S, S], on maps of h = S / 4 a side."""
 
     stem: Tensor  # [N, width, h, h]
-    hourglasses: list[Tensor]  # of each stack that was used, [N, width, h, h]
-    heatmaps: list[Tensor]  # of each stack that was used, [N, points, h, h]
+    hourglasses: list[Tensor]  # of each stack that was run, [N, width, h, h]
+    heatmaps: list[Tensor]  # of each stack that was run, [N, points, h, h]
 
 
 class FAN(Encoder):
-    """Images [N, 3, S, S] in [0, 1] -> features [N, dim]: the spatial mean of `basic`. It takes pixels as they are.
+    """Images [N, 3, S, S] in [0, 1], not normalised -> features [N, dim]: the spatial mean of `extract_maps`.
 
     `width`: channels of an hourglass, a multiple of 8 (256 in the paper); `levels`: its halvings; `dim` is
     (stacks + 1) * width. S is a multiple of 4, and at least 4 * 2^levels.
     """
 
-    def __init__(self, *, stacks: int = 2, width: int = 256, levels: int = 4, points: int = POINTS) -> None:
+    def __init__(self, *, stacks: int = 2, width: int = 256, levels: int = 4, points: int = LANDMARKS) -> None:
         super().__init__()
         self.stacks = stacks
         self.dim = (stacks + 1) * width
@@ -100,7 +101,7 @@ class FAN(Encoder):
         self.conv3 = ConvBlock(width // 2, width // 2)
         self.conv4 = ConvBlock(width // 2, width)
         for n in range(stacks):
-            self.add_module(f"m{n}", HourGlass(width, levels=levels))
+            self.add_module(f"m{n}", Hourglass(width, levels=levels))
             self.add_module(f"top_m_{n}", ConvBlock(width, width))
             self.add_module(f"conv_last{n}", nn.Conv2d(width, width, 1))
             self.add_module(f"bn_end{n}", nn.BatchNorm2d(width))
@@ -111,28 +112,28 @@ class FAN(Encoder):
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, 3, S, S] in [0, 1] -> [N, dim]."""
-        return self.basic(images).mean((2, 3))
+        return self.extract_maps(images).mean((2, 3))
 
-    def basic(self, images: Tensor, stacks: int | None = None) -> Tensor:
-        """AUNet's features F [N, (stacks + 1) * width, h, h]: the stem, and the hourglasses where landmarks are.
+    def extract_maps(self, images: Tensor, stacks: int | None = None) -> Tensor:
+        """Compute AUNet's features F [N, (stacks + 1) * width, h, h]: the stem, and the hourglasses near landmarks.
 
-        All hourglasses are multiplied by one mask, the sum of the last used stack's heat maps, which is not normalised:
-        so the authors' code has it.
+        All hourglasses are multiplied by the same mask: the sum of the heat maps of the last stack that is used, not
+        normalised, as in the authors' code.
         """
-        seen = self.seen(images, stacks)
-        mask = seen.heatmaps[-1].sum(1, keepdim=True)
-        return torch.cat([seen.stem, *(feature * mask for feature in seen.hourglasses)], 1)
+        outputs = self.run_stacks(images, stacks)
+        mask = outputs.heatmaps[-1].sum(1, keepdim=True)
+        return torch.cat([outputs.stem, *(feature * mask for feature in outputs.hourglasses)], 1)
 
-    def seen(self, images: Tensor, stacks: int | None = None) -> Seen:
-        """Everything of the first `stacks` stacks, or of all.
+    def run_stacks(self, images: Tensor, stacks: int | None = None) -> FANOutputs:
+        """Run the first `stacks` stacks, or all of them. Raises ValueError if FAN has fewer.
 
-        An hourglass's feature is what the next one is given of it, after `bl`; the last used one's is what its heat maps
-        are read from, after BatchNorm and ReLU.
+        The feature of an hourglass is what the next stack receives from it, after `bl`; that of the last one is the
+        input of its heat maps, after BatchNorm and ReLU.
         """
         count = self.stacks if stacks is None else stacks
         if not 1 <= count <= self.stacks:
-            raise ValueError(f"{count} stacks are wanted of a FAN that has {self.stacks}")
-        x = stem = self._stem(images)
+            raise ValueError(f"{count} stacks were requested of a FAN that has {self.stacks}")
+        x = stem = self._run_stem(images)
         hourglasses, heatmaps = [], []
         for n in range(count):
             y = self.get_submodule(f"top_m_{n}")(self.get_submodule(f"m{n}")(x))
@@ -142,26 +143,27 @@ class FAN(Encoder):
                 y = self.get_submodule(f"bl{n}")(y)
                 x = x + y + self.get_submodule(f"al{n}")(heatmaps[-1])
             hourglasses.append(y)
-        return Seen(stem, hourglasses, heatmaps)
+        return FANOutputs(stem, hourglasses, heatmaps)
 
-    def _stem(self, images: Tensor) -> Tensor:
+    def _run_stem(self, images: Tensor) -> Tensor:
         x = self.bn1(self.conv1(images)).relu()
         return self.conv4(self.conv3(avg_pool2d(self.conv2(x), 2)))
 
     @staticmethod
-    def points(heatmaps: Tensor) -> Tensor:
-        """Heat maps [N, K, h, w] -> where they are highest [N, K, 2], x and y in pixels of the image; no gradient.
+    def decode_landmarks(heatmaps: Tensor) -> Tensor:
+        """Return where heat maps [N, K, h, w] are highest: [N, K, 2], x and y in pixels of the image; no gradient.
 
-        A quarter of a map's pixel is added towards the higher neighbour, each way (Newell et al.); not at the border.
+        The maximum is shifted by a quarter of a heat map's pixel towards the higher neighbour in each direction (Newell
+        et al.), but not at the border.
         """
         height, width = heatmaps.shape[-2:]
         flat = heatmaps.detach().flatten(2)
-        top = flat.argmax(2, keepdim=True)
+        peak = flat.argmax(2, keepdim=True)
 
-        def along(place: Tensor, count: int, stride: int) -> Tensor:
-            inside = (place > 0) & (place < count - 1)
-            after, before = torch.where(inside, top + stride, top), torch.where(inside, top - stride, top)
+        def refine(position: Tensor, count: int, stride: int) -> Tensor:
+            inside = (position > 0) & (position < count - 1)
+            after, before = torch.where(inside, peak + stride, peak), torch.where(inside, peak - stride, peak)
             shift = 0.25 * (flat.gather(2, after) - flat.gather(2, before)).sign()
-            return (place + shift + 0.5) * STEP - 0.5  # (0, 0) is the centre of the first pixel
+            return (position + shift + 0.5) * HEATMAP_STRIDE - 0.5  # (0, 0) is the centre of the first pixel
 
-        return torch.cat([along(top % width, width, 1), along(top // width, height, width)], 2)
+        return torch.cat([refine(peak % width, width, 1), refine(peak // width, height, width)], 2)

@@ -1,4 +1,4 @@
-"""Projection heads: they are trained with the encoder and thrown away after it."""
+"""Heads on an encoder: projection heads, which are discarded after training, and the linear probe for AUs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 
 def projection_head(*dims: int) -> nn.Sequential:
-    """Fully connected layers dims[0] -> dims[1] -> ... with ReLU between them: [N, dims[0]] -> [N, dims[-1]]."""
+    """Build fully connected layers dims[0] -> dims[1] -> ... with ReLU between them: [N, dims[0]] -> [N, dims[-1]]."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(dims):
         layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
@@ -16,9 +16,9 @@ def projection_head(*dims: int) -> nn.Sequential:
 
 
 def normalised_head(*dims: int, last_norm: bool = True, last_affine: bool = True) -> nn.Sequential:
-    """Linear layers without bias, BatchNorm after each and ReLU between them: [N, dims[0]] -> [N, dims[-1]].
+    """Build linear layers without bias, BatchNorm after each and ReLU between: [N, dims[0]] -> [N, dims[-1]].
 
-    `last_norm`: also after the last one, there with scale and shift only if `last_affine`.
+    `last_norm`: also after the last layer, with scale and shift only if `last_affine`.
     """
     layers: list[nn.Module] = []
     for number, (inputs, outputs) in enumerate(pairwise(dims), start=2):
@@ -28,3 +28,10 @@ def normalised_head(*dims: int, last_norm: bool = True, last_affine: bool = True
         elif last_norm:
             layers.append(nn.BatchNorm1d(outputs, affine=last_affine))
     return nn.Sequential(*layers)
+
+
+class LinearProbe(nn.Sequential):
+    """BatchNorm and a bias-free linear layer (Li & Shan, CLP, section IV.A): features [N, D] -> logits [N, n]."""
+
+    def __init__(self, *, dim: int, aus: int) -> None:
+        super().__init__(nn.BatchNorm1d(dim), nn.Linear(dim, aus, bias=False))

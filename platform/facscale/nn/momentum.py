@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 
-class Momentum(nn.Module):
-    """A slowly moving copy of a module: never trained, saved with the method, always float32.
+class MomentumEncoder(nn.Module):
+    """An exponential moving average of a module (an encoder or a head): never trained, saved with the method, float32.
 
     In bfloat16 a momentum of 0.999 would round almost every update away. In training its BatchNorm layers use the
     batch's statistics, as MoCo's key encoder does.
@@ -21,13 +21,13 @@ class Momentum(nn.Module):
         self.module = copy.deepcopy(source).float().requires_grad_(False)
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
-        """What the copied module computes, without gradient."""
-        return self.module(images)
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the averaged module, without gradient."""
+        return self.module(x)
 
     @torch.no_grad()
-    def follow(self, source: nn.Module) -> None:
-        """w' <- momentum * w' + (1 - momentum) * w; call it after each optimizer step."""
-        keys = [key.data for key in self.module.parameters()]
-        queries = [query.data.float() for query in source.parameters()]
-        torch._foreach_lerp_(keys, queries, 1 - self.momentum)
+    def update(self, source: nn.Module) -> None:
+        """w' <- momentum * w' + (1 - momentum) * w. Call it after each optimizer step."""
+        averages = [average.data for average in self.module.parameters()]
+        parameters = [parameter.data.float() for parameter in source.parameters()]
+        torch._foreach_lerp_(averages, parameters, 1 - self.momentum)

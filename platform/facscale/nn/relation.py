@@ -1,4 +1,4 @@
-"""How features of different AUs learn of each other: a transformer, or a graph convolution on a fixed graph."""
+"""Layers that exchange information between the features of AUs: a transformer, and a convolution on a fixed graph."""
 
 from __future__ import annotations
 
@@ -7,34 +7,50 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-# AUs that often occur together or exclude each other. RTATL's graph is not published; these pairs are our reading of FACS.
-TOGETHER = ((1, 2), (1, 4), (4, 7), (4, 9), (6, 7), (6, 10), (6, 12), (7, 10), (10, 12), (12, 25), (14, 15), (15, 17),
-            (17, 23), (17, 24), (23, 24), (25, 26))  # fmt: skip
-APART = ((12, 15), (12, 17), (2, 6), (2, 7), (24, 25), (23, 25))
+# AUs that often occur together or exclude each other: RTATL's graph is not published, these are our reading of FACS.
+COOCCURRING = (
+    (1, 2),
+    (1, 4),
+    (4, 7),
+    (4, 9),
+    (6, 7),
+    (6, 10),
+    (6, 12),
+    (7, 10),
+    (10, 12),
+    (12, 25),
+    (14, 15),
+    (15, 17),
+    (17, 23),
+    (17, 24),
+    (23, 24),
+    (25, 26),
+)
+EXCLUSIVE = ((12, 15), (12, 17), (2, 6), (2, 7), (24, 25), (23, 25))
 
 
-class Transformer(nn.Module):
-    """One encoder and one decoder layer: features of A AUs [N, A, D] -> what each AU gathers from all of them [N, A, D].
+class AUTransformer(nn.Module):
+    """One encoder and one decoder layer over the features of A AUs: [N, A, D] -> [N, A, D].
 
-    Yan et al., RTATL (MM 2021), Eq. 1 and Figure 3: no positions in the encoder; the decoder asks with one learned
-    vector for each AU, its indicator.
+    Yan et al., RTATL (MM 2021), Eq. 1 and Figure 3: no positions in the encoder; the queries of the decoder are one
+    learned vector for each AU, its indicator.
     """
 
     def __init__(self, aus: int, *, dim: int = 128, heads: int = 8, hidden: int = 2048) -> None:
         super().__init__()
-        shape = {"d_model": dim, "nhead": heads, "dim_feedforward": hidden, "dropout": 0.0, "batch_first": True}
-        self.encoder = nn.TransformerEncoderLayer(**shape)  # type: ignore[arg-type]
-        self.decoder = nn.TransformerDecoderLayer(**shape)  # type: ignore[arg-type]
+        options = {"d_model": dim, "nhead": heads, "dim_feedforward": hidden, "dropout": 0.0, "batch_first": True}
+        self.encoder = nn.TransformerEncoderLayer(**options)  # type: ignore[arg-type]
+        self.decoder = nn.TransformerDecoderLayer(**options)  # type: ignore[arg-type]
         self.indicators = nn.Parameter(torch.randn(aus, dim))
 
     def forward(self, features: Tensor) -> Tensor:
         """[N, A, D] -> [N, A, D]."""
-        asked = self.indicators[None].repeat(len(features), 1, 1).to(features.dtype)
-        gathered: Tensor = self.decoder(asked, self.encoder(features))
-        return gathered
+        queries = self.indicators[None].repeat(len(features), 1, 1).to(features.dtype)
+        decoded: Tensor = self.decoder(queries, self.encoder(features))
+        return decoded
 
 
-class GraphConvolution(nn.Module):
+class AUGraphConvolution(nn.Module):
     """Two graph convolutions H -> act(D^-1/2 |R| D^-1/2 H W) on a fixed relation graph R: [N, A, D] -> [N, A, D].
 
     Kipf and Welling (2017), with LeakyReLU 0.2 as in the nearest public code (MLCR). `aus`: the numbers of the AUs.
@@ -45,9 +61,9 @@ class GraphConvolution(nn.Module):
     def __init__(self, aus: Sequence[int], *, dim: int = 128) -> None:
         super().__init__()
         relation = torch.eye(len(aus))
-        for one, other in (*TOGETHER, *APART):
-            if one in aus and other in aus:
-                relation[aus.index(one), aus.index(other)] = relation[aus.index(other), aus.index(one)] = 1.0
+        for a, b in (*COOCCURRING, *EXCLUSIVE):
+            if a in aus and b in aus:
+                relation[aus.index(a), aus.index(b)] = relation[aus.index(b), aus.index(a)] = 1.0
         scale = relation.sum(1).rsqrt()
         self.register_buffer("relation", scale[:, None] * relation * scale, persistent=False)
         self.layers = nn.ModuleList([nn.Linear(dim, dim) for _ in range(2)])

@@ -24,7 +24,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and the shortcut around them."""
+    """Two 3x3 convolutions, added to a shortcut."""
 
     expansion = 1
 
@@ -43,7 +43,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (which carries the stride, as in torchvision) and 1x1 convolutions, four times as wide at the end."""
+    """1x1, 3x3 (with the stride, as in torchvision) and 1x1 (four times as wide) convolutions, added to a shortcut."""
 
     expansion = 4
 
@@ -64,9 +64,9 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(Encoder):
-    """Images [N, 3, S, S] in [0, 1] -> features [N, dim]; normalises its input by ImageNet's mean and deviation.
+    """Images [N, 3, S, S] in [0, 1] -> features [N, dim]; its input is normalised by ImageNet's mean and deviation.
 
-    `width` is the first stage's channels (64 in the paper); `dim` is 8 * width, or 32 * width for depth 50.
+    `width`: channels of the first stage (64 in the paper); `dim` is 8 * width, or 32 * width for depth 50.
     """
 
     mean: Tensor
@@ -98,36 +98,36 @@ class ResNet(Encoder):
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, 3, S, S] in [0, 1] -> [N, dim]."""
-        return self.maps(images)[-1].mean((2, 3))
+        return self.extract_maps(images)[-1].mean((2, 3))
 
-    def maps(self, images: Tensor) -> list[Tensor]:
-        """What the four stages give, at a 4th, 8th, 16th and 32nd of the image's side."""
+    def extract_maps(self, images: Tensor) -> list[Tensor]:
+        """Compute the maps of the four stages, at a 4th, 8th, 16th and 32nd of the image's side."""
         x = self.maxpool(self.bn1(self.conv1((images - self.mean) / self.std)).relu())
-        found = []
+        maps = []
         for number in range(1, 5):
             x = self.get_submodule(f"layer{number}")(x)
-            found.append(x)
-        return found
+            maps.append(x)
+        return maps
 
-    def parts(self) -> list[nn.Module]:
-        """Its four stages as modules, each on what the one before it gives; the first takes images."""
-        return [First(self), *(self.get_submodule(f"layer{number}") for number in range(2, 5))]
+    def split_stages(self) -> list[nn.Module]:
+        """Return the four stages as modules, each for the output of the one before it; the first takes images."""
+        return [FirstStage(self), *(self.get_submodule(f"layer{number}") for number in range(2, 5))]
 
 
-class First(nn.Module):
-    """All of a ResNet up to the end of its first stage, sharing its layers."""
+class FirstStage(nn.Module):
+    """The layers of a ResNet up to the end of its first stage, shared with it."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, of: ResNet) -> None:
+    def __init__(self, resnet: ResNet) -> None:
         super().__init__()
-        self.register_buffer("mean", of.mean, persistent=False)
-        self.register_buffer("std", of.std, persistent=False)
-        self.layers = nn.Sequential(of.conv1, of.bn1, nn.ReLU(), of.maxpool, of.get_submodule("layer1"))
+        self.register_buffer("mean", resnet.mean, persistent=False)
+        self.register_buffer("std", resnet.std, persistent=False)
+        self.layers = nn.Sequential(resnet.conv1, resnet.bn1, nn.ReLU(), resnet.maxpool, resnet.get_submodule("layer1"))
 
     def forward(self, images: Tensor) -> Tensor:
-        """[N, 3, S, S] in [0, 1] -> [N, width, S / 4, S / 4] (four times as many for depth 50)."""
+        """[N, 3, S, S] in [0, 1] -> [N, width, S / 4, S / 4] (4 * width channels for depth 50)."""
         maps: Tensor = self.layers((images - self.mean) / self.std)
         return maps
 
@@ -142,8 +142,8 @@ def _shortcut(inputs: int, outputs: int, *, stride: int) -> nn.Module:
 class _NarrowShortcut(nn.Conv2d):
     """A strided 1x1 convolution of few channels, which drops the pixels between strides before it convolves.
 
-    The result is the same. On the CPU, torch 2.14.1's own backward pass of 2 to 7 channels, with the channels last in
-    memory, writes outside its buffers: it ends in a segmentation fault, or in wrong numbers.
+    The result is the same. On the CPU, torch 2.14.1's own backward pass of 2 to 7 channels in the channels-last layout
+    writes outside its buffers, which ends in a segmentation fault or in wrong numbers.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name in nn.Conv2d

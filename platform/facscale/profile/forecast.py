@@ -1,4 +1,4 @@
-"""What a whole job will take, told from the rehearsal of one of its trainings or of several."""
+"""Forecasts how long a job takes, from the profiles of one or several of its trainings."""
 
 from __future__ import annotations
 
@@ -8,129 +8,145 @@ from functools import cached_property
 from typing import Self
 
 from facscale.data import Dataset
-from facscale.inference import export
+from facscale.inference.export import load_export
 from facscale.job.cost import Cost, cost_of
-from facscale.job.variants import digest
-from facscale.methods import find
-from facscale.profile.rehearsal import Measured
-from facscale.profile.trainings import Training
-from facscale.profile.verdict import Parts, Verdict, expected, judged
-from facscale.train.task import Task
-from facscale.train.worker import urls
+from facscale.job.variants import hash_values
+from facscale.methods import find_method
+from facscale.profile.diagnosis import Diagnosis, PartRates, diagnose, estimate_rate
+from facscale.profile.trainings import PlannedTraining
+from facscale.profile.worker import WorkerProfile
+from facscale.train.task import TrainingTask
 
 GIGABYTE = 1e9
 
 
 @dataclass(frozen=True)
 class Price:
-    """What somebody pays for an hour; 0: not said."""
+    """The price of an hour; 0: not known."""
 
     gpu: float = 0.0
     node: float = 0.0
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What a sample is made of."""
+class SampleSize:
+    """What a sample consists of."""
 
     frames: int  # that are decoded for it
     images: int  # that are trained on: augmented copies of a frame count each
 
     @classmethod
-    def of(cls, task: Task) -> Self:
-        """By the views of its method."""
-        views = [view for view in find(task.job.method.name).sample(task.config).values() if view.pixels]
-        return cls(sum(view.count for view in views), sum(view.count * view.views for view in views))
+    def from_task(cls, task: TrainingTask) -> Self:
+        """Count the frames and images of the method's views."""
+        views = find_method(task.job.method.name).train_views(task.config).values()
+        pixels = [view for view in views if view.pixels]
+        return cls(sum(view.count for view in pixels), sum(view.count * view.views for view in pixels))
 
 
 @dataclass(frozen=True)
-class Rehearsed:
-    """A training, and what its workers found."""
+class ProfiledTraining:
+    """A training, and what its workers measured."""
 
-    training: Training
-    found: list[Measured]
-    parts: Parts
-    shape: Shape
-    verdict: Verdict
+    training: PlannedTraining
+    workers: list[WorkerProfile]  # by rank
+    rates: PartRates
+    sample: SampleSize
+    diagnosis: Diagnosis
 
     @classmethod
-    def of(cls, training: Training, found: Sequence[Measured]) -> Self:
-        """With the judgement."""
-        job, shape = training.task.job, Shape.of(training.task)
-        ordered = sorted(found, key=lambda one: one.rank)
-        parts = Parts.of(ordered, job=job, frames=shape.frames)
-        verdict = judged(ordered, parts, job=job, cached=stays_cached(training.task))
-        return cls(training, ordered, parts, shape, verdict)
+    def from_workers(cls, training: PlannedTraining, profiles: Sequence[WorkerProfile]) -> Self:
+        """Compute the rates and the diagnosis."""
+        job, sample = training.task.job, SampleSize.from_task(training.task)
+        workers = sorted(profiles, key=lambda worker: worker.rank)
+        rates = PartRates.from_workers(workers, job=job, frames=sample.frames)
+        diagnosis = diagnose(workers, rates, job=job, cached=fits_cache(training.task))
+        return cls(training, workers, rates, sample, diagnosis)
 
     @property
-    def slowest(self) -> Measured:
-        """The worker that everybody waits for."""
-        return max(self.found, key=lambda one: one.step_s)
+    def slowest(self) -> WorkerProfile:
+        """The worker that all others wait for."""
+        return max(self.workers, key=lambda worker: worker.step_s)
 
     @cached_property
     def cost(self) -> Cost:
-        """Its operations, counted."""
-        return counted(self.training.task)
+        """Operations of a step."""
+        return count_cost(self.training.task)
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Of the trainings of a row at one pace."""
+    """The trainings of a variant that have the same pace."""
 
     row: str
     method: str
-    number: int
+    count: int
     steps: int  # of all of them
     longest_s: float  # of one
     seconds: float  # of all, one after the other
     gpu_s: float  # that GPUs are held for them
-    measured: bool  # else told from operations and frames
+    is_measured: bool  # else estimated from operations and frames
 
 
-def forecasts(planned: Sequence[Training], done: Mapping[str, Rehearsed], *, first: str) -> list[Forecast]:
-    """One for each row and pace; `first`: the pace that those are told from which were not rehearsed."""
-    together: dict[tuple[str, str], list[Training]] = {}
+def forecast_trainings(
+    planned: Sequence[PlannedTraining], profiled: Mapping[str, ProfiledTraining], *, first: str
+) -> list[Forecast]:
+    """One forecast for each variant and pace; `first`: the pace from which those are estimated that were not profiled."""
+    groups: dict[tuple[str, str], list[PlannedTraining]] = {}
     for training in planned:
-        together.setdefault((training.row, pace(training.task)), []).append(training)
-    return [of_pace(some, done, first=first) for some in together.values()]
+        groups.setdefault((training.row, compute_pace_key(training.task)), []).append(training)
+    return [forecast_group(group, profiled, first=first) for group in groups.values()]
 
 
-def of_pace(some: Sequence[Training], done: Mapping[str, Rehearsed], *, first: str) -> Forecast:
-    """Of trainings that go at one pace."""
-    task, measured = some[0].task, done.get(pace(some[0].task))
-    from_ = measured or done[first]
+def forecast_group(
+    group: Sequence[PlannedTraining], profiled: Mapping[str, ProfiledTraining], *, first: str
+) -> Forecast:
+    """The forecast of trainings of one variant that have the same pace."""
+    task, measured = group[0].task, profiled.get(compute_pace_key(group[0].task))
+    reference = measured or profiled[first]
     batch, every = task.job.train.batch_size, task.job.train.checkpoint_every
-    rate = from_.parts.together
+    rate = reference.rates.training
     if measured is None:
-        rate = expected(
-            counted(task), frames=Shape.of(task).frames, measured=from_.cost, measured_frames=from_.shape.frames,
-            parts=from_.parts,
-        )  # fmt: skip
-    seconds = {one.title: one.steps * batch / rate + one.steps // every * from_.slowest.checkpoint_s for one in some}
-    all_of_them = sum(seconds[one.title] * one.seeds for one in some)
+        rate = estimate_rate(
+            count_cost(task),
+            frames=SampleSize.from_task(task).frames,
+            measured=reference.cost,
+            measured_frames=reference.sample.frames,
+            rates=reference.rates,
+        )
+    checkpoint_s = reference.slowest.checkpoint_s
+    seconds = [training.steps * batch / rate + training.steps // every * checkpoint_s for training in group]
+    total = sum(duration * training.seeds for duration, training in zip(seconds, group, strict=True))
     return Forecast(
-        row=some[0].row, method=task.job.method.name, number=sum(one.seeds for one in some),
-        steps=sum(one.steps * one.seeds for one in some), longest_s=max(seconds.values()), seconds=all_of_them,
-        gpu_s=all_of_them * task.job.cluster.gpus_per_worker * len(from_.found), measured=measured is not None,
-    )  # fmt: skip
+        row=group[0].row,
+        method=task.job.method.name,
+        count=sum(training.seeds for training in group),
+        steps=sum(training.steps * training.seeds for training in group),
+        longest_s=max(seconds),
+        seconds=total,
+        gpu_s=total * task.job.cluster.gpus_per_worker * len(reference.workers),
+        is_measured=measured is not None,
+    )
 
 
-def pace(task: Task) -> str:
+def compute_pace_key(task: TrainingTask) -> str:
     """The same for trainings whose steps take equally long."""
     job = task.job
-    block = [job.train.batch_size, job.train.accumulate, job.train.precision, job.data.image_size]
-    return digest([job.method.name, task.config.model_dump(mode="json"), sorted(task.inputs), block, job.deepspeed])
+    settings = [job.train.batch_size, job.train.accumulate, job.train.precision, job.data.image_size]
+    return hash_values(
+        [job.method.name, task.config.model_dump(mode="json"), sorted(task.inputs), settings, job.deepspeed]
+    )
 
 
-def counted(task: Task) -> Cost:
-    """Of one small step of a task."""
-    inputs = {name: export.load(exported) for name, exported in task.inputs.items()}
+def count_cost(task: TrainingTask) -> Cost:
+    """Count the operations of one small step of a task."""
+    inputs = {name: load_export(export) for name, export in task.inputs.items()}
     return cost_of(task.config, job=task.job, facts=task.facts, inputs=inputs)
 
 
-def stays_cached(task: Task) -> bool:
-    """Whether the nodes' disks keep all that an epoch reads from a store elsewhere."""
-    sources = {view.source for view in find(task.job.method.name).sample(task.config).values()}
-    sets = [Dataset(url) for source in sources for url in urls(task.job, source)]
-    size = sum(shard.bytes for dataset in sets if not dataset.folder.local for shard in dataset.manifest.shards)
+def fits_cache(task: TrainingTask) -> bool:
+    """Whether the nodes' disks hold all that an epoch reads from a remote store."""
+    sources = {view.source for view in find_method(task.job.method.name).train_views(task.config).values()}
+    datasets = [Dataset(url) for source in sources for url in task.job.data.urls(source)]
+    remote = [dataset for dataset in datasets if not dataset.folder.is_local]
+    size = sum(shard.bytes for dataset in remote for shard in dataset.manifest.shards)
     return size <= task.job.data.cache_gb * GIGABYTE

@@ -10,50 +10,47 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from facscale.data.filling import decode
+from facscale.data.decoding import decode_into
 from facscale.data.rows import Rows
 from facscale.data.shards import Dataset
 
 FETCHERS = 8  # as many as a stream has
 
 
-def read_rate(dataset: Dataset, *, seconds: float) -> float:
-    """Bytes a second of row groups in random order, cache aside. Raises DataError, CorruptError."""
-    groups = [
-        (number, group)
-        for number, shard in enumerate(dataset.manifest.shards)
-        for group in range(len(shard.row_groups))
-    ]
+def measure_read_rate(dataset: Dataset, *, seconds: float) -> float:
+    """Bytes a second of row groups in random order, bypassing the cache. Raises DataError, CorruptError."""
+    shards = dataset.manifest.shards
+    groups = [(number, group) for number, shard in enumerate(shards) for group in range(len(shard.row_groups))]
     random.shuffle(groups)
     order = itertools.cycle(groups)
 
-    def some() -> int:
+    def read_groups() -> int:
         wanted = list(itertools.islice(order, FETCHERS))
-        return sum(len(data) for data in pool.map(lambda at: dataset.fetch(shard=at[0], row_group=at[1]), wanted))
+        return sum(len(data) for data in pool.map(lambda key: dataset.fetch(shard=key[0], row_group=key[1]), wanted))
 
     with ThreadPoolExecutor(FETCHERS) as pool:
-        return rate(some, seconds=seconds)
+        return measure_rate(read_groups, seconds=seconds)
 
 
-def decode_rate(dataset: Dataset, *, threads: int, seconds: float) -> float:
+def measure_decode_rate(dataset: Dataset, *, threads: int, seconds: float) -> float:
     """Frames a second of the first row group, again and again. Raises DataError, CorruptError."""
     table = dataset.read(shard=0, row_group=0, columns=["jpeg"])
     rows, size = Rows(table, columns={}, kept=None), dataset.manifest.image_size
 
-    def all_of_them(_: int) -> int:
+    def decode_all(_: int) -> int:
         into = np.empty((size, size, 3), np.uint8)
         for index in range(len(table)):
-            decode(rows.jpeg(index), into)
+            decode_into(rows.get_jpeg(index), into)
         return len(table)
 
     with ThreadPoolExecutor(threads) as pool:
-        return rate(lambda: sum(pool.map(all_of_them, range(threads))), seconds=seconds)
+        return measure_rate(lambda: sum(pool.map(decode_all, range(threads))), seconds=seconds)
 
 
-def rate(some: Callable[[], int], *, seconds: float) -> float:
-    """What `some` has done, each time it is called, per second of at least `seconds`."""
+def measure_rate(work: Callable[[], int], *, seconds: float) -> float:
+    """Amount a second, where each call of `work` returns the amount that it did; for at least `seconds`."""
     began = time.monotonic()
-    done = some()
+    done = work()
     while time.monotonic() < began + seconds:
-        done += some()
+        done += work()
     return done / (time.monotonic() - began)

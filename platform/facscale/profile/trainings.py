@@ -1,65 +1,41 @@
-"""All trainings of a job: found by playing its story through without training anything."""
+"""The trainings of a job as tasks, without training anything: read from its plan."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from facscale.job.judge import Judge, adapting
-from facscale.job.labelled import Labelled, groups
-from facscale.job.lanes import Lanes
-from facscale.job.variants import Variant, training_key
-from facscale.train.plan import Plan
-from facscale.train.task import Task
-from facscale.train.trainer import initial, samples_per_epoch
+from facscale.job.datasets import JobData
+from facscale.job.plan import build_plan, make_task
+from facscale.job.variants import Variant, make_training_key
+from facscale.train.schedule import Schedule
+from facscale.train.task import TrainingTask
+from facscale.train.trainer import count_samples_per_epoch, initialize
 
 
 @dataclass(frozen=True)
-class Training:
-    """One that the job will do, or several that differ in their seeds alone."""
+class PlannedTraining:
+    """One training of the job, or several that differ in their seeds alone."""
 
-    row: str
+    row: str  # name of the variant that it is for
     title: str
-    task: Task
+    task: TrainingTask
     steps: int
     seeds: int
 
 
-class Noting:
-    """Stands where training would: notes what is to be trained, once each, and gives it as it is initialised."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, Training] = {}  # by what decides the weights
-        self.row: Variant | None = None  # whose trainings these are
-
-    def __call__(self, task: Task, title: str) -> bytes:
-        """The untrained method of a task."""
-        assert self.row is not None
-        key = training_key(task, fingerprints=[])
-        if key not in self.found:
-            steps = Plan(task.job, samples_per_epoch(task)).steps if task.job.train.epochs else 0
-            self.found[key] = Training(self.row.name, title, task, steps, self.row.job.seeds)
-        return initial(task)
-
-
-def trainings(rows: Sequence[Variant], *, sets: Sequence[Labelled], identities: int) -> list[Training]:
-    """What all rows train, stages before what stands on them; `identities`: people of the unlabelled data."""
-    noting = Noting()
-    for row in rows:
-        noting.row = row
-        play(row, noting, sets=sets, identities=identities)
-    return [training for training in noting.found.values() if training.steps]
-
-
-def play(row: Variant, noting: Noting, *, sets: Sequence[Labelled], identities: int) -> None:
-    """As `story` would have the row trained and probed."""
-    judge, parts = Judge(row, noting, Lanes(1), identities), groups(row.job, sets)
-    if row.learns_from_labels:
-        for part in parts:
-            judge.folds(part)
-        return
-    exported = judge.pretrained
-    if row.job.evaluate.protocol == "adapted-batchnorm":
-        probes = Judge(adapting(row), noting, Lanes(1), given={"pretrained": exported})
-        for part in parts:
-            probes.folds(part)
+def list_trainings(variants: Sequence[Variant], data: JobData) -> list[PlannedTraining]:
+    """What all variants train, each training once, stages before what depends on them. Inputs are untrained methods."""
+    plan, exports, trainings = build_plan(variants, data), dict[str, bytes](), dict[str, PlannedTraining]()
+    for variant_plan in plan.variants:
+        variant = variant_plan.variant
+        for node in plan.collect_upstream(variant_plan.trainings):
+            if node.id in exports:
+                continue
+            task = make_task(node, exports, identities=data.identities)
+            exports[node.id] = initialize(task)
+            key = make_training_key(task, fingerprints=[])
+            if key not in trainings:
+                steps = Schedule(task.job, count_samples_per_epoch(task)).steps if task.job.train.epochs else 0
+                trainings[key] = PlannedTraining(variant.name, node.title, task, steps, variant.job.seeds)
+    return [training for training in trainings.values() if training.steps]

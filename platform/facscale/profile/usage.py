@@ -1,64 +1,72 @@
-"""How busy a worker keeps its cores and its GPU."""
+"""How busy a worker keeps its CPU cores and its GPU."""
 
 from __future__ import annotations
 
-import subprocess
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psutil
+import pynvml
 import torch
-from ray._private.utils import get_system_memory
 
-EVERY_S = 1.0
-PATIENCE_S = 10
+INTERVAL_S = 1.0
+MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # cgroup v2, v1
 
 
 class Usage:
-    """`with Usage(device) as usage:`; from `begin` to the end of the block, `cores` and `gpu`."""
+    """Measures `cores` and `gpu` between the last `begin` and the end of `with Usage(device) as usage:`."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._looks: list[float] = []
+        self._samples: list[float] = []
         self._ended = threading.Event()
-        self.cores = 0.0  # busy on average, once the block has ended
+        self.cores = 0.0  # busy cores on average, known at the end of the block
         self.begin()
 
     def begin(self) -> None:
-        """What was before does not count."""
-        self._began, self._processor = time.monotonic(), time.process_time()
-        self._looks.clear()
+        """Discard what was measured so far."""
+        self._start, self._cpu_start = time.monotonic(), time.process_time()
+        self._samples.clear()
 
     @property
     def gpu(self) -> float | None:
-        """Share of the time in which the GPU had something to do, by nvidia-smi; None where that is not known."""
-        return sum(self._looks) / len(self._looks) if self._looks else None
+        """Share of the time in which the GPU was busy, by NVML; None if that is unknown."""
+        return sum(self._samples) / len(self._samples) if self._samples else None
 
     def __enter__(self) -> Self:
         if self._device.type == "cuda":
-            threading.Thread(target=self._look, name="usage", daemon=True).start()
+            threading.Thread(target=self._sample, name="usage", daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        self.cores = (time.process_time() - self._processor) / max(time.monotonic() - self._began, 1e-9)
+        self.cores = (time.process_time() - self._cpu_start) / max(time.monotonic() - self._start, 1e-9)
 
-    def _look(self) -> None:
-        card = f"GPU-{torch.cuda.get_device_properties(self._device).uuid}"
-        command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-i", card]
-        while not self._ended.wait(EVERY_S):
+    def _sample(self) -> None:
+        """Sample until the block ends; without NVML, and for a MIG device, which has no such figure, not at all."""
+        uuid = f"GPU-{torch.cuda.get_device_properties(self._device).uuid}"
+        with suppress(pynvml.NVMLError):
+            pynvml.nvmlInit()
             try:
-                done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True)  # noqa: S603
-                self._looks.append(float(done.stdout.strip()) / 100)
-            except (OSError, ValueError, subprocess.SubprocessError):  # no such program, or a card that does not tell
-                return
+                handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+                while not self._ended.wait(INTERVAL_S):
+                    self._samples.append(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100)
+            finally:
+                pynvml.nvmlShutdown()
 
 
-def memory_bytes(device: torch.device) -> int:
-    """Of the GPU; of the node, or the container, where there is none."""
+def get_memory_size(device: torch.device) -> int:
+    """Return the memory of the GPU; on the CPU that of the node, or of the container if that has less."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return int(get_system_memory())
+    limits = [psutil.virtual_memory().total]
+    for path in MEMORY_LIMITS:
+        with suppress(OSError, ValueError):  # no such file, or "max"
+            limits.append(int(Path(path).read_text(encoding="ascii")))
+    return min(limits)

@@ -1,1 +1,1 @@
-"""What a reader sees of results: tables, plots, pages, comparisons with other runs and with papers."""
+"""Presentation of results: tables, plots, pages, and comparisons with other runs and with papers."""

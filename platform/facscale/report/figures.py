@@ -1,4 +1,4 @@
-"""Pictures for the tracker and the README. Every function returns a matplotlib Figure and needs no display."""
+"""Figures for the tracker and the README. Every function returns a matplotlib Figure and needs no display."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from matplotlib.colors import LinearSegmentedColormap, hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from facscale.report.table import Table
+from facscale.report.f1_table import F1Table
 
 INK, PALE = "#22262b", "#d9dce1"
-# Okabe & Ito's palette, told apart by colour-blind readers too; grey is for references
+# Okabe and Ito's palette, which colour-blind readers can tell apart; grey is for references
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 REFERENCE = "#a9aeb6"
 
 
-def f1_bars(table: Table, *, title: str = "F1 by action unit") -> Figure:
-    """Grouped bars of F1 x 100 for each AU and their mean, one colour a row; the whiskers span the folds."""
+def plot_f1_bars(table: F1Table, *, title: str = "F1 by action unit") -> Figure:
+    """Grouped bars of F1 x 100 for each AU and their mean, one colour per row; the whiskers span the folds."""
     names = [f"AU{au}" for au in table.aus]
     figure = Figure(
         figsize=(max(6.0, 1.4 + 0.2 * (len(names) + 1) * max(3, len(table.rows))), 3.6), layout="constrained"
     )
-    axes = _axes(figure, title=title, y="F1 x 100")
+    axes = add_axes(figure, title=title, y="F1 x 100")
     width = 0.84 / len(table.rows)
     for number, row in enumerate(table.rows):
-        colour = REFERENCE if row.folds == ("published",) else _colour(number)
+        colour = REFERENCE if row.is_published else pick_colour(number)
         values = dict(zip(row.aus, row.f1 * 100, strict=True))
-        low, high = (dict(zip(row.aus, limit, strict=True)) for limit in _span(row.by_fold * 100))
-        line = np.array([*(values.get(au, np.nan) for au in table.aus), row.mean * 100])
+        low, high = (dict(zip(row.aus, limit, strict=True)) for limit in _find_range(row.by_fold * 100))
+        heights = np.array([*(values.get(au, np.nan) for au in table.aus), row.mean * 100])
         ends = np.array([[*(limit.get(au, np.nan) for au in table.aus), np.nan] for limit in (low, high)])
         ends[:, -1] = np.nanmin(row.fold_means * 100), np.nanmax(row.fold_means * 100)
-        places = np.arange(len(line)) + (number - (len(table.rows) - 1) / 2) * width
-        places[-1] += 0.35  # the mean stands apart
-        axes.bar(places, line, 0.92 * width, color=colour, label=f"{row.name}  {row.mean * 100:.1f}", zorder=2)
+        x = np.arange(len(heights)) + (number - (len(table.rows) - 1) / 2) * width
+        x[-1] += 0.35  # the mean stands apart
+        axes.bar(x, heights, 0.92 * width, color=colour, label=f"{row.name}  {row.mean * 100:.1f}", zorder=2)
         if len(row.folds) > 1:
             axes.errorbar(
-                places, line, np.abs(ends - line), fmt="none", ecolor=INK, elinewidth=0.8, alpha=0.7, zorder=3
+                x, heights, np.abs(ends - heights), fmt="none", ecolor=INK, elinewidth=0.8, alpha=0.7, zorder=3
             )
     axes.set_xticks([*range(len(names)), len(names) + 0.35], [*names, "mean"])
     axes.get_xticklabels()[-1].set_fontweight("bold")
@@ -50,18 +50,18 @@ def f1_bars(table: Table, *, title: str = "F1 by action unit") -> Figure:
     return figure
 
 
-def curves(
+def plot_curves(
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, title: str, y: str = "loss", x: str = "step"
 ) -> Figure:
-    """Lines over steps, {name: (steps, values)}; noisy ones are drawn faintly, with their running mean on top."""
+    """Lines over steps, {name: (steps, values)}; those of more than 50 values are faint, with their running mean on top."""
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
-    axes = _axes(figure, title=title, y=y)
+    axes = add_axes(figure, title=title, y=y)
     for number, (name, (steps, values)) in enumerate(series.items()):
-        at, line = np.asarray(steps, float), np.asarray(values, float)
-        smooth = _running_mean(line, window=max(1, len(line) // 25))
+        line = np.asarray(values, float)
         if len(line) > 50:
-            axes.plot(at, line, color=_colour(number), linewidth=0.7, alpha=0.3)
-        axes.plot(at, smooth if len(line) > 50 else line, color=_colour(number), linewidth=1.8, label=name)
+            axes.plot(steps, line, color=pick_colour(number), linewidth=0.7, alpha=0.3)
+            line = _smooth(line, window=max(1, len(line) // 25))
+        axes.plot(steps, line, color=pick_colour(number), linewidth=1.8, label=name)
     axes.set_xlabel(x, color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(x=0.01)
@@ -70,25 +70,28 @@ def curves(
     return figure
 
 
-def panels(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, title: str, columns: int = 3) -> Figure:
-    """Small plots side by side, one a quantity, {name: (steps, values)}: for numbers of different units."""
+def plot_panels(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, title: str, columns: int = 3
+) -> Figure:
+    """Small plots side by side, {name: (steps, values)}: for quantities of different units."""
     columns = min(columns, len(series))
     rows = -(-len(series) // columns)
     figure = Figure(figsize=(3.0 * columns, 2.1 * rows + 0.4), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
     for number, (name, (steps, values)) in enumerate(series.items()):
         axes = figure.add_subplot(rows, columns, number + 1)
-        _plain(axes)
-        axes.plot(steps, values, color=_colour(0), linewidth=1.6, marker="o" if len(values) < 20 else "", markersize=3)
+        style_axes(axes)
+        marker = "o" if len(values) < 20 else ""
+        axes.plot(steps, values, color=pick_colour(0), linewidth=1.6, marker=marker, markersize=3)
         axes.set_title(name, loc="left", fontsize=10, color=INK)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
     return figure
 
 
-def heatmap(
+def plot_heatmap(
     values: np.ndarray, *, labels: Sequence[str], title: str, sides: tuple[str, str] = ("", ""), decimals: int = 1
 ) -> Figure:
-    """A square matrix in [-1, 1]: blue above 0, orange below, values written in, nan blank; `sides`: its rows, its columns."""
+    """A square matrix in [-1, 1]: blue above 0, orange below, values written in, nan blank; `sides` names rows and columns."""
     side = max(3.0, 1.2 + 0.42 * len(labels))
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.add_subplot()
@@ -108,26 +111,26 @@ def heatmap(
     return figure
 
 
-def histogram(values: Mapping[str, Sequence[float]], *, title: str, x: str, bins: int = 60) -> Figure:
-    """How often each value occurs, {name: values}, laid over each other; the dashed lines and the legend say the means."""
+def plot_histogram(values: Mapping[str, Sequence[float]], *, title: str, x: str, bins: int = 60) -> Figure:
+    """Histograms of {name: values} over each other, without the largest 0.5 %; dashed lines and the legend show the means."""
     figure = Figure(figsize=(6.0, 3.6), layout="constrained")
-    axes = _axes(figure, title=title, y="pairs")
-    longest = max(np.quantile(line, 0.995) for line in map(np.asarray, values.values()))
+    axes = add_axes(figure, title=title, y="pairs")
+    largest = max(np.quantile(line, 0.995) for line in map(np.asarray, values.values()))
     for number, (name, line) in enumerate(values.items()):
-        mean, colour = float(np.mean(line)), _colour(number)
-        axes.hist(line, bins=bins, range=(0, longest), color=colour, alpha=0.55, label=f"{name}  mean {mean:.4f}")
+        mean, colour = float(np.mean(line)), pick_colour(number)
+        axes.hist(line, bins=bins, range=(0, largest), color=colour, alpha=0.55, label=f"{name}  mean {mean:.4f}")
         axes.axvline(mean, color=colour, linewidth=1.2, linestyle="--")
     axes.set_xlabel(x, color=INK)
     axes.legend(frameon=False, fontsize=9, labelcolor=INK)
     return figure
 
 
-def contact_sheet(images: np.ndarray, *, columns: int = 8, labels: Sequence[str] = (), title: str = "") -> Figure:
-    """Images [N, H, W, 3], uint8 or float in [0, 1], in a grid with hardly a gap; `labels` stand below them."""
+def plot_contact_sheet(images: np.ndarray, *, columns: int = 8, labels: Sequence[str] = (), title: str = "") -> Figure:
+    """Images [N, H, W, 3], uint8 or float in [0, 1], in a dense grid; `labels` stand below them."""
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    tall = 1.15 if labels else 1.0
-    figure = _gapless(1.25 * columns, 1.25 * tall * rows + (0.4 if title else 0), title=title)
+    height = 1.15 if labels else 1.0
+    figure = _make_dense_figure(1.25 * columns, 1.25 * height * rows + (0.4 if title else 0), title=title)
     for number, image in enumerate(images):
         axes = figure.add_subplot(rows, columns, number + 1)
         axes.imshow(image, interpolation="lanczos")
@@ -139,75 +142,76 @@ def contact_sheet(images: np.ndarray, *, columns: int = 8, labels: Sequence[str]
     return figure
 
 
-def sheet(columns: Mapping[str, np.ndarray], *, title: str = "") -> Figure:
-    """Columns of pictures, {name: [n, H, W, 3] images in [0, 1], or [n, H, W, 2] displacements in pixels}, a sample a row."""
+def plot_sample_sheet(columns: Mapping[str, np.ndarray], *, title: str = "") -> Figure:
+    """One row per sample, {column: [n, H, W, 3] images in [0, 1], or [n, H, W, 2] displacements in pixels}."""
     rows = len(next(iter(columns.values())))
-    figure = _gapless(1.25 * len(columns), 1.25 * rows + 0.7, title=title)
-    for place, (name, values) in enumerate(columns.items()):
-        longest = float(np.linalg.norm(values, axis=-1).max()) if values.shape[-1] == 2 else 0.0
-        pictures = coloured(values, longest=longest) if values.shape[-1] == 2 else values.clip(0, 1)
-        for number, picture in enumerate(pictures):
-            axes = figure.add_subplot(rows, len(columns), number * len(columns) + place + 1)
-            axes.imshow(picture, interpolation="lanczos")
+    figure = _make_dense_figure(1.25 * len(columns), 1.25 * rows + 0.7, title=title)
+    for column, (name, values) in enumerate(columns.items()):
+        heading, images = name, values.clip(0, 1)
+        if values.shape[-1] == 2:
+            longest = float(np.linalg.norm(values, axis=-1).max())
+            heading, images = f"{name}\nup to {longest:.1f} px", color_flow(values, longest=longest)
+        for number, image in enumerate(images):
+            axes = figure.add_subplot(rows, len(columns), number * len(columns) + column + 1)
+            axes.imshow(image, interpolation="lanczos")
             axes.set_axis_off()
             if number == 0:
-                words = f"{name}\nup to {longest:.1f} px" if values.shape[-1] == 2 else name
-                axes.set_title(words, fontsize=8, color=INK)
+                axes.set_title(heading, fontsize=8, color=INK)
     return figure
 
 
-def retrieved(
+def plot_retrieval(
     rows: Sequence[Sequence[np.ndarray]], *, captions: Sequence[Sequence[Sequence[str]]], title: str = ""
 ) -> Figure:
-    """Images [H, W, 3] uint8, a query a row: first the query, framed and apart, then its answers, the best one first.
+    """Images [H, W, 3] uint8, one row per query: the query, framed and apart, then its results, the best one first.
 
-    captions: for each image up to three lines that stand below it, the second one stressed; empty ones take no room.
+    captions: for each image up to three lines below it, the second one highlighted; empty ones take no room.
     """
     columns = max(map(len, rows))
     width = 1.25 * columns + 0.3
-    words = fill(title, width=int(9 * width))
-    figure = _gapless(width, 1.75 * len(rows) + 0.25 * words.count("\n") + 0.4, title=words)
+    wrapped = fill(title, width=int(9 * width))
+    figure = _make_dense_figure(width, 1.75 * len(rows) + 0.25 * wrapped.count("\n") + 0.4, title=wrapped)
     grid = figure.add_gridspec(len(rows), columns + 1, width_ratios=[1, 0.12, *[1] * (columns - 1)])
     for number, (images, lines) in enumerate(zip(rows, captions, strict=True)):
-        for place, (image, caption) in enumerate(zip(images, lines, strict=True)):
-            axes = figure.add_subplot(grid[number, place + (place > 0)])
+        for column, (image, caption) in enumerate(zip(images, lines, strict=True)):
+            axes = figure.add_subplot(grid[number, column + (column > 0)])
             axes.imshow(image, interpolation="lanczos")
             axes.set(xticks=[], yticks=[])
-            axes.spines[:].set(visible=place == 0, color=COLOURS[4], linewidth=2.5)
-            written = [(line, depth == 1) for depth, line in enumerate(caption) if line]
-            for depth, (line, stressed) in enumerate(written):
+            axes.spines[:].set(visible=column == 0, color=COLOURS[4], linewidth=2.5)
+            texts = [(line, place == 1) for place, line in enumerate(caption) if line]
+            for depth, (line, is_highlighted) in enumerate(texts):
                 axes.text(
-                    0.5, -0.04 - 0.1 * depth, line, transform=axes.transAxes, ha="center", va="top", fontsize=7,
-                    weight="bold" if stressed else "normal", color=COLOURS[0] if stressed else INK,
-                )  # fmt: skip
+                    0.5,
+                    -0.04 - 0.1 * depth,
+                    line,
+                    transform=axes.transAxes,
+                    ha="center",
+                    va="top",
+                    fontsize=7,
+                    weight="bold" if is_highlighted else "normal",
+                    color=COLOURS[0] if is_highlighted else INK,
+                )
     return figure
 
 
-def coloured(displacements: np.ndarray, *, longest: float) -> np.ndarray:
-    """Displacements [..., 2] as colours [..., 3]: the hue is the direction, white stands still, `longest` is pure colour."""
+def color_flow(displacements: np.ndarray, *, longest: float) -> np.ndarray:
+    """Displacements [..., 2] as colours [..., 3]: the hue is the direction, white is none, pure colour a length of `longest`."""
     angle = (np.arctan2(displacements[..., 1], displacements[..., 0]) / (2 * np.pi)) % 1
     length = np.linalg.norm(displacements, axis=-1) / max(longest, 1e-9)
     return hsv_to_rgb(np.stack([angle, length.clip(0, 1), np.ones_like(angle)], -1))
 
 
-def _gapless(width: float, height: float, *, title: str) -> Figure:
-    """A figure of pictures with hardly a gap between them, in inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)  # type: ignore[union-attr, call-arg]
-    if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
-    return figure
-
-
-def _axes(figure: Figure, *, title: str, y: str) -> Axes:
+def add_axes(figure: Figure, *, title: str, y: str) -> Axes:
+    """The only axes of a figure, in the style of all plots; y: their label."""
     axes = figure.add_subplot()
-    _plain(axes)
+    style_axes(axes)
     axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK, pad=10)
     axes.set_ylabel(y, color=INK)
     return axes
 
 
-def _plain(axes: Axes) -> None:
+def style_axes(axes: Axes) -> None:
+    """Leave only the bottom line and pale horizontal grid lines."""
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(PALE)
     axes.tick_params(colors=INK, labelsize=9, length=0)
@@ -215,19 +219,29 @@ def _plain(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _colour(number: int) -> str:
+def pick_colour(number: int) -> str:
+    """The colour of a series by its number; they repeat after six."""
     return COLOURS[number % len(COLOURS)]
 
 
-def _span(by_fold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest of each column, nan where all are."""
-    empty = np.isnan(by_fold)
-    low = np.where(empty, np.inf, by_fold).min(axis=0)
-    high = np.where(empty, -np.inf, by_fold).max(axis=0)
+def _make_dense_figure(width: float, height: float, *, title: str) -> Figure:
+    """A figure with hardly a gap between its axes."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)  # type: ignore[union-attr, call-arg]
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
+    return figure
+
+
+def _find_range(by_fold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest value of each column, nan where all are."""
+    undefined = np.isnan(by_fold)
+    low = np.where(undefined, np.inf, by_fold).min(axis=0)
+    high = np.where(undefined, -np.inf, by_fold).max(axis=0)
     return np.where(np.isinf(low), np.nan, low), np.where(np.isinf(high), np.nan, high)
 
 
-def _running_mean(values: np.ndarray, *, window: int) -> np.ndarray:
-    """Centred, over fewer values at the ends."""
+def _smooth(values: np.ndarray, *, window: int) -> np.ndarray:
+    """Centred running mean, over fewer values at the ends."""
     kernel = np.ones(window)
     return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")

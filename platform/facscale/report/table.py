@@ -1,111 +1,100 @@
-"""The table that every evaluation ends in: F1 of each AU, one row a method; terminal, CSV and JSON."""
+"""The one table of the platform: for the terminal (rich), as Markdown, as CSV and as HTML."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Literal
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from facscale.evaluate.f1 import mean
-from facscale.evaluate.scores import Row
+from facscale.report.pages import render_page
+
+Cell = str | float | None  # None and nan: undefined
+UNDEFINED = "-"
 
 
 @dataclass(frozen=True)
-class Table:
-    """Several methods on the same AUs. `a + b` puts their rows below each other."""
+class Column:
+    """A heading, and how the cells below it look."""
 
-    rows: tuple[Row, ...]
+    heading: str
+    align: Literal["left", "right"] = "right"
+    number_format: str = ""  # of numbers, as in f"{value:.1f}"; "" writes all digits
+    can_wrap: bool = True  # whether a narrow terminal may break a cell's line
 
-    def __add__(self, other: Table) -> Table:
-        return Table(self.rows + other.rows)
+    def format(self, cell: Cell, *, undefined: str) -> str:
+        """The text of a cell; text stays as it is."""
+        if isinstance(cell, str):
+            return cell
+        return undefined if cell is None or np.isnan(cell) else format(cell, self.number_format)
 
-    @cached_property
-    def aus(self) -> tuple[int, ...]:
-        """All AUs of all rows, those of the first row first."""
-        return tuple(dict.fromkeys(au for row in self.rows for au in row.aus))
 
-    def rich(self, *, title: str = "F1 x 100") -> RichTable:
-        """For the terminal: AU1 AU2 ... Avg, the best of each column bold, undefined values as a dash."""
-        table = RichTable(title=title, title_justify="left", caption=self._caption(), caption_justify="left")
-        table.add_column("", no_wrap=True)
-        for name in (*(f"AU{au}" for au in self.aus), "Avg"):
-            table.add_column(name, justify="right", no_wrap=True)
-        cells = np.array([self._line(row) for row in self.rows]).round(1)
-        best = np.array([np.nanmax(column) if (~np.isnan(column)).any() else np.nan for column in cells.T])
-        for row, line in zip(self.rows, cells, strict=True):
-            shown = [_cell(value, best=value == top and len(cells) > 1) for value, top in zip(line, best, strict=True)]
-            table.add_row(row.name, *shown)
+@dataclass(frozen=True)
+class ReportTable:
+    """Rows of text and numbers, [rows][columns]. The first column names the rows."""
+
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
+    title: str = ""
+    caption: str = ""  # below the table in a terminal
+    notes: Sequence[str] = ()  # sentences about rows: above the caption in a terminal, a list below the Markdown table
+    should_mark_best: bool = False  # bold for the largest number of each column, in a terminal and from two rows on
+    should_align_markdown: bool = True
+
+    def to_rich(self) -> RichTable:
+        """The table for a terminal; the first column has no heading there."""
+        below = escape("\n".join([*self.notes, *([self.caption] if self.caption else [])]))
+        table = RichTable(
+            title=escape(self.title) or None, title_justify="left", caption=below or None, caption_justify="left"
+        )
+        for number, column in enumerate(self.columns):
+            heading = escape(column.heading) if number else ""
+            table.add_column(heading, justify=column.align, no_wrap=not column.can_wrap)
+        best = self._best_numbers()
+        for row, texts in zip(self.rows, self._texts(UNDEFINED), strict=True):
+            bold = [not isinstance(cell, str) and text == top for cell, text, top in zip(row, texts, best, strict=True)]
+            table.add_row(*(Text(text, style="bold" if top else "") for text, top in zip(texts, bold, strict=True)))
         return table
 
-    def csv(self) -> str:
-        """One line a method and fold (and "mean" and "pooled"), F1 x 100 with two decimals, undefined cells empty."""
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["method", "fold", *(f"AU{au}" for au in self.aus), "Avg"])
-        for row in self.rows:
-            lines = [("mean", row.f1), ("pooled", row.pooled), *zip(row.folds, row.by_fold, strict=True)]
-            for fold, line in lines[: 1 if row.folds == ("published",) else None]:
-                values = dict(zip(row.aus, line, strict=True))
-                cells = [values.get(au, np.nan) for au in self.aus] + [float(mean(line))]
-                writer.writerow([row.name, fold, *("" if np.isnan(cell) else f"{100 * cell:.2f}" for cell in cells)])
-        return out.getvalue()
+    def to_markdown(self) -> str:
+        """A GitHub table, and the notes as a list below it."""
+        headings = [column.heading for column in self.columns]
+        rules = ["---:" if self.should_align_markdown and column.align == "right" else "---" for column in self.columns]
+        lines = [f"| {' | '.join(texts)} |\n" for texts in [headings, rules, *self._texts(UNDEFINED)]]
+        notes = [f"\n- {note}" for note in self.notes]
+        return "".join([*lines, *notes, *(["\n"] if notes else [])])
 
-    def markdown(self) -> str:
-        """As `rich` shows it, for a page."""
-        head = ["", *(f"AU{au}" for au in self.aus), "Avg"]
-        lines = [head, ["---", *["---:"] * (len(head) - 1)]]
-        lines += [[row.name, *(_cell(value, best=False).plain for value in self._line(row))] for row in self.rows]
-        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    def to_csv(self) -> str:
+        """Comma-separated values with a heading; undefined cells are empty."""
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([column.heading for column in self.columns])
+        writer.writerows(self._texts(""))
+        return file.getvalue()
 
-    def json(self) -> str:
-        """Everything, F1 in [0, 1], undefined values as null; `Table.read` takes it back."""
-        return json.dumps({"schema": 1, "rows": [_plain(row) for row in self.rows]}, indent=1, allow_nan=False)
+    def to_html(self) -> str:
+        """A <table>, escaped, with its title as <caption>: a part of a page (`pages.render_page`)."""
+        return render_page("table.html", table=self, rows=self._texts(UNDEFINED))
 
-    @classmethod
-    def read(cls, text: str) -> Table:
-        """The table that `json` wrote."""
-        return cls(tuple(_row(entry) for entry in json.loads(text)["rows"]))
-
-    def _line(self, row: Row) -> list[float]:
-        values = dict(zip(row.aus, row.f1 * 100, strict=True))
-        return [*(float(values.get(au, np.nan)) for au in self.aus), row.mean * 100]
-
-    def _caption(self) -> str | None:
-        papers = [f"{row.name}: {row.source}" for row in self.rows if row.folds == ("published",)]
-        splits = dict.fromkeys(
-            f"folds: {row.source}" for row in self.rows if row.folds != ("published",) and row.source
-        )
-        gaps = [
-            f"{row.name}: no positive frame of {', '.join(row.undefined)}; left out"
+    def _texts(self, undefined: str) -> list[list[str]]:
+        return [
+            [column.format(cell, undefined=undefined) for column, cell in zip(self.columns, row, strict=True)]
             for row in self.rows
-            if row.undefined
         ]
-        return "\n".join([*splits, *papers, *gaps]) or None
 
-
-def _cell(value: float, *, best: bool) -> Text:
-    return Text("-" if np.isnan(value) else f"{value:.1f}", style="bold" if best else "")
-
-
-def _plain(row: Row) -> dict[str, Any]:
-    def bare(values: np.ndarray) -> list[Any]:
-        return [bare(line) if np.ndim(line) else None if np.isnan(line) else float(line) for line in values]
-
-    return {
-        "name": row.name, "source": row.source, "seeds": row.seeds, "aus": list(row.aus), "folds": list(row.folds), "mean": bare(np.array([row.mean]))[0],
-        "f1": bare(row.f1), "by_fold": bare(row.by_fold), "pooled": bare(row.pooled),
-    }  # fmt: skip
-
-
-def _row(entry: dict[str, Any]) -> Row:
-    by_fold, pooled = np.array(entry["by_fold"], float), np.array(entry["pooled"], float)  # null becomes nan
-    return Row(
-        entry["name"], tuple(entry["aus"]), by_fold, pooled, tuple(entry["folds"]), entry["source"], entry["seeds"]
-    )
+    def _best_numbers(self) -> list[str | None]:
+        """The largest number of each column as it is shown; None where nothing is to be marked."""
+        if not self.should_mark_best or len(self.rows) < 2:
+            return [None] * len(self.columns)
+        best: list[str | None] = []
+        for number, column in enumerate(self.columns):
+            cells = [cell for cell in (row[number] for row in self.rows) if not isinstance(cell, str | None)]
+            defined = [cell for cell in cells if not np.isnan(cell)]
+            best.append(column.format(max(defined), undefined=UNDEFINED) if defined else None)
+        return best

@@ -1,4 +1,4 @@
-"""The jobs and the pipelines that come with facscale: in a checkout the two folders at its root, in a wheel copies of them."""
+"""The jobs and pipelines that come with facscale: in a checkout links to the two folders at its root, in a wheel copies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Kind = Literal["jobs", "pipelines"]
 
 
 def locate_shipped(kind: Kind) -> Path:
-    """The folder of one kind of YAML files. Raises UserError where the installation lost it."""
+    """Return the folder with the YAML files of one kind. Raises UserError if the installation lacks it."""
     folder = Path(str(importlib.resources.files(__name__) / kind)).resolve()
     if not any(folder.glob("*.yaml")):
         raise UserError(f"{folder}: facscale's own {kind} are missing from this installation; install facscale again")

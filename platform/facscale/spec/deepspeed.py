@@ -1,10 +1,10 @@
-"""What a `deepspeed:` block may not say: what the loop decides, and what would run other code or write elsewhere."""
+"""Refused keys of a `deepspeed:` block: set from other parts of the spec, or able to run code or write elsewhere."""
 
 from __future__ import annotations
 
 from typing import Any
 
-OWNED_BY_THE_LOOP = {
+SET_BY_SPEC = {
     "train_batch_size": "train.batch_size",
     "train_micro_batch_size_per_gpu": "train.batch_size and cluster.workers",
     "gradient_accumulation_steps": "train.accumulate",
@@ -12,7 +12,7 @@ OWNED_BY_THE_LOOP = {
     "optimizer": "train.optimizer",
     "scheduler": "train.schedule",
 }
-REACHES_OUT = {  # by dotted key
+REFUSED = {  # dotted key: what it does
     "autotuning": "starts programs",
     "comet": "sends to another tracker",
     "compile": "names code; train.compile compiles",
@@ -29,10 +29,10 @@ REACHES_OUT = {  # by dotted key
 
 
 def refuse_reserved(block: dict[str, Any]) -> None:
-    """Raises ValueError for a key that is not the spec's to give."""
-    for key in block.keys() & OWNED_BY_THE_LOOP.keys():
-        raise ValueError(f"deepspeed.{key} is set from {OWNED_BY_THE_LOOP[key]}; write it there")
-    for key, why in REACHES_OUT.items():
+    """Raise ValueError for a key that a spec must not set."""
+    for key in block.keys() & SET_BY_SPEC.keys():
+        raise ValueError(f"deepspeed.{key} is set from {SET_BY_SPEC[key]}; write it there")
+    for key, effect in REFUSED.items():
         outer, _, inner = key.partition(".")
         if outer in block and (not inner or (isinstance(block[outer], dict) and inner in block[outer])):
-            raise ValueError(f"deepspeed.{key} is refused: it {why}")
+            raise ValueError(f"deepspeed.{key} is not allowed: it {effect}")

@@ -1,4 +1,4 @@
-"""What is wrong with a user's file, and where it was written."""
+"""Errors of a user's spec files, and the places that they point to."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from facscale.errors import UserError
 
 
 class SpecError(UserError):
-    """The user's file cannot be used."""
+    """A spec file, or an override of it, cannot be used."""
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Where a value was written."""
+class SourceLocation:
+    """Where a value was written: "jobs/clp.yaml:12", or a file or the command line alone where `line` is 0."""
 
     file: str
     line: int = 0

@@ -1,13 +1,13 @@
-"""What a job file may say: closed, frozen, typed, with units and ranges.
+"""The schema of a job file: closed, frozen and typed, with units and ranges.
 
-The `method:` block is the one part that this room does not know: a method owns its hyper-parameters
-(`methods/base.py`), so here it is a name and whatever else stands in the block.
+Only the `method:` block is open here: each method declares its own hyper-parameters (`methods/base.py`).
 """
 
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     ConfigDict,
@@ -30,14 +30,14 @@ Url = str  # any fsspec URL: s3://bucket/folder, file:///folder, or a plain path
 
 
 class Method(Block):
-    """Names a method; its other keys are that method's own (see `facscale methods`)."""
+    """The name of a method; the other keys are its hyper-parameters (see `facscale methods`)."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str
 
 
 class Augment(Block):
-    """Random changes to every training image, drawn and applied on the accelerator."""
+    """Random augmentation of every training image, sampled and applied on the accelerator."""
 
     rotation: NonNegativeFloat = 10.0  # degrees, uniform in [-rotation, +rotation]
     flip: Fraction = 0.5  # probability of a left-right mirror image
@@ -45,11 +45,11 @@ class Augment(Block):
     contrast: NonNegativeFloat = 0.4
     saturation: NonNegativeFloat = 0.4
     hue: Fraction = 0.0  # turns of the colour circle, uniform in [-x, +x]
-    jitter: Fraction = 1.0  # probability that brightness, contrast, saturation and hue change at all
-    grey: Fraction = 0.0  # probability that all colour goes
-    blur: Fraction = 0.0  # probability of a Gaussian blur, sigma uniform in [0.1, 2] pixels of 224
+    jitter: Fraction = 1.0  # probability of changing brightness, contrast, saturation and hue at all
+    grey: Fraction = 0.0  # probability of a greyscale image
+    blur: Fraction = 0.0  # probability of a Gaussian blur, sigma uniform in [0.1, 2] pixels at 224 x 224
     compression: Fraction = 0.0  # probability of JPEG artefacts, quality uniform in [30, 95]
-    holes: Fraction = 0.0  # probability of 1 to 8 black squares, sides uniform in [1/32, 1/8] of the image's
+    holes: Fraction = 0.0  # probability of 1 to 8 black squares, sides uniform in [1/32, 1/8] of the image's side
     crop: Range = (0.8, 1.0)  # side of the random crop as a share of the image's side
     aspect: Annotated[float, Field(ge=1, le=4)] = 1.0  # width / height of the crop, log-uniform in [1 / x, x]
 
@@ -61,23 +61,30 @@ class Augment(Block):
 
 
 class Data(Block):
-    """Which shards are read, and how."""
+    """Which data sets are read, and how."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"mixed": "joint"}
 
     unlabelled: tuple[Url, ...] | Url = ()
     labelled: tuple[Url, ...] | Url = ()
-    mixed: bool = False  # the labelled sets are learned from together, each fold of all at once; else each on its own
-    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the people whose loss is only watched
-    test: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the unlabelled people that no training looks at
-    image_size: PositiveInt = 224  # pixels, side of the network's square input
-    per_track: PositiveInt | Literal["all"] = 1  # samples an epoch takes from each track; "all": those that fit in it
-    canonical_streams: PositiveInt = 64  # the order of samples depends on this, never on the number of workers
+    joint: bool = False  # train on all labelled sets together, fold by fold; else on each set on its own
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the people held out to monitor the loss
+    test: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the unlabelled people held out from all training
+    image_size: PositiveInt = 224  # pixels, side of the square input of the network
+    per_track: PositiveInt | Literal["all"] = 1  # samples of each track in an epoch; "all": as many as fit
+    canonical_streams: PositiveInt = 64  # the order of samples depends on this, not on the number of workers
     shuffle_block: PositiveInt = 4  # row groups of a canonical stream that are shuffled together
     threads: PositiveInt = 4  # JPEG decoding threads of each worker
-    prefetch: PositiveInt = 4  # batches prepared ahead
+    prefetch: PositiveInt = 4  # batches prepared in advance
     cache: Url = "~/.cache/facscale/shards"  # local folder for row groups of remote data sets
     cache_gb: PositiveFloat = 100.0
-    max_bad: Fraction = 0.001  # share of unreadable frames or row groups at which the run stops
+    max_bad: Fraction = 0.001  # the run stops at this share of unreadable frames or row groups
     augment: Augment = Augment()
+
+    def urls(self, source: str) -> tuple[str, ...]:
+        """The data sets of a source, "unlabelled" or "labelled", as a tuple whether the spec gives one or several."""
+        given = self.unlabelled if source == "unlabelled" else self.labelled
+        return (given,) if isinstance(given, str) else given
 
 
 class Optimizer(Block):
@@ -100,16 +107,16 @@ class Schedule(Block):
 
 
 class Train(Block):
-    """The training loop. A batch is the global one, over all workers, in samples (a CLP sample is one clip)."""
+    """The training loop. Batch sizes are global, over all workers, in samples (a sample of CLP is one clip)."""
 
     batch_size: PositiveInt = 64
     accumulate: PositiveInt = 1  # micro-batches per optimizer step
-    epochs: NonNegativeFloat = 200.0  # 0: the encoder stays as it was initialised
+    epochs: NonNegativeFloat = 200.0  # 0: the encoder keeps its initial weights
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
-    clip: NonNegativeFloat = 0.0  # largest gradient norm; 0: never clip
+    clip: NonNegativeFloat = 0.0  # maximum gradient norm; 0: no clipping
     precision: Literal["float32", "bf16"] = "float32"  # bf16: autocast; weights and momentum stay float32
-    sync_batchnorm: bool = False  # BatchNorm over the batches of all workers together
+    sync_batchnorm: bool = False  # BatchNorm statistics over the batches of all workers
     channels_last: bool = True
     compile: bool = False  # torch.compile
     log_every: PositiveInt = 10  # steps
@@ -117,37 +124,40 @@ class Train(Block):
     keep_checkpoints: PositiveInt = 2
     probe_every: NonNegativeInt = 1000  # steps between online probes and collapse diagnostics; 0: never
     probe_frames: PositiveInt = 512  # labelled frames of the online probe
-    validate_every: NonNegativeInt = 0  # steps between looks at the people of data.validation (without any: at sheets
-    # of pictures of the others alone); 0: never
-    validation_batches: PositiveInt = 8  # at each look, the same ones
+    # Steps between validations on the people of data.validation; 0: never. Without such people, a validation only draws
+    # sample sheets of training people.
+    validate_every: NonNegativeInt = 0
+    validation_batches: PositiveInt = 8  # in each validation, always the same ones
 
 
 class Cluster(Block):
-    """What the job asks Ray for, and where it keeps its state (`storage`: checkpoints)."""
+    """The resources that the job requests from Ray, and where it stores checkpoints."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"patience": "collective_timeout_s", "regroup": "resize_interval_s"}
 
     workers: PositiveInt | Annotated[tuple[PositiveInt, PositiveInt], Field(min_length=2, max_length=2)] = 1
     gpus_per_worker: NonNegativeFloat = 1.0
     cpus_per_worker: PositiveFloat = 4.0
-    max_failures: int = Field(default=8, ge=-1)  # restarts after lost workers; -1: without end
-    patience: PositiveInt = 600  # seconds that a worker waits for the others in one operation; then it has failed
-    regroup: PositiveFloat = 60.0  # seconds between two looks whether an elastic job could have more workers
-    autoscaling: bool = False  # the cluster grows on demand: do not refuse a job larger than what stands now
+    max_failures: int = Field(default=8, ge=-1)  # restarts after lost workers; -1: no limit
+    collective_timeout_s: PositiveInt = 600  # seconds until a collective operation without all workers fails
+    resize_interval_s: PositiveFloat = 60.0  # seconds between checks whether an elastic job can get more workers
+    autoscaling: bool = False  # the cluster grows on demand: accept a job larger than the current cluster
     storage: Url = Field(default_factory=lambda: os.environ.get("FACSCALE_RUNS", "~/facscale/runs"))  # for all nodes
-    name: str = ""  # tag in MLflow; "" takes the host's name
+    name: str = ""  # tag in MLflow; "": the host's name
 
     @property
-    def fewest_workers(self) -> int:
-        """With fewer, the job waits."""
+    def min_workers(self) -> int:
+        """The job waits until it has this many workers."""
         return self.workers if isinstance(self.workers, int) else self.workers[0]
 
     @property
-    def most_workers(self) -> int:
-        """More would not be used."""
+    def max_workers(self) -> int:
+        """The job uses at most this many workers."""
         return self.workers if isinstance(self.workers, int) else self.workers[1]
 
 
 class Probe(Block):
-    """BatchNorm and a bias-free linear layer on frozen embeddings."""
+    """The linear probe: BatchNorm and a linear layer without bias on frozen embeddings."""
 
     epochs: PositiveInt = 30
     batch_size: PositiveInt = 256
@@ -158,81 +168,86 @@ class Probe(Block):
 class Evaluate(Block):
     """Subject-exclusive cross-validated F1."""
 
+    renamed: ClassVar[Mapping[str, str]] = {"across": "cross_dataset"}
+
     protocol: Literal["linear-probe", "adapted-batchnorm"] = "linear-probe"
     folds: int = Field(default=3, ge=2)
-    repeats: PositiveInt = 1  # cross-validations, each with another split of the people; the published one comes first
+    repeats: PositiveInt = 1  # cross-validations, each with another split of the people; the published split is first
     threshold: Fraction = 0.5
-    seed: NonNegativeInt = 0  # of the split, where a data set has no published folds
-    transfer: tuple[Url, ...] = ()  # labelled sets that nothing learns from: what each fold learned is tested there too
-    across: Literal["", "pairs", "leave-one-out"] = ""  # labelled sets as test sets of each other: each is learned from
-    # and tested on every one; or all others are learned from together, and the one left out is tested
-    expressions: tuple[Url, ...] = ()  # sets of facial expressions: a probe on the frozen encoder, by their own split
-    subjects: NonNegativeInt = 0  # people of each fold's training part that are learned from; 0: all of them
+    seed: NonNegativeInt = 0  # of the split, for data sets without published folds
+    transfer: tuple[Url, ...] = ()  # labelled sets on which the model of each fold is tested too, and never trained
+    # Cross-dataset evaluation. "pairs": train on each labelled set, test on every one. "leave-one-out": train on all
+    # sets but one together, test on that one.
+    cross_dataset: Literal["", "pairs", "leave-one-out"] = ""
+    expressions: tuple[
+        Url, ...
+    ] = ()  # sets of facial expressions, for a probe on the frozen encoder by their own split
+    subjects: NonNegativeInt = 0  # number of people of each fold's training part to train on; 0: all
     probe: Probe = Probe()
-    rendered_people: NonNegativeInt = 40  # rendered with known truth, to measure disentanglement; 0: none
-    map_frames: NonNegativeInt = 1000  # test frames in the picture of the embedding (t-SNE, by AU and person); 0: none
-    attention_faces: NonNegativeInt = 6  # test faces in the picture of where the network looks; 0: none
-    pairs: NonNegativeInt = 6400  # of frames, whose movements are measured where a method tells some; 0: none
-    baselines: dict[Name, dict[str, Any] | None] = {}  # further rows: patches over this very spec; null: none
+    rendered_people: NonNegativeInt = 40  # rendered with known ground truth, to measure disentanglement; 0: none
+    map_frames: NonNegativeInt = 1000  # test frames in the t-SNE map of the embedding, by AU and person; 0: no map
+    attention_faces: NonNegativeInt = 6  # test faces in the figure of attention maps; 0: no figure
+    pairs: NonNegativeInt = 6400  # frame pairs whose movement is measured, for methods that predict motion; 0: none
+    baselines: dict[Name, dict[str, Any] | None] = {}  # further rows of the tables: patches over this spec; null: none
 
 
 class Track(Block):
-    """MLflow. Without a `uri`, MLFLOW_TRACKING_URI; without that, a SQLite file beside the runs."""
+    """MLflow tracking. Without `uri`, MLFLOW_TRACKING_URI is used, and without that a SQLite file beside the runs."""
 
     uri: str = ""
-    experiment: str = ""  # "" takes the first labelled data set's name
+    experiment: str = ""  # "": the name of the first labelled data set
     tags: dict[str, str] = {}
 
 
 class Input(Block):
-    """A trained method that another one builds on: an earlier stage of the same job, an exported file, public weights."""
+    """A trained method as an input of another: an earlier stage of the same job, an exported file or public weights."""
 
     stage: str = ""
     url: Url = ""
-    sha256: Annotated[str, Field(pattern="^([0-9a-f]{8,64})?$")] = ""  # of the file at `url`, or how it begins
+    sha256: Annotated[str, Field(pattern="^([0-9a-f]{8,64})?$")] = ""  # of the file at `url`, or its first digits
 
     @model_validator(mode="after")
-    def _from_one_place(self) -> Input:
+    def _check_source(self) -> Input:
         if bool(self.stage) == bool(self.url) or bool(self.url) != bool(self.sha256):
             raise ValueError("write either {stage: NAME} or {url: FILE, sha256: CHECKSUM}")
         return self
 
 
 class Job(Block):
-    """One file under jobs/: pre-train (or train per fold), evaluate, compare."""
+    """A file under jobs/: pre-train (or train in each fold), evaluate, compare."""
 
-    name: Name = ""  # "" takes the file's name
+    name: Name = ""  # "": the file's name
     seed: NonNegativeInt = 0
-    seeds: PositiveInt = 1  # trainings of every row, with seed, seed + 1, ...: the tables show their mean and spread
+    seeds: PositiveInt = 1  # trainings of every row, with seed, seed + 1, ...; tables show mean and spread
     method: Method
-    stages: dict[Name, dict[str, Any]] = {}  # trained first, in this order: each a patch over this very spec
-    inputs: dict[str, Input | None] = {}  # what the method's constructor takes beyond its hyper-parameters; null: none
-    start: Input | None = None  # the same method, trained before: weights that fit by name and shape are begun with
+    stages: dict[Name, dict[str, Any]] = {}  # trained first, in this order: patches over this spec
+    inputs: dict[str, Input | None] = {}  # trained methods that the method takes, by parameter; null: none
+    start: Input | None = None  # initial weights: those of an earlier training that fit by name and shape
     data: Data = Data()
     train: Train = Train()
     cluster: Cluster = Field(default_factory=Cluster)
-    deepspeed: dict[str, Any] = {}  # passed on verbatim
+    deepspeed: dict[str, Any] = {}  # passed to DeepSpeed as it is
     evaluate: Evaluate = Evaluate()
     sweep: Sweep | None = None
     track: Track = Track()
 
     @model_validator(mode="after")
-    def _one_way_to_say_each_thing(self) -> Job:
+    def _check_consistency(self) -> Job:
         refuse_reserved(self.deepspeed)
-        if self.evaluate.across and (
-            self.data.mixed or len(self.data.labelled) < 2 or isinstance(self.data.labelled, str)
+        if self.evaluate.cross_dataset and (
+            self.data.joint or len(self.data.labelled) < 2 or isinstance(self.data.labelled, str)
         ):
             raise ValueError(
-                f"evaluate.across={self.evaluate.across} learns from some of data.labelled and tests on others: name two "
-                "sets or more there, without data.mixed"
+                f"evaluate.cross_dataset={self.evaluate.cross_dataset} trains on some sets of data.labelled and tests on "
+                "others: give two or more sets there, and leave out data.joint"
             )
-        for name, source in self.built_on.items():
+        for place, source in self.dependencies.items():
             if source.stage and source.stage not in self.stages:
-                raise ValueError(f'{name} names the stage "{source.stage}", which is not under stages, or comes later')
+                raise ValueError(f'{place} names the stage "{source.stage}", which is not under stages, or comes later')
         return self
 
     @property
-    def built_on(self) -> dict[str, Input]:
-        """All trained methods that it takes, by where they are written."""
-        given = {f"inputs.{name}": source for name, source in self.inputs.items()} | {"start": self.start}
-        return {place: source for place, source in given.items() if source is not None}
+    def dependencies(self) -> dict[str, Input]:
+        """All trained methods that the job takes, by their key in the spec ("inputs.fan", "start")."""
+        sources = {f"inputs.{name}": source for name, source in self.inputs.items()} | {"start": self.start}
+        return {place: source for place, source in sources.items() if source is not None}

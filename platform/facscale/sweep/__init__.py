@@ -1,4 +1,4 @@
-"""Ray Tune over keys of a spec: a job file with a `sweep:` block searches first, then judges what it found."""
+"""Ray Tune over the keys of a spec: a job file with a `sweep:` block searches first, then runs with the best values."""
 
 from facscale.sweep.run import run_sweep
 

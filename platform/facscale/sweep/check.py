@@ -1,4 +1,4 @@
-"""`facscale check` of a sweep: what is searched, and for how long."""
+"""`facscale check` of a sweep: what is searched, in how many trials."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from rich.console import Console
 
 from facscale.spec import Document
 from facscale.spec.sweep import Domain, Sweep
-from facscale.sweep.outcome import shown
-from facscale.sweep.run import checked
+from facscale.sweep.outcome import format_value
+from facscale.sweep.run import check_sweep_spec
 
 
 def check_sweep(document: Document, *, name: str) -> None:
     """Print the search. Raises SpecError for one that cannot run."""
-    sweep, console = checked(document, name=name), Console(highlight=False)
-    console.print(f"\n[bold]sweep[/bold]: {trials(sweep)} trials by {sweep.search}, {sweep.goal} of {sweep.objective}")
-    for key, values in sweep.searched.items():
-        console.print(f"  {key:<28} {domain(values)}", markup=False)
+    sweep, console = check_sweep_spec(document, name=name), Console(highlight=False)
+    console.print(
+        f"\n[bold]sweep[/bold]: {count_trials(sweep)} trials by {sweep.search}, {sweep.goal} of {sweep.objective}"
+    )
+    for key, domain in sweep.active_space.items():
+        console.print(f"  {key:<28} {describe_domain(domain)}", markup=False)
     at_most = "changes values" if sweep.search == "pbt" else "stops the worse trials"
     if sweep.search == "pbt" or sweep.early_stopping == "asha":
         console.print(
@@ -25,17 +27,19 @@ def check_sweep(document: Document, *, name: str) -> None:
         )
 
 
-def trials(sweep: Sweep) -> int:
-    """How many there will be."""
+def count_trials(sweep: Sweep) -> int:
+    """The number of trials."""
     return (
-        math.prod(len(v) for v in sweep.searched.values() if isinstance(v, tuple))
+        math.prod(len(v) for v in sweep.active_space.values() if isinstance(v, tuple))
         if sweep.search == "grid"
         else sweep.trials
     )
 
 
-def domain(values: Domain) -> str:
-    """In words."""
-    if isinstance(values, tuple):
-        return "one of " + ", ".join(map(shown, values))
-    return f"{shown(values.low)} to {shown(values.high)}" + (", evenly over orders of magnitude" if values.log else "")
+def describe_domain(domain: Domain) -> str:
+    """A domain in words."""
+    if isinstance(domain, tuple):
+        return "one of " + ", ".join(map(format_value, domain))
+    return f"{format_value(domain.low)} to {format_value(domain.high)}" + (
+        ", evenly over orders of magnitude" if domain.log else ""
+    )

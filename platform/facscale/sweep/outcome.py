@@ -1,4 +1,4 @@
-"""What came of one trial."""
+"""The outcome of one trial."""
 
 from __future__ import annotations
 
@@ -11,72 +11,75 @@ from facscale.spec.sweep import Scalar
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One trial, over or not."""
+class TrialOutcome:
+    """One trial, whether it still runs or not."""
 
     trial: str  # its id
     values: Mapping[str, Scalar]  # by dotted key
-    course: Sequence[tuple[int, float]] = ()  # per cent of the training done, and the objective then
-    ended: str = ""  # why its training ended by itself: collapsed, diverged
+    history: Sequence[tuple[int, float]] = ()  # per cent of the training done, and the objective then
+    stop_reason: str = ""  # why its training ended by itself: collapsed, diverged
     error: str = ""
-    place: str = ""  # where a training with these values is looked for
-    training: str = ""  # where this one lies
+    place: str = ""  # name of the training that a job with these values looks for
+    training: str = ""  # name of the trial's own training
 
     @classmethod
-    def of(cls, result: Any) -> Outcome:
-        """From Ray Tune's result."""
+    def from_result(cls, result: Any) -> TrialOutcome:
+        """Read Ray Tune's result."""
         last, table = result.metrics or {}, result.metrics_dataframe
-        told = table is not None and "percent" in table  # a trial that has not reported has a table without columns
-        rows = zip(table["percent"], table["objective"], strict=True) if told else []
-        course = {int(percent): float(objective) for percent, objective in rows}
+        has_reports = table is not None and "percent" in table  # a trial without reports has a table without columns
+        rows = zip(table["percent"], table["objective"], strict=True) if has_reports else []
+        history = {int(percent): float(objective) for percent, objective in rows}
         return cls(
-            str(last.get("trial_id", "")), dict(result.config or {}), tuple(sorted(course.items())),
-            str(last.get("ended", "")), _first_line(result.error), str(last.get("place", "")), str(last.get("training", "")),
-        )  # fmt: skip
+            str(last.get("trial_id", "")),
+            dict(result.config or {}),
+            tuple(sorted(history.items())),
+            stop_reason=str(last.get("ended", "")),
+            error=_get_last_line(result.error),
+            place=str(last.get("place", "")),
+            training=str(last.get("training", "")),
+        )
 
     @property
     def objective(self) -> float:
-        """The last one; nan before the first."""
-        return self.course[-1][1] if self.course else math.nan
+        """The last objective; nan before the first."""
+        return self.history[-1][1] if self.history else math.nan
 
     @property
     def percent(self) -> int:
-        """How far its training came."""
-        return self.course[-1][0] if self.course else 0
+        """Per cent of its training that is done."""
+        return self.history[-1][0] if self.history else 0
 
     @property
-    def whole(self) -> bool:
-        """Whether it reached its end with weights that are worth something."""
-        return self.percent == 100 and not self.ended and not self.error
+    def is_complete(self) -> bool:
+        """Whether it was trained to the end, and neither collapsed nor failed."""
+        return self.percent == 100 and not self.stop_reason and not self.error
 
     @property
     def title(self) -> str:
         """As in "margin=0.05 queue_size=1024"."""
-        return " ".join(f"{short(key)}={shown(value)}" for key, value in self.values.items())
+        return " ".join(f"{shorten_key(key)}={format_value(value)}" for key, value in self.values.items())
 
     @property
     def state(self) -> str:
-        """In a word."""
-        return (
-            "failed"
-            if self.error
-            else self.ended or ("done" if self.percent == 100 else f"stopped at {self.percent} %")
-        )
+        """failed, collapsed, diverged, done, or "stopped at 40 %"."""
+        if self.error:
+            return "failed"
+        return self.stop_reason or ("done" if self.percent == 100 else f"stopped at {self.percent} %")
 
-    def at(self, percent: int) -> float:
-        """The last objective until then; nan before the first."""
-        return next((value for done, value in reversed(self.course) if done <= percent), math.nan)
+    def objective_at(self, percent: int) -> float:
+        """The last objective until `percent` of the training; nan before the first."""
+        return next((objective for done, objective in reversed(self.history) if done <= percent), math.nan)
 
 
-def short(key: str) -> str:
-    """method.margin as margin."""
+def shorten_key(key: str) -> str:
+    """The last part of a dotted key: method.margin becomes margin."""
     return key.rpartition(".")[2]
 
 
-def shown(value: Scalar) -> str:
-    """Four digits are enough to tell trials apart."""
+def format_value(value: Scalar) -> str:
+    """A value with four digits, enough to tell trials apart."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _first_line(error: Exception | None) -> str:
+def _get_last_line(error: Exception | None) -> str:
     return "" if error is None else (str(error).strip().splitlines() or [type(error).__name__])[-1]

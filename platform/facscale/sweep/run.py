@@ -1,4 +1,4 @@
-"""`facscale run` of a job with a `sweep:`: search, write down the best spec, then tell the job's story with it."""
+"""`facscale run` of a job with a `sweep:`: search, write the best spec, then run the job with it."""
 
 from __future__ import annotations
 
@@ -10,106 +10,111 @@ from dataclasses import replace
 import fsspec
 
 from facscale.data import Dataset
-from facscale.job.check import resolved
+from facscale.job.check import resolve_yaml
+from facscale.job.context import JobContext
+from facscale.job.evaluator import Evaluator
+from facscale.job.plan import build_plan
 from facscale.job.run import run_job
-from facscale.job.story import Story
-from facscale.job.variants import Variant, repeated, variant
+from facscale.job.runner import JobRunner, VariantLog
+from facscale.job.variants import Variant, build_variant, expand_seeds
 from facscale.spec import Document
 from facscale.spec.sweep import Sweep
-from facscale.sweep.outcome import Outcome
-from facscale.sweep.page import importance, page
-from facscale.sweep.search import best_of, searched
-from facscale.sweep.space import chosen, refuse_impossible, refuse_unheard
+from facscale.sweep.outcome import TrialOutcome
+from facscale.sweep.page import build_page, compute_importance
+from facscale.sweep.search import choose_best, run_search
+from facscale.sweep.space import apply_values, check_objective, check_space
 from facscale.sweep.trial import Search
-from facscale.sweep.watch import Watch, table
-from facscale.train.trainer import adopt, finished, storage
-from facscale.train.worker import urls
+from facscale.sweep.watch import SweepWatch, build_trial_table
+from facscale.train.ray.launch import RayTrainer
+from facscale.train.trainer import is_finished, link_artifact, storage_url
 
 BEST = "best of sweep"
 
 
 def run_sweep(document: Document, *, name: str) -> int:
     """Search, then run the job with its best row, to the end; the exit status. Raises SpecError before anything starts."""
-    checked(document, name=name)
-    return run_job(document, name=name, first=search)
+    check_sweep_spec(document, name=name)
+    return run_job(document, name=name, search=find_best_variant)
 
 
-def checked(document: Document, *, name: str) -> Sweep:
-    """The sweep of a spec. Raises SpecError for one that cannot be."""
-    row = variant(document, name=name)
-    sweep = row.job.sweep
+def check_sweep_spec(document: Document, *, name: str) -> Sweep:
+    """The sweep of a spec. Raises SpecError for one that cannot run."""
+    variant = build_variant(document, name=name)
+    sweep = variant.job.sweep
     assert sweep is not None
-    refuse_impossible(document, sweep, name=name)
-    labelled = any(Dataset(url).manifest.au for url in urls(row.job, "labelled"))
-    refuse_unheard(row, sweep, labelled=labelled)
+    check_space(document, sweep, name=name)
+    is_labelled = any(Dataset(url).manifest.au for url in variant.job.data.urls("labelled"))
+    check_objective(variant, sweep, labelled=is_labelled)
     return sweep
 
 
-def search(story: Story) -> None:
-    """Find the best trial, tell MLflow and whoever watches, and make it a row of the story."""
-    main = story.main
+def find_best_variant(context: JobContext) -> Variant:
+    """Run the sweep, report it to the terminal and to MLflow, and return the variant of the best trial."""
+    main = context.main
     sweep, job = main.job.sweep, main.job
     assert sweep is not None
-    story.prepare(main)
-    name = f"sweep-{story.key}"
-    with Watch(story, sweep) as watch:
-        watch.search = Search(main.document, sweep, BEST, tuple(story.fingerprints), watch.reader.mailbox)
-        outcomes = searched(watch.search, job=job, name=name, watch=watch)
-    best = best_of(outcomes, sweep)
-    row = variant(chosen(main.document, best.values), name=BEST)
-    if not finished(row.job, name=best.place):
-        adopt(row.job, name=best.place, other=best.training)
-    story.baselines.insert(0, row)
-    story.promoted.add(repeated(row)[0].title)
-    spec = best_spec(row, best, sweep, of=main.name, trials=len(outcomes))
-    written = f"{storage(job)}/{name}/best.yaml"
-    with fsspec.open(written, "w") as file:
+    train_shared_stages(context)
+    name = f"sweep-{context.key}"
+    with SweepWatch(context, sweep) as watch:
+        watch.search = Search(main.document, sweep, BEST, tuple(context.data.fingerprints), watch.dispatcher.queue)
+        outcomes = run_search(watch.search, job=job, name=name, watch=watch, slots=context.slots.count)
+    best = choose_best(outcomes, sweep)
+    variant = build_variant(apply_values(main.document, best.values), name=BEST)
+    if not is_finished(variant.job, name=best.place):
+        link_artifact(variant.job, name=best.place, source=best.training)
+    spec = write_best_spec(variant, best, sweep, job_name=main.name, trials=len(outcomes))
+    url = f"{storage_url(job)}/{name}/best.yaml"
+    with fsspec.open(url, "w") as file:
         file.write(spec)
-    tell(story, outcomes, sweep, best=best, spec=spec)
-    story.say(f"the best spec, ready to run: {written}")
+    report_sweep(context, outcomes, sweep, best=best, spec=spec)
+    context.console.print(f"the best spec, ready to run: {url}")
+    return variant
 
 
-def best_spec(row: Variant, best: Outcome, sweep: Sweep, *, of: str, trials: int) -> str:
-    """The best trial's spec as a file of its own."""
-    changing = "; its values changed while it trained, these are the last" if sweep.search == "pbt" else ""
-    named = replace(row, job=row.job.model_copy(update={"name": f"{of}-best"}))
+def train_shared_stages(context: JobContext) -> None:
+    """Train the stages that are the same in all trials, before the first of them."""
+    first = expand_seeds(context.main)[0]
+    plan = build_plan([first], context.data)
+    runner = JobRunner(plan, context, RayTrainer(), Evaluator(), frozenset())
+    log = VariantLog(first, context.tracker)
+    for node in plan.find_shared_stages(plan.variants[0]):
+        runner.train(node, log)
+
+
+def write_best_spec(variant: Variant, best: TrialOutcome, sweep: Sweep, *, job_name: str, trials: int) -> str:
+    """The best trial's spec, as the text of a file of its own."""
+    note = "; its values changed while it trained, these are the last" if sweep.search == "pbt" else ""
+    named = replace(variant, job=variant.job.model_copy(update={"name": f"{job_name}-best"}))
     return (
         "#!/usr/bin/env -S facscale run\n"
-        f"# The best of {trials} trials by {sweep.objective} ({best.objective:.4g}){changing}.\n"
-        f"# Found: {best.title}\n" + resolved(named)
+        f"# The best of {trials} trials by {sweep.objective} ({best.objective:.4g}){note}.\n"
+        f"# Values: {best.title}\n" + resolve_yaml(named)
     )
 
 
-def tell(story: Story, outcomes: Sequence[Outcome], sweep: Sweep, *, best: Outcome, spec: str) -> None:
+def report_sweep(
+    context: JobContext, outcomes: Sequence[TrialOutcome], sweep: Sweep, *, best: TrialOutcome, spec: str
+) -> None:
     """Table and page, to the terminal and to the job's run."""
-    shares = importance(outcomes, sweep)
-    story.say(table(outcomes, sweep, best=best.trial))
+    shares = compute_importance(outcomes, sweep)
+    context.console.print(build_trial_table(outcomes, sweep, best=best.trial))
     if shares:
-        story.say("importance: " + ", ".join(f"{name} {share:.0%}" for name, share in shares.items()))
-    lines = csv_of(outcomes, sweep)
-    title = f"{story.main.name}: {len(outcomes)} trials"
-    whole = page(outcomes, sweep, title=title, best=best, spec=spec)
-    for file, text in {"sweep.html": whole, "sweep.csv": lines, "best.yaml": spec}.items():
-        story.tracker.text(text, file)
-    story.tracker.metrics({f"importance/{name}": share for name, share in shares.items()})
-    story.tracker.tags({"best": best.title})
+        context.console.print("importance: " + ", ".join(f"{name} {share:.0%}" for name, share in shares.items()))
+    title = f"{context.main.name}: {len(outcomes)} trials"
+    page = build_page(outcomes, sweep, title=title, best=best, spec=spec)
+    for file, text in {"sweep.html": page, "sweep.csv": write_csv(outcomes, sweep), "best.yaml": spec}.items():
+        context.tracker.log_text(text, file)
+    context.tracker.log_metrics({f"importance/{name}": share for name, share in shares.items()})
+    context.tracker.set_tags({"best": best.title})
 
 
-def csv_of(outcomes: Sequence[Outcome], sweep: Sweep) -> str:
-    """One line a trial."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["trial", *sweep.searched, "objective", "percent", "state", "error"])
-    for one in outcomes:
-        objective = one.objective if one.course else ""
-        writer.writerow(
-            [
-                one.trial,
-                *(one.values.get(key, "") for key in sweep.searched),
-                objective,
-                one.percent,
-                one.state,
-                one.error,
-            ]
-        )
-    return out.getvalue()
+def write_csv(outcomes: Sequence[TrialOutcome], sweep: Sweep) -> str:
+    """One line for each trial."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["trial", *sweep.active_space, "objective", "percent", "state", "error"])
+    for outcome in outcomes:
+        values = [outcome.values.get(key, "") for key in sweep.active_space]
+        objective = outcome.objective if outcome.history else ""
+        writer.writerow([outcome.trial, *values, objective, outcome.percent, outcome.state, outcome.error])
+    return text.getvalue()

@@ -1,4 +1,4 @@
-"""The searched keys of a spec: as domains for Ray Tune, and as patches over the spec."""
+"""The search space of a sweep: as domains for Ray Tune, and its values as patches over the spec."""
 
 from __future__ import annotations
 
@@ -7,72 +7,72 @@ from typing import Any
 
 from ray import tune
 
-from facscale.job.variants import Variant, of_fold, refuse_a_blind, stages, variant
+from facscale.job.variants import Variant, build_variant, expand_stages, find_fold_stages, require_image_encoder
 from facscale.spec import Document, SpecError, merge
 from facscale.spec.sweep import Domain, Scalar, Span, Sweep
 
 Values = Mapping[str, Scalar]  # by dotted key, as in {"method.margin": 0.05}
 
 
-def domains(sweep: Sweep) -> dict[str, Any]:
-    """What Ray Tune draws from, by dotted key."""
-    return {key: _domain(values, grid=sweep.search == "grid") for key, values in sweep.searched.items()}
+def make_tune_space(sweep: Sweep) -> dict[str, Any]:
+    """The domains that Ray Tune draws from, by dotted key."""
+    return {key: _make_domain(domain, grid=sweep.search == "grid") for key, domain in sweep.active_space.items()}
 
 
-def _domain(values: Domain, *, grid: bool) -> Any:
-    if isinstance(values, tuple):
-        return tune.grid_search(list(values)) if grid else tune.choice(list(values))
-    if values.whole:
-        draw = tune.lograndint if values.log else tune.randint
-        return draw(int(values.low), int(values.high) + 1)
-    return (tune.loguniform if values.log else tune.uniform)(float(values.low), float(values.high))
+def _make_domain(domain: Domain, *, grid: bool) -> Any:
+    if isinstance(domain, tuple):
+        return tune.grid_search(list(domain)) if grid else tune.choice(list(domain))
+    if domain.is_integer:
+        draw = tune.lograndint if domain.log else tune.randint
+        return draw(int(domain.low), int(domain.high) + 1)
+    return (tune.loguniform if domain.log else tune.uniform)(float(domain.low), float(domain.high))
 
 
-def within(values: Values, sweep: Sweep) -> dict[str, Scalar]:
-    """PBT multiplies by 0.8 and 1.2, wherever that leads: back into the ranges of the spec."""
-    found = dict(values)
-    for key, span in sweep.searched.items():
+def clip_to_space(values: Values, sweep: Sweep) -> dict[str, Scalar]:
+    """Clip values to the ranges of the spec: PBT multiplies by 0.8 and 1.2, wherever that leads."""
+    clipped = dict(values)
+    for key, span in sweep.active_space.items():
         if isinstance(span, Span):
-            kept = min(max(float(found[key]), span.low), span.high)
-            found[key] = round(kept) if span.whole else kept
-    return found
+            value = min(max(float(clipped[key]), span.low), span.high)
+            clipped[key] = round(value) if span.is_integer else value
+    return clipped
 
 
-def chosen(document: Document, values: Values) -> Document:
-    """The spec with these values, and without its sweep."""
-    plain = Document({key: part for key, part in document.data.items() if key != "sweep"}, document.origins)
+def apply_values(document: Document, values: Values) -> Document:
+    """The spec with the values of a trial, and without its sweep."""
+    patched = Document({key: block for key, block in document.data.items() if key != "sweep"}, document.locations)
     for key, value in values.items():
         path = tuple(key.split("."))
         nested: Any = value
         for part in reversed(path):
             nested = {part: nested}
-        origin = document.origin(("sweep", "space", key))
-        plain = merge(plain, Document(nested, {path[:end]: origin for end in range(len(path) + 1)}))
-    return plain
+        location = document.source_location(("sweep", "space", key))
+        patched = merge(patched, Document(nested, {path[:end]: location for end in range(len(path) + 1)}))
+    return patched
 
 
-def refuse_impossible(document: Document, sweep: Sweep, *, name: str) -> None:
-    """Raises SpecError, with the line in the space, for a key or a value at its ends that the spec cannot take."""
-    usual = {key: _ends(values)[0] for key, values in sweep.searched.items()}
-    for key, values in sweep.searched.items():
-        for value in _ends(values):
-            row = variant(chosen(document, usual | {key: value}), name=name)
-            refuse_a_blind(row)
-            of_fold(row)
-            stages(row)
+def check_space(document: Document, sweep: Sweep, *, name: str) -> None:
+    """Raise SpecError, with the line in the space, for a key or an extreme value that the spec does not allow."""
+    first_values = {key: _list_extremes(domain)[0] for key, domain in sweep.active_space.items()}
+    for key, domain in sweep.active_space.items():
+        for value in _list_extremes(domain):
+            variant = build_variant(apply_values(document, first_values | {key: value}), name=name)
+            require_image_encoder(variant)
+            find_fold_stages(variant)
+            expand_stages(variant)
 
 
-def _ends(values: Domain) -> tuple[Scalar, ...]:
-    return values if isinstance(values, tuple) else (values.low, values.high)
+def _list_extremes(domain: Domain) -> tuple[Scalar, ...]:
+    return domain if isinstance(domain, tuple) else (domain.low, domain.high)
 
 
-def refuse_unheard(row: Variant, sweep: Sweep, *, labelled: bool) -> None:
-    """Raises SpecError for an objective that the training never tells."""
-    where = row.document.origin(("sweep", "objective"))
+def check_objective(variant: Variant, sweep: Sweep, *, labelled: bool) -> None:
+    """Raise SpecError for an objective that the training never reports."""
+    where = variant.document.source_location(("sweep", "objective"))
     kind, _, name = sweep.objective.partition("/")
-    train, data = row.job.train, row.job.data
+    train, data = variant.job.train, variant.job.data
     if kind == "online" and not train.probe_every:
-        raise SpecError(f"{where}: {sweep.objective} is told every train.probe_every steps, which is 0; set it")
+        raise SpecError(f"{where}: {sweep.objective} is reported every train.probe_every steps, which is 0; set it")
     if kind == "online" and name.split("/")[0] in {"probe", "knn"} and not labelled:
         raise SpecError(
             f"{where}: {sweep.objective} needs labels: give data.labelled, or search by online/effective_rank"
@@ -83,6 +83,6 @@ def refuse_unheard(row: Variant, sweep: Sweep, *, labelled: bool) -> None:
         )
     if kind not in {"online", "validation"}:
         raise SpecError(
-            f'{where}: "{sweep.objective}" is no figure of people whom a trial is not trained on; take online/probe/f1, '
-            "online/effective_rank, online/alignment_uniformity, validation/total or validation/f1"
+            f'{where}: "{sweep.objective}" is not a validation metric; choose online/probe/f1, online/effective_rank, '
+            "online/alignment_uniformity, validation/total or validation/f1"
         )

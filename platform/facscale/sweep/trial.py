@@ -1,4 +1,4 @@
-"""One trial, in a process of its own: train the spec with its values, and tell Ray Tune how it goes."""
+"""One trial, in a process of its own: train the spec with its values, and report to Ray Tune."""
 
 from __future__ import annotations
 
@@ -18,24 +18,32 @@ import ray
 from ray import tune
 from ray.exceptions import GetTimeoutError, RayActorError
 
+from facscale.compat.ray_train import abort_training
 from facscale.data import Dataset
-from facscale.job.judge import Judge, fold_title
-from facscale.job.labelled import Labelled, groups
-from facscale.job.lanes import Lanes
-from facscale.job.story import place_of
-from facscale.job.variants import Variant, digest, variant
+from facscale.evaluate.protocol import LabelledDataset
+from facscale.job.datasets import JobData
+from facscale.job.plan import build_plan, make_task
+from facscale.job.variants import Variant, build_variant, hash_values, name_training
 from facscale.spec import Document
 from facscale.spec.sweep import Sweep
-from facscale.sweep.space import Values, chosen
-from facscale.train.mailbox import Reader
+from facscale.sweep.space import Values, apply_values
+from facscale.train.events import ControllerStarted, Event, EventSink, StepMetrics, StepProgress
 from facscale.train.ray.launch import RayTrainer
-from facscale.train.task import Mailbox, Task
-from facscale.train.trainer import finished, storage
-from facscale.train.worker import urls
+from facscale.train.task import TrainingTask
+from facscale.train.trainer import TrainedArtifact, is_finished, storage_url
 
 RANK = "online/effective_rank"
-TOLD, POINTER = "told.json", "pointer.json"
-PATIENCE = 60  # seconds for a training to end; then it is killed
+LAST_REPORT, POINTER = "told.json", "pointer.json"
+ABORT_S = 60  # for a training to end; then it is killed
+
+
+@dataclass(frozen=True)
+class TrialEvent:
+    """An event of a trial's training."""
+
+    trial: str
+    values: Values
+    event: Event
 
 
 @dataclass(frozen=True)
@@ -46,139 +54,146 @@ class Search:
     sweep: Sweep
     title: str  # of the row that the best trial becomes
     fingerprints: tuple[str, ...]
-    post: Mailbox  # of the job's own process
+    events: EventSink  # of the job's own process
 
-    def variant(self, values: Values) -> Variant:
+    def build_variant(self, values: Values) -> Variant:
         """The spec with the values of one trial."""
-        return variant(chosen(self.document, values), name=self.title)
+        return build_variant(apply_values(self.document, values), name=self.title)
 
 
 class Trial(tune.Trainable):
-    """The training of one trial, and its reports. Run again, after whatever ended it, it goes on from its own checkpoint.
+    """The training of one trial, and its reports. Run again, after whatever ended it, it resumes from its own checkpoint.
 
     Ray Tune would end it by killing its process. Ray Train's controller, which that process owns, then sees its workers
     die before it dies itself, and asks for new ones: CPUs and GPUs that nobody frees as long as the sweep lives. So the
-    training is ended first, in `cleanup`.
+    training is aborted first, in `cleanup`.
     """
 
     search: Search
-    begun_from = ""  # where the training lies that this one goes on from: its own, or with PBT another trial's
+    resume_from = ""  # name of the training that this one resumes from: its own, or with PBT another trial's
 
     def setup(self, config: dict[str, Any], *, search: Search) -> None:  # Ray Tune gives `search`
-        """What `config`, the values of this trial, make of the spec."""
+        """Build the spec with `config`, the values of this trial."""
         logging.getLogger("ray").setLevel(logging.WARNING)
         self.search, self.values = search, dict(config)
-        self.row = search.variant(self.values)
-        self.title = self.row.title  # of the training that is judged
-        self.place = self.training = ""  # where the winner's training would be looked for, and where this one is
+        self.variant = search.build_variant(self.values)
+        self.place = self.training = ""  # names of the training that the best trial's row looks for, and of this one
         self.steps = 1
-        self.told: dict[str, Any] = {}  # the last report
+        self.last_report: dict[str, Any] = {}
         self.reports: queue.SimpleQueue[dict[str, Any] | BaseException] = queue.SimpleQueue()
         self.controller: Any = None  # of the training that runs
-        self.work = threading.Thread(target=self.until_over, name="trial", daemon=True)
+        self.thread = threading.Thread(target=self.run_in_thread, name="trial", daemon=True)
 
     def step(self) -> dict[str, Any]:
         """Train on to the next report. Raises what ended the training."""
-        if not self.work.ident:
-            self.work.start()
+        if not self.thread.ident:
+            self.thread.start()
         report = self.reports.get()
         if isinstance(report, BaseException):
             raise report
         return report
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Ray Tune's checkpoint only points to Ray Train's."""
+        """Write Ray Tune's checkpoint, which only points to Ray Train's."""
         (Path(checkpoint_dir) / POINTER).write_text(json.dumps(self.training))
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Go on from there."""
-        self.begun_from = json.loads((Path(checkpoint) / POINTER).read_text())
+        """Read which training to resume from."""
+        self.resume_from = json.loads((Path(checkpoint) / POINTER).read_text())
 
     def cleanup(self) -> None:
-        """End the training, and give back what its workers hold."""
-        if self.controller is not None and self.work.is_alive():
+        """Abort the training, and give back what its workers hold."""
+        if self.controller is not None and self.thread.is_alive():
             with contextlib.suppress(RayActorError, GetTimeoutError):  # the first is how it ends
-                ray.get(self.controller.abort.remote(), timeout=PATIENCE)
+                ray.get(abort_training(self.controller), timeout=ABORT_S)
 
-    def until_over(self) -> None:
-        """Train to the end, whatever it is."""
+    def run_in_thread(self) -> None:
+        """Train to the end, and report how it ended."""
         try:
-            self.run()
+            self.train_plan()
         except BaseException as error:  # noqa: BLE001 - `step` raises it
             self.reports.put(error)
         else:
-            self.reports.put({**self.told, "done": True})
+            self.reports.put({**self.last_report, "done": True})
 
-    def run(self) -> None:
-        """Train to the end."""
-        job = self.row.job
-        identities = sum(Dataset(url).manifest.counts["identities"] for url in urls(job, "unlabelled"))
-        judge = Judge(self.row, self.fitted, Lanes(1), identities)
-        if not self.row.learns_from_labels:
-            _ = judge.pretrained
+    def train_plan(self) -> None:
+        """Train the part of the variant's plan that a trial needs: of folds only the first."""
+        data = open_trial_data(self.variant)
+        plan = build_plan([self.variant], data)
+        target = plan.variants[0].representative
+        exports: dict[str, bytes] = {}
+        for node in plan.collect_upstream([target]):
+            task = make_task(node, exports, identities=data.identities)
+            train = self.train_target if node.id == target else self.train_stage
+            exports[node.id] = train(task).export
+
+    def train_stage(self, task: TrainingTask) -> TrainedArtifact:
+        """Use the stage that was trained for all trials; train one anew where this trial's values change it."""
+        name = name_training(task, fingerprints=self.search.fingerprints)
+        is_shared = is_finished(task.job, name=name)
+        return RayTrainer().fit(task, name=name if is_shared else f"{name}-{self.trial_id}")
+
+    def train_target(self, task: TrainingTask) -> TrainedArtifact:
+        """Train what trials are compared by."""
+        name = name_training(task, fingerprints=self.search.fingerprints)
+        self.place, self.training = name, f"{name}-{self.trial_id}"
+        if self.resume_from.startswith(self.training):
+            self.training = self.resume_from
+        elif self.resume_from:  # PBT: another trial's weights, other values
+            self.training += f"-{hash_values([self.resume_from])}"
+            task = replace(task, resume_from=f"{storage_url(task.job)}/{self.resume_from}")
+        task = replace(task, name=f"{task.name} {self.trial_id}", is_abortable=True)
+        artifact = RayTrainer().fit(task, name=self.training, receive=self.receive)
+        self.last_report = (
+            self.last_report or self.read_last_report()
+        )  # of a training that had ended before its process
+        return artifact
+
+    def receive(self, event: Event) -> None:
+        """Pass an event of the training on to the job's own process, and the objective to Ray Tune."""
+        if isinstance(event, ControllerStarted):
+            self.controller = event.controller
             return
-        sets = [Labelled.open(url, evaluate=job.evaluate) for url in urls(job, "labelled")]
-        part = groups(job, sets)[0]
-        self.title = fold_title(self.row, part, 0)
-        judge.fold(part, 0, trained=judge.once)
+        self.search.events.put(TrialEvent(self.trial_id, self.values, event))
+        if isinstance(event, StepProgress):
+            self.steps = event.steps
+        if isinstance(event, StepMetrics):
+            self.report_objective(event.step, event.values)
 
-    def fitted(self, task: Task, title: str) -> bytes:
-        """A stage, or what is judged."""
-        place = place_of(title, task, fingerprints=self.search.fingerprints)
-        if title != self.title:
-            return self.stage(task, place)
-        self.place, self.training = place, f"{place}-{self.trial_id}"
-        if self.begun_from.startswith(self.training):
-            self.training = self.begun_from
-        elif self.begun_from:  # PBT: another trial's weights, other values
-            self.training += f"-{digest([self.begun_from])}"
-            task = replace(task, resume=f"{storage(task.job)}/{self.begun_from}")
-        reader = Reader(self.receive)
-        try:
-            own = replace(task, mailbox=reader.mailbox, title=f"{self.title} {self.trial_id}", endable=True)
-            exported = RayTrainer().fit(own, name=self.training)
-        finally:
-            reader.close()
-        self.told = self.told or self.last_told()  # of a training that had ended before its process did
-        return exported
-
-    def stage(self, task: Task, place: str) -> bytes:
-        """The one that was trained for all trials; where a trial's values reach into its stages, one of its own."""
-        return RayTrainer().fit(task, name=place if finished(task.job, name=place) else f"{place}-{self.trial_id}")
-
-    def receive(self, kind: str, **record: Any) -> None:
-        """A record of the training: to the job's own process, and what the objective is to Ray Tune."""
-        if kind == "controlled":
-            self.controller = record["by"]
-            return
-        about = {"trial": self.trial_id, "values": self.values, "of": kind}
-        self.search.post.put("trial", {**about, "record": record})
-        if kind == "progress":
-            self.steps = record["steps"]
-        if kind == "metrics":
-            self.report(record["step"], record["values"])
-
-    def report(self, step: int, values: Mapping[str, float]) -> None:
-        """Tell Ray Tune the objective, where `values` holds it, and whether there is any sense in going on."""
+    def report_objective(self, step: int, values: Mapping[str, float]) -> None:
+        """Report the objective to Ray Tune, if `values` holds it, and end the trial if it diverged or collapsed."""
         sweep = self.search.sweep
         loss, rank = values.get("loss/total", 0.0), values.get(RANK, math.inf)
-        ended = "diverged" if not math.isfinite(loss) else "collapsed" if rank < sweep.collapsed else ""
-        if sweep.objective not in values and not ended:
+        stop_reason = "diverged" if not math.isfinite(loss) else "collapsed" if rank < sweep.collapsed else ""
+        if sweep.objective not in values and not stop_reason:
             return
         worst = -math.inf if sweep.goal == "max" else math.inf
         objective = values.get(sweep.objective, math.nan)
-        self.told = {
-            "objective": objective if math.isfinite(objective) and not ended else worst,
-            "percent": 100 * step // self.steps, "step": step, "ended": ended, "done": bool(ended),
-            "place": self.place, "training": self.training,
-        }  # fmt: skip
-        store, folder = fsspec.core.url_to_fs(f"{storage(self.row.job)}/{self.training}")
+        self.last_report = {
+            "objective": objective if math.isfinite(objective) and not stop_reason else worst,
+            "percent": 100 * step // self.steps,
+            "step": step,
+            "ended": stop_reason,
+            "done": bool(stop_reason),
+            "place": self.place,
+            "training": self.training,
+        }
+        store, folder = fsspec.core.url_to_fs(f"{storage_url(self.variant.job)}/{self.training}")
         store.makedirs(folder, exist_ok=True)
-        store.pipe_file(f"{folder}/{TOLD}", json.dumps(self.told).encode())
-        self.reports.put(self.told)
+        store.pipe_file(f"{folder}/{LAST_REPORT}", json.dumps(self.last_report).encode())
+        self.reports.put(self.last_report)
 
-    def last_told(self) -> dict[str, Any]:
-        """The last report of a training that was over before."""
-        with fsspec.open(f"{storage(self.row.job)}/{self.training}/{TOLD}") as file:
-            told: dict[str, Any] = json.load(file)
-        return told
+    def read_last_report(self) -> dict[str, Any]:
+        """The last report of a training that had ended before."""
+        with fsspec.open(f"{storage_url(self.variant.job)}/{self.training}/{LAST_REPORT}") as file:
+            report: dict[str, Any] = json.load(file)
+        return report
+
+
+def open_trial_data(variant: Variant) -> JobData:
+    """The data that the plan of a trial depends on: labelled sets only where the variant learns from them."""
+    job, labelled = variant.job, tuple[LabelledDataset, ...]()
+    if variant.learns_from_labels:
+        labelled = tuple(LabelledDataset.open(url, evaluate=job.evaluate) for url in job.data.urls("labelled"))
+    identities = sum(Dataset(url).manifest.counts["identities"] for url in job.data.urls("unlabelled"))
+    return JobData(labelled=labelled, identities=identities, evaluate=job.evaluate)

@@ -1,4 +1,4 @@
-"""The sweep as it goes: a table for whoever watches, a nested run in MLflow for every trial."""
+"""A running sweep: a table for the terminal, and a nested run in MLflow for every trial."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ from ray import tune
 from rich.live import Live
 from rich.table import Table
 
-from facscale.job.record import Recorder
-from facscale.job.story import Story
+from facscale.job.context import JobContext
+from facscale.job.recorder import TrainingRecorder
 from facscale.spec.sweep import Sweep
-from facscale.sweep.outcome import Outcome, short, shown
-from facscale.sweep.trial import Search
-from facscale.track.tracker import Run
-from facscale.train.mailbox import Reader
+from facscale.sweep.outcome import TrialOutcome, format_value, shorten_key
+from facscale.sweep.trial import Search, TrialEvent
+from facscale.track.tracker import RunLogger
+from facscale.train.events import StepProgress
+from facscale.train.ray.event_queue import EventDispatcher
 
-SILENT = {"progress"}  # the table says it
-_now: list[Watch] = []
-
-
-def current() -> Watch:
-    """The one of this process: Ray Tune pickles its callbacks, and a restored sweep is watched by whoever restored it."""
-    return _now[-1]
+_watches: list[SweepWatch] = []
 
 
-class Watch(tune.Callback):
-    """Told by Ray Tune how trials stand, and by the trials themselves what their trainings record."""
+def get_current_watch() -> SweepWatch:
+    """The watch of this process: Ray Tune pickles its callbacks, and a restored sweep is watched by who restored it."""
+    return _watches[-1]
 
-    def __init__(self, story: Story, sweep: Sweep) -> None:
-        self.story, self.sweep, self.lanes = story, sweep, story.lanes.count
+
+class SweepWatch(tune.Callback):
+    """Follows trials: Ray Tune reports their state, and the trials themselves send the events of their trainings."""
+
+    def __init__(self, context: JobContext, sweep: Sweep) -> None:
+        self.context, self.sweep = context, sweep
         self.search: Search | None = None
-        self.reader = Reader(self.receive)
-        self.trials: dict[str, Outcome] = {}
-        self.done: set[str] = set()
-        self._runs: dict[str, tuple[Run, Recorder]] = {}
+        self.dispatcher = EventDispatcher(self.receive)
+        self.outcomes: dict[str, TrialOutcome] = {}  # by id of the trial
+        self.finished: set[str] = set()
+        self._runs: dict[str, tuple[RunLogger, TrainingRecorder]] = {}
         self._lock = threading.Lock()
-        self._live = Live(console=story.console, auto_refresh=False) if sys.stdout.isatty() else None
+        self._live = Live(console=context.console, auto_refresh=False) if sys.stdout.isatty() else None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return current, ()
+        return get_current_watch, ()
 
     def __enter__(self) -> Self:
-        _now.append(self)
+        _watches.append(self)
         if self._live:
             self._live.start()
         return self
@@ -56,110 +56,117 @@ class Watch(tune.Callback):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _now.remove(self)
-        self.reader.close()
+        _watches.remove(self)
+        self.dispatcher.close()
         if self._live:
             self._live.stop()
         for trial in list(self._runs):
-            self.close(trial, "KILLED" if error else "FINISHED")
+            self._close_run(trial, "KILLED" if error else "FINISHED")
 
-    def receive(self, kind: str, *, trial: str, values: dict[str, Any], of: str, record: dict[str, Any]) -> None:
-        """A record of a trial's training."""
+    def receive(self, event: TrialEvent) -> None:
+        """Record an event of a trial's training; the table shows progress."""
         with self._lock:
-            if kind != "trial" or trial in self.done:
+            if event.trial in self.finished:
                 return
-            self.seen(trial, values)
-            _, recorder = self._runs.get(trial) or self.begun(trial)
-            if of not in SILENT:
-                recorder.receive(of, **record)
-
-    def seen(self, trial: str, values: dict[str, Any]) -> Outcome:
-        """The trial as it is known; PBT may have given it other values."""
-        found = self.trials.get(trial) or Outcome(trial, values)
-        self.trials[trial] = replace(found, values=values)
-        return self.trials[trial]
-
-    def begun(self, trial: str) -> tuple[Run, Recorder]:
-        """A trial's run in MLflow."""
-        assert self.search is not None
-        row = self.search.variant(self.trials[trial].values)
-        number = list(self.trials).index(trial) + 1
-        tags = {**self.story.tags(row), "row": "trial", "trial": trial}
-        run = self.story.tracker.child(
-            f"{self.story.key}/trial/{trial}", f"trial {number}: {self.trials[trial].title}", tags
-        )
-        self.story.describe(row, run)
-        self._runs[trial] = run, Recorder(run, title=f"trial {number}")
-        return self._runs[trial]
-
-    def close(self, trial: str, status: Any) -> None:
-        """A trial's run ends."""
-        run, recorder = self._runs.pop(trial)
-        known = self.trials[trial]
-        if math.isfinite(known.objective):
-            run.metrics({"objective": known.objective, "percent": known.percent})
-        run.tags({"state": known.state})
-        recorder.finish()
-        run.close(status)
+            self._update(event.trial, dict(event.values))
+            _, recorder = self._runs.get(event.trial) or self._start_run(event.trial)
+            if not isinstance(event.event, StepProgress):
+                recorder.receive(event.event)
 
     def on_trial_result(self, *, trial: Any, result: dict[str, Any], **_: Any) -> None:
         with self._lock:
-            known = self.seen(trial.trial_id, trial.config)
-            course = {**dict(known.course), int(result["percent"]): float(result["objective"])}
-            self.trials[trial.trial_id] = replace(
-                known, course=tuple(sorted(course.items())), ended=result["ended"],
-                place=result["place"], training=result["training"],
-            )  # fmt: skip
-        self.draw()
+            outcome = self._update(trial.trial_id, trial.config)
+            history = {**dict(outcome.history), int(result["percent"]): float(result["objective"])}
+            self.outcomes[trial.trial_id] = replace(
+                outcome,
+                history=tuple(sorted(history.items())),
+                stop_reason=result["ended"],
+                place=result["place"],
+                training=result["training"],
+            )
+        self._draw()
 
     def on_trial_complete(self, *, trial: Any, **_: Any) -> None:
-        self.over(trial, "FINISHED")
+        self._finish(trial, "FINISHED")
 
     def on_trial_error(self, *, trial: Any, **_: Any) -> None:
         with self._lock:
             error = str(trial.get_error() or "failed").strip().splitlines()[-1]
-            self.trials[trial.trial_id] = replace(self.seen(trial.trial_id, trial.config), error=error)
-        self.over(trial, "FAILED")
+            self.outcomes[trial.trial_id] = replace(self._update(trial.trial_id, trial.config), error=error)
+        self._finish(trial, "FAILED")
 
-    def over(self, trial: Any, status: str) -> None:
-        """A trial will not go on."""
-        self.reader.deliver()
+    def _update(self, trial: str, values: dict[str, Any]) -> TrialOutcome:
+        """The outcome of a trial so far, with its present values: PBT changes them."""
+        outcome = self.outcomes.get(trial) or TrialOutcome(trial, values)
+        self.outcomes[trial] = replace(outcome, values=values)
+        return self.outcomes[trial]
+
+    def _start_run(self, trial: str) -> tuple[RunLogger, TrainingRecorder]:
+        """Start a trial's run in MLflow."""
+        assert self.search is not None
+        outcome, context = self.outcomes[trial], self.context
+        variant = self.search.build_variant(outcome.values)
+        number = list(self.outcomes).index(trial) + 1
+        tags = {**context.make_tags(variant), "row": "trial", "trial": trial}
+        run = context.tracker.start_child(f"{context.key}/trial/{trial}", f"trial {number}: {outcome.title}", tags)
+        context.describe_run(variant, run)
+        self._runs[trial] = run, TrainingRecorder(run, title=f"trial {number}")
+        return self._runs[trial]
+
+    def _close_run(self, trial: str, status: Any) -> None:
+        """End a trial's run in MLflow."""
+        run, recorder = self._runs.pop(trial)
+        outcome = self.outcomes[trial]
+        if math.isfinite(outcome.objective):
+            run.log_metrics({"objective": outcome.objective, "percent": outcome.percent})
+        run.set_tags({"state": outcome.state})
+        recorder.finish()
+        run.close(status)
+
+    def _finish(self, trial: Any, status: str) -> None:
+        """Record that a trial has ended."""
+        self.dispatcher.drain()
         with self._lock:
-            known = self.seen(trial.trial_id, trial.config)
-            self.done.add(trial.trial_id)
+            outcome = self._update(trial.trial_id, trial.config)
+            self.finished.add(trial.trial_id)
             if trial.trial_id in self._runs:
-                self.close(trial.trial_id, status)
-        self.draw()
+                self._close_run(trial.trial_id, status)
+        self._draw()
         if not self._live:
-            why = f" ({known.error})" if known.error else ""
-            objective = f"{self.sweep.objective} {known.objective:.4g}" if known.course else "no objective yet"
-            self.story.say(f"trial {len(self.done)} {known.title}: {objective}, {known.state}{why}")
+            reason = f" ({outcome.error})" if outcome.error else ""
+            objective = f"{self.sweep.objective} {outcome.objective:.4g}" if outcome.history else "no objective yet"
+            line = f"trial {len(self.finished)} {outcome.title}: {objective}, {outcome.state}{reason}"
+            self.context.console.print(line)
 
-    def draw(self) -> None:
-        """The table, on a terminal."""
+    def _draw(self) -> None:
+        """Redraw the table, on a terminal."""
         if self._live:
-            self._live.update(table(list(self.trials.values()), self.sweep, done=self.done), refresh=True)
+            table = build_trial_table(list(self.outcomes.values()), self.sweep, finished=self.finished)
+            self._live.update(table, refresh=True)
 
 
-def table(outcomes: Sequence[Outcome], sweep: Sweep, *, done: set[str] | None = None, best: str = "") -> Table:
-    """All trials, the best first; `done`: those that will not go on."""
-    keys = list(sweep.searched)
-    found = Table(title=f"{len(outcomes)} trials, by {sweep.objective} ({sweep.goal})", title_justify="left")
-    found.add_column("")
-    for name in (*map(short, keys), "objective", "of the training", "state"):
-        found.add_column(name, justify="right")
+def build_trial_table(
+    outcomes: Sequence[TrialOutcome], sweep: Sweep, *, finished: set[str] | None = None, best: str = ""
+) -> Table:
+    """All trials, the best first; `finished`: ids of those that have ended (without: all), `best`: the id to mark."""
+    keys = list(sweep.active_space)
+    table = Table(title=f"{len(outcomes)} trials, by {sweep.objective} ({sweep.goal})", title_justify="left")
+    table.add_column("")
+    for name in (*map(shorten_key, keys), "objective", "of the training", "state"):
+        table.add_column(name, justify="right")
     sign = -1 if sweep.goal == "max" else 1
-    for one in sorted(outcomes, key=lambda one: (not one.whole, sign * one.objective if one.course else math.inf)):
-        running = done is not None and one.trial not in done
-        cells = [shown(one.values.get(key, "")) for key in keys]
-        objective = f"{one.objective:.4g}" if one.course else ""
-        style = "bold" if one.trial == best else "red" if one.error or one.ended else ""
-        found.add_row(
-            "best" if one.trial == best else "",
-            *cells,
-            objective,
-            f"{one.percent} %",
-            "running" if running else one.state,
-            style=style,
+
+    def rank(outcome: TrialOutcome) -> tuple[bool, float]:
+        return not outcome.is_complete, sign * outcome.objective if outcome.history else math.inf
+
+    for outcome in sorted(outcomes, key=rank):
+        is_running = finished is not None and outcome.trial not in finished
+        table.add_row(
+            "best" if outcome.trial == best else "",
+            *(format_value(outcome.values.get(key, "")) for key in keys),
+            f"{outcome.objective:.4g}" if outcome.history else "",
+            f"{outcome.percent} %",
+            "running" if is_running else outcome.state,
+            style="bold" if outcome.trial == best else "red" if outcome.error or outcome.stop_reason else "",
         )
-    return found
+    return table

@@ -1,8 +1,9 @@
-"""Rendered talking faces with known truth; nothing is downloaded, and a seed gives the same pixels again.
+"""Rendered talking faces with known ground truth; nothing is downloaded, and equal seeds give equal pixels.
 
-`anatomy` is the template head, `identity` who somebody is, `actions` and `wrinkles` what the 15 action units do to a
-face, `motion` what happens in a clip, `skin` and `parts` the paint, `scene`, `raster` and `render` make a picture of it
-all, `clip` adds the truth, `trees` and `expressions` write data sets, `check` asks dlib whether the faces are real enough.
+`anatomy` has the template head, `identity` the differences between people, `actions` and `wrinkles` the effects of the
+15 action units, `motion` the course of a clip, `skin` and `parts` the textures. `scene`, `raster` and `render` turn them
+into images, `clip` adds the ground truth, `trees` and `expressions` write data sets in public layouts, `ground_truth`
+makes aligned faces for evaluation, and `benchmark_dlib` measures how well dlib detects the faces.
 """
 
 from __future__ import annotations
@@ -10,17 +11,17 @@ from __future__ import annotations
 from facscale.synthetic.actions import AUS
 from facscale.synthetic.clip import Clip, Flow, render_clip
 from facscale.synthetic.expressions import write_expressions
-from facscale.synthetic.sheet import au_sheet, contact_sheet
-from facscale.synthetic.trees import Written, write_tree
+from facscale.synthetic.sheet import render_au_sheet, render_contact_sheet
+from facscale.synthetic.trees import TreeSummary, write_tree
 
 __all__ = [
     "AUS",
     "Clip",
     "Flow",
-    "Written",
-    "au_sheet",
-    "contact_sheet",
+    "TreeSummary",
+    "render_au_sheet",
     "render_clip",
+    "render_contact_sheet",
     "write_expressions",
     "write_tree",
 ]

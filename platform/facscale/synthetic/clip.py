@@ -1,4 +1,4 @@
-"""A rendered clip with its truth."""
+"""A rendered clip with its ground truth, which includes the optical flow between any two of its frames."""
 
 # numpy's stubs return Any for most arithmetic on arrays of any float type.
 # mypy: disable-error-code="no-any-return"
@@ -12,131 +12,136 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facscale.synthetic.anatomy import CELL, Array
-from facscale.synthetic.motion import Script, script
-from facscale.synthetic.raster import BEHIND_QUADS, SKIN_QUADS, Quads, texels
-from facscale.synthetic.render import Cover, Painter, cast, covers
+from facscale.synthetic.motion import MotionSequence, sample_motion
+from facscale.synthetic.raster import BEHIND_QUADS, SKIN_QUADS, Quads, fit_texel_maps
+from facscale.synthetic.render import FrameRenderer, VisibleQuads, find_visible_quads, get_actor
 from facscale.synthetic.scene import Figure
 
 Kind = Literal["all", "au", "pose"]
 
 
 class Flow(NamedTuple):
-    """Displacement [H, W, 2] in pixels, x then y, where it is defined [H, W], and where there is a person [H, W]."""
+    """A displacement field over an image."""
 
-    displacement: Array
-    valid: NDArray[np.bool_]
-    person: NDArray[np.bool_]
+    displacement: Array  # [H, W, 2] pixels, x then y
+    valid: NDArray[np.bool_]  # [H, W] where it is defined
+    person: NDArray[np.bool_]  # [H, W] where there is a person
 
 
 class Change(NamedTuple):
-    """A picture in which something has changed: its landmarks [68, 2], and from where each of its pixels comes."""
+    """An image in which only the face or only the head has moved."""
 
-    landmarks: Array
-    origin: Flow
+    landmarks: Array  # [68, 2]
+    origin: Flow  # from where in the unchanged image each pixel comes
 
 
 @dataclass
 class Clip:
-    """T frames of one person."""
+    """T frames of a person."""
 
     frames: NDArray[np.uint8]  # [T, H, W, 3] RGB
     intensities: Array  # [T, 15] 0..5, in the order of AUS
     pose: Array  # [T, 6] yaw, pitch, roll (rad), x, y (eye distances), scale
-    landmarks: Array  # [T, 68, 2] pixels, iBUG's order
+    landmarks: Array  # [T, 68, 2] pixels, in the order of iBUG
     identity: int
     fps: float
-    _painter: Painter = field(repr=False)
-    _script: Script = field(repr=False)
+    _renderer: FrameRenderer = field(repr=False)
+    _motion: MotionSequence = field(repr=False)
 
-    def flow(self, i: int, j: int, *, kind: Kind = "all") -> Flow:
-        """Where what is seen at each pixel of frame `i` is in frame `j`.
+    def compute_flow(self, i: int, j: int, *, kind: Kind = "all") -> Flow:
+        """Compute the optical flow from frame `i` to frame `j`.
 
-        `kind="au"`: as if only the face had moved (action units, speech, lids, gaze), the head kept as in `i`;
-        `kind="pose"`: as if only the head had. Not valid where it is hidden, or out of the picture, in `j`.
+        With `kind="au"`, only the face moves (action units, speech, lids, gaze), and the head stays as in `i`; with
+        `kind="pose"`, only the head moves. The flow is invalid where its target is hidden or out of the image in `j`.
         """
         size = self.frames.shape[1]
-        first = self._painter.body.place(self._script, i, size=size)
-        second = self._painter.body.place(_mixed(self._script, i, j, kind), 0, size=size)
-        return _flow(self._painter, first, second, size=size)
+        first = self._renderer.body.pose(self._motion, i, size=size)
+        second = self._renderer.body.pose(_combine_frames(self._motion, i, j, kind), 0, size=size)
+        return _compute_flow(self._renderer, first, second, size=size)
 
-    def change(self, source: int, target: int, *, kind: Kind = "all") -> Change:
-        """The picture that frame `source` becomes when `kind` alone (see `flow`) changes to that of frame `target`."""
+    def compute_change(self, source: int, target: int, *, kind: Kind = "all") -> Change:
+        """Compute how frame `source` changes when only `kind` (see `compute_flow`) takes the state of `target`."""
         size = self.frames.shape[1]
-        first = self._painter.body.place(_mixed(self._script, source, target, kind), 0, size=size)
-        second = self._painter.body.place(self._script, source, size=size)
-        return Change(self._painter.body.landmarks(first), _flow(self._painter, first, second, size=size))
+        first = self._renderer.body.pose(_combine_frames(self._motion, source, target, kind), 0, size=size)
+        second = self._renderer.body.pose(self._motion, source, size=size)
+        return Change(
+            self._renderer.body.locate_landmarks(first), _compute_flow(self._renderer, first, second, size=size)
+        )
 
 
-def _mixed(s: Script, i: int, j: int, kind: Kind) -> Script:
-    """A script of one frame whose face and head come from frames i or j."""
+def _combine_frames(motion: MotionSequence, i: int, j: int, kind: Kind) -> MotionSequence:
+    """A sequence of a single frame: the face and the head are those of frame `i` or `j`, by `kind`."""
     face, head = (j if kind != "pose" else i), (j if kind != "au" else i)
-    cut = {name: getattr(s, name)[face : face + 1] for name in ("intensities", "pucker", "blink", "gaze")}
-    return replace(s, **cut, **{name: getattr(s, name)[head : head + 1] for name in ("pose", "light", "strength")})
+    of_face = {name: getattr(motion, name)[face : face + 1] for name in ("intensities", "pucker", "blink", "gaze")}
+    of_head = {name: getattr(motion, name)[head : head + 1] for name in ("pose", "light", "strength")}
+    return replace(motion, **of_face, **of_head)
 
 
-def _visible(painter: Painter, what: Cover, points: Array) -> tuple[NDArray[np.bool_], Array]:
-    """Where the skin is what one sees (not a hole), and atlas coordinates of what one sees [H, W, 2]."""
-    rows, columns = np.indices(what.skin.shape)
-    seen = []
-    for which, canvas in ((SKIN_QUADS, what.skin), (BEHIND_QUADS, what.behind)):
-        k = texels(which, points)[np.maximum(canvas, 0)]
+def _find_visible(renderer: FrameRenderer, visible: VisibleQuads, points: Array) -> tuple[NDArray[np.bool_], Array]:
+    """Where the skin is visible (not a hole) [H, W], and the atlas coordinates of what each pixel shows [H, W, 2]."""
+    rows, columns = np.indices(visible.skin.shape)
+    coordinates = []
+    for quads, canvas in ((SKIN_QUADS, visible.skin), (BEHIND_QUADS, visible.behind)):
+        k = fit_texel_maps(quads, points)[np.maximum(canvas, 0)]
         at = np.stack(
             [k[..., 0] + k[..., 1] * columns + k[..., 2] * rows, k[..., 3] + k[..., 4] * columns + k[..., 5] * rows], -1
         )
-        low = which.origin[np.maximum(canvas, 0)]
-        seen.append(np.clip(at, low, low + CELL))
-    x, y = np.round(seen[0]).astype(int).transpose(2, 0, 1)
-    opaque = painter.atlas[np.clip(y, 0, None), np.clip(x, 0, None), 3] > 127
-    skin = (what.skin >= 0) & opaque
-    return skin, np.where(skin[..., None], seen[0], seen[1])
+        low = quads.origin[np.maximum(canvas, 0)]
+        coordinates.append(np.clip(at, low, low + CELL))
+    x, y = np.round(coordinates[0]).astype(int).transpose(2, 0, 1)
+    opaque = renderer.atlas[np.clip(y, 0, None), np.clip(x, 0, None), 3] > 127
+    skin = (visible.skin >= 0) & opaque
+    return skin, np.where(skin[..., None], *coordinates)
 
 
-def _moved(which: Quads, canvas: NDArray[np.int32], at: Array, points: Array) -> Array:
-    """Positions [H, W, 2], given other vertex `points`, of what lies at atlas coordinates `at`."""
+def _interpolate_positions(quads: Quads, canvas: NDArray[np.int32], at: Array, points: Array) -> Array:
+    """Image positions [H, W, 2] of the atlas coordinates `at`, where the vertices lie at `points`."""
     index = np.maximum(canvas, 0)
-    s, t = np.moveaxis((at - which.origin[index]) / CELL, -1, 0)
-    corners = points[which.corners[index]]
+    s, t = np.moveaxis((at - quads.origin[index]) / CELL, -1, 0)
+    corners = points[quads.corners[index]]
     weights = np.stack([(1 - s) * (1 - t), s * (1 - t), s * t, (1 - s) * t], axis=-1)
     return np.einsum("hwk,hwkd->hwd", weights, corners)
 
 
-def _flow(painter: Painter, first: Figure, second: Figure, *, size: int) -> Flow:
-    a, b = (covers(f, size=size, scale=1) for f in (first, second))
-    skin_a, at_a = _visible(painter, a, first.points)
-    skin_b, at_b = _visible(painter, b, second.points)
+def _compute_flow(renderer: FrameRenderer, first: Figure, second: Figure, *, size: int) -> Flow:
+    a, b = (find_visible_quads(f, size=size, scale=1) for f in (first, second))
+    skin_a, at_a = _find_visible(renderer, a, first.points)
+    skin_b, at_b = _find_visible(renderer, b, second.points)
     here = np.moveaxis(np.indices((size, size))[::-1], 0, -1).astype(np.float32)
     target = np.where(
         skin_a[..., None],
-        _moved(SKIN_QUADS, a.skin, at_a, second.points) - _moved(SKIN_QUADS, a.skin, at_a, first.points),
-        _moved(BEHIND_QUADS, a.behind, at_a, second.points) - _moved(BEHIND_QUADS, a.behind, at_a, first.points),
+        _interpolate_positions(SKIN_QUADS, a.skin, at_a, second.points)
+        - _interpolate_positions(SKIN_QUADS, a.skin, at_a, first.points),
+        _interpolate_positions(BEHIND_QUADS, a.behind, at_a, second.points)
+        - _interpolate_positions(BEHIND_QUADS, a.behind, at_a, first.points),
     )
-    something_a, something_b = skin_a | (a.behind >= 0), skin_b | (b.behind >= 0)
-    target[~something_a] = 0.0
+    person_a, person_b = skin_a | (a.behind >= 0), skin_b | (b.behind >= 0)
+    target[~person_a] = 0.0
     x, y = np.moveaxis(np.round(here + target).astype(int), -1, 0)
     inside = (x >= 0) & (y >= 0) & (x < size) & (y < size)
     x, y = np.clip(x, 0, size - 1), np.clip(y, 0, size - 1)
     same = (skin_a == skin_b[y, x]) & (np.abs(at_b[y, x] - at_a).max(-1) < 1.5 * CELL)
-    nothing = ~something_a & ~something_b[y, x]
-    valid = inside & np.where(something_a, same & something_b[y, x], nothing)
-    return Flow(target.astype(np.float32), valid, something_a)
+    background = ~person_a & ~person_b[y, x]
+    valid = inside & np.where(person_a, same & person_b[y, x], background)
+    return Flow(target.astype(np.float32), valid, person_a)
 
 
 def render_clip(*, identity: int, clip: int, seconds: float, fps: float = 25, size: int = 224, seed: int = 0) -> Clip:
-    """Render clip number `clip` of person number `identity`; the same arguments give the same pixels."""
-    person = cast(number=identity, seed=seed)
-    name = (seed, identity, clip)
-    return _render(
-        Painter(person, size=size, seed=name),
-        script(person.who, frames=max(1, round(seconds * fps)), fps=fps, seed=name),
+    """Render clip number `clip` of person number `identity`; equal arguments give equal pixels."""
+    actor = get_actor(number=identity, seed=seed)
+    clip_seed = (seed, identity, clip)
+    return render_motion(
+        FrameRenderer(actor, size=size, seed=clip_seed),
+        sample_motion(actor.identity, frames=max(1, round(seconds * fps)), fps=fps, seed=clip_seed),
         fps=fps,
     )
 
 
-def _render(painter: Painter, what: Script, *, fps: float) -> Clip:
-    """Render a script that was written elsewhere."""
-    count, size = len(what.intensities), painter.size
+def render_motion(renderer: FrameRenderer, motion: MotionSequence, *, fps: float) -> Clip:
+    """Render a given motion sequence."""
+    count, size = len(motion.intensities), renderer.size
     frames, marks = np.empty((count, size, size, 3), np.uint8), np.empty((count, 68, 2), np.float32)
     for i in range(count):
-        frames[i], figure = painter.frame(what, i)
-        marks[i] = painter.body.landmarks(figure)
-    return Clip(frames, what.intensities, what.pose, marks, painter.body.who.number, fps, painter, what)
+        frames[i], figure = renderer.render_frame(motion, i)
+        marks[i] = renderer.body.locate_landmarks(figure)
+    return Clip(frames, motion.intensities, motion.pose, marks, renderer.body.identity.number, fps, renderer, motion)

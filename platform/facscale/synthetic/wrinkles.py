@@ -1,4 +1,4 @@
-"""What an action unit draws on the skin besides moving it: lines, furrows, dimples, as factors of brightness."""
+"""The wrinkles of action units: lines, furrows, dimples and bulges, as changes of the skin's brightness."""
 
 # numpy's stubs return Any for most arithmetic on arrays of any float type.
 # mypy: disable-error-code="no-any-return"
@@ -11,10 +11,10 @@ from functools import lru_cache
 import numpy as np
 
 from facscale.synthetic.actions import AUS
-from facscale.synthetic.anatomy import EYE_X, MOUTH_GAP, Array, blob, mouth_edges, pair
-from facscale.synthetic.canvas import both_sides, grain, line, texels
+from facscale.synthetic.anatomy import EYE_X, MOUTH_GAP, Array, blob, blob_pair, get_mouth_edges
+from facscale.synthetic.canvas import draw_curve, get_texel_chart, make_grain, mirror_curve
 
-Curves = list[tuple[float, list[tuple[float, float]]]]  # strength, points of the right half
+Curves = list[tuple[float, list[tuple[float, float]]]]  # strength, points on the right half of the face
 
 _PAIRS: dict[int, Curves] = {
     1: [(0.38, [(0.0, h), (0.2, h + 0.01), (0.42, h + 0.05)]) for h in (-0.56, -0.68, -0.8)],
@@ -44,59 +44,59 @@ _PAIRS: dict[int, Curves] = {
 
 @dataclass(frozen=True)
 class Wrinkle:
-    """`depth` is multiplied by the AU's intensity / 5 and added to a brightness factor of 1, inside `area`."""
+    """The change of brightness by an AU."""
 
-    area: tuple[slice, slice]
-    depth: Array
+    area: tuple[slice, slice]  # rows and columns of the skin patch
+    depth: Array  # times intensity / 5, added to a brightness factor of 1
 
 
-def _groove(mask_points: np.ndarray) -> Array:
+def _make_groove(mask_points: np.ndarray) -> Array:
     """A dark line with a bright rim on its lower side, where the skin bulges towards the light."""
-    dark = 0.75 * line(mask_points, width=2, soft=2.0) + 0.35 * line(mask_points, width=4, soft=4.5)
-    return _fade(dark - 0.4 * np.roll(line(mask_points, width=4, soft=3.5), 7, axis=0), mask_points)
+    dark = 0.75 * draw_curve(mask_points, width=2, soft=2.0) + 0.35 * draw_curve(mask_points, width=4, soft=4.5)
+    return _fade(dark - 0.4 * np.roll(draw_curve(mask_points, width=4, soft=3.5), 7, axis=0), mask_points)
 
 
 def _fade(mask: Array, curve: np.ndarray) -> Array:
-    """Let a curve's ends run out softly."""
-    x, y = texels()
+    """Fade out the ends of a curve."""
+    x, y = get_texel_chart()
     middle, reach = (curve.min(0) + curve.max(0)) / 2, (curve.max(0) - curve.min(0)) / 2 + 0.05
     return mask * np.exp(
         -np.clip((((x - middle[0]) / reach[0]) ** 2 + ((y - middle[1]) / reach[1]) ** 2) - 0.7, 0, None) * 0.9
     ).astype(np.float32)
 
 
-def _bulges() -> dict[int, Array]:
-    """Shading that is no line."""
-    x, y = texels()
+def _make_bulges() -> dict[int, Array]:
+    """Shading other than lines, by AU."""
+    x, y = get_texel_chart()
     g = MOUTH_GAP
-    stones = grain(scale=0.07, random=np.random.default_rng(17))
+    stones = make_grain(scale=0.07, random=np.random.default_rng(17))
     chin = blob(x, y, at=(0, 1.52 + g * 0.6), size=(0.2, 0.11))
-    upper, lower = mouth_edges(x)
+    upper, lower = get_mouth_edges(x)
     seam = np.exp(-np.minimum(np.abs(y - upper), np.abs(y - lower)) / 0.03) * np.exp(-((x / 0.38) ** 4))
     pale = blob(x, y, at=(0, 0.87), size=(0.25, 0.035)) + blob(x, y, at=(0, 1.27 + g), size=(0.25, 0.04))
     return {
-        6: 0.10 * pair(x, y, at=(0.58, 0.42), size=(0.2, 0.13)),
-        12: 0.12 * pair(x, y, at=(0.62, 0.6), size=(0.16, 0.13)),
-        14: -0.35 * pair(x, y, at=(0.54, 1.04), size=(0.055, 0.08))
-        + 0.12 * pair(x, y, at=(0.62, 1.04), size=(0.05, 0.1)),
+        6: 0.10 * blob_pair(x, y, at=(0.58, 0.42), size=(0.2, 0.13)),
+        12: 0.12 * blob_pair(x, y, at=(0.62, 0.6), size=(0.16, 0.13)),
+        14: -0.35 * blob_pair(x, y, at=(0.54, 1.04), size=(0.055, 0.08))
+        + 0.12 * blob_pair(x, y, at=(0.62, 1.04), size=(0.05, 0.1)),
         17: 0.2 * stones * chin - 0.4 * blob(x, y, at=(0, 1.36 + g), size=(0.2, 0.035)) + 0.08 * chin,
-        9: -0.10 * pair(x, y, at=(0.2, 0.1), size=(0.08, 0.1)),
-        10: -0.12 * pair(x, y, at=(0.36, 0.78), size=(0.06, 0.1)),
+        9: -0.10 * blob_pair(x, y, at=(0.2, 0.1), size=(0.08, 0.1)),
+        10: -0.12 * blob_pair(x, y, at=(0.36, 0.78), size=(0.06, 0.1)),
         23: -0.5 * seam - 0.12 * pale,
         24: -0.45 * seam + 0.06 * pale,
-        7: -0.3 * pair(x, y, at=(EYE_X, 0.09), size=(0.16, 0.025)),
+        7: -0.3 * blob_pair(x, y, at=(EYE_X, 0.09), size=(0.16, 0.025)),
     }
 
 
 @lru_cache(maxsize=1)
-def wrinkles() -> dict[int, Wrinkle]:
-    """Index of the AU -> its wrinkle; AUs without one are absent."""
-    bulges, out = _bulges(), {}
+def get_wrinkles() -> dict[int, Wrinkle]:
+    """The wrinkles by index of the AU in AUS; AUs without wrinkles are absent."""
+    bulges, out = _make_bulges(), {}
     for index, au in enumerate(AUS):
-        depth = bulges.get(au, np.zeros_like(texels()[0])).astype(np.float32)
+        depth = bulges.get(au, np.zeros_like(get_texel_chart()[0])).astype(np.float32)
         for strength, points in _PAIRS.get(au, []):
-            for curve in both_sides(points):
-                depth = depth - strength * _groove(curve)
+            for curve in mirror_curve(points):
+                depth = depth - strength * _make_groove(curve)
         strong = np.abs(depth) > 0.004
         if strong.any():
             rows, columns = np.flatnonzero(strong.any(1)), np.flatnonzero(strong.any(0))

@@ -1,16 +1,16 @@
-"""MLflow, and nothing else in the platform knows it.
+"""MLflow tracking; the rest of the platform reaches MLflow only through this room.
 
-Every record goes to a journal on disk first and from there to the tracker, so that no run waits for a tracker or ends
-because of it.
+Every record goes to a journal on disk first and from there to the server in the background, so that no run waits for
+MLflow or fails because of it.
 """
 
 import os
 
-# Before mlflow is imported anywhere: it reports its use to its makers unless told not to.
+# Before mlflow is imported anywhere: it sends usage reports to its makers unless these are set.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 
 from facscale.track.journal import SpoolError
-from facscale.track.tracker import Run, Tracker, flush
+from facscale.track.tracker import RunLogger, Tracker, flush
 
-__all__ = ["Run", "SpoolError", "Tracker", "flush"]
+__all__ = ["RunLogger", "SpoolError", "Tracker", "flush"]

@@ -1,39 +1,44 @@
-"""Files of a run, back from the tracker that has them: for a spool that is sent to a second one."""
+"""Fetches files of a run from the tracker that has them, for a spool that is sent to a second tracker."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import mlflow.artifacts
 from mlflow import MlflowClient
 
-from facscale.track.registry import logged_models
+from facscale.track.journal import Record
+from facscale.track.registry import search_logged_models
 
 
-def fetch(record: dict[str, Any], *, into: Path, uri: str, experiment: str, run: str) -> None:
-    """Put what a record carried into the folder `into`/record["file"], as `Journal.keep` had it.
+def fetch_files(record: Record, *, into: Path, uri: str, experiment: str, run: str) -> None:
+    """Restore what a record carried as the folder `into`/record["file"], as `Journal.add_file` had made it.
 
-    uri, experiment, run: where it was delivered. Raises MlflowException or OSError where it is not to be had.
+    `uri`, `experiment` (a name) and `run` (an id) are where it was delivered. Raises MlflowException or OSError if it
+    cannot be fetched.
     """
     with tempfile.TemporaryDirectory(dir=into) as scratch:
         if record["do"] == "model":
-            where = MlflowClient(uri).get_experiment_by_name(experiment)
-            named = {"experiment": where.experiment_id, "name": record["name"]} if where else None
-            models = logged_models(MlflowClient(uri), run, **named) if named else []
-            if not models:
-                raise FileNotFoundError(record["name"])
-            place = models[-1].artifact_location  # models:/ would be looked for at MLflow's default tracker
-            found, name = mlflow.artifacts.download_artifacts(place, dst_path=scratch, tracking_uri=uri), "model"
+            name, path = "model", _download_model(record["name"], scratch, uri=uri, experiment=experiment, run=run)
         else:
             name = record["name"]
-            path = f"{record['folder']}/{name}".lstrip("/")
-            found = mlflow.artifacts.download_artifacts(
-                run_id=run, artifact_path=path, dst_path=scratch, tracking_uri=uri
+            artifact = f"{record['folder']}/{name}".lstrip("/")
+            path = mlflow.artifacts.download_artifacts(
+                run_id=run, artifact_path=artifact, dst_path=scratch, tracking_uri=uri
             )
-        whole = Path(scratch) / ".whole"
-        whole.mkdir()
-        shutil.move(found, whole / name)
-        whole.rename(into / record["file"])
+        complete = Path(scratch) / ".complete"  # moved into place by one rename
+        complete.mkdir()
+        shutil.move(path, complete / name)
+        complete.rename(into / record["file"])
+
+
+def _download_model(name: str, folder: str, *, uri: str, experiment: str, run: str) -> str:
+    api = MlflowClient(uri)
+    entity = api.get_experiment_by_name(experiment)
+    models = search_logged_models(api, run, experiment=entity.experiment_id, name=name) if entity else []
+    if not models:
+        raise FileNotFoundError(name)
+    # By location: an address models:/ would be looked up at MLflow's default tracker.
+    return mlflow.artifacts.download_artifacts(models[-1].artifact_location, dst_path=folder, tracking_uri=uri)

@@ -1,4 +1,4 @@
-"""Records on disk, in the order in which they were made, and how far each lane of them has been delivered.
+"""Records on disk in the order in which they were logged, with how far each lane of them has been delivered.
 
     journal.jsonl   one record a line, only ever appended to
     sent.json       for each tracker: bytes of the journal that it has acknowledged, by lane, and the ids of its runs
@@ -6,7 +6,7 @@
     lock            held by the one process that sends
 
 Lanes are delivered independently: an artifact store that is down does not hold up metrics. A process that is killed
-leaves at most one unfinished line, which the next one skips.
+leaves at most one unfinished line, which the next process skips.
 """
 
 from __future__ import annotations
@@ -26,31 +26,32 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from facscale.errors import UserError
-from facscale.redact import redacted
+from facscale.redact import redact
 
 LANES = ("records", "files")
-SPOOLS = Path("~/.cache/facscale/journal").expanduser()  # where jobs keep their journals, one folder each
+SPOOL_ROOT = Path("~/.cache/facscale/journal").expanduser()  # jobs keep their journals here, one folder each
+Record = dict[str, Any]
 
 
 class SpoolError(UserError):
-    """A folder holds no records."""
+    """A folder is not a usable spool."""
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A record and the byte of the journal at which the next one begins."""
+class JournalEntry:
+    """A record, and the byte of the journal at which the next one begins."""
 
-    record: dict[str, Any]
+    record: Record
     end: int
 
 
 @dataclass
-class Sent:
-    """What one tracker has acknowledged."""
+class Delivery:
+    """What one tracker has acknowledged: a note in sent.json."""
 
     target: str = ""  # the tracker's address and the experiment
     offsets: dict[str, int] = field(default_factory=dict)  # by lane
-    runs: dict[str, str] = field(default_factory=dict)  # by key, the tracker's ids
+    runs: dict[str, str] = field(default_factory=dict)  # the tracker's run ids, by key
     uri: str = ""  # the parts of `target`; notes of older versions have none
     experiment: str = ""
 
@@ -65,28 +66,28 @@ class Journal:
         self._path = spool / "journal.jsonl"
         self._mutex = threading.Lock()
         self._file = os.open(self._path, os.O_CREAT | os.O_APPEND | os.O_RDWR, 0o600)
-        weakref.finalize(self, os.close, self._file)  # who looks at hundreds of journals must not run out of files
+        weakref.finalize(self, os.close, self._file)  # `facscale sync` opens hundreds of journals in one process
         self._steps: dict[tuple[str, str], set[int]] = defaultdict(set)
-        self._lock: BinaryIO | None = None
+        self._lock_file: BinaryIO | None = None
         self._finish_last_line()
-        for entry in self.entries(0):
-            self._note(entry.record)
+        for entry in self.read_entries(0):
+            self._remember_steps(entry.record)
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write one record. Metrics that the journal holds already, for the same run, name and step, are dropped.
+        """Write one record, without metrics that the journal already holds for the same run, name and step.
 
         A job that resumes from a checkpoint repeats some steps: their first values stay.
         """
         with self._mutex:
-            fresh = self._without_known_metrics(record)
+            fresh = self._drop_repeated_metrics(record)
             if fresh is None:
                 return
-            self._note(fresh)
-            line = redacted(json.dumps(fresh, default=str)).encode() + b"\n"
-            os.write(self._file, line)  # one call: whole or not at all
+            self._remember_steps(fresh)
+            line = redact(json.dumps(fresh, default=str)).encode() + b"\n"
+            os.write(self._file, line)  # a single call, so that a line is appended entirely or not at all
 
-    def entries(self, start: int) -> Iterator[Entry]:
-        """Whole records from byte `start` on; lines that a crash left unfinished are skipped."""
+    def read_entries(self, start: int) -> Iterator[JournalEntry]:
+        """Yield all complete records from byte `start` on; lines that a crash left unfinished are skipped."""
         with self._path.open("rb") as file:
             file.seek(start)
             end = start
@@ -98,74 +99,77 @@ class Journal:
                     record = json.loads(line)
                 except ValueError:
                     continue
-                yield Entry(record, end)
+                yield JournalEntry(record, end)
 
-    def keep(self, path: Path, *, name: str) -> str:
-        """Copy a file or folder into the spool as `name`; returns the folder under `files` that holds it."""
-        holder = f"{time.time_ns()}-{os.urandom(3).hex()}"
-        (self.files / holder).mkdir()
+    def add_file(self, path: Path, *, name: str) -> str:
+        """Copy a file or folder into the spool as `name`; returns the name of the folder in `files` that holds it."""
+        folder = f"{time.time_ns()}-{os.urandom(3).hex()}"
+        (self.files / folder).mkdir()
         copy = shutil.copytree if path.is_dir() else shutil.copy2
-        copy(path, self.files / holder / name)
-        return holder
-
-    def held(self, name: str) -> Path:
-        """The folder that `keep` named. Raises SpoolError for a name that leads elsewhere: a journal may be another's."""
-        folder = self.files / name
-        if Path(name).name != name or name == ".." or any(p.is_symlink() for p in (folder, *folder.rglob("*"))):
-            raise SpoolError(f"{self._path} names what lies outside its spool ({name!r}): it is not as we wrote it")
+        copy(path, self.files / folder / name)
         return folder
 
-    def drop(self, name: str) -> None:
-        """Delete what `keep` copied."""
-        shutil.rmtree(self.held(name), ignore_errors=True)
+    def get_file_folder(self, name: str) -> Path:
+        """Return the path of a folder that `add_file` named.
+
+        Raises SpoolError for a name that leads out of the spool: a journal may come from somebody else.
+        """
+        folder = self.files / name
+        if Path(name).name != name or name == ".." or any(p.is_symlink() for p in (folder, *folder.rglob("*"))):
+            raise SpoolError(f"{self._path} names a file outside its spool ({name!r}): it was not written by facscale")
+        return folder
+
+    def remove_file(self, name: str) -> None:
+        """Delete what `add_file` copied."""
+        shutil.rmtree(self.get_file_folder(name), ignore_errors=True)
 
     def sync(self) -> None:
         """Wait until everything appended so far is on the disk."""
         os.fsync(self._file)
 
-    def sent(self) -> dict[str, Sent]:
-        """What is delivered, by target; nothing, where there is no (readable) note of it."""
+    def load_deliveries(self) -> dict[str, Delivery]:
+        """Read sent.json, by target; empty if it is missing or damaged, so that everything is sent again."""
         try:
             notes = json.loads((self.spool / "sent.json").read_text())
-            return {note["target"]: Sent(**note) for note in (notes if isinstance(notes, list) else [notes])}
+            return {note["target"]: Delivery(**note) for note in (notes if isinstance(notes, list) else [notes])}
         except (OSError, ValueError, TypeError, KeyError):
             return {}
 
-    def acknowledge(self, sent: Sent) -> None:
-        """Note what is delivered, atomically. Only who holds the lock may."""
-        notes = self.sent() | {sent.target: sent}
+    def save_delivery(self, delivery: Delivery) -> None:
+        """Write a delivery to sent.json, atomically. The caller must hold the lock."""
+        notes = self.load_deliveries() | {delivery.target: delivery}
         part = self.spool / "sent.json.part"
         part.write_text(json.dumps([vars(note) for note in notes.values()]))
         part.replace(self.spool / "sent.json")
 
-    def covers(self, sent: Sent) -> bool:
-        """Whether that is everything."""
-        return all(next(self.entries(sent.offsets.get(lane, 0)), None) is None for lane in LANES)
+    def is_delivered(self, delivery: Delivery) -> bool:
+        """Whether a delivery has reached the end of the journal in every lane."""
+        return all(next(self.read_entries(delivery.offsets.get(lane, 0)), None) is None for lane in LANES)
 
-    def lock(self) -> bool:
+    def try_lock(self) -> bool:
         """Become the sender; False while another process is. The lock ends with the process, however it ends."""
-        if self._lock is None:
+        if self._lock_file is None:
             file = (self.spool / "lock").open("ab")
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.close()
                 return False
-            self._lock = file
+            self._lock_file = file
         return True
 
     @property
-    def locked(self) -> bool:
+    def has_lock(self) -> bool:
         """Whether this process is the sender."""
-        return self._lock is not None
+        return self._lock_file is not None
 
     def unlock(self) -> None:
         """Let another process send."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        if self._lock_file is not None:
+            self._lock_file.close()
+            self._lock_file = None
 
-    def _without_known_metrics(self, record: Mapping[str, Any]) -> dict[str, Any] | None:
+    def _drop_repeated_metrics(self, record: Mapping[str, Any]) -> Record | None:
         if record["do"] != "metrics":
             return dict(record)
         values = {
@@ -175,7 +179,7 @@ class Journal:
         }
         return {**record, "values": values} if values else None
 
-    def _note(self, record: Mapping[str, Any]) -> None:
+    def _remember_steps(self, record: Mapping[str, Any]) -> None:
         if record.get("do") == "metrics":
             for name in record["values"]:
                 self._steps[record["run"], name].add(record["step"])

@@ -1,4 +1,4 @@
-"""Who we are to a tracker: passwords stay in the environment, are written nowhere, and go to nobody else."""
+"""Tracker credentials: read from the environment, never written to disk, never sent to another server."""
 
 from __future__ import annotations
 
@@ -8,37 +8,40 @@ from urllib.parse import urlsplit
 from mlflow.exceptions import MlflowException
 
 from facscale.errors import UserError
-from facscale.redact import redacted
+from facscale.redact import redact
 
-TRACKER = "MLFLOW_TRACKING_URI"
-LOGINS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
-REFUSALS = ("UNAUTHENTICATED", "PERMISSION_DENIED")
-CURE = f"check {LOGINS[0]} and {LOGINS[1]}, and that this user may edit the experiment"
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
+LOGIN_VARIABLES = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+LOGIN_ERROR_CODES = ("UNAUTHENTICATED", "PERMISSION_DENIED")
+LOGIN_HINT = f"check {LOGIN_VARIABLES[0]} and {LOGIN_VARIABLES[1]}, and that this user may edit the experiment"
 
 
 class LoginError(UserError):
-    """A login would go to somebody whom it is not for."""
+    """Credentials would be sent to a server that they are not for."""
 
 
-def with_password(place: str) -> str:
-    """The address of a tracker, from one that has lost its password: the environment may know it."""
-    whole = os.environ.get(TRACKER, "").rstrip("/")
-    return whole if redacted(whole) == place else place
+def restore_password(uri: str) -> str:
+    """Return a redacted tracker URI with its password, if MLFLOW_TRACKING_URI is the same URI unredacted."""
+    environment_uri = os.environ.get(URI_VARIABLE, "").rstrip("/")
+    return environment_uri if redact(environment_uri) == uri else uri
 
 
-def refuse_stranger(uri: str) -> None:
-    """Raise LoginError where MLflow would send the environment's login for one server to another, which a spec names."""
-    own = os.environ.get(TRACKER, "")
-    given = [name for name in LOGINS if os.environ.get(name)]
-    if not (given and own.startswith("http") and uri.startswith("http")):
+def check_credentials_target(uri: str) -> None:
+    """Raise LoginError if MLflow would send the environment's credentials to another server than theirs.
+
+    A spec can name any server as `uri`; the credentials belong to the server in MLFLOW_TRACKING_URI.
+    """
+    environment_uri = os.environ.get(URI_VARIABLE, "")
+    variables = [name for name in LOGIN_VARIABLES if os.environ.get(name)]
+    if not (variables and environment_uri.startswith("http") and uri.startswith("http")):
         return
-    if urlsplit(own)[:2] != urlsplit(uri)[:2]:
+    if urlsplit(environment_uri)[:2] != urlsplit(uri)[:2]:
         raise LoginError(
-            f"track.uri is {uri}, but {given[0]} is the login for {own}, and would be sent there too: "
-            f"set {TRACKER} to the server that the login is for, or unset the login"
+            f"track.uri is {uri}, but {variables[0]} is the login for {environment_uri}, and would be sent there too: "
+            f"set {URI_VARIABLE} to the server that the login is for, or unset the login"
         )
 
 
-def is_refused(error: Exception) -> bool:
-    """Whether a tracker answers, and does not let us in."""
-    return isinstance(error, MlflowException) and error.error_code in REFUSALS
+def is_login_refused(error: Exception) -> bool:
+    """Whether the tracker answers, but rejects the credentials."""
+    return isinstance(error, MlflowException) and error.error_code in LOGIN_ERROR_CODES

@@ -1,63 +1,48 @@
-"""What the tracker knows of many runs.
+"""Fetches many runs of an experiment from a tracker.
 
-MLflow answers a search with everything that the runs hold, and builds an object for each value on the way: seconds of
-one core for 500 runs of 100 metrics. So a server is asked by several requests side by side, one for each first digit of
-the runs' ids (MLflow's are random hexadecimal numbers), which its workers share among them, and the answers are taken as
-plain JSON; a SQLite file is read by itself. Both give the same, and a test says so.
+MLflow needs about 10 ms for each run of a hundred values, most of it in the server. So a server is asked by several
+requests side by side, one for each first digit of the runs' ids (random hexadecimal numbers), which its workers share
+among them. A SQLite file is read directly, which is 14 times faster than MLflow. All ways give the same runs, which a
+test checks.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import sqlite3
 import tempfile
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
-from mlflow.utils.credentials import get_default_host_creds
-from mlflow.utils.rest_utils import http_request, verify_rest_response
 
-import facscale.track.client  # noqa: F401 - sets how patient MLflow's requests are
+import facscale.track.client  # noqa: F401 - sets timeout and retries of MLflow's requests
+from facscale.compat import IncompatibleVersionError
+from facscale.compat.mlflow import read_sqlite_runs
 from facscale.errors import UserError
-from facscale.track.login import CURE, is_refused
+from facscale.track.login import LOGIN_HINT, is_login_refused
 
-PAGE = 1000  # runs of one answer
-AT_ONCE = 8  # requests
-PATIENCE_S = 120
-SEARCH = "/api/2.0/mlflow/runs/search"
-EXPERIMENTS = "SELECT name, experiment_id FROM experiments"
-ROWS = """
-    SELECT run.run_uuid, run.name, run.status, run.start_time FROM runs AS run
-    WHERE run.experiment_id = ? AND run.lifecycle_stage = 'active' ORDER BY run.start_time, run.run_uuid
-"""
-VALUES = """
-    SELECT run.run_uuid, held.key, held.{value} FROM {table} AS held JOIN runs AS run ON run.run_uuid = held.run_uuid
-    WHERE run.experiment_id = ? AND run.lifecycle_stage = 'active'
-"""
+PAGE_SIZE = 1000  # runs in one answer
+MAX_REQUESTS = 8  # at once
+TIMEOUT_S = 120
+TIMEOUT_VARIABLE = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+SQLITE = "sqlite:///"
+log = logging.getLogger("facscale.track")
 
 
 class QueryError(UserError):
-    """There is nothing to ask for under that name, or nobody to ask."""
-
-
-def unanswered(uri: str, error: Exception) -> QueryError:
-    """For a tracker that does not tell what it was asked."""
-    if is_refused(error):
-        return QueryError(f"{uri} refuses our login; {CURE}")
-    return QueryError(f"{uri} does not answer what was asked: {str(error).splitlines()[0]}")
+    """The experiment does not exist, or the tracker does not answer the query."""
 
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """A run as it is at the tracker; metrics are the latest values."""
+    """A run as the tracker has it; metrics are the latest values."""
 
     id: str
     name: str
@@ -69,7 +54,7 @@ class TrackedRun:
 
     @property
     def key(self) -> str:
-        """The same for the same job, wherever it ran; "" for runs that we did not make."""
+        """The same for the same job, wherever it ran; "" for runs that facscale did not create."""
         return self.tags.get("facscale.key", "")
 
     @property
@@ -78,113 +63,100 @@ class TrackedRun:
         return self.tags.get("mlflow.parentRunId", "")
 
 
-def runs(uri: str, *, experiment: str, filter: str = "") -> list[TrackedRun]:  # noqa: A002 - MLflow's word for it
-    """All runs of an experiment that are not deleted, the oldest first.
+def search_runs(uri: str, *, experiment: str, filter: str = "") -> list[TrackedRun]:  # noqa: A002 - MLflow's word
+    """Return all runs of an experiment that are not deleted, the oldest first.
 
-    filter: in MLflow's language, such as `tags.method = 'clp' and metrics.`f1/mean` > 0.5`; the tracker does it, and
-    what it leaves out costs nothing. Raises QueryError for an experiment that is not there, a filter that the tracker
-    does not understand, and a tracker that does not answer.
+    filter: in MLflow's language, such as `tags.method = 'clp' and metrics.`f1/mean` > 0.5`; the tracker applies it, and
+    runs that it leaves out cost nothing. Raises QueryError for an experiment that does not exist, a filter that the
+    tracker does not understand, and a tracker that does not answer.
     """
+    runs = None
     try:
-        if uri.startswith("sqlite:///") and not filter:
-            told = _from_file(uri, experiment=experiment)
-        else:
-            told = _from_mlflow(uri, experiment=experiment, filter=filter)
+        if uri.startswith(SQLITE) and not filter:
+            runs = _search_sqlite(uri, experiment=experiment)
+        if runs is None:
+            runs = _search_mlflow(uri, experiment=experiment, filter=filter)
     except (MlflowException, sqlite3.Error) as error:
-        raise unanswered(uri, error) from error
-    return sorted(told, key=lambda run: (run.start, run.id))
+        raise _make_query_error(uri, error) from error
+    return sorted(runs, key=lambda run: (run.start, run.id))
 
 
-def _from_mlflow(uri: str, *, experiment: str, filter: str) -> list[TrackedRun]:  # noqa: A002
-    api = MlflowClient(uri)
-    found = api.get_experiment_by_name(experiment)
-    if found is None:
-        raise _unknown(uri, experiment, known=[one.name for one in api.search_experiments(max_results=20)])
-    if uri.startswith("http"):
-        return _from_server(uri, experiment=found.experiment_id, filter=filter)
-    return [_of_entity(run) for run in _pages(api, experiment=found.experiment_id, filter=filter)]
-
-
-def _unknown(uri: str, experiment: str, *, known: Sequence[str]) -> QueryError:
-    return QueryError(f"{uri} has no experiment {experiment!r}; it has {', '.join(known) or 'none'}")
-
-
-def _from_server(uri: str, *, experiment: str, filter: str) -> list[TrackedRun]:  # noqa: A002
-    ask = partial(_part, uri.rstrip("/"), experiment=experiment, filter=filter)
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return [run for part in pool.map(ask, "0123456789abcdef") for run in part]
-
-
-def _part(uri: str, digit: str, *, experiment: str, filter: str) -> list[TrackedRun]:  # noqa: A002
-    """The runs whose ids begin with a digit."""
-    mine = f"attributes.run_id LIKE '{digit}%'"
-    wanted = {"experiment_ids": [experiment], "filter": f"{filter} AND {mine}" if filter else mine, "max_results": PAGE}
-    told: list[TrackedRun] = []
-    while True:
-        answer = http_request(get_default_host_creds(uri), SEARCH, "POST", json=wanted, timeout=PATIENCE_S)
-        page = verify_rest_response(answer, SEARCH).json()
-        told += [_of_json(run) for run in page.get("runs", [])]
-        if not page.get("next_page_token"):
-            return told
-        wanted["page_token"] = page["next_page_token"]
-
-
-def _from_file(uri: str, *, experiment: str) -> list[TrackedRun]:
-    path = Path(uri.removeprefix("sqlite:///")).absolute()
-    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=PATIENCE_S)) as file:
-        known = dict(file.execute(EXPERIMENTS).fetchall())
-        if experiment not in known:
-            raise _unknown(uri, experiment, known=list(known))
-        place = [known[experiment]]
-        rows = file.execute(ROWS, place).fetchall()
-        held: dict[str, dict[str, dict[str, Any]]] = {}
-        columns = {"latest_metrics": "value, held.is_nan", "params": "value", "tags": "value"}
-        for table, value in columns.items():
-            held[table] = defaultdict(dict)
-            for run, key, *cell in file.execute(VALUES.format(table=table, value=value), place):
-                held[table][run][key] = float("nan") if cell[1:] == [1] else cell[0]
-    return [
-        TrackedRun(run, name, start, status, held["tags"][run], held["params"][run], held["latest_metrics"][run])
-        for run, name, status, start in rows
-    ]
-
-
-def _pages(api: MlflowClient, *, experiment: str, filter: str) -> Iterator[Run]:  # noqa: A002
-    token: str | None = None
-    while True:
-        page = api.search_runs([experiment], filter, max_results=PAGE, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
-def _of_entity(run: Run) -> TrackedRun:
-    info, data = run.info, run.data
-    return TrackedRun(info.run_id, info.run_name, info.start_time, info.status, data.tags, data.params, data.metrics)
-
-
-def _of_json(run: dict[str, Any]) -> TrackedRun:
-    info, data = run["info"], run.get("data", {})
-    tags, params, metrics = (
-        {one["key"]: one.get("value", "") for one in data.get(kind, [])} for kind in ("tags", "params", "metrics")
-    )
-    values = {name: float(value or 0) for name, value in metrics.items()}  # "NaN" is a string there
-    return TrackedRun(info["run_id"], info["run_name"], int(info["start_time"]), info["status"], tags, params, values)
-
-
-def experiments(uri: str) -> list[str]:
-    """Names of all experiments in which there may be runs, but for MLflow's own default one."""
+def list_experiments(uri: str) -> list[str]:
+    """Return the names of all experiments except MLflow's own default one. Raises QueryError."""
     try:
-        return sorted(one.name for one in MlflowClient(uri).search_experiments() if one.name != "Default")
+        names = [experiment.name for experiment in MlflowClient(uri).search_experiments()]
     except MlflowException as error:
-        raise unanswered(uri, error) from error
+        raise _make_query_error(uri, error) from error
+    return sorted(name for name in names if name != "Default")
 
 
-def artifact(uri: str, *, run: str, path: str) -> bytes | None:
-    """A file that a run has kept; None where it has no such file."""
+def read_artifact(uri: str, *, run: str, path: str) -> bytes | None:
+    """Return the content of a file that a run has kept; None if it has no such file."""
     api = MlflowClient(uri)
     if path not in {file.path for file in api.list_artifacts(run)}:
         return None
     with tempfile.TemporaryDirectory() as folder:
         return Path(api.download_artifacts(run, path, folder)).read_bytes()
+
+
+def _make_query_error(uri: str, error: Exception) -> QueryError:
+    """Explain the error of a tracker that does not answer a query."""
+    if is_login_refused(error):
+        return QueryError(f"{uri} refuses our login; {LOGIN_HINT}")
+    return QueryError(f"{uri} does not answer the query: {str(error).splitlines()[0]}")
+
+
+def _search_sqlite(uri: str, *, experiment: str) -> list[TrackedRun] | None:
+    """Read the file; None if it has no such experiment, or can only be read by MLflow itself."""
+    path = Path(uri.removeprefix(SQLITE)).absolute()
+    try:
+        runs = read_sqlite_runs(path, experiment=experiment, timeout_s=TIMEOUT_S)
+    except IncompatibleVersionError as error:
+        log.warning("%s is read through MLflow's client, which is slower: %s", path, error)
+        return None
+    return None if runs is None else [TrackedRun(**run) for run in runs]
+
+
+def _search_mlflow(uri: str, *, experiment: str, filter: str) -> list[TrackedRun]:  # noqa: A002
+    api = MlflowClient(uri)
+    entity = api.get_experiment_by_name(experiment)
+    if entity is None:
+        names = [entity.name for entity in api.search_experiments(max_results=20)]
+        raise QueryError(f"{uri} has no experiment {experiment!r}; it has {', '.join(names) or 'none'}")
+    if not uri.startswith("http"):
+        return _search_pages(api, experiment=entity.experiment_id, filter=filter)
+    conditions = [f"attributes.run_id LIKE '{digit}%'" for digit in "0123456789abcdef"]
+    filters = [f"{filter} AND {condition}" if filter else condition for condition in conditions]
+    with _patient_requests(), ThreadPoolExecutor(MAX_REQUESTS) as pool:
+        parts = pool.map(lambda part: _search_pages(api, experiment=entity.experiment_id, filter=part), filters)
+        return [run for part in parts for run in part]
+
+
+def _search_pages(api: MlflowClient, *, experiment: str, filter: str) -> list[TrackedRun]:  # noqa: A002
+    runs: list[TrackedRun] = []
+    token: str | None = None
+    while True:
+        page = api.search_runs([experiment], filter, max_results=PAGE_SIZE, page_token=token)
+        runs += [_convert_run(run) for run in page]
+        token = page.token
+        if not token:
+            return runs
+
+
+def _convert_run(run: Run) -> TrackedRun:
+    info, data = run.info, run.data
+    return TrackedRun(info.run_id, info.run_name, info.start_time, info.status, data.tags, data.params, data.metrics)
+
+
+@contextmanager
+def _patient_requests() -> Iterator[None]:
+    """Extend the time limit of MLflow's requests, which it reads from the environment at each of them.
+
+    Parts of a large experiment wait for each other in a server with few workers.
+    """
+    limit = os.environ[TIMEOUT_VARIABLE]  # which facscale.track.client has set
+    os.environ[TIMEOUT_VARIABLE] = str(max(TIMEOUT_S, int(limit)))
+    try:
+        yield
+    finally:
+        os.environ[TIMEOUT_VARIABLE] = limit

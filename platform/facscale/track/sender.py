@@ -1,8 +1,8 @@
-"""Brings the journal to MLflow in the background, each record once.
+"""Delivers the journal to MLflow in the background, each record once.
 
-A batch is sent, then its end is noted in `sent.json`. Where the note is missing, because the process died or an answer
-was lost, the batch is sent again without harm: runs are found by their tag, steps that the tracker has are read from
-it and left out, everything else replaces itself.
+A batch is sent, then its end is noted in `sent.json`. If the note is missing, because the process died or an answer was
+lost, the batch is sent again without harm: runs are found by their tag, steps that the tracker has are read from it and
+left out, everything else replaces itself.
 """
 
 from __future__ import annotations
@@ -14,180 +14,185 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-from facscale.redact import redacted
-from facscale.track.client import Client, GoneError, RefusedError
-from facscale.track.fetch import fetch
-from facscale.track.journal import LANES, Entry, Journal, Sent, SpoolError
-from facscale.track.login import CURE, is_refused, with_password
+from facscale.redact import redact
+from facscale.track.client import RecordClient, RecordRefusedError, RunDeletedError
+from facscale.track.fetch import fetch_files
+from facscale.track.journal import LANES, Delivery, Journal, JournalEntry, Record, SpoolError
+from facscale.track.login import LOGIN_HINT, is_login_refused, restore_password
 
-COLLECT = 1.0  # seconds in which records gather before they are sent together
-LONGEST_PAUSE = 15.0  # seconds between attempts while the tracker does not answer
-CHUNK = 2000  # records read at once
-MERGED = ("metrics", "params", "tags")  # kinds that one request can carry together
+COLLECT_S = 1.0  # in which records gather before they are sent together
+MAX_PAUSE_S = 15.0  # between attempts while the tracker does not answer
+CHUNK_SIZE = 2000  # records read at once
+MERGEABLE_KINDS = ("metrics", "params", "tags")  # one request can carry all of these together
 log = logging.getLogger("facscale.track")
 
 
 class Sender:
     """One thread that delivers a journal to one experiment."""
 
-    def __init__(self, journal: Journal, *, uri: str, experiment: str, copy: bool = False) -> None:
-        """`copy`: to a tracker that is not the job's own; what is delivered there stays in the journal."""
-        self._journal, self._copy = journal, copy
-        whole, self._experiment = uri.rstrip("/"), experiment
-        self._uri = redacted(whole)  # for everything that is written
-        self._sent = Sent(f"{self._uri} {experiment}", uri=self._uri, experiment=experiment)
-        self._client = Client(whole, experiment=experiment, runs=self._sent.runs)
+    def __init__(self, journal: Journal, *, uri: str, experiment: str, is_copy: bool = False) -> None:
+        """`is_copy`: the tracker is not the job's own, so files stay in the journal after they are delivered."""
+        self._journal, self._is_copy = journal, is_copy
+        full_uri, self._experiment = uri.rstrip("/"), experiment
+        self._uri = redact(full_uri)  # for everything that is written
+        self._delivery = Delivery(f"{self._uri} {experiment}", uri=self._uri, experiment=experiment)
+        self._client = RecordClient(full_uri, experiment=experiment, runs=self._delivery.runs)
         self._thread = threading.Thread(target=self._loop, name="facscale-track", daemon=True)
-        self._new, self._stopping, self._delivered = threading.Event(), threading.Event(), False
-        self._warned = False
-        self._brought: set[str] = set()  # files that were fetched from another tracker
+        self._has_new, self._is_stopping, self._is_delivered = threading.Event(), threading.Event(), False
+        self._has_warned = False
+        self._refetched: set[str] = set()  # file folders that were fetched from another tracker
 
     @classmethod
-    def resumed(cls, journal: Journal, *, uri: str | None = None) -> Sender:
-        """For the tracker that the journal's newest run names. Raises SpoolError for a journal without runs."""
-        runs = [entry.record for entry in journal.entries(0) if entry.record["do"] == "run"]
+    def from_journal(cls, journal: Journal, *, uri: str | None = None) -> Sender:
+        """Create a sender to `uri`, or to the tracker that the journal's newest run names.
+
+        Raises SpoolError for a journal without runs.
+        """
+        runs = [entry.record for entry in journal.read_entries(0) if entry.record["do"] == "run"]
         if not runs:
             raise SpoolError(f"{journal.spool} holds no records of a run; is it the spool of a job?")
-        own, experiment = runs[-1]["uri"], runs[-1]["experiment"]
-        copy = uri is not None and redacted(uri.rstrip("/")) != own
-        return cls(journal, uri=uri or with_password(own), experiment=experiment, copy=copy)
+        own_uri, experiment = runs[-1]["uri"], runs[-1]["experiment"]
+        is_copy = uri is not None and redact(uri.rstrip("/")) != own_uri
+        return cls(journal, uri=uri or restore_password(own_uri), experiment=experiment, is_copy=is_copy)
 
     @property
     def target(self) -> dict[str, str]:
-        """Where the records go; every run's record says it, for those who send them later."""
+        """Where the records go; the record of every run holds it, for a process that sends the journal later."""
         return {"uri": self._uri, "experiment": self._experiment}
 
     def start(self) -> None:
-        """Begin to deliver."""
+        """Start the thread."""
         self._thread.start()
 
     def wake(self) -> None:
-        """There are new records."""
-        self._new.set()
+        """Notify the thread of new records."""
+        self._has_new.set()
 
     def stop(self, *, wait: float) -> bool:
-        """Deliver the rest, for at most `wait` seconds and without waiting for a tracker that does not answer."""
-        self._stopping.set()
-        self._new.set()
-        self._thread.join(wait)
-        return self._delivered and not self._thread.is_alive()
+        """Deliver the rest, for at most `wait` seconds; a tracker that does not answer is tried once.
 
-    def url(self, key: str) -> str:
-        """Where a run can be seen."""
-        return self._client.url(key)
+        Returns whether everything is delivered.
+        """
+        self._is_stopping.set()
+        self._has_new.set()
+        self._thread.join(wait)
+        return self._is_delivered and not self._thread.is_alive()
+
+    def get_run_url(self, key: str) -> str:
+        """Return the address of a run's page, or the tracker's own while the run is not delivered."""
+        return self._client.get_run_url(key)
 
     @property
     def table_url(self) -> str:
-        """Where everything that was judged in the experiment can be seen side by side."""
+        """The address of the page with the F1 of all runs of the experiment; "" until the tracker has answered."""
         return self._client.table_url
 
-    def drain(self) -> bool:
-        """Deliver everything that is in the journal now; False when that is not possible (now)."""
-        if not self._begun():
+    def flush(self) -> bool:
+        """Deliver everything that is in the journal; False when that is not possible now."""
+        if not self._acquire_journal():
             return False
         self._journal.sync()
         for lane in LANES:
             try:
                 self._deliver(lane)
-            except GoneError as error:
+            except RunDeletedError as error:
                 log.warning("%s: sending everything again, to a new run", error)
-                self._sent.offsets.clear()
-                self._sent.runs.clear()
-                return self.drain()
-            except Exception as error:  # noqa: BLE001  # whatever ails the tracker, training goes on
-                self._client.doubt()
+                self._delivery.offsets.clear()
+                self._delivery.runs.clear()
+                return self.flush()
+            except Exception as error:  # noqa: BLE001  # training goes on whatever is wrong with the tracker
+                self._client.invalidate_cache()
                 self._warn(error)
                 return False
-        if self._warned:
+        if self._has_warned:
             log.warning("MLflow at %s answers again: everything is sent", self._uri)
-        self._warned = False
+        self._has_warned = False
         return True
 
     def _loop(self) -> None:
-        pause = COLLECT
-        while not self._stopping.is_set():
-            self._new.wait()
-            self._new.clear()
-            self._stopping.wait(pause)
-            self._delivered = self.drain()
-            if self._delivered:
-                pause = COLLECT
+        pause = COLLECT_S
+        while not self._is_stopping.is_set():
+            self._has_new.wait()
+            self._has_new.clear()
+            self._is_stopping.wait(pause)
+            self._is_delivered = self.flush()
+            if self._is_delivered:
+                pause = COLLECT_S
             else:
-                pause = min(2 * pause, LONGEST_PAUSE)
-                self._new.set()  # what is left has to be tried again
-        self._delivered = self.drain()
+                pause = min(2 * pause, MAX_PAUSE_S)
+                self._has_new.set()  # the rest has to be tried again
+        self._is_delivered = self.flush()
         self._journal.unlock()
 
-    def _begun(self) -> bool:
-        """Be the one who sends, and know what was sent before; False while another process is."""
-        if not self._journal.locked:
-            if not self._journal.lock():
+    def _acquire_journal(self) -> bool:
+        """Become the journal's sender and read what was delivered before; False while another process is the sender."""
+        if not self._journal.has_lock:
+            if not self._journal.try_lock():
                 return False
-            noted = self._journal.sent().get(self._sent.target, Sent())
-            self._sent.offsets.update(noted.offsets)
-            self._sent.runs.update(noted.runs)
+            earlier = self._journal.load_deliveries().get(self._delivery.target, Delivery())
+            self._delivery.offsets.update(earlier.offsets)
+            self._delivery.runs.update(earlier.runs)
         return True
 
     def _deliver(self, lane: str) -> None:
-        while chunk := list(islice(self._journal.entries(self._sent.offsets.get(lane, 0)), CHUNK)):
-            for batch in _batches([entry for entry in chunk if entry.record["lane"] == lane]):
+        while chunk := list(islice(self._journal.read_entries(self._delivery.offsets.get(lane, 0)), CHUNK_SIZE)):
+            for batch in _group_batches([entry for entry in chunk if entry.record["lane"] == lane]):
                 self._send([entry.record for entry in batch])
-                self._acknowledge(lane, batch[-1].end)
-            self._acknowledge(lane, chunk[-1].end)
+                self._save_offset(lane, batch[-1].end)
+            self._save_offset(lane, chunk[-1].end)
 
-    def _send(self, records: Sequence[dict[str, Any]]) -> None:
+    def _send(self, records: Sequence[Record]) -> None:
         try:
-            if "file" in records[0] and not self._journal.held(records[0]["file"]).exists():
-                self._bring_back(records[0])
+            if "file" in records[0] and not self._journal.get_file_folder(records[0]["file"]).exists():
+                self._refetch_file(records[0])
             self._client.send(records, files=self._journal.files)
-        except (RefusedError, SpoolError) as error:
+        except (RecordRefusedError, SpoolError) as error:
             if len(records) > 1:
                 for record in records:
                     self._send([record])
                 return
             with (self._journal.spool / "refused.jsonl").open("a") as file:
-                file.write(redacted(json.dumps({**records[0], "error": str(error)})) + os.linesep)
-            log.warning("MLflow refuses a record, which goes to %s: %s", file.name, redacted(str(error)))
+                file.write(redact(json.dumps({**records[0], "error": str(error)})) + os.linesep)
+            log.warning("MLflow refuses a record, which is kept in %s: %s", file.name, redact(str(error)))
             if isinstance(error, SpoolError):
-                return  # it is not ours to delete
+                return  # the file may lie outside the spool and must not be deleted
         for record in records:
-            if "file" in record and (not self._copy or record["file"] in self._brought):
-                self._journal.drop(record["file"])
+            if "file" in record and (not self._is_copy or record["file"] in self._refetched):
+                self._journal.remove_file(record["file"])
 
-    def _bring_back(self, record: dict[str, Any]) -> None:
-        """Where another tracker was given a file, the spool has it no more: fetch it from there."""
-        for target, sent in self._journal.sent().items():
-            if target != self._sent.target and sent.uri and record["run"] in sent.runs:
-                place = {"uri": with_password(sent.uri), "experiment": sent.experiment, "run": sent.runs[record["run"]]}
-                with suppress(MlflowException, OSError):  # then it is refused, as what nobody has
-                    fetch(record, into=self._journal.files, **place)
-                    self._brought.add(record["file"])
+    def _refetch_file(self, record: Record) -> None:
+        """Fetch a file from a tracker that it was delivered to, since the spool has deleted it then."""
+        for target, delivery in self._journal.load_deliveries().items():
+            if target != self._delivery.target and delivery.uri and record["run"] in delivery.runs:
+                uri, run = restore_password(delivery.uri), delivery.runs[record["run"]]
+                with suppress(MlflowException, OSError):  # without the file, the record is refused
+                    fetch_files(record, into=self._journal.files, uri=uri, experiment=delivery.experiment, run=run)
+                    self._refetched.add(record["file"])
                     return
 
-    def _acknowledge(self, lane: str, offset: int) -> None:
-        if self._sent.offsets.get(lane) != offset:
-            self._sent.offsets[lane] = offset
-            self._journal.acknowledge(self._sent)
+    def _save_offset(self, lane: str, offset: int) -> None:
+        if self._delivery.offsets.get(lane) != offset:
+            self._delivery.offsets[lane] = offset
+            self._journal.save_delivery(self._delivery)
 
     def _warn(self, error: Exception) -> None:
-        reason = redacted((str(error) or type(error).__name__).splitlines()[0][:300])
-        if not self._warned:
-            what = f"refuses our login ({CURE})" if is_refused(error) else "cannot be reached"
+        if not self._has_warned:
+            reason = redact((str(error) or type(error).__name__).splitlines()[0][:300])
+            problem = f"refuses our login ({LOGIN_HINT})" if is_login_refused(error) else "cannot be reached"
             message = "MLflow at %s %s: the run goes on; its records are kept in %s and sent when it answers (%s)"
-            log.warning(message, self._uri, what, self._journal.spool, reason)
-        self._warned = True
+            log.warning(message, self._uri, problem, self._journal.spool, reason)
+        self._has_warned = True
 
 
-def _batches(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
-    """Consecutive records of one run that one request can carry, together; all others alone."""
-    batch: list[Entry] = []
+def _group_batches(entries: Sequence[JournalEntry]) -> Iterator[list[JournalEntry]]:
+    """Group consecutive records of one run that one request can carry; every other record is a batch of its own."""
+    batch: list[JournalEntry] = []
     for entry in entries:
-        fits = batch and entry.record["do"] in MERGED and batch[-1].record["do"] in MERGED
-        if fits and entry.record["run"] == batch[-1].record["run"]:
+        is_mergeable = batch and entry.record["do"] in MERGEABLE_KINDS and batch[-1].record["do"] in MERGEABLE_KINDS
+        if is_mergeable and entry.record["run"] == batch[-1].record["run"]:
             batch.append(entry)
             continue
         if batch:

@@ -1,4 +1,4 @@
-"""All journals that jobs of this user left: send what is unsent, and remove what is sent and old."""
+"""Sends all journals that this user's jobs have left, and removes those that are delivered and old."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from facscale.redact import redacted
-from facscale.track.journal import Journal
+from facscale.redact import redact
+from facscale.track.journal import LANES, Journal
 from facscale.track.tracker import flush
 
-KEPT_DAYS = 60
-State = Literal["sent", "known", "left", "empty"]
+RETENTION_DAYS = 60
+State = Literal["sent", "up_to_date", "pending", "empty"]
 
 
 @dataclass(frozen=True)
-class Synced:
-    """One journal: `sent` now, `known` to the tracker before, still `left` here, or `empty` of runs."""
+class SyncResult:
+    """One journal: `sent` just now, `up_to_date` at the tracker before, still `pending` here, or `empty` of runs."""
 
     spool: Path
     state: State
@@ -27,49 +27,53 @@ class Synced:
     records: int = 0  # that were to be sent
 
 
-def spools(folder: Path) -> list[Path]:
-    """The journals in a folder, the oldest first."""
-    found = [path.parent for path in folder.glob("*/journal.jsonl")]
-    return sorted(found, key=lambda spool: (spool / "journal.jsonl").stat().st_mtime)
+def list_spools(folder: Path) -> list[Path]:
+    """Return the spools in a folder, the oldest first."""
+    spools = [path.parent for path in folder.glob("*/journal.jsonl")]
+    return sorted(spools, key=lambda spool: (spool / "journal.jsonl").stat().st_mtime)
 
 
-def sync(found: Sequence[Path], *, uri: str | None = None) -> Iterator[Synced]:
-    """Send each journal to its job's tracker, or a copy of all to `uri`. A tracker that is silent is asked once."""
+def sync_spools(spools: Sequence[Path], *, uri: str | None = None) -> Iterator[SyncResult]:
+    """Send each journal to its job's tracker, or a copy of all to `uri`; a silent tracker is tried only once."""
     silent = set[str]()
-    for spool in found:
-        plan = planned(spool, uri=uri)
-        if plan.state == "left" and plan.uri not in silent:
-            delivered = flush(spool, uri=uri)
-            plan = Synced(spool, "sent" if delivered else "left", plan.uri, plan.records)
-            if not delivered and _is_free(spool):  # else it is not the tracker, but another process that sends
-                silent.add(plan.uri)
-        yield plan
+    for spool in spools:
+        result = plan_sync(spool, uri=uri)
+        if result.state == "pending" and result.uri not in silent:
+            is_sent = flush(spool, uri=uri)
+            result = SyncResult(spool, "sent" if is_sent else "pending", result.uri, result.records)
+            if not is_sent and _is_free(spool):  # otherwise another process is sending, and the tracker may answer
+                silent.add(result.uri)
+        yield result
 
 
-def planned(spool: Path, *, uri: str | None = None) -> Synced:
-    """What there is to do: nothing where a tracker, this or another one, knows everything; else `left` with the number of records that the tracker has not acknowledged."""
+def plan_sync(spool: Path, *, uri: str | None = None) -> SyncResult:
+    """Find out what there is to send, without asking a tracker.
+
+    `up_to_date` where the tracker has acknowledged everything; without `uri`, any tracker will do. Otherwise `pending`,
+    with the number of records that the tracker has not acknowledged.
+    """
     journal = Journal(spool)
-    runs = [entry.record for entry in journal.entries(0) if entry.record["do"] == "run"]
+    runs = [entry.record for entry in journal.read_entries(0) if entry.record["do"] == "run"]
     if not runs:
-        return Synced(spool, "empty")
-    target = redacted((uri or runs[-1]["uri"]).rstrip("/"))
-    notes = journal.sent()
-    sent = notes.get(f"{target} {runs[-1]['experiment']}")
-    whole = [note.uri or note.target.split(" ")[0] for note in notes.values() if journal.covers(note)]
-    if uri is None and whole:
-        return Synced(spool, "known", target if target in whole else whole[0])
-    start = min((sent.offsets.get(lane, 0) for lane in ("records", "files")), default=0) if sent else 0
-    left = sum(1 for _ in journal.entries(start))
-    return Synced(spool, "left" if left else "known", target, left)
+        return SyncResult(spool, "empty")
+    target = redact((uri or runs[-1]["uri"]).rstrip("/"))
+    deliveries = journal.load_deliveries()
+    complete = [item.uri or item.target.split(" ")[0] for item in deliveries.values() if journal.is_delivered(item)]
+    if uri is None and complete:
+        return SyncResult(spool, "up_to_date", target if target in complete else complete[0])
+    delivery = deliveries.get(f"{target} {runs[-1]['experiment']}")
+    start = min(delivery.offsets.get(lane, 0) for lane in LANES) if delivery else 0
+    count = sum(1 for _ in journal.read_entries(start))
+    return SyncResult(spool, "pending" if count else "up_to_date", target, count)
 
 
-def remove_old(found: Sequence[Path], *, days: float = KEPT_DAYS) -> list[Path]:
-    """Delete journals that some tracker has whole and that nobody has touched for `days`; returns them."""
+def remove_old_spools(spools: Sequence[Path], *, days: float = RETENTION_DAYS) -> list[Path]:
+    """Delete spools that some tracker has completely and that are unchanged for `days`; returns them."""
     removed = []
-    for spool in found:
-        journal, age = Journal(spool), time.time() - (spool / "journal.jsonl").stat().st_mtime
-        whole = any(journal.covers(sent) for sent in journal.sent().values())
-        if age > days * 24 * 3600 and whole and journal.lock():
+    for spool in spools:
+        journal, age_s = Journal(spool), time.time() - (spool / "journal.jsonl").stat().st_mtime
+        is_complete = any(journal.is_delivered(delivery) for delivery in journal.load_deliveries().values())
+        if age_s > days * 24 * 3600 and is_complete and journal.try_lock():
             shutil.rmtree(spool)
             journal.unlock()
             removed.append(spool)
@@ -78,6 +82,6 @@ def remove_old(found: Sequence[Path], *, days: float = KEPT_DAYS) -> list[Path]:
 
 def _is_free(spool: Path) -> bool:
     journal = Journal(spool)
-    free = journal.lock()
+    is_free = journal.try_lock()
     journal.unlock()
-    return free
+    return is_free

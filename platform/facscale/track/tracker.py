@@ -1,4 +1,4 @@
-"""What a job says about itself: one run, with nested runs below it."""
+"""Logs a job to MLflow: one run, with nested runs below it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from facscale.redact import redacted
+from facscale.redact import redact
 from facscale.track.journal import Journal, SpoolError
 from facscale.track.sender import Sender
 
@@ -19,14 +19,14 @@ log = logging.getLogger("facscale.track")
 
 
 class Figure(Protocol):
-    """matplotlib's, as far as we use it."""
+    """The one method of matplotlib's Figure that is used here."""
 
     def savefig(self, fname: Any, *, dpi: int, bbox_inches: str) -> None:
         """Write the figure to a file."""
 
 
-class Run:
-    """One run, known to MLflow by the tag `facscale.key`: the same key, also from another process, is the same run.
+class RunLogger:
+    """Logs to one run, which MLflow finds by the tag `facscale.key`: the same key is the same run in every process.
 
     Every call returns at once, and none raises because of the tracker.
     """
@@ -41,89 +41,103 @@ class Run:
         tags: Mapping[str, str] | None,
         parent: str | None,
     ) -> None:
-        """Raises ValueError for a key with a double quote: MLflow's search cannot ask for it."""
+        """Raises ValueError for a key with a double quote, which MLflow's search cannot quote."""
         if '"' in key:
             raise ValueError(f"a run's key may not hold double quotes: {key}")
         self.key = key
         self._journal, self._sender = journal, sender
         self._write("run", **sender.target, name=name, parent=parent, tags={**(tags or {}), "facscale.key": key})
 
-    def child(self, key: str, name: str, tags: Mapping[str, str] | None = None) -> Run:
-        """A run nested in this one. Its records are delivered with this one's."""
-        return Run(key, journal=self._journal, sender=self._sender, name=name, tags=tags, parent=self.key)
+    def start_child(self, key: str, name: str, tags: Mapping[str, str] | None = None) -> RunLogger:
+        """Start a run nested in this one. Its records are delivered with this one's."""
+        return RunLogger(key, journal=self._journal, sender=self._sender, name=name, tags=tags, parent=self.key)
 
-    def params(self, values: Mapping[str, Any]) -> None:
-        """What the run was given, flat or nested ({"train": {"lr": 0.1}} is `train.lr`)."""
+    def log_params(self, values: Mapping[str, Any]) -> None:
+        """Log the run's configuration, flat or nested ({"train": {"lr": 0.1}} is `train.lr`)."""
         self._write("params", values={name: str(value) for name, value in flatten(values).items()})
 
-    def tags(self, values: Mapping[str, str]) -> None:
-        """Searchable facts about the run; a later value replaces an earlier one."""
+    def set_tags(self, values: Mapping[str, str]) -> None:
+        """Set tags, by which MLflow can search; a later value replaces an earlier one."""
         self._write("tags", values={name: str(value) for name, value in values.items()})
 
-    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Numbers at a step. A name and step that this run has already said keeps its first value."""
+    def log_metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Log numbers at a step. A name that this run has already logged at this step keeps its first value."""
         self._write("metrics", values={name: float(value) for name, value in values.items()}, step=int(step))
 
-    def dataset(self, name: str, *, url: str, fingerprint: str, context: str = "training") -> None:
-        """A data set that the run reads, as an MLflow input."""
+    def log_dataset(self, name: str, *, url: str, fingerprint: str, context: str = "training") -> None:
+        """Log a data set that the run reads, as an MLflow input."""
         self._write("dataset", name=name, url=url, fingerprint=fingerprint, context=context)
 
-    def artifact(self, path: Path, name: str = "") -> None:
-        """A file or folder to keep with the run, as `name` (a path; "" takes its own). Copied now: it may change or go."""
-        base = Path(name or Path(path).name).name
-        kept = self._journal.keep(Path(path), name=base)
-        folder = Path(name).parent.as_posix().removeprefix(".")
-        self._write("artifact", lane="files", file=kept, name=base, folder=folder)
+    def log_artifact(self, path: Path, name: str = "") -> None:
+        """Keep a file or folder with the run as `name`, a path; "" takes its own name.
 
-    def text(self, text: str, name: str) -> None:
-        """A text to keep as the artifact `name`; addresses in it lose their passwords."""
+        It is copied before the call returns, so that it may be changed or deleted afterwards.
+        """
+        base = Path(name or Path(path).name).name
+        file = self._journal.add_file(Path(path), name=base)
+        folder = Path(name).parent.as_posix().removeprefix(".")
+        self._write("artifact", lane="files", file=file, name=base, folder=folder)
+
+    def log_text(self, text: str, name: str) -> None:
+        """Keep a text as the artifact `name`; addresses in it lose their passwords."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "text"
-            path.write_text(redacted(text), encoding="utf-8")
-            self.artifact(path, name)
+            path.write_text(redact(text), encoding="utf-8")
+            self.log_artifact(path, name)
 
-    def figure(self, figure: Figure, name: str) -> None:
-        """A matplotlib figure, as the artifact figures/`name`.png; a later one of that name replaces it."""
+    def log_figure(self, figure: Figure, name: str) -> None:
+        """Keep a matplotlib figure as the artifact figures/`name`.png; a later one of that name replaces it."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "figure.png"
             figure.savefig(path, dpi=150, bbox_inches="tight")
-            self.artifact(path, f"figures/{name}.png")
+            self.log_artifact(path, f"figures/{name}.png")
 
-    def model(self, folder: Path, *, name: str = "encoder") -> None:
-        """A folder in MLflow's model format (`track.encoder.save_encoder` writes one), as a logged model of the run."""
-        self._write("model", lane="files", file=self._journal.keep(Path(folder), name="model"), name=name)
+    def log_model(self, folder: Path, *, name: str = "encoder") -> None:
+        """Log a folder in MLflow's model format, as `track.encoder.save_encoder` writes it, as a model of the run."""
+        self._write("model", lane="files", file=self._journal.add_file(Path(folder), name="model"), name=name)
 
-    def register(
-        self, name: str, *, scores: Mapping[str, float], tags: Mapping[str, str] | None = None,
-        description: str = "", model: str = "encoder",
-    ) -> None:  # fmt: skip
+    def register_model(
+        self,
+        name: str,
+        *,
+        scores: Mapping[str, float],
+        tags: Mapping[str, str] | None = None,
+        description: str = "",
+        model: str = "encoder",
+    ) -> None:
         """Make the run's logged model `model` a version of the registered model `name`: one version a run.
 
-        scores: the mean F1 in [0, 1] by data set. The alias best-<data set> goes to the version with the highest; MLflow
-        itself keeps `latest`. tags: what the version can be searched by, beside the run's key and the scores.
+        scores: the mean F1 in [0, 1] by data set; those that are not finite are left out. The alias best-<data set>
+        goes to the version with the highest; MLflow itself keeps `latest`. tags: what the version can be searched by,
+        beside the run's key and the scores.
         """
-        known = {data: float(value) for data, value in scores.items() if math.isfinite(value)}
-        marks = {**(tags or {}), "facscale.key": self.key}
-        about = {"name": name, "scores": known, "tags": marks, "description": description, "model": model}
-        self._write("register", lane="files", **about)
+        self._write(
+            "register",
+            lane="files",
+            name=name,
+            scores={data: float(value) for data, value in scores.items() if math.isfinite(value)},
+            tags={**(tags or {}), "facscale.key": self.key},
+            description=description,
+            model=model,
+        )
 
-    def describe(self, markdown: str) -> None:
-        """The text that MLflow shows at the top of the run's page; a later one replaces it."""
-        self.tags({"mlflow.note.content": markdown})
+    def set_description(self, markdown: str) -> None:
+        """Set the text that MLflow shows at the top of the run's page; a later one replaces it."""
+        self.set_tags({"mlflow.note.content": markdown})
 
     def close(self, status: Status = "FINISHED") -> bool:
-        """End the run. True: its records are safe on disk."""
+        """End the run; True, because its records are safe on disk."""
         self._write("close", status=status)
         return True
 
     @property
     def url(self) -> str:
-        """Where to see the run; the tracker's own address until it has answered."""
-        return self._sender.url(self.key)
+        """The address of the run's page; the tracker's own address until the tracker has answered."""
+        return self._sender.get_run_url(self.key)
 
     @property
     def table_url(self) -> str:
-        """Where to see the F1 of this run beside all others of its experiment; "" until the tracker has answered."""
+        """The address of the page with the F1 of all runs of the experiment; "" until the tracker has answered."""
         return self._sender.table_url
 
     def _write(self, do: str, *, lane: str = "records", **fields: Any) -> None:
@@ -131,8 +145,8 @@ class Run:
         self._sender.wake()
 
 
-class Tracker(Run):
-    """The run of a job, and the delivery of its records and of those of all runs nested in it.
+class Tracker(RunLogger):
+    """Logs to the run of a job, and delivers its records and those of all runs nested in it.
 
     What could not be delivered stays in `spool`; a new Tracker with the same spool, or `flush`, delivers it, once.
     """
@@ -148,7 +162,7 @@ class Tracker(Run):
         tags: Mapping[str, str] | None = None,
         parent: str | None = None,
     ) -> None:
-        """`parent`: the key of the run to nest this one in, which another Tracker has made or will make."""
+        """`parent`: the key of the run to nest this one in, which another Tracker has created or will create."""
         journal = Journal(Path(spool))
         sender = Sender(journal, uri=uri, experiment=experiment)
         super().__init__(key, journal=journal, sender=sender, name=name, tags=tags, parent=parent)
@@ -163,20 +177,21 @@ class Tracker(Run):
 def flush(spool: Path, *, uri: str | None = None) -> bool:
     """Deliver what an earlier process left in `spool`, to the tracker it was meant for, or all of it again to `uri`.
 
-    A second tracker gets files that the first one has from there. True if nothing is left. False when the tracker does not answer, or another process is sending. Raises SpoolError for
-    a folder that is no spool.
+    Files that only the first tracker still has are fetched from there for a second one. Returns True if nothing is
+    left; False if the tracker does not answer or another process is sending. Raises SpoolError for a folder that is no
+    spool.
     """
     if not (Path(spool) / "journal.jsonl").exists():
         raise SpoolError(f"{spool} holds no journal.jsonl; name the folder that the job's message named")
     journal = Journal(Path(spool))
     try:
-        return Sender.resumed(journal, uri=uri).drain()
+        return Sender.from_journal(journal, uri=uri).flush()
     finally:
         journal.unlock()
 
 
 def flatten(values: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}; lists stay values."""
+    """Flatten {"a": {"b": 1}} to {"a.b": 1}; lists stay values."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         path = f"{prefix}{name}"

@@ -1,4 +1,4 @@
-"""What a training must remember, and where it lies. It is read by whatever number of workers goes on from it.
+"""Checkpoints: the state of a training, from which any number of workers can resume.
 
 A checkpoint is a folder. `state.pt` has the number of steps done (from which the stream's place, the learning rate and
 all random numbers follow), every tensor of the method (momentum encoder and queue among them) and the whole optimizer
@@ -7,7 +7,6 @@ state. `method.safetensors` is the export that everyone else reads.
 
 from __future__ import annotations
 
-import json
 import pickle
 import tempfile
 from collections.abc import Iterator
@@ -20,37 +19,41 @@ import torch
 
 from facscale.errors import UserError
 from facscale.inference import export
-from facscale.train.loop import Run
+from facscale.train.state import TrainState
 
 STATE = "state.pt"
 EXPORT = "method.safetensors"
-OF_RAY = "checkpoint_manager_snapshot.json"  # Ray Train's own record of a training's checkpoints
 
 
 class CheckpointError(UserError):
     """A checkpoint is not what `write` saves."""
 
 
-def write(run: Run) -> Path | None:
-    """Write a checkpoint of `run` to a new local folder on rank 0, and return it; None on other ranks.
+def write(state: TrainState) -> Path | None:
+    """Write a checkpoint of `state` to a new local folder on rank 0, and return it; None on other ranks.
 
-    All workers must call it, for the optimizer state is gathered. Whoever called it removes the folder.
+    All workers must call it, for the optimizer state is gathered. The caller removes the folder.
     """
-    optimizers = {engine.root.name: engine.state() for engine in run.engines}
-    if run.rank:
+    optimizers = {engine.root.name: engine.state() for engine in state.engines}
+    if state.rank:
         return None
     folder = Path(tempfile.mkdtemp(prefix="facscale-checkpoint-"))
-    state = {"step": run.step, "method": run.method.state_dict(), "optimizers": optimizers}
-    torch.save(state, folder / STATE)
-    (folder / EXPORT).write_bytes(export.save(run.method))
+    tensors = {"step": state.step, "method": state.method.state_dict(), "optimizers": optimizers}
+    torch.save(tensors, folder / STATE)
+    (folder / EXPORT).write_bytes(export.save_export(state.method))
     return folder
 
 
-def locate_latest(training: str) -> str:
-    """The URL of the newest checkpoint of the training at the URL `training`, by Ray Train's own record of them."""
-    with fsspec.open(f"{training}/{OF_RAY}") as file:
-        name = json.load(file)["latest_checkpoint_result"]["checkpoint_dir_name"]
-    return f"{training}/{name}"
+@contextmanager
+def fetch_latest(training: str) -> Iterator[Path]:
+    """The newest checkpoint of the Ray Train run at the URL `training`, as a local folder for the block."""
+    from ray.train import Result
+
+    latest = Result.from_path(training).checkpoint
+    if latest is None:
+        raise CheckpointError(f"{training} has no checkpoint to go on from")
+    with latest.as_directory() as folder:
+        yield Path(folder)
 
 
 @contextmanager

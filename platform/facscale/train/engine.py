@@ -10,14 +10,14 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from datetime import timedelta
 from io import StringIO
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed import distributed_c10d as c10d
 
+from facscale.compat.deepspeed import is_sharded, link_states, relink_states
+from facscale.compat.torch import set_collective_timeouts
 from facscale.methods.base import Method, Root
 from facscale.spec import Job, SpecError
 from facscale.train.lars import LARS
@@ -36,21 +36,21 @@ class Engine:
         with redirect_stdout(StringIO()):  # it prints what it compiles
             self._deepspeed, *_ = deepspeed.initialize(
                 model=modules,
-                optimizer=optimizer(job, self._groups(method)),
-                config=settings(job, world=world),
+                build_optimizer=build_optimizer(job, self._group_parameters(method)),
+                config=build_deepspeed_config(job, world=world),
                 dist_init_required=False,
             )
-        lose_patience(job)
+        set_collective_timeouts(job.cluster.collective_timeout_s)  # also of DeepSpeed's own process groups
 
-    def _groups(self, method: Method) -> list[dict[str, Any]]:
-        """Parameters that follow the schedule, and those of the submodules that the method keeps at a constant rate."""
+    def _group_parameters(self, method: Method) -> list[dict[str, Any]]:
+        """Group the parameters that follow the schedule, and those of submodules that the method keeps at a constant rate."""
         constant = tuple(f"{name}." for name in method.constant_rate)
         groups = [
             {
-                "params": [p for name, p in self.parameters.items() if name.startswith(constant) is steady],
-                "constant_rate": steady,
+                "params": [p for name, p in self.parameters.items() if name.startswith(constant) is is_constant],
+                "constant_rate": is_constant,
             }
-            for steady in (False, True)
+            for is_constant in (False, True)
         ]
         return [group for group in groups if group["params"]]
 
@@ -62,27 +62,26 @@ class Engine:
         """Clip and update, at the last micro-batch of a step; before that, nothing."""
         self._deepspeed.step()
 
-    def set_rate(self, rate: float) -> None:
-        """The learning rate from here on."""
+    def set_learning_rate(self, rate: float) -> None:
+        """Set the learning rate of the next steps."""
         for group in self._deepspeed.optimizer.param_groups:
             group["lr"] = self._constant_rate if group.get("constant_rate") else rate
 
     @property
     def gradient_norm(self) -> float | None:
-        """Of the last step, before clipping; None where DeepSpeed does not compute it."""
+        """Norm of the last step's gradient before clipping; None where DeepSpeed does not compute it."""
         norm = self._deepspeed.get_global_grad_norm()
         return None if norm is None else float(norm)
 
     def state(self) -> State:
-        """The whole optimizer state on every worker, so that any number of workers can go on from it. Collective."""
-        zero = self._zero()
+        """The complete optimizer state on every worker, so that any number of workers can resume from it. Collective."""
+        zero = self._get_sharded_optimizer()
         if zero is None:
             states = self._deepspeed.optimizer.state
             return {name: dict(states[parameter]) for name, parameter in self.parameters.items() if parameter in states}
         from deepspeed.utils import safe_get_full_optimizer_state
 
-        zero._hp_optimizer_states_linked = False  # noqa: SLF001 - it links all groups when the first one alone has a state
-        zero._lazy_init_hp_params_optimizer_state()  # noqa: SLF001
+        relink_states(zero)
         flat: dict[str, Any] = next(iter(zero.optimizer.state.values()), {})
         scalars = {key: value for key, value in flat.items() if torch.is_tensor(value) and value.dim() == 0}
         sharded = [key for key, value in flat.items() if torch.is_tensor(value) and value.dim() > 0]
@@ -92,8 +91,8 @@ class Engine:
         }
 
     def load_state(self, state: State) -> None:
-        """Go on from what `state` returned, on this or another number of workers. Collective."""
-        zero = self._zero()
+        """Restore what `state` returned, on this or another number of workers. Collective."""
+        zero = self._get_sharded_optimizer()
         if not state:
             return
         if zero is None:
@@ -110,32 +109,20 @@ class Engine:
                 zero.optimizer.state[flat] = {
                     key: torch.zeros_like(flat) if value.dim() else value.clone() for key, value in example.items()
                 }
-        zero._lazy_init_hp_params_optimizer_state()  # noqa: SLF001 - DeepSpeed has no public way to place a state
+        link_states(zero)
         for name, parameter in self.parameters.items():
             for key, value in state[name].items():
                 if value.dim():
                     safe_set_full_optimizer_state(parameter, value.to(parameter.device), key)
 
-    def _zero(self) -> Any:
-        """DeepSpeed's own optimizer around ours at ZeRO stages 1 and 2; None at stage 0."""
+    def _get_sharded_optimizer(self) -> Any:
+        """DeepSpeed's optimizer around ours at ZeRO stages 1 and 2; None at stage 0."""
         wrapped = self._deepspeed.optimizer
-        return wrapped if hasattr(wrapped, "_lazy_init_hp_params_optimizer_state") else None
-
-
-def lose_patience(job: Job) -> None:
-    """Let every operation among workers fail after `cluster.patience`.
-
-    DeepSpeed averages gradients in a group of its own, which has torch's time limit, not that of the group that it is a
-    copy of: a worker whose neighbour is out of reach without a sign would wait for half an hour.
-    """
-    if c10d.is_initialized():
-        set_timeout = getattr(c10d, "set_timeout", None) or c10d._set_pg_timeout  # noqa: SLF001 - before torch 2.14
-        for group in c10d._world.pg_map:  # noqa: SLF001 - torch has no public way to all groups
-            set_timeout(timedelta(seconds=job.cluster.patience), group)
+        return wrapped if is_sharded(wrapped) else None
 
 
 @contextmanager
-def training_only(engine: Engine, engines: list[Engine]) -> Iterator[None]:
+def freeze_others(engine: Engine, engines: list[Engine]) -> Iterator[None]:
     """Freeze every other root: a phase gives gradient to its own root alone."""
     others = [p for other in engines if other is not engine for p in other.parameters.values()]
     for parameter in others:
@@ -147,18 +134,18 @@ def training_only(engine: Engine, engines: list[Engine]) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def optimizer(job: Job, parameters: Iterable[Any]) -> torch.optim.Optimizer:
-    """What `train.optimizer` says, for parameters or groups of them."""
+def build_optimizer(job: Job, parameters: Iterable[Any]) -> torch.optim.Optimizer:
+    """Build the optimizer of `train.optimizer` for parameters, or groups of parameters."""
     o = job.train.optimizer
     if o.name in ("sgd", "lars"):
-        made = LARS if o.name == "lars" else torch.optim.SGD
-        return made(parameters, lr=o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[o.name]
-    return kind(parameters, lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)
+        kind = LARS if o.name == "lars" else torch.optim.SGD
+        return kind(parameters, lr=o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
+    adam = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[o.name]
+    return adam(parameters, lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)
 
 
-def settings(job: Job, *, world: int) -> dict[str, Any]:
-    """DeepSpeed's configuration: the spec's block verbatim, and what the rest of the spec fixes."""
+def build_deepspeed_config(job: Job, *, world: int) -> dict[str, Any]:
+    """DeepSpeed's configuration: the spec's block verbatim, and what the rest of the spec determines. Raises SpecError."""
     if job.train.batch_size % (world * job.train.accumulate):
         raise SpecError(
             f"train.batch_size {job.train.batch_size} does not divide among {world} workers"

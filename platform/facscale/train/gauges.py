@@ -1,4 +1,4 @@
-"""What a training tells Prometheus: gauges that Ray exports on each node, as `ray_facscale_...`."""
+"""Prometheus gauges of a training, which Ray exports on each node as `ray_facscale_...`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from ray.util.metrics import Gauge
 
-from facscale.train.loop import Run
+from facscale.train.state import TrainState
 
 TAGS = ("training", "method")  # Prometheus keeps `job` for itself
 GAUGES = {
@@ -25,34 +25,34 @@ GAUGES = {
 
 
 @lru_cache(maxsize=1)
-def gauges() -> dict[str, Gauge]:
-    """Registered with Ray once in each process."""
+def register_gauges() -> dict[str, Gauge]:
+    """The gauges by name, registered with Ray once in each process."""
     return {
         name: Gauge(f"facscale_{name}", description=text, tag_keys=(*TAGS, "name") if name == "loss" else TAGS)
         for name, text in GAUGES.items()
     }
 
 
-class Exporter:
-    """Exports how one training goes; its gauges are tagged with the row that is trained, and its method."""
+class GaugeExporter:
+    """Exports the state of one training; its gauges are tagged with the name of the training and its method."""
 
     def __init__(self, *, training: str, method: str) -> None:
         self._tags = {"training": training, "method": method}
-        self._since, self._waited = time.monotonic(), 0.0
+        self._since, self._waited_s = time.monotonic(), 0.0
 
-    def tell(self, run: Run, values: Mapping[str, float]) -> None:
-        """`values`: what MLflow is told after the same step (`figures.of_step`)."""
+    def export(self, state: TrainState, values: Mapping[str, float]) -> None:
+        """Set the gauges; `values`: `metrics.collect_step_metrics` of the same step."""
         now = time.monotonic()
-        figures = {
+        numbers = {
             **{name: values[name] for name in ("samples_per_second", "epoch", "skipped")},
-            "step": float(run.step),
-            "steps": float(run.plan.steps),
-            "step_seconds": statistics.median(run.seconds),
-            "data_wait_share": (run.waited - self._waited) / max(now - self._since, 1e-9),
+            "step": float(state.step),
+            "steps": float(state.schedule.steps),
+            "step_seconds": statistics.median(state.step_seconds),
+            "data_wait_share": (state.data_wait_s - self._waited_s) / max(now - self._since, 1e-9),
         }
-        self._since, self._waited = now, run.waited
-        for name, value in figures.items():
-            gauges()[name].set(value, tags=self._tags)
+        self._since, self._waited_s = now, state.data_wait_s
+        for name, value in numbers.items():
+            register_gauges()[name].set(value, tags=self._tags)
         for name, value in values.items():
             if name.startswith("loss/"):
-                gauges()["loss"].set(value, tags={**self._tags, "name": name.removeprefix("loss/")})
+                register_gauges()["loss"].set(value, tags={**self._tags, "name": name.removeprefix("loss/")})

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import fsspec
@@ -14,32 +14,39 @@ import torch
 from torch import distributed
 
 from facscale.train import checkpoint
-from facscale.train.loop import Run
-from facscale.train.task import Task
-from facscale.train.trainer import Trained, Trainer, storage
-from facscale.train.worker import train_task
+from facscale.train.events import Event
+from facscale.train.loop import TrainLoop
+from facscale.train.state import TrainState
+from facscale.train.task import TrainingTask
+from facscale.train.trainer import Receiver, TrainedArtifact, Trainer, load_or_initialize, storage_url, store_artifact
 
-RECORD = "local_checkpoints.json"  # written after a checkpoint is whole: what it does not name does not count
+RECORD = "local_checkpoints.json"  # written after a checkpoint is complete: what it does not name does not count
 
 
 class LocalTrainer(Trainer):
     """Trains with one worker in this process, or with one in each process of the process group that it finds.
 
-    What `cluster:` says of workers and CPUs does not matter; a GPU is used where `cluster.gpus_per_worker` is not 0.
-    An interrupted training (Ctrl-C in a notebook) goes on from its latest checkpoint when it is fitted again.
+    Workers and CPUs of `cluster:` do not matter; a GPU is used where `cluster.gpus_per_worker` is not 0. An interrupted
+    training (Ctrl-C in a notebook) resumes from its latest checkpoint when it is fitted again.
     """
 
-    def train(self, task: Task, *, name: str) -> Trained:
-        """Train in this process."""
+    def fit(self, task: TrainingTask, *, name: str, receive: Receiver | None = None) -> TrainedArtifact:
+        """As `Trainer.fit`, in this process."""
+        if artifact := load_or_initialize(task, name=name):
+            return artifact
+        if receive:
+            task = replace(task, events=CallbackSink(receive))
         join_process_group(has_gpu=task.job.cluster.gpus_per_worker > 0)
-        session = LocalSession(task, f"{storage(task.job)}/{name}")
-        train_task(task, session)
+        session = LocalSession(task, f"{storage_url(task.job)}/{name}")
+        TrainLoop(task, session).run()
         if distributed.get_world_size() > 1:
             distributed.barrier()  # the last checkpoint is rank 0's to write
-        latest = session.latest()
-        assert latest is not None, "the last step of every plan writes one"
+        latest = session.find_latest()
+        assert latest is not None, "the last step of every schedule writes one"
         with checkpoint.fetch(latest.url) as folder:
-            return Trained((folder / checkpoint.EXPORT).read_bytes(), latest.cost)
+            exported = (folder / checkpoint.EXPORT).read_bytes()
+        cost = {metric: float(value) for metric, value in latest.metrics.items() if metric != "step"}
+        return store_artifact(task.job, name=name, export=exported, cost=cost)
 
 
 def join_process_group(*, has_gpu: bool) -> None:
@@ -52,84 +59,80 @@ def join_process_group(*, has_gpu: bool) -> None:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         distributed.init_process_group(backend)
     else:
-        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it, and torchrun would set it
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed requires it; torchrun would set it, to the same value
         store = distributed.HashStore()  # type: ignore[attr-defined]  # exported, but not by name
         distributed.init_process_group(backend, store=store, rank=0, world_size=1)
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A checkpoint that is whole."""
+class LocalCheckpoint:
+    """A complete checkpoint."""
 
     url: str
-    figures: Mapping[str, float]
-
-    @property
-    def cost(self) -> dict[str, float]:
-        """Its figures without the step."""
-        return {name: float(value) for name, value in self.figures.items() if name != "step"}
+    metrics: Mapping[str, float]
 
 
 class LocalSession:
-    """A worker that is a process of its user's own; checkpoints lie in folders under the URL `training`."""
+    """A worker in a process that its user started; checkpoints are folders under the URL `training`."""
 
-    def __init__(self, task: Task, training: str) -> None:
+    def __init__(self, task: TrainingTask, training: str) -> None:
         self.rank, self.world = distributed.get_rank(), distributed.get_world_size()
         on_gpu = task.job.cluster.gpus_per_worker > 0
         self.device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
         self._task, self._training = task, training
         self._store, self._folder = fsspec.core.url_to_fs(training)
 
-    def latest(self) -> Kept | None:
-        """The newest checkpoint that is whole."""
-        kept = self._kept()
-        return Kept(f"{self._training}/{kept[-1]['folder']}", kept[-1]["figures"]) if kept else None
+    def find_latest(self) -> LocalCheckpoint | None:
+        """The newest complete checkpoint."""
+        entries = self._read_record()
+        return LocalCheckpoint(f"{self._training}/{entries[-1]['folder']}", entries[-1]["figures"]) if entries else None
 
     def restore(self) -> dict[str, Any]:
-        """The latest checkpoint of the training; at its beginning, that of `task.resume` if it names one."""
-        latest = self.latest()
-        url = latest.url if latest else checkpoint.locate_latest(self._task.resume) if self._task.resume else ""
-        if not url:
-            return {}
-        with checkpoint.fetch(url) as folder:
-            return checkpoint.read(folder, name=url)
+        """Read the latest checkpoint of the training; without one, that of `task.resume_from` if it is given."""
+        if latest := self.find_latest():
+            with checkpoint.fetch(latest.url) as folder:
+                return checkpoint.read(folder, name=latest.url)
+        if self._task.resume_from:
+            with checkpoint.fetch_latest(self._task.resume_from) as folder:
+                return checkpoint.read(folder, name=self._task.resume_from)
+        return {}
 
-    def save(self, run: Run, figures: Mapping[str, float]) -> None:
-        """Upload it, then record it, then remove those beyond `train.keep_checkpoints`."""
-        written = checkpoint.write(run)
+    def save(self, state: TrainState, metrics: Mapping[str, float]) -> None:
+        """Upload a checkpoint, then record it, then remove those beyond `train.keep_checkpoints`."""
+        written = checkpoint.write(state)
         if written is None:
             return
-        name = f"checkpoint_{run.step:09d}"
+        name = f"checkpoint_{state.step:09d}"
         self._store.makedirs(f"{self._folder}/{name}", exist_ok=True)
         self._store.put(f"{written}/", f"{self._folder}/{name}/", recursive=True)
         shutil.rmtree(written)
-        known = [one for one in self._kept() if one["folder"] != name]
-        kept = [*known, {"folder": name, "figures": dict(figures)}]
+        earlier = [entry for entry in self._read_record() if entry["folder"] != name]
+        entries = [*earlier, {"folder": name, "figures": dict(metrics)}]
         keep = self._task.job.train.keep_checkpoints
-        self._store.pipe_file(f"{self._folder}/{RECORD}", json.dumps(kept[-keep:]).encode())
-        for old in kept[:-keep]:
-            self._store.rm(f"{self._folder}/{old['folder']}", recursive=True)
+        self._store.pipe_file(f"{self._folder}/{RECORD}", json.dumps(entries[-keep:]).encode())
+        for entry in entries[:-keep]:
+            self._store.rm(f"{self._folder}/{entry['folder']}", recursive=True)
 
-    def export_gauges(self, run: Run, values: Mapping[str, float]) -> None:
-        """Nobody scrapes a process of its user's own."""
+    def export_gauges(self, state: TrainState, values: Mapping[str, float]) -> None:
+        """Do nothing: no monitoring scrapes a process like this."""
 
     def is_preempted(self) -> bool:
-        """Nobody takes it away with a warning."""
+        """Never: nobody announces that such a process will be taken away."""
         return False
 
-    def _kept(self) -> list[dict[str, Any]]:
-        """The record of whole checkpoints, the oldest first."""
-        place = f"{self._folder}/{RECORD}"
-        kept: list[dict[str, Any]] = json.loads(self._store.cat_file(place)) if self._store.exists(place) else []
-        return kept
+    def _read_record(self) -> list[dict[str, Any]]:
+        """The record of complete checkpoints, the oldest first."""
+        path = f"{self._folder}/{RECORD}"
+        entries: list[dict[str, Any]] = json.loads(self._store.cat_file(path)) if self._store.exists(path) else []
+        return entries
 
 
 @dataclass(frozen=True)
-class DirectMailbox:
-    """A mailbox that hands each record to `receive(kind, **record)` at once, in the worker's own process."""
+class CallbackSink:
+    """An event sink that passes each event to `receive` at once, in the worker's own process."""
 
-    receive: Callable[..., None]
+    receive: Callable[[Event], None]
 
-    def put(self, kind: str, record: dict[str, Any]) -> None:
-        """Hand it over."""
-        self.receive(kind, **record)
+    def put(self, event: Event) -> None:
+        """Pass an event on."""
+        self.receive(event)

@@ -1,68 +1,135 @@
-"""The training loop: one page from batch to step."""
+"""The training loop: from batch to optimizer step, and what happens between the steps. It runs in every worker."""
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 
 import torch
 
+from facscale.data.stream import Stream
 from facscale.data.views import Batch
-from facscale.methods.base import Losses, Method, total
-from facscale.spec import Job
-from facscale.train.engine import Engine, training_only
-from facscale.train.plan import Plan
+from facscale.methods.base import sum_losses
+from facscale.train.engine import freeze_others
+from facscale.train.events import SampleImages, SamplesSkipped, StepMetrics, StepProgress, TrainingResumed
+from facscale.train.metrics import collect_step_metrics, format_losses, measure_cost
+from facscale.train.session import Session
+from facscale.train.setup import (
+    build_state,
+    make_online_probe,
+    merge_streams,
+    open_streams,
+    read_labelled_validation_batches,
+    read_validation_batches,
+)
+from facscale.train.state import TrainState
+from facscale.train.task import TrainingTask
+from facscale.train.validation import Validation
 
 
-@dataclass
-class Run:
-    """All that one worker needs to train. What changes in it, and is saved: `method`, `engines` and `step`."""
+class TrainLoop:
+    """Trains a task to the end of its schedule in this worker, whoever started it."""
 
-    job: Job
-    plan: Plan
-    method: Method
-    engines: list[Engine]
-    prepare: Callable[[Batch], Batch]  # to the device, and augmented there
-    device: torch.device
-    rank: int = 0
-    step: int = 0  # optimizer steps done; the stream's cursor is step * batch_size
-    losses: Losses = field(default_factory=dict)  # of the last micro-batch
-    waited: float = 0.0  # seconds that training has waited for data, in all
-    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=1000))  # of the latest steps, waiting included
+    def __init__(self, task: TrainingTask, session: Session) -> None:
+        """Open the data and build the method, at its beginning or where the session's checkpoint left it."""
+        self._task, self._session = task, session
+        rank, world, device = session.rank, session.world, session.device
+        self._streams = open_streams(task, rank=rank, world=world, pin=device.type == "cuda")
+        self.state = build_state(task, self._streams, rank=rank, world=world, device=device, restored=session.restore())
+        self._probe = make_online_probe(task, self.state)
+        self._validation = Validation(
+            self.state,
+            read_validation_batches(task, rank=rank, world=world),
+            labelled=read_labelled_validation_batches(task, rank=rank, world=world),
+        )
 
-    def autocast(self) -> torch.autocast:
-        """The spec's precision, for the time of a forward pass."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.job.train.precision == "bf16")
+    def run(self) -> None:
+        """Train, and between steps emit events, validate and save checkpoints as the spec says."""
+        state, settings = self.state, self._task.job.train
+        began, first_step = time.monotonic(), state.step
+        if state.rank == 0:
+            note = "resumed" if state.step else "started"
+            self._task.emit(StepProgress(state.step, state.schedule.steps, note))
+            if state.step:
+                self._task.emit(TrainingResumed(state.step, self._session.world))
+        with closing(merge_streams(self._streams, state.step * settings.batch_size)) as batches:
+            for _ in take_steps(state, batches):
+                is_saving = self._is_due(settings.checkpoint_every)
+                if self._is_due(settings.log_every):
+                    if state.rank == 0:  # its numbers stand for all workers
+                        self._log_step(speed=(state.step - first_step) / (time.monotonic() - began))
+                    is_saving = self._session.is_preempted() or is_saving
+                if self._probe is not None and self._is_due(settings.probe_every):
+                    self._task.emit(StepMetrics(state.step, self._probe(state.method.encoder)))
+                if self._is_due(settings.validate_every):
+                    self._validate()
+                if is_saving:
+                    self._session.save(state, {"step": state.step, **measure_cost(state)})
+        report_skipped(self._task, self._streams, rank=state.rank)
+
+    def _is_due(self, every: int) -> bool:
+        return self.state.schedule.is_due(self.state.step, every=every)
+
+    def _log_step(self, *, speed: float) -> None:
+        """Emit the numbers of the last step; `speed` in steps a second."""
+        state = self.state
+        values = collect_step_metrics(state, speed=speed, streams=self._streams.values())
+        self._task.emit(StepMetrics(state.step, values))
+        self._task.emit(StepProgress(state.step, state.schedule.steps, format_losses(values)))
+        self._session.export_gauges(state, values)
+
+    def _validate(self) -> None:
+        """Emit losses on the people who are set aside, and images. Collective.
+
+        Where nobody is set aside, there are only images, of people who are trained on.
+        """
+        state = self.state
+        if self._task.job.data.validation:
+            losses = self._validation.losses()
+            state.method.after_validation(losses["total"])
+            losses |= self._validation.f1()
+            if state.rank == 0:
+                values = {f"validation/{name}": value for name, value in losses.items()}
+                self._task.emit(StepMetrics(state.step, values))
+        if state.rank == 0:
+            self._task.emit(SampleImages(state.step, self._validation.images()))
 
 
-def train(run: Run, batches: Iterator[Batch]) -> Iterator[Run]:
-    """Train to the end of the plan; yields after each optimizer step.
+def take_steps(state: TrainState, batches: Iterator[Batch]) -> Iterator[TrainState]:
+    """Train to the end of the schedule; yields after each optimizer step.
 
-    `batches`: this worker's share of every micro-batch, from sample number `run.step * batch_size` on.
+    `batches`: this worker's share of every micro-batch, from sample number `state.step * batch_size` on.
 
     For each phase in written order: freeze the other roots, call it, `backward`, `step`; then, once, `after_step`.
-    Whatever is random in a step follows from (seed, step, rank), so a resumed run needs no random state.
+    Whatever is random in a step follows from (seed, step, rank), so a resumed training needs no random state.
     """
-    phases = [(phase, engine) for phase in run.method.phases() for engine in run.engines if phase in engine.root.phases]
-    run.method.train()
-    while run.step < run.plan.steps:
+    method = state.method
+    phases = [(phase, engine) for phase in method.phases() for engine in state.engines if phase in engine.root.phases]
+    method.train()
+    while state.step < state.schedule.steps:
         began = time.monotonic()
-        torch.manual_seed(hash((run.job.seed, run.step, run.rank)))
-        for _ in range(run.job.train.accumulate):
+        torch.manual_seed(hash((state.job.seed, state.step, state.rank)))
+        for _ in range(state.job.train.accumulate):
             asked = time.monotonic()
             batch = next(batches)
-            run.waited += time.monotonic() - asked
-            batch = run.prepare(batch)
+            state.data_wait_s += time.monotonic() - asked
+            batch = state.prepare(batch)
             for phase, engine in phases:
-                engine.set_rate(run.plan.rate(run.step))
-                with training_only(engine, run.engines), run.autocast():
-                    losses = getattr(run.method, phase)(batch)
-                engine.backward(total(losses))
+                engine.set_learning_rate(state.schedule.learning_rate(state.step))
+                with freeze_others(engine, state.engines), state.autocast():
+                    losses = getattr(method, phase)(batch)
+                engine.backward(sum_losses(losses))
                 engine.step()
-                run.losses = run.losses | losses
-        run.method.after_step()
-        run.step += 1
-        run.seconds.append(time.monotonic() - began)
-        yield run
+                state.losses = state.losses | losses
+        method.after_step()
+        state.step += 1
+        state.step_seconds.append(time.monotonic() - began)
+        yield state
+
+
+def report_skipped(task: TrainingTask, streams: Mapping[str, Stream], *, rank: int) -> None:
+    """Emit what this worker could not read, if there was anything."""
+    errors = tuple(str(error) for stream in streams.values() for error in stream.skipped)
+    if errors:
+        task.emit(SamplesSkipped(rank, errors))

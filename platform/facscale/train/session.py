@@ -7,24 +7,24 @@ from typing import Any, Protocol
 
 import torch
 
-from facscale.train.loop import Run
+from facscale.train.state import TrainState
 
 
 class Session(Protocol):
-    """A worker's place among the others, and where its checkpoints come from and go to."""
+    """A worker's place among the others, and where its checkpoints are."""
 
     rank: int
-    world: int  # workers in all
+    world: int  # number of workers
     device: torch.device
 
     def restore(self) -> dict[str, Any]:
-        """The state to go on from (`checkpoint.read`); empty where training begins."""
+        """Read the state to resume from (`checkpoint.read`); empty where training begins."""
 
-    def save(self, run: Run, figures: Mapping[str, float]) -> None:
-        """Keep a checkpoint of `run`, and what it cost so far. All workers call it after the same step."""
+    def save(self, state: TrainState, metrics: Mapping[str, float]) -> None:
+        """Keep a checkpoint and the metrics that belong to it. All workers call it after the same step."""
 
-    def export_gauges(self, run: Run, values: Mapping[str, float]) -> None:
-        """Publish the figures of a step where this machine's monitoring looks; rank 0 calls it."""
+    def export_gauges(self, state: TrainState, values: Mapping[str, float]) -> None:
+        """Publish the metrics of a step to this machine's monitoring; only rank 0 calls it."""
 
     def is_preempted(self) -> bool:
-        """Whether a worker is about to be taken away, so that a checkpoint is due now. All workers get the same answer."""
+        """Whether a worker is about to be taken away, so that a checkpoint is due now. The same answer on all workers."""

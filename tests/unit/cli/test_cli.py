@@ -1,11 +1,16 @@
-"""What a user types, and reads."""
+"""Commands and their output: check, methods, data and the help."""
 
 from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
 
-from faces import lengths_data_set
+from faces import write_face_data_set
+from facscale import cli as facscale_cli
 from facscale.cli import main
 
 
@@ -16,8 +21,8 @@ def facscale():
 
 @pytest.fixture
 def job(tmp_path):
-    lengths_data_set(str(tmp_path / "u"), [12] * 24, row_group_mb=0.2)
-    lengths_data_set(str(tmp_path / "l"), [20] * 9, au=(1, 12), row_group_mb=0.2, name="labelled")
+    write_face_data_set(str(tmp_path / "u"), [12] * 24, row_group_mb=0.2)
+    write_face_data_set(str(tmp_path / "l"), [20] * 9, au=(1, 12), row_group_mb=0.2, name="labelled")
     path = tmp_path / "job.yaml"
     path.write_text(
         "method: {name: clp, depth: 18, width: 4, length: 3, queue_size: 32}\n"
@@ -39,7 +44,7 @@ def test_check_prints_the_whole_plan_and_starts_nothing(facscale, job, monkeypat
         "canonical_streams: 64",
         "[4, 3, 1, 3, 32, 32]",
         "24 samples",
-        "6 in all",
+        "6 in total",
         "M trained",
         "TFLOP",
         "GiB",
@@ -76,24 +81,50 @@ def test_labels_are_needed_where_labels_are_said_to_be(facscale, job, tmp_path):
 
 def test_methods_are_listed_and_explained(facscale):
     assert {"clp", "supervised"} <= set(facscale("methods").output.split())
-    one = facscale("methods", "clp").output
-    assert "margin" in one
-    assert "0.03" in one
-    assert "Eq" in one or "(1)" in one
+    output = facscale("methods", "clp").output
+    assert "margin" in output
+    assert "0.03" in output
+    assert "Eq" in output or "(1)" in output
     assert facscale("methods", "clq").exit_code == 2
 
 
 def test_data_says_what_a_set_holds(facscale, job, tmp_path):
-    found = facscale("data", tmp_path / "l").output
-    assert "9 identities" in found
-    assert "fold2" in found
+    output = facscale("data", tmp_path / "l").output
+    assert "9 identities" in output
+    assert "fold2" in output
     assert facscale("data", tmp_path / "nothing").exit_code == 2
 
 
-@pytest.mark.parametrize(
-    "command", ["run", "check", "rehearse", "doctor", "data", "methods", "retrieve", "sync", "demo"]
-)
-def test_every_command_explains_itself(facscale, command):
+@pytest.mark.parametrize("command", list(main.commands))
+def test_every_command_explains_itself_with_an_example(facscale, command):
     done = facscale(command, "--help")
     assert done.exit_code == 0
-    assert len(done.output) > 150
+    _, first, empty, example = (line.strip() for line in done.output.splitlines()[1:5])
+    assert first.endswith("."), "one line says what the command does"
+    assert empty == ""
+    assert example.startswith(f"facscale {command}")
+
+
+def test_the_help_lists_each_command_once_with_a_whole_line(facscale):
+    output = facscale("--help").output
+    sections = output.split("\nJobs:\n")[1]
+    assert "..." not in sections, "a line is cut off"
+    listed = [line.split()[0] for line in sections.splitlines() if line.startswith("  ")]
+    assert sorted(listed) == sorted(main.commands)
+    assert listed[:2] == ["run", "check"], "the most used first"
+    titles = [line for line in output.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert titles == ["Options:", "Jobs:", "Data and methods:", "Results:", "Clusters and setup:"]
+
+
+def test_the_help_imports_nothing_heavy():
+    code = "import sys, facscale.cli; print(*{name.split('.')[0] for name in sys.modules})"
+    modules = set(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    )
+    assert not modules & {"torch", "ray", "mlflow", "numpy", "pydantic", "rich", "kubernetes", "matplotlib"}
+
+
+@pytest.mark.parametrize("name", ["methods", "data", "compare", "published", "retrieve", "demo", "sync", "init"])
+def test_modules_are_not_hidden_by_commands(name):
+    module = importlib.import_module(f"facscale.cli.{name}")
+    assert getattr(facscale_cli, name) is module

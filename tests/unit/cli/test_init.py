@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from conftest import ROOT
 from facscale.cli import main
-from facscale.spec import read
+from facscale.spec import read_spec
 
 SHIPPED = sorted(str(path.relative_to(ROOT)) for kind in ("jobs", "pipelines") for path in (ROOT / kind).iterdir())
 
@@ -31,7 +31,7 @@ def test_all_jobs_and_pipelines_are_copied_as_programs_that_can_be_read(tmp_path
         copy = tmp_path / "faces" / name
         assert copy.read_bytes() == (ROOT / name).read_bytes()
         assert os.access(copy, os.X_OK)
-    assert read(tmp_path / "faces" / "jobs" / "demo.yaml").data["method"]["name"] == "clp"  # and what it extends
+    assert read_spec(tmp_path / "faces" / "jobs" / "demo.yaml").data["method"]["name"] == "clp"  # and what it extends
 
 
 def test_it_says_what_to_do_next(tmp_path, monkeypatch):

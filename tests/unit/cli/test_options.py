@@ -1,4 +1,4 @@
-"""Every option and argument of every command acts, or is refused: one error that says what, where, and what to do."""
+"""Options and arguments of all commands: each has an effect, or is an error that says what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import pytest
 from click.testing import CliRunner
 
 from facscale.cli import main
-from facscale.cli.arguments import shown
+from facscale.cli.arguments import format_parameter
 
 COMMANDS = sorted(main.commands)
 
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch, tmp_path):
-    """Nothing of the user's is at hand, and nothing may be started: what is refused is refused before all work."""
+    """No files of the user, and nothing may be started: errors come before any work is done."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FACSCALE_CLUSTERS", str(tmp_path / "clusters.yaml"))
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
@@ -51,34 +51,34 @@ def options():
 
 def arguments(name):
     """As many words as a command needs."""
-    required = [one for one in main.commands[name].params if isinstance(one, click.Argument) and one.required]
+    required = [param for param in main.commands[name].params if isinstance(param, click.Argument) and param.required]
     return ["word"] * len(required)
 
 
 @pytest.mark.parametrize(("name", "option"), options())
 def test_an_option_is_given_once(refuse, name, option):
     words = [option.opts[0], *([] if option.is_flag else ["3"])]
-    assert f"{shown(option)} is given twice; leave one out" in refuse(name, *arguments(name), *words, *words)
+    assert f"{format_parameter(option)} is given twice; leave one out" in refuse(name, *arguments(name), *words, *words)
 
 
-@pytest.mark.parametrize(("name", "option"), [one for one in options() if not one.values[1].is_flag])
+@pytest.mark.parametrize(("name", "option"), [case for case in options() if not case.values[1].is_flag])
 def test_an_empty_value_is_refused(refuse, name, option):
-    """As a script gives it of a variable that is not set: the option would be as good as left out."""
+    """As in a script whose variable is not set: the option would have no effect."""
     message = refuse(name, *arguments(name), option.opts[0], "")
-    assert f"{shown(option)} is empty; give it a value, or leave it out" in message
+    assert f"{format_parameter(option)} is empty; give it a value, or leave it out" in message
 
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if arguments(name)])
 def test_an_empty_argument_is_refused(refuse, name):
-    first = next(one for one in main.commands[name].params if isinstance(one, click.Argument))
-    assert f"{shown(first)} is empty" in refuse(name, *[""] * len(arguments(name)))
+    first = next(param for param in main.commands[name].params if isinstance(param, click.Argument))
+    assert f"{format_parameter(first)} is empty" in refuse(name, *[""] * len(arguments(name)))
 
 
-def test_every_rule_speaks_of_what_its_command_has():
+def test_every_rule_names_parameters_of_its_command():
     for name, command in main.commands.items():
-        known = {text for one in command.params for text in (shown(one), *one.opts)}
+        names = {text for param in command.params for text in (format_parameter(param), *param.opts)}
         for rule in command.rules:
-            assert {rule.option, *rule.needs, *rule.excludes} <= known, name
+            assert {rule.option, *rule.needs, *rule.excludes} <= names, name
 
 
 AT_TWO_PLACES = ["--kube", "munich", "--ray", "lab"]
@@ -89,20 +89,20 @@ OF_JOBS = (["status", "clp"], ["logs", "clp"], ["cancel", "clp"], ["list"], ["su
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        *(([*command, *AT_TWO_PLACES], "--kube and --ray do not go together: they name two") for command in OF_JOBS),
-        *(([*command, *IN_A_NAMESPACE], "--namespace acts only with --kube: only Kube") for command in OF_JOBS),
-        *(([*command, "--namespace", "faces"], "--namespace acts only with --kube") for command in OF_JOBS),
+        *(([*command, *AT_TWO_PLACES], "--kube and --ray cannot be combined: they name two") for command in OF_JOBS),
+        *(([*command, *IN_A_NAMESPACE], "--namespace works only with --kube: only Kube") for command in OF_JOBS),
+        *(([*command, "--namespace", "faces"], "--namespace works only with --kube") for command in OF_JOBS),
         (["doctor", "--namespace", "faces"], "Add --kube, or leave --namespace out"),
         (["doctor", "train.epochs=3"], "train.epochs=3: there is no such file"),
         *(
-            (["submit", "job.yaml", "--ray", "lab", option, "name"], f"{option} acts only with --kube: a Ray cluster")
+            (["submit", "job.yaml", "--ray", "lab", option, "name"], f"{option} works only with --kube: a Ray cluster")
             for option in ("--image", "--queue", "--group")
         ),
-        (["submit", "job.yaml"], "say where: --kube CLUSTER"),
-        (["retrieve", "e", "d", "F1/T1/1", "--seed", "3"], "--seed and QUERY do not go together: it draws frames"),
-        (["retrieve", "e", "d", "F1/T1/1", "--number", "6"], "--number and QUERY do not go together"),  # the default
+        (["submit", "job.yaml"], "on which cluster? --kube CLUSTER"),
+        (["retrieve", "e", "d", "F1/T1/1", "--seed", "3"], "--seed and QUERY cannot be combined: it samples frames"),
+        (["retrieve", "e", "d", "F1/T1/1", "--number", "6"], "--number and QUERY cannot be combined"),  # the default
         (["retrieve", "e", "d", "--seed", "-1"], "-1 is not in the range x>=0"),
-        (["published", "--misprints", "--csv"], "--misprints and --csv do not go together: misprints are sentences"),
+        (["published", "--misprints", "--csv"], "--misprints and --csv cannot be combined: misprints are explained"),
         (["rehearse", "job.yaml", "--seconds", "0"], "0 is not above 0 and finite"),
         (["rehearse", "job.yaml", "--seconds", "inf"], "inf is not above 0 and finite"),
         (["rehearse", "job.yaml", "--price", "-2"], "-2 is not above 0 and finite"),
@@ -146,7 +146,7 @@ def test_stopping_a_demo_that_does_not_run_says_so(facscale, tmp_path):
     (tmp_path / "demo" / "mlflow").mkdir(parents=True)
     done = facscale("demo", "--stop")
     assert done.exit_code == 0
-    assert done.output == "nothing was running; what the demo made stands in demo\n"
+    assert done.output == "nothing was running; the demo's files are in demo\n"
 
 
 def test_help_is_shown_whatever_else_is_wrong(facscale):

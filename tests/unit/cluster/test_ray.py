@@ -10,8 +10,8 @@ import psutil
 import pytest
 import ray
 
-from facscale.cluster import join, refuse_impossible, resources
 from facscale.cluster import ray as local
+from facscale.cluster.ray import check_capacity, get_worker_resources, join
 from facscale.spec import Job, SpecError
 
 
@@ -25,8 +25,8 @@ def cluster_of(monkeypatch):
 
 
 def test_a_worker_asks_for_what_the_spec_says():
-    assert resources(job(gpus_per_worker=0)) == {"CPU": 2}
-    assert resources(job(gpus_per_worker=0.5)) == {"CPU": 2, "GPU": 0.5}
+    assert get_worker_resources(job(gpus_per_worker=0)) == {"CPU": 2}
+    assert get_worker_resources(job(gpus_per_worker=0.5)) == {"CPU": 2, "GPU": 0.5}
 
 
 def test_no_gpu(cluster_of):
@@ -34,19 +34,19 @@ def test_no_gpu(cluster_of):
     with pytest.raises(
         SpecError, match=r"4 workers with 1 GPU each, the cluster has 0 GPU: .*gpus_per_worker \(0 trains on the CPU\)"
     ):
-        refuse_impossible(job(workers=4))
+        check_capacity(job(workers=4))
 
 
 def test_too_few_cores(cluster_of):
     cluster_of(CPU=3, GPU=8)
     with pytest.raises(SpecError, match="2 workers with 2 CPU each, the cluster has 3 CPU: lower cluster.workers"):
-        refuse_impossible(job(workers=2))
+        check_capacity(job(workers=2))
 
 
 @pytest.mark.parametrize("cluster", [{"workers": (1, 8), "gpus_per_worker": 0}, {"workers": 8, "autoscaling": True}])
 def test_what_fits_at_least_once_or_can_grow_is_let_in(cluster_of, cluster):
     cluster_of(CPU=2)
-    refuse_impossible(job(**cluster))
+    check_capacity(job(**cluster))
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def joined(monkeypatch, tmp_path):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address=asked[-1][0]))
-    monkeypatch.setattr(local, "find_gcs_addresses", frozenset)
+    monkeypatch.setattr(local, "find_running_clusters", frozenset)
     for name in ("RAY_API_SERVER_ADDRESS", "RAY_OVERRIDE_JOB_RUNTIME_ENV", "RAY_AUTH_MODE"):
         monkeypatch.setenv(name, os.environ.get(name, ""))  # given back afterwards
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
@@ -145,17 +145,17 @@ def test_a_submitted_job_runs_on_the_cluster_that_started_it(joined, listener, m
 
 def test_auto_takes_the_only_cluster_and_refuses_a_choice(joined, listener, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "auto")
-    monkeypatch.setattr(local, "find_gcs_addresses", lambda: frozenset([listener]))
+    monkeypatch.setattr(local, "find_running_clusters", lambda: frozenset([listener]))
     join()
     assert places(joined) == [listener]
     for running in ([], [listener, "10.0.0.1:6379"]):
-        monkeypatch.setattr(local, "find_gcs_addresses", lambda running=running: frozenset(running))
+        monkeypatch.setattr(local, "find_running_clusters", lambda running=running: frozenset(running))
         with pytest.raises(SpecError, match=f"{len(running)} Ray clusters run here; write HOST:PORT"):
             join()
 
 
 def test_where_several_run_the_choice_is_logged(joined, listener, monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr(local, "find_gcs_addresses", lambda: frozenset([listener, "10.0.0.1:6379"]))
+    monkeypatch.setattr(local, "find_running_clusters", lambda: frozenset([listener, "10.0.0.1:6379"]))
     (tmp_path / "ray" / "ray_current_cluster").write_text(listener)
     join()
     (text,) = caplog.messages
@@ -182,7 +182,7 @@ def test_a_cluster_that_does_not_know_our_token_is_not_called_silent(monkeypatch
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", init)
-    monkeypatch.setattr(local, "answers", lambda _: True)
+    monkeypatch.setattr(local, "is_reachable", lambda _: True)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
     with pytest.raises(SpecError, match=message):
         join()

@@ -1,4 +1,4 @@
-"""What every method must keep to, ours and others'. Methods and jobs are discovered: a new one is tested as it appears."""
+"""The contract that every method, ours or a plug-in, must fulfil. Methods and jobs are discovered by the tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save
 
 from conftest import ROOT
-from faces import lengths_data_set
+from faces import write_face_data_set
 from facscale import methods
 from facscale.cli.methods import CITATION
 from facscale.data.augment import Augmenter
@@ -21,11 +21,11 @@ from facscale.data.stream import Stream
 from facscale.inference import export
 from facscale.job.cost import random_batch
 from facscale.methods import DataFacts
-from facscale.methods.base import total
+from facscale.methods.base import sum_losses
 from facscale.nn import ResNet
-from facscale.spec import Block, SpecError, parse, read
+from facscale.spec import Block, SpecError, parse, read_spec
 from facscale.spec.models import Data
-from tiny import small
+from tiny import get_tiny_options
 
 FACTS = DataFacts(
     aus=(1, 12),
@@ -36,31 +36,31 @@ FACTS = DataFacts(
     image_size=32,
 )
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
-OURS = [name for name in methods.names() if (Path(methods.__file__).parent / f"{name}.py").exists()]
-OTHERS = ["tiny-gan", "tiny-staged"]
-BUILT_ON = {"tiny-staged": {"teacher": "tiny-gan"}, "aunet on fan": {"fan": "fan", "labels": "labelvae"}}
+BUILT_IN = [name for name in methods.list_methods() if (Path(methods.__file__).parent / f"{name}.py").exists()]
+PLUGINS = ["tiny-gan", "tiny-staged"]
+INPUTS = {"tiny-staged": {"teacher": "tiny-gan"}, "aunet on fan": {"fan": "fan", "labels": "labelvae"}}
 
 
-@pytest.fixture(params=[*OURS, *OTHERS, "aunet on fan"])
+@pytest.fixture(params=[*BUILT_IN, *PLUGINS, "aunet on fan"])
 def case(request, plugins):
     """A method's class, a small configuration, and a way to build it."""
     name = request.param.split(" ")[0]
-    kind = methods.find(name)
-    config = kind.Config(**small(kind.Config))
+    kind = methods.find_method(name)
+    config = kind.Config(**get_tiny_options(kind.Config))
 
     def build():
         torch.manual_seed(0)
         inputs = {}
-        for argument, other in BUILT_ON.get(request.param, {}).items():
-            below = methods.find(other)
-            inputs[argument] = export.build(other, below.Config(**small(below.Config)), FACTS)
-        return export.build(name, config, FACTS, **inputs)
+        for argument, other in INPUTS.get(request.param, {}).items():
+            below = methods.find_method(other)
+            inputs[argument] = export.build_method(other, below.Config(**get_tiny_options(below.Config)), FACTS)
+        return export.build_method(name, config, FACTS, **inputs)
 
     return name, kind, config, build
 
 
-def a_batch(kind, config, seed=0):
-    return random_batch(kind.sample(config), size=32, aus=2, samples=6, seed=seed)
+def make_batch(kind, config, seed=0):
+    return random_batch(kind.train_views(config), size=32, aus=2, samples=6, seed=seed)
 
 
 def step(method, batch):
@@ -68,8 +68,8 @@ def step(method, batch):
     losses = {}
     for phase, modules in method.phases().items():
         parameters = [p for name in modules for p in method.get_submodule(name).parameters() if p.requires_grad]
-        losses |= (found := getattr(method, phase)(batch))
-        gradients = torch.autograd.grad(total(found), parameters, allow_unused=True)
+        losses |= (result := getattr(method, phase)(batch))
+        gradients = torch.autograd.grad(sum_losses(result), parameters, allow_unused=True)
         with torch.no_grad():
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 if gradient is not None:
@@ -78,45 +78,45 @@ def step(method, batch):
     return losses
 
 
-def test_methods_are_found_by_module_name_and_entry_point(plugins):
-    assert {"clp", "supervised"} <= set(methods.names())
-    assert methods.find("clp").__name__ == "CLP"
-    assert methods.find("tiny-gan").__module__ == "tiny_methods"
+def test_methods_are_listed_by_module_name_and_entry_point(plugins):
+    assert {"clp", "supervised"} <= set(methods.list_methods())
+    assert methods.find_method("clp").__name__ == "CLP"
+    assert methods.find_method("tiny-gan").__module__ == "tiny_methods"
     with pytest.raises(SpecError, match='no method "clq" \\(did you mean "clp"'):
-        methods.find("clq")
-    with pytest.raises(SpecError, match="no facscale Method"):
-        methods.find("not-a-method")
+        methods.find_method("clq")
+    with pytest.raises(SpecError, match="not a facscale Method"):
+        methods.find_method("not-a-method")
 
 
 def test_a_spec_can_name_no_other_code():
     for name in ("base", "export", "os", "facscale.methods.clp", "../clp", "clp:CLP"):
         with pytest.raises(SpecError, match="there is no method"):
-            methods.find(name)
+            methods.find_method(name)
 
 
 def test_every_method_of_ours_has_a_job():
     jobs = [read_job(path)[0] for path in JOBS]
     named = {job.method.name for job in jobs}
     staged = {stage["method"]["name"] for job in jobs for stage in job.stages.values() if "method" in stage}
-    assert {name for name in OURS if methods.find(name).sees} <= named
-    assert set(OURS) <= named | staged
+    assert {name for name in BUILT_IN if methods.find_method(name).has_image_encoder} <= named
+    assert set(BUILT_IN) <= named | staged
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
 def test_a_job_validates_and_can_be_executed(path, monkeypatch):
     monkeypatch.setenv("FACSCALE_DATA", "s3://faces")
     job, kind, config = read_job(path)
-    assert kind.sample(config)
+    assert kind.train_views(config)
     assert path.read_text().startswith("#!/usr/bin/env -S facscale run\n#")
     assert path.stat().st_mode & 0o111
     for row in job.evaluate.baselines:  # none of ours is null
-        methods.configure(read(path).patched(("evaluate", "baselines", row)))
+        methods.configure(read_spec(path).apply_patch(("evaluate", "baselines", row)))
 
 
 def read_job(path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FACSCALE_DATA", "s3://faces")
-        return methods.configure(read(path))
+        return methods.configure(read_spec(path))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "pipelines").glob("*.yaml")), ids=lambda path: path.stem)
@@ -124,7 +124,7 @@ def test_a_pipeline_validates_and_can_be_executed(path, monkeypatch):
     from facscale.ingest import configure
 
     monkeypatch.setenv("FACSCALE_DATA", "s3://faces")
-    assert configure(read(path)).output.startswith("s3://faces/")
+    assert configure(read_spec(path)).output.startswith("s3://faces/")
     assert path.read_text().startswith("#!/usr/bin/env -S facscale run\n#")
     assert path.stat().st_mode & 0o111
 
@@ -143,9 +143,9 @@ def test_the_docstring_is_there(case):
     assert len(case[1].__doc__) > 40
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_a_docstring_of_ours_begins_with_a_citation_and_its_year(name):
-    first, _ = inspect.getdoc(methods.find(name)).split("\n\n", 1)
+    first, _ = inspect.getdoc(methods.find_method(name)).split("\n\n", 1)
     assert CITATION.fullmatch(first), first
 
 
@@ -161,7 +161,7 @@ def test_every_trainable_parameter_lies_in_exactly_one_root(case):
 def test_each_phase_gives_gradient_to_its_root_and_no_other(case):
     _, kind, config, build = case
     method = build()
-    step(method, a_batch(kind, config, seed=1))  # queues are not empty any more
+    step(method, make_batch(kind, config, seed=1))  # queues are not empty any more
     for phase, modules in kind.phases().items():
         roots = {
             name: list(method.get_submodule(name).parameters()) for names in kind.phases().values() for name in names
@@ -170,7 +170,7 @@ def test_each_phase_gives_gradient_to_its_root_and_no_other(case):
             for parameter in parameters:
                 parameter.grad = None
                 parameter.requires_grad_(name in modules)
-        total(getattr(method, phase)(a_batch(kind, config, seed=2))).backward()
+        sum_losses(getattr(method, phase)(make_batch(kind, config, seed=2))).backward()
         for name, parameters in roots.items():
             touched = any(p.grad is not None and p.grad.abs().sum() > 0 for p in parameters)
             assert touched == (name in modules), f"{phase} and {name}"
@@ -179,32 +179,32 @@ def test_each_phase_gives_gradient_to_its_root_and_no_other(case):
 def test_losses_are_named_scalars_and_stay_finite(case):
     _, kind, config, build = case
     method = build()
-    losses = [step(method, a_batch(kind, config, seed=seed)) for seed in range(10)]
-    assert all(loss.value.dim() == 0 and loss.value.isfinite() for found in losses for loss in found.values())
-    assert len({frozenset(found) for found in losses}) == 1
+    losses = [step(method, make_batch(kind, config, seed=seed)) for seed in range(10)]
+    assert all(loss.value.dim() == 0 and loss.value.isfinite() for result in losses for loss in result.values())
+    assert len({frozenset(result) for result in losses}) == 1
 
 
-def test_saved_and_loaded_it_goes_on_bitwise_equal(case, tmp_path):
+def test_training_continues_bitwise_equal_from_a_saved_state(case, tmp_path):
     _, kind, config, build = case
     method = build()
     for seed in range(3):
-        step(method, a_batch(kind, config, seed=seed))
+        step(method, make_batch(kind, config, seed=seed))
     other = build()
     other.load_state_dict(copy.deepcopy(method.state_dict()))
     for twin in (method, other):
         torch.manual_seed(5)
-        step(twin, a_batch(kind, config, seed=9))
-    assert same(method, other)
+        step(twin, make_batch(kind, config, seed=9))
+    assert have_equal_states(method, other)
 
 
 def test_an_export_rebuilds_the_method(case):
     _, kind, config, build = case
     method = build()
-    step(method, a_batch(kind, config))
-    loaded = export.load(export.save(method))
-    assert same(method, loaded)
+    step(method, make_batch(kind, config))
+    loaded = export.load_export(export.save_export(method))
+    assert have_equal_states(method, loaded)
     assert loaded.config == config
-    if not kind.sees:
+    if not kind.has_image_encoder:
         return
     images = torch.rand(3, 3, 32, 32)
     rebuilt = export.Exported(**asdict(loaded.recipe))
@@ -215,8 +215,8 @@ def test_an_export_rebuilds_the_method(case):
 
 def test_the_stream_yields_its_sample(case, tmp_path):
     _, kind, config, _ = case
-    views = kind.sample(config)
-    data = lengths_data_set(str(tmp_path / "d"), [20] * 6, au=(1, 12), flow=True, row_group_mb=0.5)
+    views = kind.train_views(config)
+    data = write_face_data_set(str(tmp_path / "d"), [20] * 6, au=(1, 12), flow=True, row_group_mb=0.5)
     for source in {view.source for view in views.values()}:
         wanted = {name: view for name, view in views.items() if view.source == source}
         stream = Stream([data], wanted, spec=Data(image_size=24), batch_size=4, seed=0)
@@ -229,8 +229,8 @@ def test_the_stream_yields_its_sample(case, tmp_path):
             assert set(batch[name].columns) == set(view.columns)
 
 
-def same(one, other):
-    a, b = one.state_dict(), other.state_dict()
+def have_equal_states(first, second):
+    a, b = first.state_dict(), second.state_dict()
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
@@ -251,16 +251,19 @@ def torch_file(content):
         (b"", "a safetensors file is expected"),
         (b"\x80\x04\x95pickled", "a safetensors file is expected"),
         (b"PK\x03\x04 no archive", "not a file of weights"),
-        (torch_file(Harmful()), "tensors alone are read"),
+        (torch_file(Harmful()), "only tensors are read"),
         (torch_file({"linear.weight": torch.zeros(2)}), "nor a ResNet"),
         (save({"linear.weight": torch.zeros(2)}), "nor a ResNet"),
-        (save({"w": torch.zeros(2)}, {"facscale": export.FORMAT}), "does not fit this facscale"),
-        (save({"w": torch.zeros(2)}, {"facscale": export.FORMAT, "recipe": "{}"}), "does not fit this facscale"),
+        (save({"w": torch.zeros(2)}, {"facscale": export.FORMAT}), "does not fit this version of facscale"),
+        (
+            save({"w": torch.zeros(2)}, {"facscale": export.FORMAT, "recipe": "{}"}),
+            "does not fit this version of facscale",
+        ),
     ],
 )
-def test_what_is_no_export_is_refused_and_never_run(data, message, capsys):
+def test_other_files_are_refused_and_never_run(data, message, capsys):
     with pytest.raises(SpecError, match=message):
-        export.load(data, source="there")
+        export.load_export(data, source="there")
     assert "harm" not in capsys.readouterr().out
 
 
@@ -269,12 +272,12 @@ def test_what_is_no_export_is_refused_and_never_run(data, message, capsys):
 def test_a_checkpoint_with_torchvisions_names(depth, width, pack):
     source = ResNet(depth, width=width).eval()
     classifier = {"fc.weight": torch.zeros(1000, source.dim), "fc.bias": torch.zeros(1000)}
-    found = export.load(pack({**source.state_dict(), **classifier}))
+    result = export.load_export(pack({**source.state_dict(), **classifier}))
     images = torch.rand(2, 3, 32, 32)
-    torch.testing.assert_close(found.encoder(images), source(images))
-    child = export.build("supervised", methods.find("supervised").Config(), FACTS, pretrained=found)
-    rebuilt = export.load(export.save(child))
-    batch = random_batch(child.judged(child.config), size=32, aus=2)
+    torch.testing.assert_close(result.encoder(images), source(images))
+    child = export.build_method("supervised", methods.find_method("supervised").Config(), FACTS, pretrained=result)
+    rebuilt = export.load_export(export.save_export(child))
+    batch = random_batch(child.eval_views(child.config), size=32, aus=2)
     torch.testing.assert_close(rebuilt.predict(batch), child.eval().predict(batch))
 
 
@@ -282,23 +285,23 @@ def test_hyper_parameters_are_checked_with_file_and_line(tmp_path):
     path = tmp_path / "job.yaml"
     path.write_text("method:\n  name: clp\n  margn: 0.1\n")
     with pytest.raises(SpecError, match=r'job\.yaml:3: unknown key "method\.margn" \(did you mean "margin"'):
-        methods.configure(read(path))
+        methods.configure(read_spec(path))
     path.write_text("method: {name: clp}\ninputs: {pretrained: {url: a, sha256: abcdef01}}\n")
     with pytest.raises(SpecError, match=r'job\.yaml:2: clp takes no input "pretrained"'):
-        methods.configure(read(path))
+        methods.configure(read_spec(path))
 
 
-def test_overlapping_roots_are_a_mistake_of_the_method():
+def test_overlapping_roots_are_an_error():
     class Wrong(methods.Method):
         @methods.trains("encoder")
-        def one(self, batch):
+        def first(self, batch):
             return {}
 
         @methods.trains("encoder", "head")
-        def two(self, batch):
+        def second(self, batch):
             return {}
 
-    with pytest.raises(TypeError, match="the same submodules or wholly different"):
+    with pytest.raises(TypeError, match="the same submodules or disjoint ones"):
         Wrong.roots()
 
 
@@ -310,6 +313,6 @@ def test_job_is_a_closed_model():
 
 
 def _nowhere():
-    from facscale.spec.errors import Origin
+    from facscale.spec.errors import SourceLocation
 
-    return Origin("nowhere")
+    return SourceLocation("nowhere")

@@ -17,13 +17,13 @@ TARGET = np.array([[29.5, 39.5], [69.5, 39.5]])
 
 
 def test_level_eyes_at_twice_the_wanted_distance():
-    matrix = align.similarity(np.array([[100.0, 50.0], [180.0, 50.0]]), CROP)
+    matrix = align.fit_similarity(np.array([[100.0, 50.0], [180.0, 50.0]]), CROP)
     # Scale 40 / 80. The midpoint (140, 50) goes to (49.5, 39.5): 49.5 - 70 = -20.5, 39.5 - 25 = 14.5.
     assert matrix == pytest.approx(np.array([[0.5, 0.0, -20.5], [0.0, 0.5, 14.5]]))
 
 
 def test_eyes_one_above_the_other():
-    matrix = align.similarity(np.array([[10.0, 20.0], [10.0, 60.0]]), CROP)
+    matrix = align.fit_similarity(np.array([[10.0, 20.0], [10.0, 60.0]]), CROP)
     # The vector (0, 40) becomes (40, 0): a quarter turn, (x, y) -> (y, -x), then (40, -10) + t = (49.5, 39.5).
     assert matrix == pytest.approx(np.array([[0.0, 1.0, 9.5], [-1.0, 0.0, 49.5]]))
 
@@ -35,28 +35,28 @@ def test_eyes_one_above_the_other():
 )
 def test_any_eyes_land_on_their_places_without_shear(left, angle, distance):
     eyes = np.array([left, np.add(left, [distance * np.cos(angle), distance * np.sin(angle)])])
-    matrix = align.similarity(eyes, CROP)
-    assert align.moved(eyes, matrix) == pytest.approx(TARGET, abs=1e-6)
+    matrix = align.fit_similarity(eyes, CROP)
+    assert align.transform_points(eyes, matrix) == pytest.approx(TARGET, abs=1e-6)
     linear = matrix[:, :2]
     assert linear @ linear.T == pytest.approx(np.linalg.det(linear) * np.eye(2), abs=1e-9)
 
 
 @pytest.mark.parametrize("right", [(50.0, 50.0), (51.0, 50.0), (np.nan, 50.0)])
-def test_coinciding_eyes_are_no_face(right):
-    assert align.similarity(np.array([(50.0, 50.0), right]), CROP) is None
+def test_coinciding_eyes_are_not_a_face(right):
+    assert align.fit_similarity(np.array([(50.0, 50.0), right]), CROP) is None
 
 
 def test_eye_centres_are_the_means_of_their_six_points():
     points = np.zeros((68, 2))
     points[36:42, 0] = [0, 2, 4, 6, 4, 2]
     points[42:48, 1] = [6, 6, 6, 0, 0, 0]
-    assert align.eyes(points) == pytest.approx(np.array([[3.0, 0.0], [0.0, 3.0]]))
+    assert align.locate_eyes(points) == pytest.approx(np.array([[3.0, 0.0], [0.0, 3.0]]))
 
 
 def test_a_box_without_landmarks_fills_the_crop_by_its_longer_side():
-    matrix = align.square(Box(10, 20, 30, 60), CROP)  # 20 x 40, centre (20, 40) in pixel edges
+    matrix = align.fit_box(Box(10, 20, 30, 60), CROP)  # 20 x 40, centre (20, 40) in pixel edges
     # Scale 100 / 40 = 2.5; edge coordinate 0 (centre -0.5) lies at crop edge 2.5 * -0 = 0.
-    assert align.moved(np.array([[-0.5, 19.5], [39.5, 59.5]]), matrix) == pytest.approx(
+    assert align.transform_points(np.array([[-0.5, 19.5], [39.5, 59.5]]), matrix) == pytest.approx(
         np.array([[-0.5, -0.5], [99.5, 99.5]])
     )
 

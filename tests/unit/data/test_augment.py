@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faces import picture
+from faces import make_picture
 from facscale.data import augment
 from facscale.data.augment import PARAMETERS, Augmenter
 from facscale.data.views import Batch, Faces
@@ -20,10 +20,23 @@ from facscale.spec import models
 
 SIZE = 48
 NOTHING = {
-    "rotation": 0.0, "flip": 0.0, "brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0,
-    "crop width": 1.0, "crop height": 1.0, "crop x": 0.5, "crop y": 0.5, "blur": 0.0,
-    "quality": 0.0, "holes": 0.0, "hole x": 0.5, "hole y": 0.5, "hole side": 0.5,
-}  # fmt: skip
+    "rotation": 0.0,
+    "flip": 0.0,
+    "brightness": 1.0,
+    "contrast": 1.0,
+    "saturation": 1.0,
+    "hue": 0.0,
+    "crop width": 1.0,
+    "crop height": 1.0,
+    "crop x": 0.5,
+    "crop y": 0.5,
+    "blur": 0.0,
+    "quality": 0.0,
+    "holes": 0.0,
+    "hole x": 0.5,
+    "hole y": 0.5,
+    "hole side": 0.5,
+}
 
 
 def parameters(**changes: float) -> torch.Tensor:
@@ -35,8 +48,8 @@ def parameters(**changes: float) -> torch.Tensor:
 
 def image(seed: int = 0, *, gentle: bool = False) -> np.ndarray:
     """A smooth picture; `gentle`: far from black and white, so that no colour is clamped."""
-    found = picture(seed, size=SIZE)
-    return (found // 4 + 96) if gentle else found
+    pixels = make_picture(seed, size=SIZE)
+    return (pixels // 4 + 96) if gentle else pixels
 
 
 def changed(pixels: np.ndarray, *, size: int = SIZE, **changes: float) -> np.ndarray:
@@ -68,7 +81,7 @@ def bilinear(pixels: np.ndarray, x: float, y: float) -> np.ndarray:
     stored = len(pixels)
 
     def inside(place: float) -> float:
-        """Reflected at the outer edges of the first and last pixel, then kept between their centres."""
+        """Reflect at the outer edges of the first and last pixel, then clamp between their centres."""
         place = (place + 0.5) % (2 * stored)
         place = (2 * stored - place if place > stored else place) - 0.5
         return min(max(place, 0), stored - 1)
@@ -87,12 +100,15 @@ def test_neutral_parameters_change_nothing():
 @pytest.mark.parametrize(
     "change",
     [
-        {"rotation": 10.0}, {"rotation": -37.0}, {"flip": 1.0}, {"width": 0.8, "height": 0.8},
+        {"rotation": 10.0},
+        {"rotation": -37.0},
+        {"flip": 1.0},
+        {"width": 0.8, "height": 0.8},
         {"width": 0.7, "height": 0.5, "x": 0.0, "y": 1.0},
         {"rotation": 10.0, "flip": 1.0, "width": 0.85, "height": 0.95, "x": 0.2, "y": 0.9},
         {"rotation": 170.0, "width": 0.5, "height": 0.6, "x": 1.0, "y": 0.3, "size": 30},
     ],
-)  # fmt: skip
+)
 def test_geometry_against_pixel_by_pixel(change):
     names = {name: f"crop_{name}" for name in ("width", "height", "x", "y")}
     ours = changed(image(), **{names.get(name, name): value for name, value in change.items()})
@@ -113,22 +129,24 @@ def test_no_black_corners():
 
 
 @pytest.mark.parametrize("size", [40, 64])
-def test_still_is_a_plain_centre_crop_and_resize(size):
+def test_eval_params_are_a_plain_centre_crop_and_resize(size):
     spec = models.Augment(crop=(0.75, 1.0))
-    still = augment.still(spec)
+    still = augment.eval_params(spec)
     ours = augment.apply(torch.from_numpy(image()[None]), torch.from_numpy(still)[None], size=size)
     edge = SIZE // 16  # the mean side is 7/8
     expected = cv2.resize(image()[edge:-edge, edge:-edge], (size, size), interpolation=cv2.INTER_LINEAR)
     inner = slice(2, -2)  # at its border OpenCV does not look outside the crop
     difference = ours[0].permute(1, 2, 0).numpy()[inner, inner] * 255 - expected[inner, inner]
     assert np.abs(difference).max() < 1.0
-    assert not np.array_equal(still, augment.still(models.Augment(crop=(0.95, 1.0))))
-    assert np.array_equal(still, augment.still(models.Augment(crop=(0.2, 1.0)))), "small crops train, whole faces count"
+    assert not np.array_equal(still, augment.eval_params(models.Augment(crop=(0.95, 1.0))))
+    assert np.array_equal(still, augment.eval_params(models.Augment(crop=(0.2, 1.0)))), (
+        "small crops train, whole faces count"
+    )
 
 
-def test_still_does_not_depend_on_anything_random():
+def test_eval_params_do_not_depend_on_anything_random():
     many = models.Augment(rotation=90, flip=1.0, brightness=0.9, contrast=0.9, saturation=0.9, hue=0.5, crop=(0.8, 1.0))
-    assert augment.still(many).tolist() == augment.still(models.Augment(crop=(0.8, 1.0))).tolist()
+    assert augment.eval_params(many).tolist() == augment.eval_params(models.Augment(crop=(0.8, 1.0))).tolist()
 
 
 def test_strong_reduction_averages_instead_of_dropping_pixels():
@@ -144,8 +162,8 @@ def test_strong_reduction_keeps_the_geometry(size):
     """A ramp from left to right stays that ramp, also where the sizes do not divide."""
     ramp = np.repeat(np.tile(np.arange(50) * 4, (50, 1))[..., None], 3, axis=2).astype(np.uint8)
     expected = ((np.arange(size) + 0.5) / size * 50 - 0.5) * 4
-    found = changed(ramp, size=size)[size // 2, :, 0]
-    np.testing.assert_allclose(found[1:-1], expected[1:-1], atol=2.1)
+    row = changed(ramp, size=size)[size // 2, :, 0]
+    np.testing.assert_allclose(row[1:-1], expected[1:-1], atol=2.1)
 
 
 def grey(pixels: np.ndarray) -> np.ndarray:
@@ -164,7 +182,7 @@ def test_brightness_contrast_saturation_by_hand(factor):
 
 @pytest.mark.parametrize("turns", [0.1, -0.25, 0.5])
 def test_hue_turns_the_chroma_against_colorsys(turns):
-    """YIQ of the standard library: luma stays, (I, Q) turns by the angle."""
+    """In the standard library's YIQ, luma stays and (I, Q) turns by the angle."""
     ours = changed(image(gentle=True), hue=turns)
     angle = 2 * math.pi * turns
     for row, column in ((0, 0), (7, 31), (40, 5), (47, 47)):
@@ -196,7 +214,9 @@ def test_colours_stay_within_bounds():
 def test_copies_are_augmented_one_by_one_and_order_is_kept():
     """[B, F, V] at once equals each image alone."""
     images = torch.from_numpy(np.stack([[image(3 * b + f) for f in range(3)] for b in range(7)]))
-    drawn = torch.from_numpy(augment.draw(models.Augment(hue=0.1), shape=(7, 3, 2), random=np.random.default_rng(0)))
+    drawn = torch.from_numpy(
+        augment.sample_params(models.Augment(hue=0.1), shape=(7, 3, 2), random=np.random.default_rng(0))
+    )
     together = augment.apply(images, drawn, size=24)
     assert together.shape == (7, 3, 2, 3, 24, 24)
     for b, f, v in np.ndindex(7, 3, 2):
@@ -222,10 +242,14 @@ def test_the_augmenter_changes_images_only():
 
 @settings(max_examples=50, deadline=None)
 @given(
-    st.floats(0, 180), st.floats(0, 1), st.floats(0, 2), st.floats(0, 0.5),
-    st.tuples(st.floats(0.1, 1), st.floats(0.1, 1)).map(sorted), st.floats(1, 2),
-)  # fmt: skip
-def test_drawn_parameters_keep_to_their_ranges(rotation, flip, jitter, hue, crop, aspect):
+    st.floats(0, 180),
+    st.floats(0, 1),
+    st.floats(0, 2),
+    st.floats(0, 0.5),
+    st.tuples(st.floats(0.1, 1), st.floats(0.1, 1)).map(sorted),
+    st.floats(1, 2),
+)
+def test_sampled_parameters_keep_to_their_ranges(rotation, flip, jitter, hue, crop, aspect):
     spec = models.Augment(
         rotation=rotation,
         flip=flip,
@@ -236,7 +260,7 @@ def test_drawn_parameters_keep_to_their_ranges(rotation, flip, jitter, hue, crop
         crop=tuple(crop),
         aspect=aspect,
     )
-    drawn = augment.draw(spec, shape=(50, 4), random=np.random.default_rng(0))
+    drawn = augment.sample_params(spec, shape=(50, 4), random=np.random.default_rng(0))
     assert drawn.shape == (50, 4, len(PARAMETERS))
     assert drawn.dtype == np.float32
     values = dict(zip(PARAMETERS, np.moveaxis(drawn.astype(float), -1, 0), strict=True))
@@ -257,9 +281,9 @@ def test_drawn_parameters_keep_to_their_ranges(rotation, flip, jitter, hue, crop
         assert np.all(values["flip"] == flip)
 
 
-def test_parameters_are_drawn_independently():
+def test_parameters_are_sampled_independently():
     spec = models.Augment(hue=0.2, crop=(0.5, 0.7), aspect=1.01, blur=1.0, compression=1.0, holes=1.0)
-    drawn = augment.draw(spec, shape=(20_000,), random=np.random.default_rng(1))
+    drawn = augment.sample_params(spec, shape=(20_000,), random=np.random.default_rng(1))
     width, height = drawn[:, 6].copy(), drawn[:, 7].copy()
     drawn[:, 6], drawn[:, 7] = width * height, width / height  # a crop's area and its shape are independent
     off_diagonal = np.corrcoef(drawn.T) - np.eye(len(PARAMETERS))
@@ -267,9 +291,9 @@ def test_parameters_are_drawn_independently():
     assert abs(drawn[:, 1].mean() - 0.5) < 0.02
 
 
-def test_how_often_colour_changes_colour_goes_and_blur_comes():
+def test_frequencies_of_jitter_grey_and_blur():
     spec = models.Augment(hue=0.2, jitter=0.8, grey=0.2, blur=0.5)
-    drawn = augment.draw(spec, shape=(20_000,), random=np.random.default_rng(1))
+    drawn = augment.sample_params(spec, shape=(20_000,), random=np.random.default_rng(1))
     brightness, contrast, saturation, hue = drawn[:, 2:6].T
     untouched = (brightness == 1) & (contrast == 1) & (hue == 0)
     assert abs(untouched.mean() - 0.2) < 0.02
@@ -278,11 +302,11 @@ def test_how_often_colour_changes_colour_goes_and_blur_comes():
     assert set(saturation[untouched].tolist()) == {0.0, 1.0}
 
 
-def test_blur_against_opencv_and_only_where_it_is_drawn():
+def test_blur_against_opencv_and_only_where_sigma_is_not_zero():
     sigma = 1.3 / SIZE
     both = torch.cat([parameters(blur=sigma), parameters()])
     result = augment.apply(torch.from_numpy(np.stack([image(), image()])), both, size=SIZE)
-    blurred, plain = (one.permute(1, 2, 0).numpy() * 255 for one in result)
+    blurred, plain = (pixels.permute(1, 2, 0).numpy() * 255 for pixels in result)
     reach = max(1, round(3 * augment.BLUR[1] * SIZE))
     expected = cv2.GaussianBlur(
         image().astype(np.float32), (2 * reach + 1, 2 * reach + 1), sigma * SIZE, borderType=cv2.BORDER_REFLECT_101
@@ -297,7 +321,7 @@ def test_blur_against_opencv_and_only_where_it_is_drawn():
     ids=str,
 )
 def test_landmarks_move_with_the_face(changes):
-    """A bright dot is drawn at one landmark; in the augmented image the dot lies where the landmark is said to be."""
+    """A bright dot is drawn at one landmark; in the augmented image the dot lies at the transformed landmark."""
     size, rng = 40, np.random.default_rng(0)
     points = rng.uniform(16, 31, (68, 2)).astype(np.float32)
     for number in (3, 30, 36, 48):
@@ -309,14 +333,16 @@ def test_landmarks_move_with_the_face(changes):
         rows, columns = np.indices((size, size))
         centre = [(grid * seen).sum() / seen.sum() for grid in (columns, rows)]
         parameter = parameters(**changes)
-        found = augment.landmarks(torch.from_numpy(points.reshape(1, 136)), parameter[:, None], stored=SIZE, size=size)
-        assert found.shape == (1, 1, 68, 2)
-        there = augment._mirrored(torch.device("cpu"))[number] if changes.get("flip") else number
-        assert found[0, 0, there].numpy() == pytest.approx(centre, abs=0.25)
+        result = augment.transform_landmarks(
+            torch.from_numpy(points.reshape(1, 136)), parameter[:, None], stored=SIZE, size=size
+        )
+        assert result.shape == (1, 1, 68, 2)
+        there = augment._get_mirror_order(torch.device("cpu"))[number] if changes.get("flip") else number
+        assert result[0, 0, there].numpy() == pytest.approx(centre, abs=0.25)
 
 
 def test_mirroring_twice_changes_nothing_and_keeps_the_middle():
-    mirrored = augment._mirrored(torch.device("cpu"))
+    mirrored = augment._get_mirror_order(torch.device("cpu"))
     assert (mirrored[mirrored] == torch.arange(68)).all()
     assert sorted(mirrored.tolist()) == list(range(68))
     for middle in (8, 27, 28, 29, 30, 33, 51, 57, 62, 66):
@@ -325,8 +351,8 @@ def test_mirroring_twice_changes_nothing_and_keeps_the_middle():
 
 def test_unknown_landmarks_stay_unknown():
     points = torch.full((2, 136), float("nan"))
-    found = augment.landmarks(points, parameters(rotation=10.0).expand(2, 1, -1), stored=SIZE, size=20)
-    assert found.isnan().all()
+    result = augment.transform_landmarks(points, parameters(rotation=10.0).expand(2, 1, -1), stored=SIZE, size=20)
+    assert result.isnan().all()
 
 
 @pytest.mark.parametrize(
@@ -334,32 +360,32 @@ def test_unknown_landmarks_stay_unknown():
     [{}, {"rotation": 30.0}, {"flip": 1.0}, {"crop_width": 0.5, "crop_height": 0.5, "crop_x": 0.5, "crop_y": 0.5}],
     ids=str,
 )
-def test_flow_turns_and_grows_with_the_face(changes):
-    """Everywhere the same vector: its landmarks before and after, both augmented, say what it becomes."""
+def test_flow_rotates_and_scales_with_the_face(changes):
+    """A constant flow field: the expected vector is the difference of its end points as transformed landmarks."""
     size, side = 32, SIZE // 4
     vector = np.array([2.0, -1.5])
     steps = np.broadcast_to((vector / augment.FLOW_STEP).astype(np.int8)[:, None, None], (2, side, side)).reshape(1, -1)
     parameter = parameters(**changes)
-    found = augment.flow(torch.from_numpy(steps.copy()), parameter[:, None], stored=SIZE, size=size)
-    assert found.shape == (1, 1, 2, size // 4, size // 4)
+    result = augment.transform_flow(torch.from_numpy(steps.copy()), parameter[:, None], stored=SIZE, size=size)
+    assert result.shape == (1, 1, 2, size // 4, size // 4)
     points = np.full((2, 68, 2), 24.0, np.float32)
     points[1] += vector
-    ends = augment.landmarks(
+    ends = augment.transform_landmarks(
         torch.from_numpy(points.reshape(2, 136)), parameter[:, None].expand(2, 1, -1), stored=SIZE, size=size
     )
     expected = (ends[1] - ends[0])[0, 0]
-    assert found[0, 0].flatten(1).T.numpy() == pytest.approx(expected.expand(64, 2).numpy(), abs=1e-4)
+    assert result[0, 0].flatten(1).T.numpy() == pytest.approx(expected.expand(64, 2).numpy(), abs=1e-4)
 
 
 def test_flow_stays_at_its_place():
     side = SIZE // 4
     steps = torch.zeros(1, 2, side, side, dtype=torch.int8)
     steps[0, 0, 2, 1] = 64  # 8 pixels to the right, near the upper left corner
-    found = augment.flow(steps.flatten(1), parameters(flip=1.0)[:, None], stored=SIZE, size=SIZE)[0, 0]
-    assert found[0, 2, side - 2].item() == pytest.approx(-8.0)
-    assert (found.abs() > 0.1).sum() == 1
+    result = augment.transform_flow(steps.flatten(1), parameters(flip=1.0)[:, None], stored=SIZE, size=SIZE)[0, 0]
+    assert result[0, 2, side - 2].item() == pytest.approx(-8.0)
+    assert (result.abs() > 0.1).sum() == 1
 
 
 def test_unknown_flow_is_nan_everywhere():
     steps = torch.full((1, 2 * 144), augment.FLOW_UNKNOWN, dtype=torch.int8)
-    assert augment.flow(steps, parameters(rotation=5.0)[:, None], stored=SIZE, size=16).isnan().all()
+    assert augment.transform_flow(steps, parameters(rotation=5.0)[:, None], stored=SIZE, size=16).isnan().all()

@@ -1,4 +1,4 @@
-"""The cache: bounded, shared by processes, harmless to everything that is not its own."""
+"""The cache: bounded, shared by processes, and harmless to foreign files."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faces import lengths_data_set
+from faces import write_face_data_set
 from facscale.data import CorruptError
 from facscale.data.cache import MARKER, Cache
-from facscale.data.manifest import checksum
+from facscale.data.manifest import compute_checksum
 
 KB = 1000
 
@@ -38,7 +38,7 @@ class Store:
             self.fetched.append(number)
             return data
 
-        assert cache.get(checksum(data), fetch) == data
+        assert cache.get(compute_checksum(data), fetch) == data
         return data
 
 
@@ -46,7 +46,7 @@ def files(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.rows"))
 
 
-def test_a_second_look_is_served_from_disk_also_by_another_process(tmp_path):
+def test_a_second_read_is_served_from_disk_even_in_another_cache_object(tmp_path):
     store = Store()
     for cache in (Cache(tmp_path, limit_bytes=100 * KB), Cache(tmp_path, limit_bytes=100 * KB)):
         for _ in range(2):
@@ -62,16 +62,16 @@ def test_the_bound_holds_after_every_read(tmp_path_factory, reads, limit_kb):
     for number in reads:
         store.read(cache, number)
         assert files(folder) <= limit_kb * KB
-        assert cache.size_bytes() == files(folder)
+        assert cache.measure_bytes() == files(folder)
 
 
-def test_what_was_used_longest_ago_goes_first(tmp_path):
+def test_the_least_recently_used_block_is_evicted_first(tmp_path):
     cache, store = Cache(tmp_path, limit_bytes=40 * KB), Store()
     for when, number in enumerate([1, 2, 3, 4]):
         store.read(cache, number)
-        os.utime(tmp_path / f"{checksum(block(number))}.rows", (when, when))
+        os.utime(tmp_path / f"{compute_checksum(block(number))}.rows", (when, when))
     store.read(cache, 1)
-    store.read(cache, 5)  # 2 goes (and 3, for room below the brim)
+    store.read(cache, 5)  # evicts 2 (and 3, to get below the low-water mark)
     store.fetched.clear()
     for number in (1, 4, 5):
         store.read(cache, number)
@@ -81,7 +81,7 @@ def test_what_was_used_longest_ago_goes_first(tmp_path):
 
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path, caplog):
-    dataset = lengths_data_set(str(tmp_path), [5, 6])
+    dataset = write_face_data_set(str(tmp_path), [5, 6])
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     cache, store = Cache(tmp_path, limit_bytes=15 * KB), Store()
     for number in (1, 2, 3, 1):
@@ -90,10 +90,10 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path, caplog):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert len(caplog.records) == 1
     assert f"the cache {tmp_path} is not used: it holds files that are not the cache's" in caplog.text
-    assert dataset.table(["frame"]).num_rows == 11
+    assert dataset.read_columns(["frame"]).num_rows == 11
 
 
-def test_foreign_files_that_came_later_are_never_deleted(tmp_path):
+def test_foreign_files_that_are_added_later_are_never_deleted(tmp_path):
     cache, store = Cache(tmp_path, limit_bytes=25 * KB), Store()
     store.read(cache, 1)
     (tmp_path / "manifest.json").write_text("{}")
@@ -108,7 +108,7 @@ def test_foreign_files_that_came_later_are_never_deleted(tmp_path):
 def test_damaged_files_are_fetched_again(tmp_path):
     cache, store = Cache(tmp_path, limit_bytes=100 * KB), Store()
     store.read(cache, 1)
-    path = tmp_path / f"{checksum(block(1))}.rows"
+    path = tmp_path / f"{compute_checksum(block(1))}.rows"
     path.write_bytes(path.read_bytes()[:-1])
     store.read(cache, 1)
     assert store.fetched == [1, 1]
@@ -129,15 +129,15 @@ def test_a_full_disk_costs_one_warning(tmp_path, monkeypatch, caplog, number, wh
     monkeypatch.setattr(Path, "open", full)
     for read in (2, 3, 2, 1):
         store.read(cache, read)
-    assert store.fetched == [1, 2, 3, 2], "what is there already is still used"
+    assert store.fetched == [1, 2, 3, 2], "cached blocks are still used"
     warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
     assert why in warnings[0]
     assert not list(tmp_path.glob("*.partial"))
-    assert cache.size_bytes() == files(tmp_path) == 10 * KB
+    assert cache.measure_bytes() == files(tmp_path) == 10 * KB
 
 
-def test_a_folder_that_cannot_be_made_costs_one_warning(tmp_path, caplog):
+def test_a_folder_that_cannot_be_created_costs_one_warning(tmp_path, caplog):
     (tmp_path / "file").write_text("in the way")
     cache, store = Cache(tmp_path / "file" / "cache", limit_bytes=100 * KB), Store()
     store.read(cache, 1)
@@ -171,7 +171,7 @@ def test_abandoned_partial_files_make_room_young_ones_stay(tmp_path):
     store.read(again, 1)
     assert not old.exists()
     assert young.exists()
-    assert cache.size_bytes() <= 25 * KB
+    assert cache.measure_bytes() <= 25 * KB
 
 
 def _work(folder: str, seed: int, limit: int, largest) -> None:
@@ -179,11 +179,11 @@ def _work(folder: str, seed: int, limit: int, largest) -> None:
     for step in range(60):
         store.read(cache, (seed * 7 + step * step) % 23)
         with largest.get_lock():
-            largest.value = max(largest.value, cache.size_bytes())
+            largest.value = max(largest.value, cache.measure_bytes())
 
 
 def test_four_processes_share_one_bound(tmp_path):
-    """They also read what the others write and delete, and every byte is right (`Store.read` asserts it)."""
+    """They also read what the others write and delete; `Store.read` asserts that every byte is right."""
     context = multiprocessing.get_context("spawn")
     largest = context.Value("q", 0)
     workers = [context.Process(target=_work, args=(str(tmp_path), seed, 85 * KB, largest)) for seed in range(4)]

@@ -1,4 +1,4 @@
-"""The order of samples: every sample once, whoever asks, from wherever one goes on."""
+"""The order of samples: each sample once per epoch, for any number of workers and any starting position."""
 
 from __future__ import annotations
 
@@ -17,11 +17,9 @@ SEEDS = st.integers(0, 2**40)
 
 
 def stored(frames, groups, *, persons=3):
-    """Runs as a data set's index gives them."""
+    """Runs as in a data set's index."""
     count = len(frames)
-    rest = dict.fromkeys(
-        ("start", "video", "track", "first_frame"), np.zeros(count, int)
-    )  # the order asks none of these
+    rest = dict.fromkeys(("start", "video", "track", "first_frame"), np.zeros(count, int))  # not used by the order
     return Runs(
         shard=np.array(groups) // 2,
         row_group=np.array(groups) % 2,
@@ -41,7 +39,7 @@ def populations(draw):
         frames = draw(st.lists(st.integers(1, 40), min_size=1, max_size=30))
         groups = sorted(draw(st.lists(st.integers(0, 11), min_size=len(frames), max_size=len(frames))))
         sets.append(stored(frames, groups))
-    return order.population(sets, extent=draw(st.integers(1, 8)))
+    return order.select_runs(sets, extent=draw(st.integers(1, 8)))
 
 
 SHAPE = st.fixed_dictionaries(
@@ -59,8 +57,8 @@ def test_an_epoch_holds_each_drawn_sample_once(runs, shape, seed, epoch):
     if not len(runs):
         return
     per_track = shape["per_track"]
-    samples = order.arrange(runs, seed=seed, epoch=epoch, **shape)
-    drawn = order.draw(runs, per_track=per_track, seed=seed, epoch=epoch)
+    samples = order.order_epoch(runs, seed=seed, epoch=epoch, **shape)
+    drawn = order.sample_epoch(runs, per_track=per_track, seed=seed, epoch=epoch)
     assert as_multiset(runs, samples) == as_multiset(runs, drawn)
     expected = [frames // runs.extent if per_track == "all" else per_track for frames in runs.frames.tolist()]
     assert np.bincount(samples.member, minlength=len(runs)).tolist() == expected
@@ -68,7 +66,7 @@ def test_an_epoch_holds_each_drawn_sample_once(runs, shape, seed, epoch):
     assert np.all(samples.start + runs.extent <= runs.frames[samples.member])
     if per_track == "all":  # side by side
         starts = [sorted(samples.start[samples.member == run].tolist()) for run in range(len(runs))]
-        assert all(np.all(np.diff(some) == runs.extent) for some in starts)
+        assert all(np.all(np.diff(values) == runs.extent) for values in starts)
 
 
 @settings(max_examples=150, deadline=None)
@@ -77,7 +75,7 @@ def test_workers_share_every_epoch_without_gap_or_overlap_also_when_their_number
     """Kill-and-resume at any places, each time on any number of workers: together they read each position once."""
     if not len(runs):
         return
-    per_epoch = int(order.samples_of_runs(runs, per_track=shape["per_track"]).sum())
+    per_epoch = int(order.count_samples(runs, per_track=shape["per_track"]).sum())
     if not per_epoch:
         return
     cursor, end, seen = 0, 3 * per_epoch, []
@@ -86,37 +84,38 @@ def test_workers_share_every_epoch_without_gap_or_overlap_also_when_their_number
         batch = world * data.draw(st.integers(1, 6), label="samples of a worker's batch")
         for _ in range(data.draw(st.integers(1, 4), label="batches before the kill")):
             parts = [
-                order.of_worker(start=cursor, stop=cursor + batch, rank=rank, world=world) for rank in range(world)
+                order.worker_positions(start=cursor, stop=cursor + batch, rank=rank, world=world)
+                for rank in range(world)
             ]
             assert {len(part) for part in parts} == {batch // world}
             assert all(np.all(part % world == rank) for rank, part in enumerate(parts))
             seen += sorted(np.concatenate(parts).tolist())
             cursor += batch
     assert seen == list(range(cursor))
-    whole = Counter(place // per_epoch for place in seen)
+    counts = Counter(place // per_epoch for place in seen)
     for epoch in range(3):
-        samples = order.arrange(runs, seed=seed, epoch=epoch, **shape)
-        assert len(samples) == per_epoch == whole[epoch]
+        samples = order.order_epoch(runs, seed=seed, epoch=epoch, **shape)
+        assert len(samples) == per_epoch == counts[epoch]
 
 
 @settings(max_examples=60, deadline=None)
 @given(populations(), SHAPE, SEEDS)
 def test_the_order_is_a_function_of_its_arguments_and_differs_between_epochs_and_seeds(runs, shape, seed):
-    if not len(runs) or int(order.samples_of_runs(runs, per_track=shape["per_track"]).sum()) < 12:
+    if not len(runs) or int(order.count_samples(runs, per_track=shape["per_track"]).sum()) < 12:
         return
-    one, again = (order.arrange(runs, seed=seed, epoch=4, **shape) for _ in range(2))
+    first, again = (order.order_epoch(runs, seed=seed, epoch=4, **shape) for _ in range(2))
     for name in ("member", "start", "key"):
-        np.testing.assert_array_equal(getattr(one, name), getattr(again, name))
+        np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
     for seed_, epoch in ((seed, 5), (seed + 1, 4)):
-        other = order.arrange(runs, seed=seed_, epoch=epoch, **shape)
-        assert not set(one.key.tolist()) & set(other.key.tolist()), "no sample is augmented alike twice"
-        assert one.member.tolist() != other.member.tolist() or one.start.tolist() != other.start.tolist()
+        other = order.order_epoch(runs, seed=seed_, epoch=epoch, **shape)
+        assert not set(first.key.tolist()) & set(other.key.tolist()), "no sample is augmented alike twice"
+        assert first.member.tolist() != other.member.tolist() or first.start.tolist() != other.start.tolist()
 
 
 def slow_arrangement(runs, samples, *, seed, epoch, streams, block):
-    """The same order, by hand: cards dealt to streams, piles shuffled, streams in turns."""
+    """The same order by plain loops: cards dealt to streams, piles shuffled, streams in turns."""
     groups = sorted(set(runs.group.tolist()))
-    pack = sorted(groups, key=lambda group: int(order.hashed(seed, epoch, order.CARDS, group)[0]))
+    pack = sorted(groups, key=lambda group: int(order.hash64(seed, epoch, order.GROUP_SHUFFLE, group)[0]))
     hands = [pack[stream::streams] for stream in range(streams)]
     queues = []
     for stream, hand in enumerate(hands):
@@ -135,29 +134,29 @@ def slow_arrangement(runs, samples, *, seed, epoch, streams, block):
 
 @settings(max_examples=100, deadline=None)
 @given(populations(), SHAPE, SEEDS)
-def test_against_cards_dealt_by_hand(runs, shape, seed):
+def test_the_order_equals_cards_dealt_by_hand(runs, shape, seed):
     if not len(runs):
         return
     per_track = shape.pop("per_track")
-    drawn = order.draw(runs, per_track=per_track, seed=seed, epoch=2)
+    drawn = order.sample_epoch(runs, per_track=per_track, seed=seed, epoch=2)
     expected = slow_arrangement(runs, drawn, seed=seed, epoch=2, **shape)
-    found = order.arrange(runs, per_track=per_track, seed=seed, epoch=2, **shape)
-    assert found.member.tolist() == drawn.member[expected].tolist()
-    assert found.start.tolist() == drawn.start[expected].tolist()
+    ordered = order.order_epoch(runs, per_track=per_track, seed=seed, epoch=2, **shape)
+    assert ordered.member.tolist() == drawn.member[expected].tolist()
+    assert ordered.start.tolist() == drawn.start[expected].tolist()
 
 
 def test_workers_whose_number_divides_the_streams_share_no_row_group():
     """Equal row groups, so that no stream runs out before the others."""
-    runs = order.population([stored([10] * 96, np.arange(96) // 2)], extent=3)
-    samples = order.arrange(runs, per_track=1, seed=0, epoch=0, streams=8, block=2)
+    runs = order.select_runs([stored([10] * 96, np.arange(96) // 2)], extent=3)
+    samples = order.order_epoch(runs, per_track=1, seed=0, epoch=0, streams=8, block=2)
     for world in (1, 2, 4, 8):
         readers = [set(runs.group[samples.member[rank::world]].tolist()) for rank in range(world)]
         assert sum(map(len, readers)) == len(set.union(*readers)) == 48
 
 
 def test_streams_read_few_row_groups_at_a_time():
-    runs = order.population([stored([10] * 400, np.arange(400) // 4)], extent=3)
-    samples = order.arrange(runs, per_track=1, seed=0, epoch=0, streams=4, block=3)
+    runs = order.select_runs([stored([10] * 400, np.arange(400) // 4)], extent=3)
+    samples = order.order_epoch(runs, per_track=1, seed=0, epoch=0, streams=4, block=3)
     groups = runs.group[samples.member]
     first = {group: np.flatnonzero(groups == group)[0] for group in set(groups.tolist())}
     last = {group: np.flatnonzero(groups == group)[-1] for group in set(groups.tolist())}
@@ -166,8 +165,8 @@ def test_streams_read_few_row_groups_at_a_time():
 
 
 def test_starts_are_uniform_over_the_run():
-    runs = order.population([stored([12] * 4000, np.arange(4000) // 50)], extent=3)
-    starts = order.draw(runs, per_track=5, seed=1, epoch=0).start
+    runs = order.select_runs([stored([12] * 4000, np.arange(4000) // 50)], extent=3)
+    starts = order.sample_epoch(runs, per_track=5, seed=1, epoch=0).start
     counts = np.bincount(starts, minlength=10)
     expected = len(starts) / 10
     assert len(counts) == 10
@@ -175,7 +174,7 @@ def test_starts_are_uniform_over_the_run():
 
 
 def test_uniform_numbers_are_uniform_and_unrelated():
-    numbers = order.uniform(order.hashed(7, np.arange(200)[:, None], np.arange(200)))
+    numbers = order.to_uniform(order.hash64(7, np.arange(200)[:, None], np.arange(200)))
     assert 0 <= numbers.min() < numbers.max() < 1
     assert np.allclose(np.histogram(numbers, 20, (0, 1))[0], 2000, atol=200)
     for shifted in (numbers[1:, :] - 0.5, np.roll(numbers, 1, axis=1)[1:, :] - 0.5):
@@ -184,21 +183,21 @@ def test_uniform_numbers_are_uniform_and_unrelated():
 
 def test_short_runs_and_other_subjects_are_left_out():
     sets = [stored([5, 9, 2, 9, 9, 4], [0, 0, 1, 1, 2, 5]), stored([9, 1, 9], [0, 1, 2])]
-    runs = order.population(sets, extent=4, subjects=[["id0", "id2"], ["id0", "id2"]])
+    runs = order.select_runs(sets, extent=4, subjects=[["id0", "id2"], ["id0", "id2"]])
     kept = list(zip(runs.dataset.tolist(), runs.run.tolist(), runs.frames.tolist(), strict=True))
     assert kept == [(0, 0, 5), (0, 3, 9), (0, 5, 4), (1, 0, 9), (1, 2, 9)]
     assert len(set(runs.group.tolist())) == 5
-    assert len(order.population(sets, extent=4, subjects=[["nobody"], []])) == 0
+    assert len(order.select_runs(sets, extent=4, subjects=[["nobody"], []])) == 0
 
 
 @pytest.mark.parametrize("per_track", [1, "all"])
-def test_half_a_million_runs_are_no_burden(per_track):
-    """A generous bound: what must not come back is a loop in Python (minutes)."""
+def test_half_a_million_runs_are_ordered_quickly(per_track):
+    """A generous bound that only a loop in Python (minutes) would exceed."""
     count = 500_000
     sizes = np.random.default_rng(0).integers(9, 18, count)
     runs = order.Population(
         dataset=np.zeros(count, int), run=np.arange(count), frames=sizes, group=np.arange(count) // 5, extent=9
     )
     begun = time.process_time()
-    assert len(order.arrange(runs, per_track=per_track, seed=0, epoch=0, streams=64, block=4)) == count
+    assert len(order.order_epoch(runs, per_track=per_track, seed=0, epoch=0, streams=64, block=4)) == count
     assert time.process_time() - begun < 10

@@ -1,4 +1,4 @@
-"""Data sets: what is written is what is read, and what is not a data set says so."""
+"""Data sets: what is read is what was written, and anything else is a clear error."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faces import data_set, expression_data_set, lengths_data_set, track
+from faces import make_track, write_expression_data_set, write_face_data_set, write_tracks
 from facscale.data import CorruptError, DataError, Dataset, ShardWriter
 
 
 def rows_by_run(dataset: Dataset):
-    """(identity, track, frame numbers) of each run, from the files alone."""
+    """Yield the table rows and the number of each run, read from the files."""
     runs = dataset.runs
     for number in range(len(runs)):
         table = dataset.read(shard=int(runs.shard[number]), row_group=int(runs.row_group[number]))
@@ -27,8 +27,8 @@ def rows_by_run(dataset: Dataset):
 
 
 def test_any_parquet_reader_sees_the_rows_in_order(tmp_path):
-    tracks = [track(person, video, frames=range(10), au=2) for person in range(3) for video in range(2)]
-    dataset = data_set(str(tmp_path), tracks, au=(1, 12), row_group_mb=0.02, shard_mb=0.05)
+    tracks = [make_track(person, video, frames=range(10), au=2) for person in range(3) for video in range(2)]
+    dataset = write_tracks(str(tmp_path), tracks, au=(1, 12), row_group_mb=0.02, shard_mb=0.05)
     files = sorted(tmp_path.glob("shard-*.parquet"))
     assert [shard.file for shard in dataset.manifest.shards] == [file.name for file in files]
     assert len(files) > 1
@@ -44,19 +44,20 @@ def test_any_parquet_reader_sees_the_rows_in_order(tmp_path):
     }
 
 
-def test_expressions_are_told_with_their_classes(tmp_path):
-    dataset = expression_data_set(str(tmp_path / "moods"), ("calm", "glad"), train=2, test=1)
+def test_expressions_are_stored_with_their_classes(tmp_path):
+    dataset = write_expression_data_set(str(tmp_path / "moods"), ("calm", "glad"), train=2, test=1)
     assert dataset.manifest.expressions == ("calm", "glad")
-    assert dataset.table(["expression", "part"]).to_pydict() == {
-        "expression": [0, 1] * 3, "part": ["train"] * 4 + ["test"] * 2
-    }  # fmt: skip
+    assert dataset.read_columns(["expression", "part"]).to_pydict() == {
+        "expression": [0, 1] * 3,
+        "part": ["train"] * 4 + ["test"] * 2,
+    }
     assert dataset.manifest.counts["labelled_frames"] == 6
     with pytest.raises(DataError, match=r"without the column\(s\) expression, part"):
-        data_set(str(tmp_path / "b"), [track(0, frames=[0])], expressions=("calm", "glad"))
+        write_tracks(str(tmp_path / "b"), [make_track(0, frames=[0])], expressions=("calm", "glad"))
 
 
 def test_manifests_from_before_there_were_expressions_are_read(tmp_path):
-    lengths_data_set(str(tmp_path), [3])
+    write_face_data_set(str(tmp_path), [3])
     path = tmp_path / "manifest.json"
     fields = json.loads(path.read_text())
     assert fields.pop("expressions") == []
@@ -65,18 +66,18 @@ def test_manifests_from_before_there_were_expressions_are_read(tmp_path):
 
 
 def test_row_groups_are_read_one_at_a_time_and_hold_what_the_shard_holds(tmp_path):
-    dataset = lengths_data_set(str(tmp_path), [10, 40, 3, 25])
+    dataset = write_face_data_set(str(tmp_path), [10, 40, 3, 25])
     for number, shard in enumerate(dataset.manifest.shards):
         file = pq.ParquetFile(tmp_path / shard.file)
         assert shard.bytes == (tmp_path / shard.file).stat().st_size
         for group in range(file.num_row_groups):
             assert dataset.read(shard=number, row_group=group).equals(file.read_row_group(group))
-            some = dataset.read(shard=number, row_group=group, columns=["frame", "landmarks"])
-            assert some.equals(file.read_row_group(group, columns=["frame", "landmarks"]))
+            part = dataset.read(shard=number, row_group=group, columns=["frame", "landmarks"])
+            assert part.equals(file.read_row_group(group, columns=["frame", "landmarks"]))
 
 
 def test_the_jpeg_column_is_stored_plainly_without_statistics(tmp_path):
-    lengths_data_set(str(tmp_path), [10])
+    write_face_data_set(str(tmp_path), [10])
     group = pq.read_metadata(tmp_path / "shard-00000.parquet").row_group(0)
     jpeg = next(column for n in range(group.num_columns) if (column := group.column(n)).path_in_schema == "jpeg")
     assert (jpeg.compression, jpeg.has_dictionary_page, jpeg.is_stats_set) == ("UNCOMPRESSED", False, False)
@@ -89,10 +90,10 @@ def test_the_jpeg_column_is_stored_plainly_without_statistics(tmp_path):
     st.sampled_from([0.003, 0.008, 1.0]),
 )
 def test_runs_are_the_unbroken_stretches_and_never_leave_their_row_group(tmp_path_factory, frames, every, row_group_mb):
-    """Against a plain walk over all frames."""
+    """Compares the index with a plain loop over all frames."""
     folder = tmp_path_factory.mktemp("runs")
-    tracks = [track(0, 0, number, frames=sorted(some), size=16) for number, some in enumerate(frames)]
-    dataset = data_set(str(folder), tracks, size=16, every=every, row_group_mb=row_group_mb)
+    tracks = [make_track(0, 0, number, frames=sorted(numbers), size=16) for number, numbers in enumerate(frames)]
+    dataset = write_tracks(str(folder), tracks, size=16, every=every, row_group_mb=row_group_mb)
     stored = [
         (number, group, table["track"][row].as_py(), table["frame"][row].as_py(), row)
         for number, shard in enumerate(dataset.manifest.shards)
@@ -109,13 +110,13 @@ def test_runs_are_the_unbroken_stretches_and_never_leave_their_row_group(tmp_pat
         expected[-1][-1] += 1
         before = here
     runs = dataset.runs
-    found = zip(runs.shard, runs.row_group, runs.track, runs.first_frame, runs.start, runs.frames, strict=True)
-    assert [list(map(int, run)) for run in found] == expected
-    assert sum(len(some) for some in frames) == runs.frames.sum()
+    actual = zip(runs.shard, runs.row_group, runs.track, runs.first_frame, runs.start, runs.frames, strict=True)
+    assert [list(map(int, run)) for run in actual] == expected
+    assert sum(len(numbers) for numbers in frames) == runs.frames.sum()
 
 
 def test_row_groups_keep_to_their_size_and_split_only_long_tracks(tmp_path):
-    dataset = lengths_data_set(str(tmp_path), [10, 10, 10, 200, 10], row_group_mb=0.05, shard_mb=1)
+    dataset = write_face_data_set(str(tmp_path), [10, 10, 10, 200, 10], row_group_mb=0.05, shard_mb=1)
     groups = dataset.manifest.shards[0].row_groups
     assert max(group.length for group in groups) < 0.06e6
     assert max(np.bincount(dataset.runs.identity)) > 1, "the long track takes several row groups"
@@ -123,8 +124,8 @@ def test_row_groups_keep_to_their_size_and_split_only_long_tracks(tmp_path):
 
 
 def test_codes_name_persons_and_videos(tmp_path):
-    tracks = [track(person, video, frames=range(2)) for person in range(2) for video in range(2)]
-    runs = data_set(str(tmp_path), tracks).runs
+    tracks = [make_track(person, video, frames=range(2)) for person in range(2) for video in range(2)]
+    runs = write_tracks(str(tmp_path), tracks).runs
     assert runs.identities == ("id00000", "id00001")
     assert [runs.identities[code] for code in runs.identity] == ["id00000", "id00000", "id00001", "id00001"]
     assert [runs.videos[code] for code in runs.video] == ["v0", "v1", "v0", "v1"]
@@ -132,15 +133,15 @@ def test_codes_name_persons_and_videos(tmp_path):
 
 
 def test_an_equal_data_set_has_an_equal_fingerprint_and_a_changed_pixel_another(tmp_path):
-    one = lengths_data_set(str(tmp_path / "one"), [5, 6])
-    two = lengths_data_set(str(tmp_path / "two"), [5, 6])
-    tracks = [track(0, frames=range(5)), track(1, frames=range(6), quality=94)]
-    other = data_set(str(tmp_path / "three"), tracks, row_group_mb=0.02, shard_mb=0.1)
-    assert one.manifest.fingerprint == two.manifest.fingerprint != other.manifest.fingerprint
+    first = write_face_data_set(str(tmp_path / "one"), [5, 6])
+    second = write_face_data_set(str(tmp_path / "two"), [5, 6])
+    tracks = [make_track(0, frames=range(5)), make_track(1, frames=range(6), quality=94)]
+    changed = write_tracks(str(tmp_path / "three"), tracks, row_group_mb=0.02, shard_mb=0.1)
+    assert first.manifest.fingerprint == second.manifest.fingerprint != changed.manifest.fingerprint
 
 
 def test_data_sets_never_change(tmp_path):
-    lengths_data_set(str(tmp_path), [5])
+    write_face_data_set(str(tmp_path), [5])
     with pytest.raises(DataError, match="already holds a data set"):
         ShardWriter(str(tmp_path), name="again", image_size=32, fps=25, recipe={})
 
@@ -148,44 +149,44 @@ def test_data_sets_never_change(tmp_path):
 def test_a_writer_that_fails_leaves_no_data_set_and_no_litter(tmp_path):
     def tracks():
         for person in range(4):
-            yield track(person, frames=range(20))
+            yield make_track(person, frames=range(20))
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        data_set(str(tmp_path), tracks(), shard_mb=0.01)
+        write_tracks(str(tmp_path), tracks(), shard_mb=0.01)
     assert {path.suffix for path in tmp_path.iterdir()} <= {".parquet"}
     with pytest.raises(DataError, match="is no data set: it has no manifest.json"):
         Dataset(str(tmp_path))
-    assert lengths_data_set(str(tmp_path), [5]).manifest.counts["frames"] == 5
+    assert write_face_data_set(str(tmp_path), [5]).manifest.counts["frames"] == 5
 
 
 @pytest.mark.parametrize(
     ("tracks", "message"),
     [
-        ([track(1, frames=[0]), track(0, frames=[0])], "sorted by"),
-        ([track(0, frames=[0]), track(0, frames=[1])], "once"),
-        ([pa.concat_tables([track(0, frames=[0]), track(1, frames=[0])])], "one at a time"),
-        ([track(0, frames=[3, 2])], "not ascending"),
-        ([track(0, frames=[0]).drop_columns(["time_s", "jpeg"])], r"without the column\(s\) time_s, jpeg"),
-        ([track(0, frames=[0], au=3)], "columns do not fit"),
+        ([make_track(1, frames=[0]), make_track(0, frames=[0])], "sorted by"),
+        ([make_track(0, frames=[0]), make_track(0, frames=[1])], "once"),
+        ([pa.concat_tables([make_track(0, frames=[0]), make_track(1, frames=[0])])], "one at a time"),
+        ([make_track(0, frames=[3, 2])], "not ascending"),
+        ([make_track(0, frames=[0]).drop_columns(["time_s", "jpeg"])], r"without the column\(s\) time_s, jpeg"),
+        ([make_track(0, frames=[0], au=3)], "columns do not fit"),
         ([], "not one face track"),
     ],
 )
-def test_a_broken_promise_is_refused(tmp_path, tracks, message):
+def test_invalid_tracks_are_refused(tmp_path, tracks, message):
     with pytest.raises(DataError, match=message):
-        data_set(str(tmp_path), tracks, au=(1, 2) if tracks and "au" in tracks[0].column_names else ())
+        write_tracks(str(tmp_path), tracks, au=(1, 2) if tracks and "au" in tracks[0].column_names else ())
 
 
 def test_labels_are_needed_with_aus_and_further_columns_are_kept(tmp_path):
     with pytest.raises(DataError, match=r"without the column\(s\) au, intensity"):
-        data_set(str(tmp_path / "a"), [track(0, frames=[0])], au=(1,))
-    more = track(0, frames=[0, 1]).append_column("blur", pa.array([0.5, 0.25]))
-    assert data_set(str(tmp_path / "b"), [more]).table(["blur"])["blur"].to_pylist() == [0.5, 0.25]
+        write_tracks(str(tmp_path / "a"), [make_track(0, frames=[0])], au=(1,))
+    more = make_track(0, frames=[0, 1]).append_column("blur", pa.array([0.5, 0.25]))
+    assert write_tracks(str(tmp_path / "b"), [more]).read_columns(["blur"])["blur"].to_pylist() == [0.5, 0.25]
 
 
 @pytest.mark.parametrize("place", [0.0, 0.3, 0.999])
-def test_one_flipped_bit_of_a_row_group_is_found(tmp_path, place):
-    dataset = lengths_data_set(str(tmp_path), [20, 20])
+def test_a_flipped_bit_in_a_row_group_is_detected(tmp_path, place):
+    dataset = write_face_data_set(str(tmp_path), [20, 20])
     group = dataset.manifest.shards[0].row_groups[1]
     path = tmp_path / dataset.manifest.shards[0].file
     data = bytearray(path.read_bytes())
@@ -198,7 +199,7 @@ def test_one_flipped_bit_of_a_row_group_is_found(tmp_path, place):
 
 
 def test_a_shard_that_is_cut_off_missing_or_without_a_footer_is_corrupt(tmp_path):
-    dataset = lengths_data_set(str(tmp_path), [20, 20])
+    dataset = write_face_data_set(str(tmp_path), [20, 20])
     path = tmp_path / dataset.manifest.shards[0].file
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 3])
@@ -208,13 +209,13 @@ def test_a_shard_that_is_cut_off_missing_or_without_a_footer_is_corrupt(tmp_path
     with pytest.raises(CorruptError, match="footer"):
         Dataset(str(tmp_path)).read(shard=0, row_group=1)
     path.unlink()
-    for action in (lambda d: d.read(shard=0, row_group=0), lambda d: d.table(["frame"])):
+    for action in (lambda d: d.read(shard=0, row_group=0), lambda d: d.read_columns(["frame"])):
         with pytest.raises(CorruptError, match="missing shard"):
             action(Dataset(str(tmp_path)))
 
 
 def test_a_damaged_index_or_manifest_is_an_error(tmp_path):
-    lengths_data_set(str(tmp_path), [5])
+    write_face_data_set(str(tmp_path), [5])
     index, manifest = tmp_path / "index.parquet", tmp_path / "manifest.json"
     good = index.read_bytes()
     index.write_bytes(good[:-30] + bytes(30))
@@ -230,19 +231,19 @@ def test_a_damaged_index_or_manifest_is_an_error(tmp_path):
 
 
 def test_urls_of_one_folder(tmp_path, monkeypatch):
-    lengths_data_set(f"file://{tmp_path}/set", [5])
+    write_face_data_set(f"file://{tmp_path}/set", [5])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for url in (f"{tmp_path}/set", f"{tmp_path}/set/", "set", "~/set", f"file://{tmp_path}/set"):
-        assert Dataset(url).table(["frame"]).num_rows == 5
-    lengths_data_set("memory://somewhere/set", [5])
+        assert Dataset(url).read_columns(["frame"]).num_rows == 5
+    write_face_data_set("memory://somewhere/set", [5])
     assert Dataset("memory://somewhere/set").read(shard=0, row_group=0).num_rows == 5
     with pytest.raises(DataError, match="no file system for nosuch://"):
         Dataset("nosuch://somewhere")
 
 
-def test_a_data_set_travels_small_and_reads_on_the_other_side(tmp_path):
-    dataset = lengths_data_set(str(tmp_path), [20, 20])
+def test_a_pickled_data_set_is_small_and_readable(tmp_path):
+    dataset = write_face_data_set(str(tmp_path), [20, 20])
     dataset.read(shard=0, row_group=0)
     _ = dataset.runs
     parcel = pickle.dumps(dataset)
@@ -255,13 +256,13 @@ def test_a_data_set_travels_small_and_reads_on_the_other_side(tmp_path):
 def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DataError, match="cannot be created"):
-        lengths_data_set(f"{tmp_path}/file/set", [5])
+        write_face_data_set(f"{tmp_path}/file/set", [5])
 
 
-def test_wrong_step_between_frames_is_warned_of(tmp_path, caplog):
-    data_set(str(tmp_path / "a"), [track(0, frames=range(0, 20, 2))])
+def test_a_wrong_step_between_frames_causes_a_warning(tmp_path, caplog):
+    write_tracks(str(tmp_path / "a"), [make_track(0, frames=range(0, 20, 2))])
     assert "no two frames are 1 apart, so every run is one frame" in caplog.text
     caplog.clear()
-    data_set(str(tmp_path / "b"), [track(0, frames=range(0, 20, 2))], every=2)
+    write_tracks(str(tmp_path / "b"), [make_track(0, frames=range(0, 20, 2))], every=2)
     assert not caplog.text
     assert Path(tmp_path / "b" / "manifest.json").exists()

@@ -1,4 +1,4 @@
-"""The stream: the right pixels in the right order for any number of workers, whatever is broken."""
+"""The stream: the right pixels in the right order, for any number of workers and with any data damaged."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faces import data_set, lengths_data_set, track
-from facscale.data import DataError, Dataset, Stream, augment, filling
-from facscale.data.views import Frames, Sequence, Triple
+from faces import make_track, write_face_data_set, write_tracks
+from facscale.data import DataError, Dataset, Stream, augment, decoding
+from facscale.data.views import FrameSequence, FrameTriple, RandomFrames
 from facscale.spec import models
 
 LENGTHS = [7, 12, 3, 30, 9, 14, 8, 21, 5, 11]
 CLIP = {
-    "clip": Sequence(length=3, stride=2, columns=("frame", "landmarks")),
-    "faces": Frames(count=2, views=2, shared=True),
+    "clip": FrameSequence(length=3, stride=2, columns=("frame", "landmarks")),
+    "faces": RandomFrames(count=2, views=2, shared=True),
 }
-FACE = {"face": Frames(count=1, columns=("frame", "track", "au"))}
+FACE = {"face": RandomFrames(count=1, columns=("frame", "track", "au"))}
 
 
 def make(dataset, views=CLIP, *, batch_size=6, seed=3, rank=0, world=1, subjects=None, **options) -> Stream:
     spec = models.Data(**{"canonical_streams": 3, "shuffle_block": 2, "threads": 2, "prefetch": 2, **options})
     sets = dataset if isinstance(dataset, list) else [dataset]
-    chosen = subjects and {data.url: subjects for data in sets}
-    return Stream(sets, views, spec=spec, batch_size=batch_size, seed=seed, rank=rank, world=world, subjects=chosen)
+    by_url = subjects and {data.url: subjects for data in sets}
+    return Stream(sets, views, spec=spec, batch_size=batch_size, seed=seed, rank=rank, world=world, subjects=by_url)
 
 
 def take(stream: Stream, count: int, *, start: int = 0) -> list:
@@ -45,18 +45,18 @@ def take(stream: Stream, count: int, *, start: int = 0) -> list:
 
 
 def by_position(streams: list[Stream], count: int, *, start: int = 0) -> list[tuple]:
-    """Everything about each sample, in global order, put together from all workers."""
+    """The full content of each sample, in global order, collected from all workers."""
     world = len(streams)
     parts = [take(stream, count, start=start) for stream in streams]
     share = streams[0].batch_size // world
-    found = {}
+    samples = {}
     for rank, batches in enumerate(parts):
         first = start + (rank - start) % world
         for number, batch in enumerate(batches):
             for place in range(share):
                 position = first + (number * share + place) * world
-                found[position] = tuple(content(faces, place) for faces in batch.values())
-    return [found[position] for position in sorted(found)]
+                samples[position] = tuple(content(faces, place) for faces in batch.values())
+    return [samples[position] for position in sorted(samples)]
 
 
 def content(faces, place: int) -> tuple:
@@ -71,7 +71,7 @@ def content(faces, place: int) -> tuple:
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> Dataset:
-    return lengths_data_set(str(tmp_path_factory.mktemp("faces")), LENGTHS, size=16, au=(1, 2), row_group_mb=0.025)
+    return write_face_data_set(str(tmp_path_factory.mktemp("faces")), LENGTHS, size=16, au=(1, 2), row_group_mb=0.025)
 
 
 @functools.cache
@@ -82,7 +82,7 @@ def reference(url: str, per_track) -> list[tuple]:
 @settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_killed_and_resumed_on_any_number_of_workers_gives_the_same_samples(dataset, data):
-    """Cursor and world change at every kill; what comes out is the undisturbed stream of one worker, bit by bit."""
+    """Cursor and world change at every kill; the result equals the uninterrupted stream of a single worker bit by bit."""
     per_track = data.draw(st.sampled_from([1, 2, "all"]), label="per_track")
     expected = reference(dataset.url, per_track)
     cursor, got = 0, []
@@ -104,8 +104,10 @@ def test_killed_and_resumed_on_any_number_of_workers_gives_the_same_samples(data
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**32), st.integers(0, 50), st.sampled_from([1, 2, 3]))
 def test_every_frame_of_an_epoch_is_seen_once(dataset, seed, epoch, world):
-    """Single frames, per_track="all": the pixels of an epoch are all stored pictures, each once."""
-    stored = sorted(simplejpeg.decode_jpeg(jpeg).tobytes() for jpeg in dataset.table(["jpeg"])["jpeg"].to_pylist())
+    """With single frames and per_track="all", an epoch contains each stored picture once."""
+    stored = sorted(
+        simplejpeg.decode_jpeg(jpeg).tobytes() for jpeg in dataset.read_columns(["jpeg"])["jpeg"].to_pylist()
+    )
     total = sum(LENGTHS)
     batch = 12
     assert total % batch == 0
@@ -118,9 +120,9 @@ def test_every_frame_of_an_epoch_is_seen_once(dataset, seed, epoch, world):
     assert sorted(seen) == stored
 
 
-def test_frames_are_those_that_the_view_names(dataset):
-    """Against the files: each delivered picture is the stored frame whose number stands beside it."""
-    table = dataset.table(["identity", "frame", "jpeg", "landmarks"])
+def test_frames_are_those_that_the_view_chooses(dataset):
+    """Each delivered picture equals the stored frame with the delivered number."""
+    table = dataset.read_columns(["identity", "frame", "jpeg", "landmarks"])
     stored = {
         (person, frame): (simplejpeg.decode_jpeg(jpeg), np.array(points, np.float32))
         for person, frame, jpeg, points in zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
@@ -155,40 +157,40 @@ def test_augmentation_follows_the_spec(dataset):
 
 
 def test_a_triple_at_the_ends_repeats_frames(tmp_path):
-    dataset = lengths_data_set(str(tmp_path), [2] * 6)
-    for batch in take(make(dataset, {"t": Triple(interval=5, columns=("frame",))}, per_track="all"), 2):
+    dataset = write_face_data_set(str(tmp_path), [2] * 6)
+    for batch in take(make(dataset, {"t": FrameTriple(interval=5, columns=("frame",))}, per_track="all"), 2):
         assert np.all(np.sort(batch.t.frame.numpy(), axis=1)[:, [0, 2]] == [0, 1])
 
 
 def test_two_data_sets_keep_their_identities_apart(tmp_path):
-    sets = [lengths_data_set(str(tmp_path / name), [9, 9, 9]) for name in ("a", "b")]
+    sets = [write_face_data_set(str(tmp_path / name), [9, 9, 9]) for name in ("a", "b")]
     stream = make(sets, FACE_ONLY)
     seen = torch.cat([batch.face.identity for batch in take(stream, stream.samples_per_epoch // 6)])
     assert sorted(seen.tolist()) == [0, 1, 2, 3, 4, 5]
 
 
-FACE_ONLY = {"face": Frames(count=1)}
+FACE_ONLY = {"face": RandomFrames(count=1)}
 
 
-def test_only_the_chosen_subjects_are_read(dataset):
+def test_only_the_selected_subjects_are_read(dataset):
     stream = make(dataset, FACE, subjects=["id00003", "id00005"], per_track="all", batch_size=4)
     assert stream.samples_per_epoch == LENGTHS[3] + LENGTHS[5]
     seen = torch.cat([batch.face.identity for batch in take(stream, 11)])
     assert set(seen.tolist()) == {3, 5}
-    whole = sum(group.length for shard in dataset.manifest.shards for group in shard.row_groups)
-    assert 0 < stream.bytes_per_epoch < whole == make(dataset, FACE).bytes_per_epoch
+    total = sum(group.length for shard in dataset.manifest.shards for group in shard.row_groups)
+    assert 0 < stream.compute_bytes_per_epoch() < total == make(dataset, FACE).compute_bytes_per_epoch()
 
 
 @pytest.fixture
 def two_sets(tmp_path):
-    """Two data sets with the same people's names and AUs in part: AU1 and AU12; AU12, AU4 and AU1."""
+    """Two data sets with the same identity names and overlapping AUs: AU1 and AU12; AU12, AU4 and AU1."""
     lengths = [6, 5, 7]
-    one = lengths_data_set(str(tmp_path / "one"), lengths, au=(1, 12))
-    return [one, lengths_data_set(str(tmp_path / "other"), lengths, au=(12, 4, 1))]
+    first = write_face_data_set(str(tmp_path / "one"), lengths, au=(1, 12))
+    return [first, write_face_data_set(str(tmp_path / "other"), lengths, au=(12, 4, 1))]
 
 
 def test_sets_with_different_aus_are_read_as_one(two_sets):
-    views = {"face": Frames(columns=("au", "intensity", "frame", "data_set"))}
+    views = {"face": RandomFrames(columns=("au", "intensity", "frame", "data_set"))}
     stream = make(two_sets, views, per_track="all", batch_size=6)
     assert stream.aus == (1, 12, 4)
     seen = set()
@@ -196,23 +198,23 @@ def test_sets_with_different_aus_are_read_as_one(two_sets):
         face = batch.face
         assert face.au.shape == face.intensity.shape == (6, 1, 3)
         for number in range(6):
-            of, frame, person = int(face.data_set[number]), int(face.frame[number]), int(face.identity[number])
-            stored = two_sets[of].table(["identity", "frame", "au", "intensity"]).to_pylist()
-            name = f"id{person - 3 * of:05d}"
+            set_number, frame, person = int(face.data_set[number]), int(face.frame[number]), int(face.identity[number])
+            stored = two_sets[set_number].read_columns(["identity", "frame", "au", "intensity"]).to_pylist()
+            name = f"id{person - 3 * set_number:05d}"
             row = next(row for row in stored if (row["identity"], row["frame"]) == (name, frame))
-            aus = two_sets[of].manifest.au
+            aus = two_sets[set_number].manifest.au
             for column, values in (("au", face.au), ("intensity", face.intensity)):
                 expected = [row[column][aus.index(au)] if au in aus else -1 for au in (1, 12, 4)]
                 assert values[number, 0].tolist() == expected
-            seen.add((of, name, frame))
+            seen.add((set_number, name, frame))
     assert len(seen) == 36
 
 
-def test_people_are_chosen_by_data_set_though_their_names_are_the_same(two_sets):
-    chosen = {two_sets[0].url: ["id00000"], two_sets[1].url: ["id00002"]}
+def test_subjects_with_the_same_name_are_selected_by_data_set(two_sets):
+    by_url = {two_sets[0].url: ["id00000"], two_sets[1].url: ["id00002"]}
     spec = models.Data(per_track="all", canonical_streams=2, threads=1)
-    views = {"face": Frames(columns=("data_set",))}
-    stream = Stream(two_sets, views, spec=spec, batch_size=13, seed=0, subjects=chosen)
+    views = {"face": RandomFrames(columns=("data_set",))}
+    stream = Stream(two_sets, views, spec=spec, batch_size=13, seed=0, subjects=by_url)
     assert stream.samples_per_epoch == 13
     (batch,) = take(stream, 1)
     people = set(zip(batch.face.data_set[:, 0].tolist(), batch.face.identity.tolist(), strict=True))
@@ -220,9 +222,9 @@ def test_people_are_chosen_by_data_set_though_their_names_are_the_same(two_sets)
 
 
 def test_a_view_without_pixels_decodes_nothing(dataset, monkeypatch):
-    views = {"face": Frames(columns=("au", "frame"), pixels=False)}
+    views = {"face": RandomFrames(columns=("au", "frame"), pixels=False)}
     with monkeypatch.context() as patch:
-        patch.setattr(filling, "decode", lambda *_: pytest.fail("decoded"))
+        patch.setattr(decoding, "decode_into", lambda *_: pytest.fail("decoded"))
         (batch,) = take(make(dataset, views), 1)
     assert batch.face.images.shape == (6, 1, 0, 0, 3)
     prepared = augment.Augmenter(size=16)(batch).face
@@ -235,69 +237,69 @@ def test_a_view_without_pixels_decodes_nothing(dataset, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"views": {"clip": Sequence(length=40)}}, "needs 40 unbroken frames, the longest run has"),
-        ({"views": {"face": Frames(columns=("nothing",))}}, "has no column 'nothing': it has identity, video"),
+        ({"views": {"clip": FrameSequence(length=40)}}, "needs 40 unbroken frames, the longest run has"),
+        ({"views": {"face": RandomFrames(columns=("nothing",))}}, "has no column 'nothing': it has identity, video"),
         (
-            {"views": {"face": Frames(columns=("identity",))}},
+            {"views": {"face": RandomFrames(columns=("identity",))}},
             "column 'identity' is string; a view can deliver numbers only",
         ),
         ({"batch_size": 7, "world": 2}, "cannot be shared by 2 workers"),
-        ({"subjects": ["nobody"]}, "belongs to the 1 chosen identities"),
+        ({"subjects": ["nobody"]}, "belongs to the 1 selected identities"),
         ({"views": {}}, "at least one data set and one view"),
     ],
 )
-def test_what_the_data_cannot_give_is_said_at_once(dataset, change, message):
+def test_views_that_the_data_cannot_provide_are_refused_at_once(dataset, change, message):
     with pytest.raises(DataError, match=message):
         make(dataset, **change)
 
 
 def test_unlabelled_or_differently_sized_data_sets_are_refused(tmp_path, dataset):
-    bare = lengths_data_set(str(tmp_path / "bare"), [9], size=16)
+    bare = write_face_data_set(str(tmp_path / "bare"), [9], size=16)
     with pytest.raises(DataError, match="has no column 'au': it has no labels"):
         make(bare, FACE)
-    large = lengths_data_set(str(tmp_path / "large"), [9], size=24)
+    large = write_face_data_set(str(tmp_path / "large"), [9], size=24)
     with pytest.raises(DataError, match=r"crops of one size .*16 px.*24 px"):
         make([dataset, large])
 
 
-# What is broken
+# Damaged data
 
 
 def damaged(folder, *, bad: set[tuple[int, int]], lengths=LENGTHS) -> Dataset:
-    """A data set in which some (identity, frame) hold no JPEG, with right checksums."""
+    """A data set in which the (identity, frame) pairs `bad` hold no valid JPEG, with correct checksums."""
 
     def spoiled(person: int, length: int):
-        rows = track(person, frames=range(length), size=16)
+        rows = make_track(person, frames=range(length), size=16)
         jpegs = rows["jpeg"].to_pylist()
         jpegs = [jpeg[:60] if (person, frame) in bad else jpeg for frame, jpeg in enumerate(jpegs)]
         return rows.set_column(rows.column_names.index("jpeg"), "jpeg", [jpegs])
 
     tracks = (spoiled(person, length) for person, length in enumerate(lengths))
-    return data_set(str(folder), tracks, size=16, row_group_mb=0.03, shard_mb=0.1)
+    return write_tracks(str(folder), tracks, size=16, row_group_mb=0.03, shard_mb=0.1)
 
 
 def test_a_bad_frame_is_replaced_by_the_next_good_one_or_the_one_before(tmp_path, caplog):
     bad = {(0, 2), (0, 3), (1, 11), (3, 0)}
     dataset = damaged(tmp_path, bad=bad)
-    frames = {"face": Frames(count=1, columns=("frame",))}
+    frames = {"face": RandomFrames(count=1, columns=("frame",))}
     stream = make(dataset, frames, per_track="all", max_bad=0.1, batch_size=12)
     seen = []
     for batch in take(stream, 10):
         for image, person, frame in zip(batch.face.images, batch.face.identity, batch.face.frame, strict=True):
             seen.append((int(person), int(frame)))
-            rows = track(int(person), frames=[int(frame)], size=16)
+            rows = make_track(int(person), frames=[int(frame)], size=16)
             np.testing.assert_array_equal(image[0], simplejpeg.decode_jpeg(rows["jpeg"][0].as_py()))
     assert sorted(seen) == sorted(
         {(0, 2): (0, 4), (0, 3): (0, 4), (1, 11): (1, 10), (3, 0): (3, 1)}.get(key, key)
         for key in ((person, frame) for person, length in enumerate(LENGTHS) for frame in range(length))
     )
     assert len(stream.skipped) == len(bad)
-    assert all(skipped.row is not None and "not decodable" in skipped.why for skipped in stream.skipped)
+    assert all(skipped.row is not None and "not decodable" in skipped.reason for skipped in stream.skipped)
     assert caplog.text.count("skipped") >= len(bad)
 
 
 def broken_group(folder) -> tuple[Dataset, set[int]]:
-    """A data set with one corrupt row group, and the identities that lie wholly inside it."""
+    """A data set with one corrupt row group, and the identities all of whose frames lie in it."""
     dataset = damaged(folder, bad={(4, 3)}, lengths=LENGTHS * 2)
     shard = dataset.manifest.shards[1]
     path = folder / shard.file
@@ -326,7 +328,7 @@ def test_samples_of_a_corrupt_row_group_are_replaced_alike_for_any_number_of_wor
         )
 
 
-def test_more_than_the_bound_ends_the_stream_and_its_threads(tmp_path):
+def test_too_many_failures_end_the_stream_and_its_threads(tmp_path):
     dataset, _ = broken_group(tmp_path)
     frames = dataset.manifest.shards[1].row_groups[0].rows  # and one bad frame elsewhere
     batches = make(dataset, max_bad=(frames - 0.5) / dataset.manifest.counts["frames"]).batches()
@@ -337,7 +339,7 @@ def test_more_than_the_bound_ends_the_stream_and_its_threads(tmp_path):
     assert not _threads()
 
 
-def test_nothing_readable_is_an_error_and_no_endless_search(tmp_path):
+def test_a_data_set_without_readable_samples_is_an_error_and_not_an_endless_search(tmp_path):
     dataset = damaged(tmp_path, bad={(person, frame) for person in range(3) for frame in range(9)}, lengths=[9] * 3)
     with pytest.raises(DataError, match="not one sample can be read"):
         take(make(dataset, max_bad=1.0), 1)
@@ -349,9 +351,9 @@ def test_nothing_readable_is_an_error_and_no_endless_search(tmp_path):
 
 
 def test_images_of_another_size_are_bad_frames(tmp_path):
-    odd = track(1, frames=range(5), size=20)
-    dataset = data_set(
-        str(tmp_path), [track(0, frames=range(9), size=16), odd, track(2, frames=range(9), size=16)], size=16
+    odd = make_track(1, frames=range(5), size=20)
+    dataset = write_tracks(
+        str(tmp_path), [make_track(0, frames=range(9), size=16), odd, make_track(2, frames=range(9), size=16)], size=16
     )
     stream = make(dataset, FACE_ONLY, per_track="all", max_bad=0.9, batch_size=23)
     take(stream, 1)
@@ -362,7 +364,7 @@ def test_failures_in_threads_reach_the_consumer(dataset, monkeypatch):
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("in a decoding thread")
 
-    monkeypatch.setattr(filling, "decode", broken)
+    monkeypatch.setattr(decoding, "decode_into", broken)
     with pytest.raises(ZeroDivisionError, match="in a decoding thread"):
         take(make(dataset), 1)
     assert not _threads()
@@ -408,23 +410,23 @@ def test_buffers_are_used_again(dataset):
     assert len(set(places)) < 10
 
 
-def test_no_more_batches_are_prepared_than_asked_for(dataset, monkeypatch):
-    made = []
-    original = filling.Filler.fill
+def test_no_more_batches_are_prepared_than_requested(dataset, monkeypatch):
+    prepared = []
+    original = decoding.BatchDecoder.fill
 
     def counted(self, batch, slots):
-        made.append(id(batch))
+        prepared.append(id(batch))
         original(self, batch, slots)
 
-    monkeypatch.setattr(filling.Filler, "fill", counted)
+    monkeypatch.setattr(decoding.BatchDecoder, "fill", counted)
     batches = make(dataset, prefetch=3).batches()
     held = [next(batches) for _ in range(4)]
     batches.close()
-    assert len(held) <= len(set(made)) <= len(held) + 3
+    assert len(held) <= len(set(prepared)) <= len(held) + 3
 
 
 def test_rows_that_are_not_needed_are_not_kept_in_memory(tmp_path, monkeypatch):
-    """One sample of a long track: its two frames are kept, not the track."""
+    """Of a sample of a long track only its two frames are kept in memory, not the track."""
     from facscale.data import rows
 
     kept = []
@@ -435,8 +437,8 @@ def test_rows_that_are_not_needed_are_not_kept_in_memory(tmp_path, monkeypatch):
         kept.append(table.num_rows)
 
     monkeypatch.setattr(rows.Rows, "__init__", spy)
-    dataset = lengths_data_set(str(tmp_path), [200] * 2, row_group_mb=1)
-    take(make(dataset, {"faces": Frames(count=2)}, batch_size=2), 1)
+    dataset = write_face_data_set(str(tmp_path), [200] * 2, row_group_mb=1)
+    take(make(dataset, {"faces": RandomFrames(count=2)}, batch_size=2), 1)
     assert set(kept) <= {2, 4}
 
 
@@ -452,7 +454,7 @@ def test_pinned_batches_are_the_same_batches(dataset):
 
 
 def test_the_files_are_untouched(tmp_path):
-    dataset = lengths_data_set(str(tmp_path), LENGTHS)
+    dataset = write_face_data_set(str(tmp_path), LENGTHS)
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
     take(make(dataset), 10)
     assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()} == before

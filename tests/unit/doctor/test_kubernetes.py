@@ -8,10 +8,10 @@ import re
 import pytest
 import yaml
 
-from facscale.cluster.kubernetes import Api, kube_place
-from facscale.doctor import Patient, examine
-from facscale.doctor.checks.namespace import named_secrets
-from kubeapi import KubeApi, Refusal
+from facscale.cluster.kubernetes import KubeApi, resolve_kube_target
+from facscale.doctor import DiagnosticContext, run_checks
+from facscale.doctor.checks.namespace import find_secret_names
+from kubeapi import FakeApiServer, Refusal
 
 SSAR = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 ENVIRONMENT = {
@@ -55,7 +55,7 @@ def template():
     }
 
 
-class Cluster(KubeApi):
+class Cluster(FakeApiServer):
     """The API server of the tests of submit, and what only the doctor asks; a test changes it as it likes."""
 
     def __init__(self):
@@ -103,25 +103,25 @@ def cluster(tmp_path, monkeypatch):
 def examined(**given):
     """Findings by the check that told them."""
     by_check = {}
-    for one in examine(Patient(api=Api(kube_place("munich")), **given)):
+    for one in run_checks(DiagnosticContext(api=KubeApi(resolve_kube_target("munich")), **given)):
         by_check.setdefault(one.check, []).append(one)
     return by_check
 
 
 def bad(by_check):
-    return {name: one for name, several in by_check.items() for one in several if one.state != "ok"}
+    return {name: one for name, several in by_check.items() for one in several if one.severity != "ok"}
 
 
 def test_a_namespace_that_is_as_it_should_be(cluster):
     told = examined()
     assert bad(told) == {}
-    said = {name: one[-1].what for name, one in told.items()}
+    said = {name: one[-1].message for name, one in told.items()}
     assert "Kubernetes v1.33.2" in said["API server"]
     assert said["chart"] == "the chart is installed: facscale-rayjob, worker groups cpu, gpu (4 GPUs a pod)"
     assert said["queue"] == "the queue gpus is there, 3 jobs wait in it"
     assert said["GPU nodes"] == "1 nodes can hold pods of gpu: 8 GPUs, 4 a pod"
     assert said["secrets"] == "the secrets that pods name are there: facscale-storage, ray-token, registry"
-    assert cluster.made() == []
+    assert cluster.list_changes() == []
 
 
 def no_kuberay(cluster):
@@ -214,7 +214,7 @@ def no_node(cluster):
         (strict_schema, "RayJob", "problem", "authOptions"),
         (no_kueue, "queue", "problem", "Kueue is not installed"),
         (no_queue, "queue", "problem", "there is no queue gpus in faces"),
-        (stopped_queue, "queue", "problem", "the queue gpus admits nobody: ClusterQueue is inactive"),
+        (stopped_queue, "queue", "problem", "the queue gpus admits no jobs: ClusterQueue is inactive"),
         (small_nodes, "GPU nodes", "warning", "no node has 4 GPUs"),
         (other_nodes, "GPU nodes", "warning", "the labels {'pool': 'gpu'}"),
         (hidden_nodes, "GPU nodes", "warning", "we may not see the cluster's nodes"),
@@ -228,9 +228,9 @@ def test_what_is_wrong_is_told_with_its_mend(cluster, wrong, check, state, said)
     wrong(cluster)
     found = bad(examined())
     assert list(found) == [check]
-    assert found[check].state == state
-    assert said in found[check].what
-    assert found[check].mend
+    assert found[check].severity == state
+    assert said in found[check].message
+    assert found[check].fix
 
 
 def test_a_server_that_does_not_know_us_is_one_finding(cluster, tmp_path):
@@ -238,31 +238,31 @@ def test_a_server_that_does_not_know_us_is_one_finding(cluster, tmp_path):
     cluster.answer = lambda *_: (_ for _ in ()).throw(Refusal(401, "Unauthorized", "Unauthorized"))
     found = examined()
     assert list(found) == ["API server"]
-    assert "does not know you (401)" in found["API server"][0].what
+    assert "does not know you (401)" in found["API server"][0].message
 
 
 def test_a_spec_is_compared_with_the_chart(cluster, tmp_path):
     spec = tmp_path / "job.yaml"
     spec.write_text('method: {name: clp}\ndata: {unlabelled: "${FACSCALE_DATA}/vox"}\ncluster: {workers: 8}\n')
-    assert "takes 2 pods of the group gpu" in examined(spec=spec)["job"][0].what
+    assert "takes 2 pods of the group gpu" in examined(spec=spec)["job"][0].message
     (many,) = examined(spec=spec, overrides=("cluster.workers=64",))["job"]
-    assert many.state == "problem"
+    assert many.severity == "problem"
     (own,) = examined(spec=spec, overrides=("cluster.storage=/tmp/runs",))["job"]
-    assert "a folder that each pod would have for itself" in own.what
+    assert "a folder that each pod would have for itself" in own.message
     spec.write_text('method: {name: clp}\ndata: {unlabelled: "${ELSEWHERE}/vox"}\n')
     (unset,) = examined(spec=spec)["job"]
-    assert "${ELSEWHERE} is not set there" in unset.what
+    assert "${ELSEWHERE} is not set there" in unset.message
 
 
 def test_code_that_goes_along_is_weighed(cluster, tmp_path):
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "method.py").write_text("x = 1\n")
-    (light,) = examined(folder=tmp_path / "code")["working-dir"]
-    assert light.state == "ok"
+    (light,) = examined(code_folder=tmp_path / "code")["working-dir"]
+    assert light.severity == "ok"
     (tmp_path / "code" / "weights.bin").write_bytes(bytes(60_000_000))
-    (heavy,) = examined(folder=tmp_path / "code")["working-dir"]
-    assert heavy.state == "problem"
-    assert "weights.bin" in heavy.what + heavy.mend
+    (heavy,) = examined(code_folder=tmp_path / "code")["working-dir"]
+    assert heavy.severity == "problem"
+    assert "weights.bin" in heavy.message + heavy.fix
 
 
 def test_secrets_are_found_wherever_a_manifest_names_them():
@@ -270,4 +270,4 @@ def test_secrets_are_found_wherever_a_manifest_names_them():
         "volumes": [{"secret": {"secretName": "files"}}],
         "env": [{"valueFrom": {"secretKeyRef": {"name": "one", "key": "k"}}}],
     }
-    assert named_secrets({"spec": [volume, {"secretRef": {"name": "maybe", "optional": True}}]}) == ["files", "one"]
+    assert find_secret_names({"spec": [volume, {"secretRef": {"name": "maybe", "optional": True}}]}) == ["files", "one"]

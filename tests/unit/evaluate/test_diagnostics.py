@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 
-from facscale.evaluate.diagnostics import alignment, diagnose, effective_rank, knn, spread, uniformity
+from facscale.evaluate.diagnostics import alignment, diagnose, effective_rank, feature_std, predict_knn, uniformity
 
 
 @pytest.fixture
@@ -38,15 +38,15 @@ def test_effective_rank_by_hand(features):
 
 def test_std_is_one_on_the_sphere_and_zero_after_collapse():
     wide = torch.randn(2000, 64, generator=torch.Generator().manual_seed(0))
-    assert spread(wide) == pytest.approx(1, abs=0.02)
-    assert spread(torch.ones(10, 64)) == pytest.approx(0, abs=1e-6)
+    assert feature_std(wide) == pytest.approx(1, abs=0.02)
+    assert feature_std(torch.ones(10, 64)) == pytest.approx(0, abs=1e-6)
 
 
 def test_neighbours_are_a_slow_loop():
     random = np.random.default_rng(0)
     known, asked = random.normal(size=(40, 5)), random.normal(size=(7, 5))
     au = random.integers(-1, 2, size=(40, 2)).astype(np.int8)
-    found = knn(torch.tensor(known), au=au, queries=torch.tensor(asked), k=9)
+    found = predict_knn(torch.tensor(known), au=au, queries=torch.tensor(asked), k=9)
     for query in range(7):
         cosine = [row @ asked[query] / np.linalg.norm(row) for row in known]
         near = np.argsort(cosine)[-9:]
@@ -58,7 +58,7 @@ def test_neighbours_are_a_slow_loop():
 
 def test_a_neighbourhood_like_everywhere_is_undecided():
     au = np.array([[1], [0], [0], [0]], np.int8)
-    assert knn(torch.eye(4), au=au, queries=torch.ones(1, 4), k=4).item() == pytest.approx(0.5)
+    assert predict_knn(torch.eye(4), au=au, queries=torch.ones(1, 4), k=4).item() == pytest.approx(0.5)
 
 
 def test_diagnose_sees_learning_and_collapse():
@@ -96,5 +96,5 @@ def test_the_tested_people_are_others():
     au = (np.arange(12) % 2).repeat(20)[:, None].astype(np.int8)
     found = diagnose(features, au=au, identity=identity)
     assert found["knn/f1"] < 0.9
-    same = knn(features, au=au, queries=features)
+    same = predict_knn(features, au=au, queries=features)
     assert f1_score(au[:, 0], same[:, 0] >= 0.5) == 1

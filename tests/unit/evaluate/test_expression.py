@@ -3,10 +3,15 @@ import pytest
 import torch
 from torch import nn
 
-from faces import data_set, expression_data_set, track
+from faces import make_track, write_expression_data_set, write_tracks
 from facscale.data import DataError
-from facscale.evaluate.expression import Confusion, Expressions, confusion, fit_expression_probe, table
-from facscale.nn.classifier import LinearProbe
+from facscale.evaluate.expression import (
+    ConfusionMatrix,
+    ExpressionDataset,
+    evaluate_expression_probe,
+    fit_expression_probe,
+)
+from facscale.nn.heads import LinearProbe
 from facscale.spec.models import Probe
 
 CLASSES = ("calm", "glad", "wild")
@@ -86,15 +91,14 @@ class Given(nn.Module):
 def test_a_confusion_worked_by_hand():
     said = np.eye(3, dtype=np.float32)[[0, 0, 1, 2, 2, 2, 0, 1]]
     truth = np.array([0, 0, 0, 0, 2, 2, 2, -1], np.int8)
-    found = confusion(Given(), features=said, expression=truth, classes=CLASSES)
+    found = evaluate_expression_probe(Given(), features=said, expression=truth, classes=CLASSES)
     assert found.counts.tolist() == [[2, 1, 1], [0, 0, 0], [1, 0, 2]]
     assert found.accuracy == pytest.approx(4 / 7)
-    np.testing.assert_allclose(found.shares, [[0.5, 0.25, 0.25], [np.nan] * 3, [1 / 3, 0, 2 / 3]])
+    np.testing.assert_allclose(found.row_shares, [[0.5, 0.25, 0.25], [np.nan] * 3, [1 / 3, 0, 2 / 3]])
     assert found.mean_class_accuracy == pytest.approx((1 / 2 + 2 / 3) / 2)
-    assert found.metrics() == pytest.approx(
+    assert found.to_metrics() == pytest.approx(
         {"accuracy": 4 / 7, "mean_class_accuracy": 7 / 12, "calm": 0.5, "wild": 2 / 3}
     )
-    assert found.csv() == "true,calm,glad,wild\ncalm,2,1,1\nglad,0,0,0\nwild,1,0,2\n"
 
 
 def test_the_average_is_that_of_the_papers_table():
@@ -111,38 +115,27 @@ def test_the_average_is_that_of_the_papers_table():
     faces = np.array([680, 162, 160, 74, 1185, 478, 329]) * 1000
     right = np.round(faces * np.array(list(by_class.values())) / 100).astype(np.int64)
     counts = np.diag(right) + np.roll(np.diag(faces - right), 1, axis=1)
-    told = Confusion(tuple(by_class), counts)
+    told = ConfusionMatrix(tuple(by_class), counts)
     assert told.mean_class_accuracy == pytest.approx(0.623, abs=5e-4)
     assert told.accuracy == pytest.approx(0.70, abs=0.01)
 
 
-def test_the_table_has_a_row_a_method_and_the_spread_of_its_seeds():
-    one = Confusion(("calm", "glad"), np.array([[3, 1], [1, 1]]))
-    two = Confusion(("calm", "glad"), np.array([[4, 0], [1, 1]]))
-    told = table({"ours": [one, two], "random": [one]})
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in told.markdown().splitlines()]
-    assert lines[0] == ["method", "Calm", "Glad", "Avg", "Accuracy"]
-    assert lines[2] == ["ours", "87.5 ± 17.7", "50.0 ± 0.0", "68.8 ± 8.8", "75.0 ± 11.8"]
-    assert lines[3] == ["random", "75.0", "50.0", "62.5", "66.7"]
-    assert told.csv().splitlines()[0] == "method,training,accuracy,mean_class_accuracy,calm,glad"
-
-
 def test_a_set_tells_its_faces_parts_and_classes(tmp_path):
-    url = expression_data_set(str(tmp_path / "moods"), CLASSES, train=3, test=2).url
-    data = Expressions.open(url)
+    url = write_expression_data_set(str(tmp_path / "moods"), CLASSES, train=3, test=2).url
+    data = ExpressionDataset.open(url)
     assert (data.name, data.classes, len(data)) == ("moods", CLASSES, 15)
     assert data.expression.tolist() == [0, 1, 2] * 5
     assert data.test.tolist() == [False] * 9 + [True] * 6
-    rows = data.rows(
+    rows = data.find_rows(
         identity=np.array(["id00012", "id00003"]), video=np.array(["v0", "v0"]), frame=np.array([0, 0], np.int32)
     )
     assert rows.tolist() == [12, 3]
 
 
 def test_a_set_without_expressions_or_without_a_part_says_so(tmp_path):
-    plain = data_set(str(tmp_path / "plain"), [track(0, frames=[0])])
+    plain = write_tracks(str(tmp_path / "plain"), [make_track(0, frames=[0])])
     with pytest.raises(DataError, match=r"plain \(evaluate.expressions\) has no expressions; make it from"):
-        Expressions.open(plain.url)
-    half = expression_data_set(str(tmp_path / "half"), test=0)
+        ExpressionDataset.open(plain.url)
+    half = write_expression_data_set(str(tmp_path / "half"), test=0)
     with pytest.raises(DataError, match="no face with an expression in its part 'test'"):
-        Expressions.open(half.url)
+        ExpressionDataset.open(half.url)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from crossval import cross_validate
-from facscale.data.folds import folds
-from facscale.evaluate import Predictions, frames_of
-from facscale.evaluate.predictions import matched
-from facscale.evaluate.probe import fit_probe, predict
+from facscale.data.folds import make_folds
+from facscale.evaluate import Predictions, find_frames
+from facscale.evaluate.predictions import align_predictions
+from facscale.evaluate.probe import fit_probe, predict_probabilities
 from facscale.spec.models import Probe
 
 AUS = (1, 2, 12)
@@ -46,15 +46,15 @@ def test_its_f1_is_that_of_the_cross_validation():
     au = (features @ random.normal(size=(8, 3)) > [0, 1, 2]).astype(np.int8)
     au[::7, 1] = -1
     identity = np.array([f"id{number}" for number in range(12)]).repeat(50)
-    split, probe = folds(identity, seed=0), Probe(epochs=3, batch_size=64)
+    split, probe = make_folds(identity, seed=0), Probe(epochs=3, batch_size=64)
     pieces = []
     for fold in split:
-        train, test = frames_of(fold.train, identity=identity), frames_of(fold.test, identity=identity)
+        train, test = find_frames(fold.train, identity=identity), find_frames(fold.test, identity=identity)
         model = fit_probe(features[train], au=au[train], probe=probe, seed=5 + fold.index)
         place = identity[test], np.full(len(test), "v"), test.astype(np.int32), np.zeros(len(test), np.int8)
-        found = predict(model, features=features[test])
+        found = predict_probabilities(model, features=features[test])
         pieces.append(Predictions("ours", AUS, found, au[test], *place, (fold.name,), split.source))
-    ours = Predictions.joined(pieces)
+    ours = Predictions.concat(pieces)
     assert ours.folds == tuple(fold.name for fold in split)
     assert sorted(ours.frame.tolist()) == list(range(600))
     for threshold in (0.5, 0.9):
@@ -62,29 +62,30 @@ def test_its_f1_is_that_of_the_cross_validation():
             features, au=au, identity=identity, aus=AUS, split=split, name="ours", probe=probe, threshold=threshold,
             seed=5,
         ).rows[0]  # fmt: skip
-        found = ours.row(threshold)
+        found = ours.score(threshold)
         assert np.array_equal(found.by_fold, theirs.by_fold, equal_nan=True)
         assert np.array_equal(found.pooled, theirs.pooled, equal_nan=True)
         assert (found.name, found.aus, found.folds, found.source) == ("ours", AUS, theirs.folds, theirs.source)
 
 
 def test_it_survives_a_file():
-    ours = Predictions.joined([predictions(), predictions(20, fold="fold1", seed=1)])
-    assert same(Predictions.read(ours.parquet()), ours)
+    ours = Predictions.concat([predictions(), predictions(20, fold="fold1", seed=1)])
+    assert same(Predictions.from_parquet(ours.to_parquet()), ours)
 
 
 def test_empty_ones_survive_a_file():
-    nothing = predictions().chosen(np.array([], int))
+    nothing = predictions().select(np.array([], int))
     assert same(
-        Predictions.read(nothing.parquet()), replace(nothing, identity=np.array([], str), video=np.array([], str))
+        Predictions.from_parquet(nothing.to_parquet()),
+        replace(nothing, identity=np.array([], str), video=np.array([], str)),
     )
-    assert Predictions.read(predictions(4, aus=()).parquet()).au.shape == (4, 0)
+    assert Predictions.from_parquet(predictions(4, aus=()).to_parquet()).au.shape == (4, 0)
 
 
 def test_joined_folds_are_numbered_on():
-    three = Predictions.joined([predictions(fold=f"fold{number}", seed=number) for number in range(3)])
+    three = Predictions.concat([predictions(fold=f"fold{number}", seed=number) for number in range(3)])
     assert three.fold.tolist() == [0] * 60 + [1] * 60 + [2] * 60
-    again = Predictions.joined([three, predictions(fold="more")])
+    again = Predictions.concat([three, predictions(fold="more")])
     assert again.folds == ("fold0", "fold1", "fold2", "more")
     assert again.fold.tolist() == three.fold.tolist() + [3] * 60
     assert again.fold.dtype == np.int8
@@ -93,7 +94,7 @@ def test_joined_folds_are_numbered_on():
 @pytest.mark.parametrize("change", [{"name": "other"}, {"aus": (1, 2, 4)}, {"source": "other"}])
 def test_only_what_belongs_together_is_joined(change):
     with pytest.raises(ValueError, match="only predictions of one method"):
-        Predictions.joined([predictions(), replace(predictions(), **change)])
+        Predictions.concat([predictions(), replace(predictions(), **change)])
 
 
 def test_wrong_shapes_are_named():
@@ -107,13 +108,13 @@ def test_wrong_shapes_are_named():
 def test_a_video_is_its_frames_in_order(kind):
     everything = predictions()
     everything = replace(everything, identity=everything.identity.astype(kind), video=everything.video.astype(kind))
-    found = everything.of("id2", "v1")
+    found = everything.select_video("id2", "v1")
     assert found.frame.tolist() == [number for number in range(60) if number % 4 == 2 and number // 4 % 2 == 1]
     assert set(found.identity) == {"id2"}
     row = everything.frame.tolist().index(found.frame[3])
     assert np.array_equal(found.probability[3], everything.probability[row])
     with pytest.raises(ValueError, match="no frame of video v9 of id2"):
-        everything.of("id2", "v9")
+        everything.select_video("id2", "v9")
 
 
 def test_the_video_with_most_change_is_a_slow_loops():
@@ -121,7 +122,7 @@ def test_the_video_with_most_change_is_a_slow_loops():
         ours = predictions(200, seed=seed)
         best, most = None, -1
         for place in sorted(set(zip(ours.identity.tolist(), ours.video.tolist(), strict=True))):
-            au = ours.of(*place).au.tolist()
+            au = ours.select_video(*place).au.tolist()
             changes = 0
             for before, after in pairwise(au):
                 changes += sum(
@@ -129,7 +130,7 @@ def test_the_video_with_most_change_is_a_slow_loops():
                 )
             if changes > most:
                 best, most = place, changes
-        assert ours.video_with_most_change() == best
+        assert ours.find_most_changing_video() == best
 
 
 def test_change_from_one_video_to_the_next_is_none():
@@ -138,7 +139,7 @@ def test_change_from_one_video_to_the_next_is_none():
         "ours", (1,), np.zeros((6, 1), np.float32), au, np.array(["a", "a", "b", "b", "c", "c"]), np.full(6, "v"),
         np.array([0, 1, 0, 1, 0, 1], np.int32), np.zeros(6, np.int8), ("fold0",),
     )  # fmt: skip
-    assert ours.video_with_most_change() == ("c", "v")
+    assert ours.find_most_changing_video() == ("c", "v")
 
 
 def test_methods_are_compared_on_the_frames_that_all_have():
@@ -152,52 +153,52 @@ def test_methods_are_compared_on_the_frames_that_all_have():
         )
         for number, rows in enumerate(parts)
     ]  # fmt: skip
-    first, second = matched(methods)
+    first, second = align_predictions(methods)
     assert first.identity.tolist() == second.identity.tolist() == ["a", "b"]
     assert first.frame.tolist() == second.frame.tolist() == [2, 1]
 
 
 def test_repeated_splits_are_one_with_folds_named_after_them():
-    one = Predictions.joined([predictions(30, fold="fold0"), predictions(30, fold="fold1", seed=1)])
-    other = replace(one.chosen(np.arange(59, -1, -1)), source="drawn anew")
-    both = Predictions.repeated([one, other])
+    one = Predictions.concat([predictions(30, fold="fold0"), predictions(30, fold="fold1", seed=1)])
+    other = replace(one.select(np.arange(59, -1, -1)), source="drawn anew")
+    both = Predictions.concat_splits([one, other])
     assert both.folds == ("split0 fold0", "split0 fold1", "split1 fold0", "split1 fold1")
     assert both.source == "drawn; drawn anew"
     assert both.fold.tolist() == [0] * 30 + [1] * 30 + [3] * 30 + [2] * 30
-    rows = [split.row(0.5).by_fold for split in (one, other)]
-    assert np.array_equal(both.row(0.5).by_fold, np.concatenate(rows), equal_nan=True)
-    assert Predictions.repeated([one]) is one
+    rows = [split.score(0.5).by_fold for split in (one, other)]
+    assert np.array_equal(both.score(0.5).by_fold, np.concatenate(rows), equal_nan=True)
+    assert Predictions.concat_splits([one]) is one
 
 
 def test_a_frame_of_several_splits_is_seen_once_as_the_first_saw_it():
     one = predictions(40)
-    other = replace(one.chosen(np.random.default_rng(2).permutation(40)), probability=np.ones((40, 3), np.float32))
-    both = Predictions.repeated([other, one])
-    assert same(both.once(), replace(other.chosen(other.order()), folds=both.folds))
-    ordered = both.chosen(both.order())
+    other = replace(one.select(np.random.default_rng(2).permutation(40)), probability=np.ones((40, 3), np.float32))
+    both = Predictions.concat_splits([other, one])
+    assert same(both.first_per_frame(), replace(other.select(other.sort_order()), folds=both.folds))
+    ordered = both.select(both.sort_order())
     assert ordered.fold.tolist() == [0, 1] * 40
-    assert ordered.begins().tolist() == [True, False] * 40
-    nothing = one.chosen(np.array([], int))
-    assert len(nothing.once()) == 0
+    assert ordered.is_new_frame().tolist() == [True, False] * 40
+    nothing = one.select(np.array([], int))
+    assert len(nothing.first_per_frame()) == 0
 
 
 def test_more_folds_than_their_numbers_can_tell_are_refused():
     piece = predictions(2)
-    assert len(Predictions.joined([piece] * 128).folds) == 128
+    assert len(Predictions.concat([piece] * 128).folds) == 128
     with pytest.raises(ValueError, match="129 folds are more than the 128"):
-        Predictions.joined([piece] * 129)
+        Predictions.concat([piece] * 129)
 
 
 def test_repeated_methods_are_matched_in_every_split():
     one = predictions(40)
     rest = np.flatnonzero(one.frame != 7)
-    whole = Predictions.repeated([one, one.chosen(np.random.default_rng(2).permutation(40))])
-    less = Predictions.repeated([one.chosen(rest), one.chosen(rest[::-1])])
-    first, second = matched([whole, less])
+    whole = Predictions.concat_splits([one, one.select(np.random.default_rng(2).permutation(40))])
+    less = Predictions.concat_splits([one.select(rest), one.select(rest[::-1])])
+    first, second = align_predictions([whole, less])
     assert len(first) == len(second) == 78
-    assert first.same_frames(second)
+    assert first.has_same_frames(second)
     assert np.array_equal(first.fold, second.fold)
     assert np.array_equal(first.probability, second.probability)
-    assert not whole.same_frames(less)
-    shorter = matched([one, one.chosen(rest)])[0]
-    assert shorter.same_frames(matched([one.chosen(rest), one.chosen(rest)])[1])
+    assert not whole.has_same_frames(less)
+    shorter = align_predictions([one, one.select(rest)])[0]
+    assert shorter.has_same_frames(align_predictions([one.select(rest), one.select(rest)])[1])

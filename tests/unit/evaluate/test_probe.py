@@ -6,10 +6,10 @@ from sklearn.metrics import f1_score
 from torch.nn import functional
 
 from crossval import cross_validate
-from facscale.data.folds import folds
-from facscale.evaluate import frames_of, positives
-from facscale.evaluate.probe import fit_probe, label_weights, predict
-from facscale.nn.classifier import masked_bce
+from facscale.data.folds import make_folds
+from facscale.evaluate import count_positives, find_frames
+from facscale.evaluate.probe import compute_label_weights, fit_probe, predict_probabilities
+from facscale.nn.losses import masked_bce
 from facscale.spec.models import Probe
 
 QUICK = Probe(epochs=15, batch_size=64)
@@ -54,15 +54,15 @@ def test_without_labels_the_loss_is_zero_not_nan():
 
 def test_weights_by_class_make_both_classes_equal():
     au = np.array([[1], [0], [0], [0]], np.int8)
-    weights = label_weights(au, weighting="class")
+    weights = compute_label_weights(au, weighting="class")
     assert weights[1, 0] * 1 == pytest.approx(weights[0, 0] * 3)
-    assert label_weights(au, weighting="none").tolist() == [[1], [1]]
+    assert compute_label_weights(au, weighting="none").tolist() == [[1], [1]]
 
 
 def test_it_finds_what_balanced_logistic_regression_finds():
     features, au, _ = separable(1200)
     model = fit_probe(features[:800], au=au[:800], probe=Probe(epochs=30, batch_size=64), seed=0)
-    found = predict(model, features=features[800:]) >= 0.5
+    found = predict_probabilities(model, features=features[800:]) >= 0.5
     for number in range(3):
         theirs = LogisticRegression(class_weight="balanced").fit(features[:800], au[:800, number])
         assert (found[:, number] == theirs.predict(features[800:])).mean() > 0.95
@@ -76,9 +76,13 @@ def test_masked_labels_change_nothing():
     lies = np.where(hidden == -1, 1 - au, hidden)  # what stands behind the mask must not matter
     one = fit_probe(features, au=np.where(hidden == -1, -1, lies).astype(np.int8), probe=QUICK, seed=0)
     other = fit_probe(features, au=hidden, probe=QUICK, seed=0)
-    assert np.array_equal(predict(one, features=features), predict(other, features=features))
+    assert np.array_equal(
+        predict_probabilities(one, features=features), predict_probabilities(other, features=features)
+    )
     unmasked = fit_probe(features, au=lies, probe=QUICK, seed=0)
-    assert not np.array_equal(predict(unmasked, features=features), predict(other, features=features))
+    assert not np.array_equal(
+        predict_probabilities(unmasked, features=features), predict_probabilities(other, features=features)
+    )
 
 
 def test_frames_without_labels_are_left_out():
@@ -87,17 +91,23 @@ def test_frames_without_labels_are_left_out():
     more = np.concatenate([features, noise]), np.concatenate([au, np.full((100, 3), -1, np.int8)])
     one = fit_probe(features, au=au, probe=QUICK, seed=0)
     other = fit_probe(more[0], au=more[1], probe=QUICK, seed=0)
-    assert np.array_equal(predict(one, features=features), predict(other, features=features))
+    assert np.array_equal(
+        predict_probabilities(one, features=features), predict_probabilities(other, features=features)
+    )
     with pytest.raises(ValueError, match="at least 2"):
         fit_probe(features, au=np.full_like(au, -1), probe=QUICK, seed=0)
 
 
 def test_the_same_seed_is_the_same_probe_whatever_happened_before():
     features, au, _ = separable()
-    one = predict(fit_probe(features, au=au, probe=QUICK, seed=1), features=features)
+    one = predict_probabilities(fit_probe(features, au=au, probe=QUICK, seed=1), features=features)
     torch.randn(17)
-    assert np.array_equal(one, predict(fit_probe(features, au=au, probe=QUICK, seed=1), features=features))
-    assert not np.array_equal(one, predict(fit_probe(features, au=au, probe=QUICK, seed=2), features=features))
+    assert np.array_equal(
+        one, predict_probabilities(fit_probe(features, au=au, probe=QUICK, seed=1), features=features)
+    )
+    assert not np.array_equal(
+        one, predict_probabilities(fit_probe(features, au=au, probe=QUICK, seed=2), features=features)
+    )
 
 
 def test_the_process_generator_is_left_alone():
@@ -120,23 +130,23 @@ def test_cross_validation_tests_people_it_has_not_seen():
     codes = functional.one_hot(torch.arange(12)).float().numpy().repeat(40, axis=0)
     features = codes + 0.01 * random.normal(size=codes.shape).astype(np.float32)
     au = np.repeat(random.permutation([0, 1] * 6), 40)[:, None].astype(np.int8)
-    split = folds(identity, seed=0, positives=positives(au, identity=identity))
+    split = make_folds(identity, seed=0, positives=count_positives(au, identity=identity))
     table = cross_validate(features, au=au, identity=identity, aus=[12], split=split, name="leak", probe=QUICK)
-    seen = predict(fit_probe(features, au=au, probe=QUICK, seed=0), features=features)
+    seen = predict_probabilities(fit_probe(features, au=au, probe=QUICK, seed=0), features=features)
     assert ((seen >= 0.5) == au).mean() == 1
     assert table.rows[0].mean < 0.8
 
 
 def test_cross_validation_by_fold_is_the_probe_of_each_fold():
     features, au, identity = separable()
-    split = folds(identity, seed=0)
+    split = make_folds(identity, seed=0)
     row = cross_validate(
         features, au=au, identity=identity, aus=[1, 2, 4], split=split, name="x", probe=QUICK, seed=5
     ).rows[0]
     for fold in split:
-        train, test = frames_of(fold.train, identity=identity), frames_of(fold.test, identity=identity)
+        train, test = find_frames(fold.train, identity=identity), find_frames(fold.test, identity=identity)
         assert not set(identity[train]) & set(identity[test])
-        found = predict(
+        found = predict_probabilities(
             fit_probe(features[train], au=au[train], probe=QUICK, seed=5 + fold.index), features=features[test]
         )
         assert row.by_fold[fold.index] == pytest.approx(f1_score(au[test], found >= 0.5, average=None))
@@ -145,12 +155,12 @@ def test_cross_validation_by_fold_is_the_probe_of_each_fold():
 
 def test_a_fold_without_frames_is_named():
     features, au, identity = separable()
-    split = folds([*identity, "absent0", "absent1", "absent2"], k=15, seed=0)
+    split = make_folds([*identity, "absent0", "absent1", "absent2"], k=15, seed=0)
     with pytest.raises(ValueError, match=r"fold\d+ has .* needs both"):
         cross_validate(features, au=au, identity=identity, aus=[1, 2, 4], split=split, name="x", probe=QUICK)
 
 
 def test_positives_by_person():
     au = np.array([[1, 0], [1, -1], [0, 1]], np.int8)
-    found = positives(au, identity=np.array(["a", "a", "b"]))
+    found = count_positives(au, identity=np.array(["a", "a", "b"]))
     assert {name: line.tolist() for name, line in found.items()} == {"a": [2, 0], "b": [0, 1]}

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import pearsonr
 from sklearn.metrics import f1_score
 
-from facscale.evaluate import Predictions, adjacency, adjacency_distance, correlation, dependency_f1
+from facscale.evaluate import Predictions, adjacency_distance, correlate_aus, correlate_columns, dependency_f1
 
 
 def predicted(probability, au):
@@ -30,7 +30,7 @@ def drawn(frames=80, *, seed=0):
 
 def test_by_hand():
     # phi of [1 1 0 0] and [1 0 0 0]: (1 * 2 - 1 * 0) / sqrt(2 * 2 * 1 * 3) = 1 / sqrt(3)
-    found = correlation(np.array([[1, 1, 0], [1, 0, 0], [0, 0, 1], [0, 0, 1]]))
+    found = correlate_columns(np.array([[1, 1, 0], [1, 0, 0], [0, 0, 1], [0, 0, 1]]))
     assert found[0, 1] == pytest.approx(1 / np.sqrt(3))
     assert found[0, 2] == pytest.approx(-1)
     assert np.array_equal(found, found.T)
@@ -40,7 +40,7 @@ def test_by_hand():
 def test_it_is_scipys_on_the_frames_in_which_both_are_known():
     ours = drawn()
     known = ours.au >= 0
-    found = correlation(ours.probability, known=known)
+    found = correlate_columns(ours.probability, mask=known)
     for one in range(4):
         for other in range(4):
             both = known[:, one] & known[:, other]
@@ -50,18 +50,18 @@ def test_it_is_scipys_on_the_frames_in_which_both_are_known():
 
 def test_what_never_varies_has_no_coefficient():
     values = np.array([[0.1, 0.2], [0.1, 0.4], [0.1, 0.1]], np.float32)
-    assert np.isnan(correlation(values)).tolist() == [[True, True], [True, False]]
-    assert np.isnan(correlation(values, known=np.zeros((3, 2), bool))).all()
+    assert np.isnan(correlate_columns(values)).tolist() == [[True, True], [True, False]]
+    assert np.isnan(correlate_columns(values, mask=np.zeros((3, 2), bool))).all()
 
 
 def test_adjacency_looks_at_decisions_not_at_what_is_not_labelled():
     ours = drawn()
-    found = adjacency(ours, threshold=0.5)
+    found = correlate_aus(ours, threshold=0.5)
     hidden = np.where(ours.au < 0, 0.99, ours.probability).astype(np.float32)
-    again = adjacency(replace(ours, probability=hidden), threshold=0.5)
+    again = correlate_aus(replace(ours, probability=hidden), threshold=0.5)
     assert np.array_equal(found.predicted, again.predicted)
     assert np.array_equal(found.labelled, again.labelled)
-    assert not np.array_equal(found.predicted, adjacency(ours, threshold=0.7).predicted)
+    assert not np.array_equal(found.predicted, correlate_aus(ours, threshold=0.7).predicted)
 
 
 def test_distance_by_hand():
@@ -76,7 +76,7 @@ def test_distance_by_hand():
 
 def test_distance_is_the_frobenius_norm_by_the_root_of_the_entries():
     ours = drawn()
-    one, other = adjacency(ours, threshold=0.6)
+    one, other = correlate_aus(ours, threshold=0.6)
     assert adjacency_distance(ours, threshold=0.6) == pytest.approx(np.linalg.norm(one - other) / np.sqrt(4 * 3))
 
 

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from facscale.evaluate.probe import fit_probe, label_weights, predict
-from facscale.evaluate.solver import Batch, Parts, _differentiate, train
-from facscale.nn.classifier import LinearProbe, masked_bce
+from facscale.evaluate.probe import compute_label_weights, fit_probe, predict_probabilities
+from facscale.evaluate.solver import ProbeBatch, ProbeParameters, _differentiate, train_probe
+from facscale.nn.heads import LinearProbe
+from facscale.nn.losses import masked_bce
 from facscale.spec.models import Probe
 
 
@@ -36,13 +37,13 @@ def problem(frames, *, dim=10, aus=4, dtype=torch.float64, seed=0):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LinearProbe(dim=dim, aus=aus)
-    weights = label_weights(y.numpy())
+    weights = compute_label_weights(y.numpy())
     return model.to(dtype), {"x": x.to(dtype), "y": y.to(torch.int8), "weights": weights.to(dtype)}
 
 
 def both(model, data, *, probe, seed=3):
     ours, theirs = copy.deepcopy(model), copy.deepcopy(model)
-    train(ours, **data, probe=probe, random=torch.Generator().manual_seed(seed))
+    train_probe(ours, **data, probe=probe, random=torch.Generator().manual_seed(seed))
     plain(theirs, **data, probe=probe, random=torch.Generator().manual_seed(seed))
     return ours.eval(), theirs.eval()
 
@@ -74,7 +75,7 @@ def test_an_au_that_is_never_labelled_stays_where_it_began():
     model, data = problem(200)
     data["y"][:, 1] = -1
     data["y"][:, 0] = 0  # no frame without a label
-    data["weights"] = label_weights(data["y"].numpy()).double()
+    data["weights"] = compute_label_weights(data["y"].numpy()).double()
     ours, theirs = both(model, data, probe=Probe(epochs=5, batch_size=64))
     assert torch.equal(ours[1].weight[1], model[1].weight[1])
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=1e-9, atol=1e-9)
@@ -115,11 +116,15 @@ def test_gradients_are_those_of_central_differences():
     weight = torch.where(data["y"] == 1, data["weights"][1], data["weights"][0]) * known / known.sum()
 
     def loss(at):
-        parts = Parts.of(at)
+        parts = ProbeParameters.view(at)
         return masked_bce((x * parts.gain + parts.shift) @ parts.weight.T, au=data["y"], weights=data["weights"])
 
     found = torch.zeros_like(table)
-    _differentiate(Batch(x, (data["y"] == 1).double().T, weight.T), at=Parts.of(table), out=Parts.of(found))
+    _differentiate(
+        ProbeBatch(x, (data["y"] == 1).double().T, weight.T),
+        parameters=ProbeParameters.view(table),
+        out=ProbeParameters.view(found),
+    )
     for place in np.ndindex(*table.shape):
         step = torch.zeros_like(table)
         step[place] = 1e-6
@@ -138,11 +143,11 @@ def test_a_fitted_probe_says_what_the_usual_one_says():
         theirs = LinearProbe(dim=12, aus=4)
     labelled = (au >= 0).any(axis=1)
     plain(
-        theirs, x=torch.from_numpy(features[labelled]), y=torch.from_numpy(au[labelled]), weights=label_weights(au),
+        theirs, x=torch.from_numpy(features[labelled]), y=torch.from_numpy(au[labelled]), weights=compute_label_weights(au),
         probe=probe, random=torch.Generator().manual_seed(5),
     )  # fmt: skip
-    ours = predict(fit_probe(features, au=au, probe=probe, seed=5), features=features)
-    np.testing.assert_allclose(ours, predict(theirs.eval(), features=features), atol=1e-3)
+    ours = predict_probabilities(fit_probe(features, au=au, probe=probe, seed=5), features=features)
+    np.testing.assert_allclose(ours, predict_probabilities(theirs.eval(), features=features), atol=1e-3)
 
 
 def test_the_process_keeps_its_cores():
@@ -150,7 +155,7 @@ def test_the_process_keeps_its_cores():
     torch.set_num_threads(3)
     try:
         model, data = problem(40)
-        train(model, **data, probe=Probe(epochs=1), random=torch.Generator())
+        train_probe(model, **data, probe=Probe(epochs=1), random=torch.Generator())
         assert torch.get_num_threads() == 3
         with ThreadPoolExecutor(1) as pool:  # threads that begin later as well
             assert pool.submit(torch.get_num_threads).result() == 3
@@ -161,4 +166,4 @@ def test_the_process_keeps_its_cores():
 def test_an_error_in_the_preparing_thread_reaches_the_caller():
     model, data = problem(40)
     with pytest.raises(RuntimeError, match="7 elements"):
-        train(model, **{**data, "x": data["x"][:, :7]}, probe=Probe(epochs=1), random=torch.Generator())
+        train_probe(model, **{**data, "x": data["x"][:, :7]}, probe=Probe(epochs=1), random=torch.Generator())

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from facscale.evaluate import Predictions, per_subject
-from facscale.evaluate.subjects import subject_counts
+from facscale.evaluate import Predictions, score_subjects
+from facscale.evaluate.subjects import count_by_subject
 
 
 def predictions(frames=300, *, seed=0, folds=2):
@@ -28,18 +28,18 @@ def predictions(frames=300, *, seed=0, folds=2):
 def test_people_add_up_to_the_row(kind):
     ours = predictions()
     ours = replace(ours, identity=ours.identity.astype(kind))
-    found = subject_counts(ours, threshold=0.4)
+    found = count_by_subject(ours, threshold=0.4)
     assert found.names == ("id0", "id1", "id2", "id3", "id4", "id5")
     assert found.tested.tolist() == [[True, False], [False, True]] * 3
-    assert np.array_equal(found.counts.pooled().f1, ours.row(0.4).by_fold)
+    assert np.array_equal(found.counts.pool().f1, ours.score(0.4).by_fold)
     assert not found.counts.tp[~found.tested].any()
 
 
 def test_a_person_is_what_scikit_learn_says_of_their_frames():
     ours = predictions()
-    found = per_subject(ours, threshold=0.4)
+    found = score_subjects(ours, threshold=0.4)
     for name, f1 in found.items():
-        mine = ours.chosen(ours.identity == name)
+        mine = ours.select(ours.identity == name)
         known = [mine.au[:, number] >= 0 for number in range(3)]
         theirs = [
             f1_score(mine.au[rows, number], mine.probability[rows, number] >= 0.4) for number, rows in enumerate(known)
@@ -54,11 +54,11 @@ def test_aus_that_a_person_never_shows_are_left_out():
         np.array([[1, 0], [1, 0], [0, -1]], np.int8), np.array(["a", "a", "b"]), np.full(3, "v"),
         np.arange(3, dtype=np.int32), np.zeros(3, np.int8), ("fold0",),
     )  # fmt: skip
-    assert per_subject(ours, threshold=0.5) == pytest.approx({"a": 2 / 3, "b": np.nan}, nan_ok=True)
+    assert score_subjects(ours, threshold=0.5) == pytest.approx({"a": 2 / 3, "b": np.nan}, nan_ok=True)
 
 
 def test_repeats_are_averaged():
     one, other = predictions(), replace(predictions(), probability=predictions(seed=1).probability)
-    both = per_subject(Predictions.repeated([one, other]), threshold=0.5)
-    alone = [per_subject(split, threshold=0.5) for split in (one, other)]
+    both = score_subjects(Predictions.concat_splits([one, other]), threshold=0.5)
+    alone = [score_subjects(split, threshold=0.5) for split in (one, other)]
     assert both == pytest.approx({name: np.mean([split[name] for split in alone]) for name in both})

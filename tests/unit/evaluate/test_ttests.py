@@ -1,4 +1,4 @@
-"""Paired tests: whether one method errs less than another, and whether its F1 is higher."""
+"""Paired t-tests: whether one method errs less than another."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from math import sqrt
 
 import numpy as np
 import pytest
-from scipy.stats import t as student
 from scipy.stats import ttest_rel
 
-from facscale.evaluate import Predictions, corrected_t, paired_t
-from facscale.evaluate.ttests import SMALLEST
-from judged import judged, pair
+from facscale.evaluate import Predictions, paired_t_test
+from facscale.evaluate.ttests import MIN_P
+from predicted import make_pair, make_predictions
 
 
 def slow(a, b):
@@ -39,10 +38,10 @@ def formula(differences):
 
 
 def test_t_is_its_formula_over_frames_and_over_people():
-    a, b = pair()
+    a, b = make_pair()
     frames, people = slow(a, b)
     assert (len(frames), len(people)) == ((a.au >= 0).any(axis=1).sum(), 9)
-    found = paired_t(a, b)
+    found = paired_t_test(a, b)
     assert found.frames_t == pytest.approx(formula(frames), rel=1e-9)
     assert found.subjects_t == pytest.approx(formula(people), rel=1e-9)
     assert found.difference == pytest.approx(sum(frames) / len(frames), rel=1e-9)
@@ -51,8 +50,8 @@ def test_t_is_its_formula_over_frames_and_over_people():
 
 
 def test_t_and_p_are_scipys():
-    a, b = pair(seed=3)
-    found = paired_t(a, b)
+    a, b = make_pair(seed=3)
+    found = paired_t_test(a, b)
     frames, people = slow(a, b)
     for differences, t, p in ((frames, found.frames_t, found.frames_p), (people, found.subjects_t, found.subjects_p)):
         theirs = ttest_rel(differences, np.zeros(len(differences)))
@@ -61,8 +60,10 @@ def test_t_and_p_are_scipys():
 
 def test_by_hand():
     # errors of a: .5 .5 .5, of b: .3 .4 .2; differences -.2 -.1 -.3: mean -.2, deviation .1, t = -.2 / (.1 / sqrt(3))
-    a, b = (judged([[1 - error] for error in errors], [[1]] * 3) for errors in ((0.5, 0.5, 0.5), (0.3, 0.4, 0.2)))
-    found = paired_t(a, b)
+    a, b = (
+        make_predictions([[1 - error] for error in errors], [[1]] * 3) for errors in ((0.5, 0.5, 0.5), (0.3, 0.4, 0.2))
+    )
+    found = paired_t_test(a, b)
     assert found.frames_t == pytest.approx(-2 * sqrt(3), rel=1e-5)
     assert found.frames_p == pytest.approx(0.0741799, rel=1e-4)  # two degrees of freedom: 1 - t / sqrt(t^2 + 2)
     assert found.difference == pytest.approx(-0.2)
@@ -70,100 +71,59 @@ def test_by_hand():
 
 
 def test_exchanged_methods_only_change_the_sign():
-    a, b = pair()
-    one, other = paired_t(a, b), paired_t(b, a)
+    a, b = make_pair()
+    one, other = paired_t_test(a, b), paired_t_test(b, a)
     assert (one.frames_t, one.subjects_t, one.difference) == (-other.frames_t, -other.subjects_t, -other.difference)
     assert (one.frames_p, one.subjects_p) == (other.frames_p, other.subjects_p)
 
 
 def test_frames_are_matched_in_whatever_order():
-    a, b = pair()
-    shuffled = b.chosen(np.random.default_rng(1).permutation(len(b)))
-    assert paired_t(a, shuffled) == paired_t(a, b)
+    a, b = make_pair()
+    shuffled = b.select(np.random.default_rng(1).permutation(len(b)))
+    assert paired_t_test(a, shuffled) == paired_t_test(a, b)
     objects = replace(b, identity=b.identity.astype(object), video=b.video.astype(object))
-    assert paired_t(a, objects) == paired_t(a, b)
+    assert paired_t_test(a, objects) == paired_t_test(a, b)
 
 
 def test_the_same_predictions_do_not_differ():
-    a, _ = pair()
-    assert paired_t(a, a) == (0, 1, 0, 1, 0)
+    a, _ = make_pair()
+    assert paired_t_test(a, a) == (0, 1, 0, 1, 0)
 
 
 def test_the_same_step_everywhere_is_as_sure_as_a_float_can_say():
-    a, b = (judged([[value]] * 4, [[0]] * 4, identity=list("aabb")) for value in (0.5, 0.25))
-    assert paired_t(a, b) == (-np.inf, SMALLEST, -np.inf, SMALLEST, -0.25)
+    a, b = (make_predictions([[value]] * 4, [[0]] * 4, identity=list("aabb")) for value in (0.5, 0.25))
+    assert paired_t_test(a, b) == (-np.inf, MIN_P, -np.inf, MIN_P, -0.25)
 
 
 def test_without_labels_nothing_is_known():
-    a = judged([[0.5]] * 4, [[-1]] * 4)
-    assert np.isnan(paired_t(a, a)).all()
+    a = make_predictions([[0.5]] * 4, [[-1]] * 4)
+    assert np.isnan(paired_t_test(a, a)).all()
 
 
 def test_what_does_not_belong_together_is_refused():
-    a, b = pair()
+    a, b = make_pair()
     with pytest.raises(ValueError, match=r"a and b were not tested on the same frames \(90 and 89\)"):
-        paired_t(a, b.chosen(np.arange(89)))
+        paired_t_test(a, b.select(np.arange(89)))
     with pytest.raises(ValueError, match="not tested on the same frames"):
-        paired_t(a, replace(b, video=np.full(90, "w")))
+        paired_t_test(a, replace(b, video=np.full(90, "w")))
     with pytest.raises(ValueError, match="different AUs"):
-        paired_t(a, replace(b, aus=(1, 2, 4)))
+        paired_t_test(a, replace(b, aus=(1, 2, 4)))
     with pytest.raises(ValueError, match="different labels"):
-        paired_t(a, replace(b, au=np.zeros_like(b.au)))
+        paired_t_test(a, replace(b, au=np.zeros_like(b.au)))
     twice = np.arange(90).repeat(2)
     with pytest.raises(ValueError, match="more than once"):
-        paired_t(a.chosen(twice), b.chosen(twice))
+        paired_t_test(a.select(twice), b.select(twice))
 
 
 def test_a_frame_of_several_folds_counts_once_with_its_mean_error():
-    a, b = pair()
+    a, b = make_pair()
     better = replace(b, probability=((b.probability + (b.au == 1)) / 2).astype(np.float32))
-    shuffled = better.chosen(np.random.default_rng(1).permutation(len(b)))
-    twice = paired_t(Predictions.repeated([a, a]), Predictions.repeated([b, shuffled]))
+    shuffled = better.select(np.random.default_rng(1).permutation(len(b)))
+    twice = paired_t_test(Predictions.concat_splits([a, a]), Predictions.concat_splits([b, shuffled]))
     (once, again), people = zip(*(slow(a, one) for one in (b, better)), strict=True)
     frames = [(one + other) / 2 for one, other in zip(once, again, strict=True)]
     assert twice.frames_t == pytest.approx(formula(frames), rel=1e-6)
     assert twice.subjects_t == pytest.approx(formula(np.mean(people, axis=0)), rel=1e-6)
-    assert paired_t(Predictions.repeated([a, a]), Predictions.repeated([b, b])) == pytest.approx(paired_t(a, b))
-
-
-def in_splits(method, splits, *, folds):
-    """As if cross-validated: person `number` tested in fold (number // step) % folds of each split; noise for a model."""
-    random = np.random.default_rng(len(method.name))
-    number = np.array([int(name[2:]) for name in method.identity])
-    found = []
-    for step in splits:
-        noise = random.normal(0, 0.1, method.probability.shape)
-        probability = np.clip(method.probability + noise, 0, 1).astype(np.float32)
-        fold = (number // step % folds).astype(np.int8)
-        names = tuple(f"fold{one}" for one in range(folds))
-        found.append(replace(method, probability=probability, fold=fold, folds=names))
-    return Predictions.repeated(found)
-
-
-def test_corrected_t_is_its_formula():
-    a, b = (in_splits(one, (1, 3), folds=3) for one in pair(900))
-    found = corrected_t(a, b, threshold=0.5)
-    d = b.row(0.5).fold_means - a.row(0.5).fold_means
-    assert (found.folds, len(d)) == (6, 6)
-    assert found.difference == pytest.approx(sum(d) / 6)
-    variance = sum((one - sum(d) / 6) ** 2 for one in d) / 5
-    t = sum(d) / 6 / sqrt((1 / 6 + 3 / 6) * variance)  # three people of nine are tested, six trained on
-    assert found.t == pytest.approx(t)
-    assert found.p == pytest.approx(2 * student.sf(abs(t), 5))
-    uncorrected = ttest_rel(b.row(0.5).fold_means, a.row(0.5).fold_means)
-    assert found.p > uncorrected.pvalue
-    assert found.difference > 0
-    back = corrected_t(b, a, threshold=0.5)
-    assert (back.t, back.p) == pytest.approx((-found.t, found.p))
-    assert corrected_t(a, a, threshold=0.5) == (0, 1, 0, 6)
-
-
-def test_corrected_t_wants_folds_that_leave_people_to_train_on():
-    a, b = pair()
-    with pytest.raises(ValueError, match="a fold of a tests all people"):
-        corrected_t(a, b, threshold=0.5)
-    one, other = in_splits(a, (1,), folds=3), in_splits(b, (1, 3), folds=3)
-    with pytest.raises(ValueError, match="a and b were tested in different folds"):
-        corrected_t(one, other, threshold=0.5)
-    with pytest.raises(ValueError, match="a and b were tested on different people"):
-        corrected_t(one, in_splits(b, (3,), folds=3), threshold=0.5)
+    assert paired_t_test(Predictions.concat_splits([a, a]), Predictions.concat_splits([b, b])) == pytest.approx(
+        paired_t_test(a, b)
+    )

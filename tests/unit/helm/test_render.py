@@ -18,7 +18,7 @@ import kuberay
 from manifests import NEWEST, OLDEST, changed, installed, labels, validate
 from pods import rayjob
 
-needs_crds = pytest.mark.skipif(kuberay.crds() is None, reason=kuberay.MISSING)
+needs_crds = pytest.mark.skipif(kuberay.find_crds() is None, reason=kuberay.MISSING)
 
 
 @pytest.mark.parametrize("name", VALUE_FILES)
@@ -52,8 +52,8 @@ def test_submitter_pod_of_a_job_is_valid(name):
 def test_ray_objects_keep_to_kuberays_schema_and_rules(name):
     docs = installed(name)
     for doc in [rayjob(docs), *(doc for doc in docs if doc["kind"] == "RayCluster")]:
-        assert kuberay.schema_errors(doc) == []
-        assert kuberay.operator_errors(doc) == []
+        assert kuberay.list_schema_errors(doc) == []
+        assert kuberay.list_operator_errors(doc) == []
 
 
 @needs_crds
@@ -63,7 +63,7 @@ def test_the_schema_finds_a_wrong_key_deep_inside():
     group["template"]["spec"]["containers"][0]["imagePolicy"] = "Always"
     del group["maxReplicas"]  # has a default, so it may be missing
     group["replica"] = 1
-    errors = kuberay.schema_errors(job)
+    errors = kuberay.list_schema_errors(job)
     assert len(errors) == 2
     assert any("'imagePolicy' was unexpected" in error for error in errors)
     assert any("'replica' was unexpected" in error for error in errors)
@@ -88,7 +88,7 @@ def test_operator_rules_refuse(path, value, words):
     for key in parents:
         node = node[key]
     node[last] = value
-    assert [error for error in kuberay.operator_errors(job) if words in error]
+    assert [error for error in kuberay.list_operator_errors(job) if words in error]
 
 
 def test_min_above_max_is_refused():
@@ -102,7 +102,7 @@ def test_names_stay_within_limits(release):
     for doc in objects(values_of("values-fleet.yaml"), name=release, namespace="n" * 63):
         assert len(doc["metadata"]["name"]) <= 63
         if doc["kind"] == "RayCluster":
-            assert kuberay.operator_errors(doc) == []
+            assert kuberay.list_operator_errors(doc) == []
 
 
 def test_versions_agree():

@@ -52,8 +52,8 @@ def test_switches(name, switches, made):
     for doc in docs:
         validate(doc)
     for doc in [rayjob(docs), *(doc for doc in docs if doc["kind"] == "RayCluster")]:
-        assert kuberay.operator_errors(doc) == []
-        assert kuberay.crds() is None or kuberay.schema_errors(doc) == []
+        assert kuberay.list_operator_errors(doc) == []
+        assert kuberay.find_crds() is None or kuberay.list_schema_errors(doc) == []
     assert [pod.where for pod in pods(docs) if breaches(pod)] == []
 
 

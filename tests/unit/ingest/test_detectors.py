@@ -1,4 +1,4 @@
-"""Detectors are found by name, own their options, and dlib's sees rendered faces."""
+"""Detectors are loaded by name and validate their options; dlib's detects rendered faces."""
 
 from __future__ import annotations
 
@@ -18,62 +18,62 @@ detector:
 """
 
 
-def written(tmp_path, name, *lines):
+def read_pipeline(tmp_path, name, *lines):
     file = tmp_path / "p.yaml"
     file.write_text(TEXT.replace("NAME", name) + "".join(f"  {line}\n" for line in lines))
-    return spec.read(file)
+    return spec.read_spec(file)
 
 
-def test_ours_are_found_by_module_name():
-    assert {"dlib", "none"} <= set(detectors.names())
-    assert "base" not in detectors.names()
-    assert detectors.find("none").__name__ == "WholeFrame"
+def test_own_detectors_are_named_by_their_modules():
+    assert {"dlib", "none"} <= set(detectors.list_names())
+    assert "base" not in detectors.list_names()
+    assert detectors.find("none").__name__ == "CentredSquare"
 
 
 @pytest.mark.usefixtures("plugins")
-def test_another_packages_detector_comes_through_its_entry_point(tmp_path):
-    assert "blob" in detectors.names()
-    pipeline = configure(written(tmp_path, "blob", "threshold: 99"))
-    assert detectors.options(pipeline).threshold == 99
-    assert detectors.options(pipeline).detect_every == 5
-    with pytest.raises(spec.SpecError, match="is no facscale Detector"):
+def test_a_detector_of_another_package_is_loaded_by_its_entry_point(tmp_path):
+    assert "blob" in detectors.list_names()
+    pipeline = configure(read_pipeline(tmp_path, "blob", "threshold: 99"))
+    assert detectors.parse_options(pipeline).threshold == 99
+    assert detectors.parse_options(pipeline).detect_every == 5
+    with pytest.raises(spec.SpecError, match="is not a facscale Detector"):
         detectors.find("not-a-detector")
 
 
 def test_an_unknown_detector_names_file_line_and_the_nearest(tmp_path):
     with pytest.raises(spec.SpecError, match=r'p\.yaml:4: there is no detector "dlip" \(did you mean "dlib"\?\)'):
-        configure(written(tmp_path, "dlip"))
+        configure(read_pipeline(tmp_path, "dlip"))
 
 
 def test_a_wrong_option_names_file_line_and_the_nearest(tmp_path):
     with pytest.raises(
         spec.SpecError, match=r'p\.yaml:5: unknown key "detector\.smalest_face" \(did you mean "smallest_face"\?\)'
     ):
-        configure(written(tmp_path, "dlib", "smalest_face: 0.5"))
+        configure(read_pipeline(tmp_path, "dlib", "smalest_face: 0.5"))
     with pytest.raises(spec.SpecError, match=r'p\.yaml:5: "detector\.detect_every"'):
-        configure(written(tmp_path, "none", "detect_every: 0"))
+        configure(read_pipeline(tmp_path, "none", "detect_every: 0"))
     with pytest.raises(spec.SpecError, match=r'p\.yaml:5: unknown key "detector\.weights"'):
-        configure(written(tmp_path, "none", "weights: x"))
+        configure(read_pipeline(tmp_path, "none", "weights: x"))
 
 
 def test_none_takes_the_largest_centred_square():
     detector = detectors.find("none")(None)
     (box,) = detector.detect(np.zeros((60, 100, 3), np.uint8))
     assert box == (20, 0, 80, 60)
-    assert np.isnan(detector.landmarks(np.zeros((60, 100, 3), np.uint8), box)).all()
+    assert np.isnan(detector.predict_landmarks(np.zeros((60, 100, 3), np.uint8), box)).all()
 
 
-def test_dlib_refuses_what_is_no_predictor(tmp_path):
-    found = detectors.find("dlib")
+def test_dlib_rejects_invalid_weights(tmp_path):
+    detector_class = detectors.find("dlib")
     (tmp_path / "w.dat").write_bytes(b"nothing")
     with pytest.raises(spec.SpecError, match=r"detector\.weights"):
-        found(found.Config(weights=str(tmp_path / "w.dat")))
+        detector_class(detector_class.Config(weights=str(tmp_path / "w.dat")))
 
 
-def test_the_weights_are_found_without_importing_their_package():
+def test_the_weights_are_located_without_importing_their_package():
     program = (
-        "import sys; from facscale.ingest.detectors.dlib import packaged_weights; "
-        "print(packaged_weights().stat().st_size, 'face_recognition_models' in sys.modules)"
+        "import sys; from facscale.ingest.detectors.dlib import locate_packaged_weights; "
+        "print(locate_packaged_weights().stat().st_size, 'face_recognition_models' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     size, imported = done.stdout.split()
@@ -87,21 +87,26 @@ def clip():
     return synthetic.render_clip(identity=1, clip=0, seed=0, seconds=0.4, fps=25, size=224)
 
 
-def test_dlib_finds_a_rendered_face_and_its_landmarks_at_any_size(clip):
+def test_dlib_detects_a_rendered_face_and_its_landmarks_at_any_size(clip):
     import cv2
 
-    found = detectors.find("dlib")
-    detector = found(found.Config())
+    detector_class = detectors.find("dlib")
+    detector = detector_class(detector_class.Config())
     frame, truth = clip.frames[4], clip.landmarks[4]
     between_eyes = np.linalg.norm(truth[36:42].mean(0) - truth[42:48].mean(0))
     for scale in (1.0, 3.0):
         image = cv2.resize(np.asarray(frame), None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
         (box,) = detector.detect(image)
-        points = (detector.landmarks(image, box) + 0.5) / scale - 0.5
+        points = (detector.predict_landmarks(image, box) + 0.5) / scale - 0.5
         error = np.linalg.norm(points - truth, axis=1).mean() / between_eyes
         assert error < 0.15
 
 
-def test_dlib_sees_nobody_in_noise():
-    found = detectors.find("dlib")
-    assert found(found.Config()).detect(np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)) == []
+def test_dlib_detects_no_face_in_noise():
+    detector_class = detectors.find("dlib")
+    assert (
+        detector_class(detector_class.Config()).detect(
+            np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
+        )
+        == []
+    )

@@ -1,4 +1,4 @@
-"""One item, from its files to its part; and the parts themselves."""
+"""Extracting the faces of one item, and the work store that holds the results."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import simplejpeg
 
 from facscale.data import DataError
 from facscale.ingest import layouts
-from facscale.ingest.extract import ATTEMPTS, Extractor
+from facscale.ingest.extract import ATTEMPTS, FaceExtractor
 from facscale.ingest.items import list_files
-from facscale.ingest.parts import Parts, Status
+from facscale.ingest.work_store import ItemStatus, WorkStore
 from facscale.spec import Pipeline
-from plugins.blob_faces import draw, passing, write_video
+from plugins.blob_faces import draw, draw_moving_face, write_video
 
 pytestmark = pytest.mark.usefixtures("plugins")
 
@@ -33,17 +33,17 @@ def pipeline(tmp_path, *, layout="videos", **detector):
 
 def extract(spec, *, run="r"):
     listing = list_files(spec.source.root)
-    extractor = Extractor(spec, run=run)
-    found = sorted(layouts.find(spec.source.layout).items(listing.files), key=lambda item: item.order)
-    return [extractor(item, item.key(listing.files)) for item in found]
+    extractor = FaceExtractor(spec, run=run)
+    items = sorted(layouts.find(spec.source.layout).list_items(listing.files), key=lambda item: item.sort_key)
+    return [extractor(item, item.compute_key(listing.files)) for item in items]
 
 
 def faces(spec, status):
-    return pq.read_table(io.BytesIO(Parts(spec.output).folder.read(f"{status.key}.parquet")))
+    return pq.read_table(io.BytesIO(WorkStore(spec.output).folder.read(f"{status.key}.parquet")))
 
 
 def test_a_video_becomes_aligned_crops_with_landmarks(tmp_path):
-    write_video(tmp_path / "raw/anna/a.mp4", passing(30, hidden=range(12, 18)))
+    write_video(tmp_path / "raw/anna/a.mp4", draw_moving_face(30, hidden=range(12, 18)))
     spec = pipeline(tmp_path)
     (status,) = extract(spec)
     assert (status.identity, status.video, status.frames, status.faces) == ("anna", "a", 30, 24)
@@ -63,23 +63,23 @@ def test_a_video_becomes_aligned_crops_with_landmarks(tmp_path):
         assert image[18:30, 18:30].reshape(-1, 3).mean(axis=0) == pytest.approx([220, 20, 20], abs=15)
 
 
-def test_what_cannot_be_used_says_at_which_stage_and_why(tmp_path):
+def test_faults_name_the_stage_and_the_reason(tmp_path):
     raw = tmp_path / "raw"
     raw.mkdir()
     (raw / "a_empty.mp4").write_bytes(b"")
     (raw / "b_broken.mp4").write_bytes(b"garbage" * 99)
     write_video(raw / "c_nobody.mp4", [draw()] * 9)
-    write_video(raw / "d_glimpse.mp4", passing(12, hidden=range(3, 12)))
+    write_video(raw / "d_glimpse.mp4", draw_moving_face(12, hidden=range(3, 12)))
     statuses = extract(pipeline(tmp_path))
-    found = [(fault.item, fault.stage, fault.reason) for status in statuses for fault in status.faults]
-    assert [(item, stage) for item, stage, _ in found] == [
+    faults = [(fault.item, fault.stage, fault.reason) for status in statuses for fault in status.faults]
+    assert [(item, stage) for item, stage, _ in faults] == [
         ("a_empty.mp4", "decode"),
         ("b_broken.mp4", "decode"),
         ("c_nobody.mp4", "faces"),
         ("d_glimpse.mp4", "faces"),
     ]
-    assert found[2][2] == "no face in its 9 frames"
-    assert "too short" in found[3][2]
+    assert faults[2][2] == "no face in its 9 frames"
+    assert "too short" in faults[3][2]
     assert [status.faces for status in statuses] == [0, 0, 0, 0]
     assert (statuses[3].dropped, statuses[3].faceless) == (3, 9)
 
@@ -90,12 +90,12 @@ LABELS = "0,1,12\n" + "".join(f"{n},{n % 2},9\n" for n in range(101, 107))
 def bp4d(root, *, frames=8, labels=LABELS):
     (root / "F001/T1").mkdir(parents=True)
     (root / "AUCoding/AU_OCC").mkdir(parents=True)
-    for number, image in enumerate(passing(frames), start=101):
+    for number, image in enumerate(draw_moving_face(frames), start=101):
         (root / f"F001/T1/{number:04d}.jpg").write_bytes(simplejpeg.encode_jpeg(image))
     (root / "AUCoding/AU_OCC/F001_T1.csv").write_text(labels)
 
 
-def test_labels_go_to_their_frames(tmp_path):
+def test_labels_are_stored_with_their_frames(tmp_path):
     bp4d(tmp_path / "raw")
     spec = pipeline(tmp_path, layout="bp4d")
     (status,) = extract(spec)
@@ -118,8 +118,8 @@ def test_an_unreadable_label_file_skips_the_video_with_file_and_line(tmp_path):
 def test_a_detector_that_raises_costs_only_its_video(tmp_path, monkeypatch):
     from facscale.ingest import detectors
 
-    write_video(tmp_path / "raw/a.mp4", passing(8))
-    write_video(tmp_path / "raw/b.mp4", passing(9))
+    write_video(tmp_path / "raw/a.mp4", draw_moving_face(8))
+    write_video(tmp_path / "raw/b.mp4", draw_moving_face(9))
     blob = detectors.find("blob")
     look = blob.detect
     calls = iter(range(1000))
@@ -129,8 +129,8 @@ def test_a_detector_that_raises_costs_only_its_video(tmp_path, monkeypatch):
     assert (good.faces, good.faults) == (9, ())
 
 
-def test_a_store_that_does_not_answer_is_no_fault_of_the_video(tmp_path, monkeypatch):
-    write_video(tmp_path / "raw/a.mp4", passing(8))
+def test_a_store_that_does_not_answer_is_not_a_fault_of_the_video(tmp_path, monkeypatch):
+    write_video(tmp_path / "raw/a.mp4", draw_moving_face(8))
     spec = pipeline(tmp_path)
 
     def refuse(*_, **__):
@@ -138,55 +138,55 @@ def test_a_store_that_does_not_answer_is_no_fault_of_the_video(tmp_path, monkeyp
 
     with monkeypatch.context() as outage:
         outage.setattr("facscale.ingest.frames.open_root", refuse)
-        with pytest.raises(DataError, match="run it again later"):
+        with pytest.raises(DataError, match="run the pipeline again later"):
             extract(spec)
     assert extract(spec)[0].faces == 8
 
 
-def test_a_done_item_is_not_looked_at_again(tmp_path):
+def test_a_complete_item_is_not_processed_again(tmp_path):
     from facscale.ingest import detectors
 
-    write_video(tmp_path / "raw/a.mp4", passing(8))
+    write_video(tmp_path / "raw/a.mp4", draw_moving_face(8))
     spec = pipeline(tmp_path)
     first = extract(spec)
-    looks = detectors.find("blob").looks
+    calls = detectors.find("blob").calls
     assert extract(spec, run="another") == first
-    assert detectors.find("blob").looks == looks
-    write_video(tmp_path / "raw/a.mp4", passing(20))  # another file under the same name
+    assert detectors.find("blob").calls == calls
+    write_video(tmp_path / "raw/a.mp4", draw_moving_face(20))  # another file under the same name
     assert extract(spec, run="another")[0].faces == 20
 
 
-def test_a_video_that_keeps_killing_its_process_is_given_up(tmp_path):
-    write_video(tmp_path / "raw/a.mp4", passing(8))
+def test_a_video_that_keeps_crashing_its_process_is_skipped(tmp_path):
+    write_video(tmp_path / "raw/a.mp4", draw_moving_face(8))
     spec = pipeline(tmp_path)
     listing = list_files(spec.source.root)
-    (item,) = layouts.find("videos").items(listing.files)
+    (item,) = layouts.find("videos").list_items(listing.files)
     for _ in range(ATTEMPTS):
-        Parts(spec.output).attempt(item.key(listing.files), "r")
+        WorkStore(spec.output).count_attempt(item.compute_key(listing.files), "r")
     (status,) = extract(spec, run="r")
     assert status.faults[0].stage == "crash"
 
 
 def test_attempts_of_an_earlier_run_do_not_count(tmp_path):
-    parts = Parts(str(tmp_path))
-    assert [parts.attempt("k", run) for run in ("one", "one", "two", "two", "two")] == [1, 2, 1, 2, 3]
+    parts = WorkStore(str(tmp_path))
+    assert [parts.count_attempt("k", run) for run in ("one", "one", "two", "two", "two")] == [1, 2, 1, 2, 3]
 
 
-def test_parts_of_another_recipe_are_refused(tmp_path):
-    parts = Parts(str(tmp_path))
-    parts.claim({"crop": {"size": 96}, "layout": "videos"})
-    parts.claim({"crop": {"size": 96}, "layout": "videos"})
+def test_results_of_another_recipe_are_rejected(tmp_path):
+    parts = WorkStore(str(tmp_path))
+    parts.check_recipe({"crop": {"size": 96}, "layout": "videos"})
+    parts.check_recipe({"crop": {"size": 96}, "layout": "videos"})
     with pytest.raises(DataError, match=r"another recipe \(different: crop\)"):
-        parts.claim({"crop": {"size": 64}, "layout": "videos"})
+        parts.check_recipe({"crop": {"size": 64}, "layout": "videos"})
 
 
-def test_a_part_without_its_status_was_never_done(tmp_path):
-    parts = Parts(str(tmp_path))
-    parts.claim({})
+def test_a_result_without_a_status_is_not_complete(tmp_path):
+    parts = WorkStore(str(tmp_path))
+    parts.check_recipe({})
     (tmp_path / "_parts/k1.parquet").write_bytes(b"half a f")
-    done = Status("k2", "a.mp4", "a", "a", "", frames=3)
-    parts.finish(done, faces=None)
-    assert parts.statuses({"k1", "k2", "k3"}) == {"k2": done}
-    parts.remove()
-    assert parts.statuses({"k2"}) == {}
+    done = ItemStatus("k2", "a.mp4", "a", "a", "", frames=3)
+    parts.save(done, faces=None)
+    assert parts.read_statuses({"k1", "k2", "k3"}) == {"k2": done}
+    parts.delete()
+    assert parts.read_statuses({"k2"}) == {}
     assert not (tmp_path / "_parts").exists()

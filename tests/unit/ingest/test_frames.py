@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from facscale.ingest.frames import Frames, decode_image
+from facscale.ingest.frames import FrameReader, decode_image
 from facscale.ingest.items import Item
 from plugins.blob_faces import draw, write_video
 
@@ -18,7 +18,7 @@ VIDEO = Item("anna", "a", "", ("a.mp4",))
 
 def read(root, item=VIDEO, *, every=1):
     notes = []
-    frames = Frames(item, root=str(root), every=every, note=lambda stage, reason: notes.append((stage, reason)))
+    frames = FrameReader(item, root=str(root), every=every, note=lambda stage, reason: notes.append((stage, reason)))
     return list(frames), notes, frames
 
 
@@ -28,19 +28,19 @@ def greys(count):
 
 def test_every_frame_comes_in_order_with_its_number_time_and_pixels(tmp_path):
     write_video(tmp_path / "a.mp4", greys(20), fps=20)
-    found, notes, frames = read(tmp_path)
-    assert [frame.number for frame in found] == list(range(20))
-    assert [frame.time_s for frame in found] == pytest.approx([n / 20 for n in range(20)])
-    assert [frame.image.mean() for frame in found] == pytest.approx([10 * n for n in range(20)], abs=3)
-    assert (notes, frames.fps, frames.step) == ([], 20, 1)
+    frames, notes, reader = read(tmp_path)
+    assert [frame.number for frame in frames] == list(range(20))
+    assert [frame.time_s for frame in frames] == pytest.approx([n / 20 for n in range(20)])
+    assert [frame.image.mean() for frame in frames] == pytest.approx([10 * n for n in range(20)], abs=3)
+    assert (notes, reader.fps, reader.step) == ([], 20, 1)
 
 
 def test_each_nth_frame_keeps_the_numbers_of_the_source(tmp_path):
     write_video(tmp_path / "a.mp4", greys(20))
-    found, _, frames = read(tmp_path, Item("anna", "a", "", ("a.mp4",), first=1), every=7)
-    assert [frame.number for frame in found] == [1, 8, 15]
-    assert [frame.image.mean() for frame in found] == pytest.approx([0, 70, 140], abs=3)
-    assert frames.step == 7
+    frames, _, reader = read(tmp_path, Item("anna", "a", "", ("a.mp4",), first=1), every=7)
+    assert [frame.number for frame in frames] == [1, 8, 15]
+    assert [frame.image.mean() for frame in frames] == pytest.approx([0, 70, 140], abs=3)
+    assert reader.step == 7
 
 
 def test_a_video_at_any_url(tmp_path):
@@ -54,7 +54,7 @@ def test_a_video_at_any_url(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a video at all" * 100])
-def test_what_is_no_video_is_a_value_error(tmp_path, content):
+def test_a_file_that_is_not_a_video_is_a_value_error(tmp_path, content):
     (tmp_path / "a.mp4").write_bytes(content)
     with pytest.raises(ValueError, match="cannot be opened as a video"):
         read(tmp_path)
@@ -67,7 +67,7 @@ def test_a_truncated_video_is_a_value_error(tmp_path):
         read(tmp_path)
 
 
-def test_a_file_without_pictures_is_a_value_error(tmp_path):
+def test_a_file_without_a_video_stream_is_a_value_error(tmp_path):
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         sound = container.add_stream("aac", rate=8000)
         silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
@@ -97,17 +97,17 @@ def damage(file, *, at, length):
 def test_a_packet_that_cannot_be_decoded_ends_the_video_there_and_is_noted(tmp_path, noise):
     file, position, _ = noise
     damage(file, at=position, length=4)  # the length of its first unit
-    found, notes, _ = read(tmp_path)
-    assert [frame.number for frame in found] == list(range(15))
+    frames, notes, _ = read(tmp_path)
+    assert [frame.number for frame in frames] == list(range(15))
     assert notes[0][0] == "decode"
     assert notes[0][1].startswith("stopped after 15 frames")
 
 
-def test_patched_up_frames_and_those_that_build_on_them_are_left_out_and_noted(tmp_path, noise):
+def test_damaged_frames_and_those_that_depend_on_them_are_left_out_and_noted(tmp_path, noise):
     file, position, size = noise
     damage(file, at=position + size // 2, length=size // 4)
-    found, notes, _ = read(tmp_path)
-    assert [frame.number for frame in found] == [*range(15), *range(20, 40)]
+    frames, notes, _ = read(tmp_path)
+    assert [frame.number for frame in frames] == [*range(15), *range(20, 40)]
     assert notes == [("decode", "5 of 40 frames are damaged and left out")]
 
 
@@ -115,9 +115,9 @@ def test_a_video_that_ends_early_is_noted(tmp_path):
     random = np.random.default_rng(0)
     file = write_video(tmp_path / "a.avi", random.integers(0, 256, (25, 96, 128, 3), dtype=np.uint8))
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    found, notes, _ = read(tmp_path, Item("anna", "a", "", ("a.avi",)))
-    assert 0 < len(found) < 20
-    assert "of the 25 frames that it announces" in notes[-1][1]
+    frames, notes, _ = read(tmp_path, Item("anna", "a", "", ("a.avi",)))
+    assert 0 < len(frames) < 20
+    assert "of the 25 frames that its header announces" in notes[-1][1]
 
 
 def test_images_keep_their_numbers_and_a_bad_one_is_noted_and_left_out(tmp_path):
@@ -125,17 +125,17 @@ def test_images_keep_their_numbers_and_a_bad_one_is_noted_and_left_out(tmp_path)
         (tmp_path / f"{number:04d}.jpg").write_bytes(simplejpeg.encode_jpeg(draw(colour=(number * 10,) * 3)))
     (tmp_path / "0009.jpg").write_bytes(b"\xff\xd8 broken")
     item = Item("F001", "T1", "", tuple(f"{n:04d}.jpg" for n in (7, 8, 9, 10)), (7, 8, 9, 10))
-    found, notes, frames = read(tmp_path, item)
-    assert [(frame.number, round(frame.image.mean())) for frame in found] == [(7, 70), (8, 80), (10, 100)]
+    frames, notes, reader = read(tmp_path, item)
+    assert [(frame.number, round(frame.image.mean())) for frame in frames] == [(7, 70), (8, 80), (10, 100)]
     assert notes[0][0] == "decode"
     assert "1 of 4 images" in notes[0][1]
     assert "0009.jpg" in notes[0][1]
-    assert frames.step == 1
+    assert reader.step == 1
 
 
 def test_images_numbered_in_tens_are_neighbours(tmp_path):
     item = Item("F001", "T1", "", ("a", "b", "c", "d"), (10, 20, 30, 100))
-    assert Frames(item, root=str(tmp_path), every=2, note=print).step == 20
+    assert FrameReader(item, root=str(tmp_path), every=2, note=print).step == 20
 
 
 def test_png_and_misnamed_images_decode():

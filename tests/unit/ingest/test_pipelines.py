@@ -1,4 +1,4 @@
-"""The files under pipelines/, and what a pipeline says before it needs Ray."""
+"""The files under pipelines/, and the checks of a pipeline before it needs Ray."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from facscale import ingest, spec
 from facscale.data import DataError
 from facscale.ingest.items import Fault
-from facscale.ingest.parts import Status
-from facscale.ingest.pipeline import recipe_of
-from facscale.ingest.report import Report, summarise
+from facscale.ingest.pipeline import build_recipe
+from facscale.ingest.report import IngestReport, build_report
+from facscale.ingest.work_store import ItemStatus
 
 PIPELINES = sorted((Path(__file__).parents[3] / "pipelines").glob("*.yaml"))
 
@@ -27,7 +27,7 @@ def test_every_pipeline_is_a_valid_program(file, monkeypatch):
     comment = " ".join(line for line in lines[1:] if line.startswith("#"))
     assert "Cost:" in comment
     assert "ou need:" in comment
-    pipeline = ingest.configure(spec.read(file))
+    pipeline = ingest.configure(spec.read_spec(file))
     assert pipeline.name == file.stem
     assert pipeline.source.root.startswith("/data/")
     assert pipeline.output.startswith("/data/")
@@ -48,22 +48,24 @@ def make(tmp_path, **more):
     )
 
 
-def test_the_recipe_knows_what_changes_crops_and_nothing_else(tmp_path):
-    recipe = recipe_of(make(tmp_path))
-    assert recipe_of(make(tmp_path / "moved", name="x", ingest={"workers": 9, "row_group_mb": 1.0})) == recipe
-    assert recipe_of(make(tmp_path, crop={"size": 64})) != recipe
-    assert recipe_of(make(tmp_path, detector={"name": "none", "detect_every": 2})) != recipe
-    assert recipe_of(make(tmp_path, detector={"name": "none", "detect_every": 1})) == recipe  # the default, spelled out
+def test_the_recipe_holds_what_changes_the_crops_and_nothing_else(tmp_path):
+    recipe = build_recipe(make(tmp_path))
+    assert build_recipe(make(tmp_path / "moved", name="x", ingest={"workers": 9, "row_group_mb": 1.0})) == recipe
+    assert build_recipe(make(tmp_path, crop={"size": 64})) != recipe
+    assert build_recipe(make(tmp_path, detector={"name": "none", "detect_every": 2})) != recipe
+    assert (
+        build_recipe(make(tmp_path, detector={"name": "none", "detect_every": 1})) == recipe
+    )  # the default, spelled out
 
 
-def test_a_layout_that_does_not_fit_its_source_says_so(tmp_path):
+def test_a_layout_that_does_not_fit_its_source_is_an_error(tmp_path):
     (tmp_path / "readme.txt").write_text("x")
     with pytest.raises(DataError, match=r'the layout "videos" expects'):
         ingest.run(make(tmp_path), progress=False)
 
 
 def test_rendering_needs_a_tree_and_a_local_folder(tmp_path):
-    with pytest.raises(spec.SpecError, match="no tree of its own"):
+    with pytest.raises(spec.SpecError, match="cannot be rendered in the layout"):
         ingest.run(make(tmp_path, render={}), progress=False)
     remote = make(tmp_path, render={}, source={"layout": "bp4d", "root": "memory://raw"})
     with pytest.raises(spec.SpecError, match="local folder only"):
@@ -72,8 +74,8 @@ def test_rendering_needs_a_tree_and_a_local_folder(tmp_path):
 
 def test_the_report_counts_and_reads_back(tmp_path):
     statuses = [
-        Status("1", "a.mp4", "a", "a", "", frames=100, faces=80, faceless=15, dropped=5, tracks=2, seconds=2.0),
-        Status(
+        ItemStatus("1", "a.mp4", "a", "a", "", frames=100, faces=80, faceless=15, dropped=5, tracks=2, seconds=2.0),
+        ItemStatus(
             "2",
             "b.mp4",
             "b",
@@ -86,17 +88,17 @@ def test_the_report_counts_and_reads_back(tmp_path):
         ),
     ]
     listed = (Fault("'x\\n'", "list", "unsafe file name"),)
-    report = summarise(name="n", output=str(tmp_path), statuses=statuses, faults=listed, reused=1, wall_s=3.0)
+    report = build_report(name="n", output=str(tmp_path), statuses=statuses, faults=listed, reused=1, wall_s=3.0)
     assert (report.items, report.identities, report.tracks, report.frames, report.faces) == (2, 1, 2, 150, 80)
     assert report.detection_rate == pytest.approx(85 / 150)
-    assert [fault.item for fault in report.skipped] == ["'x\\n'", "b.mp4"]
-    text = report.table()
+    assert [fault.item for fault in report.sorted_faults] == ["'x\\n'", "b.mp4"]
+    text = report.format_text()
     assert "1 faces, 1 list" in text
     assert "b.mp4" in text
     report.write(statuses)
-    assert Report.read(str(tmp_path)) == report
+    assert IngestReport.read(str(tmp_path)) == report
     assert (tmp_path / "report.txt").read_text().startswith("n -> ")
-    assert Report.read(str(tmp_path / "nowhere")) is None
+    assert IngestReport.read(str(tmp_path / "nowhere")) is None
 
 
 def test_the_contact_sheet_shows_each_identity_in_its_row(tmp_path):
@@ -118,10 +120,10 @@ def test_the_contact_sheet_shows_each_identity_in_its_row(tmp_path):
                 "landmarks": [float("nan")] * 136,
             }
             writer.add_track(pa.Table.from_pylist([{**rows, "frame": n} for n in range(6)]))
-    picture = ingest.contact_sheet(str(tmp_path), identities=3, crops=4, size=16, landmarks=True)
+    picture = ingest.draw_contact_sheet(str(tmp_path), identities=3, crops=4, size=16, landmarks=True)
     assert picture.shape == (3 * 18, 4 * 18, 3)
     for row, colour in enumerate(colours.values()):
         for column in range(4):
             cell = picture[row * 18 : row * 18 + 16, column * 18 : column * 18 + 16]
             assert cell.reshape(-1, 3).mean(axis=0) == pytest.approx(colour, abs=8)
-    assert ingest.contact_sheet(str(tmp_path), identities=2, crops=9, size=16).shape == (2 * 18, 9 * 18, 3)
+    assert ingest.draw_contact_sheet(str(tmp_path), identities=2, crops=9, size=16).shape == (2 * 18, 9 * 18, 3)

@@ -8,21 +8,25 @@ import json
 import numpy as np
 import pytest
 
-from faces import lengths_data_set
+from faces import write_face_data_set
 from facscale.data import Dataset
-from facscale.evaluate import Row
-from facscale.inference import export
+from facscale.evaluate import MethodScores
 from facscale.inference.embed import Embeddings
-from facscale.job import judge as judging
-from facscale.job import verify
-from facscale.job.card import Card, CardError, Made, beside, card, card_page, printed_of
-from facscale.job.judge import Judge
-from facscale.job.labelled import Labelled, groups
-from facscale.job.lanes import Lanes
-from facscale.job.variants import rows
-from facscale.report.published import published
-from facscale.spec import Document, SpecError, read
-from facscale.train.worker import make_method
+from facscale.job import evaluator, verify
+from facscale.job.card import (
+    Card,
+    CardError,
+    TrainedWeights,
+    build_card,
+    compare_to_paper,
+    find_published,
+    render_card,
+)
+from facscale.job.variants import expand_variants
+from facscale.report.published import find_results
+from facscale.spec import Document, SpecError, read_spec
+from facscale.spec.renamed import restore_old_names
+from planned import PlannedJob
 
 CLP = """
 method: {name: clp, depth: 18, width: 4, hidden: 8, embedding: 8, queue_size: 8}
@@ -35,11 +39,11 @@ evaluate: {folds: 3, seed: 1, probe: {epochs: 3}}
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    lengths_data_set(str(folder / "one"), [6] * 9, au=(1, 12), name="one")
+    write_face_data_set(str(folder / "one"), [6] * 9, au=(1, 12), name="one")
     return str(folder / "one")
 
 
-def looked_at(model, *, job, on, subjects=None):
+def looked_at(model, on, *, job, subjects=None):
     """Features that follow from the encoder and tell something of the labels; in a fresh place, as nothing is believed."""
     weight = float(next(model.encoder.parameters()).detach().sum())
     random = np.random.default_rng(0)
@@ -52,30 +56,29 @@ def looked_at(model, *, job, on, subjects=None):
 
 @pytest.fixture
 def judged(data, tmp_path, monkeypatch):
-    """The card of a run that was just judged, and where it lies."""
-    monkeypatch.setattr(judging, "embedded", looked_at)
+    """The card of a run that was just evaluated, where it is, and its scores."""
+    monkeypatch.setattr(evaluator, "embed_frames", looked_at)
     monkeypatch.setattr(verify, "join", lambda: None)
     (tmp_path / "job.yaml").write_text(CLP.replace("ONE", data).replace("STORAGE", str(tmp_path / "runs")))
-    (row,) = rows(read(tmp_path / "job.yaml"), name="clp")
-    sets = [Labelled.open(data, evaluate=row.job.evaluate)]
+    (row,) = expand_variants(read_spec(tmp_path / "job.yaml"), name="clp")
+    planned = PlannedJob(row)
+    (export,) = planned.exports.values()
     weights = tmp_path / "weights" / "method.safetensors"
-    made = {}
-
-    def train(task, title):
-        exported = export.save(make_method(task))
-        weights.parent.mkdir()
-        weights.write_bytes(exported)
-        made[title] = Made(str(weights), hashlib.sha256(exported).hexdigest(), {})
-        return exported
-
-    judge = Judge(row, train, Lanes(1))
-    (part,) = groups(row.job, sets)
-    lines = {title: told.row(0.5) for title, told in judge.probed(judge.pretrained, on=part).items()}
-    found = card(
-        row, job="clp", parts=[part], unlabelled=[Dataset(data)], rows=lines, made=made, commit="c0ffee", cluster="here"
+    weights.parent.mkdir()
+    weights.write_bytes(export)
+    scores = {title: predictions.score(0.5) for title, predictions in planned.predict().items()}
+    card = build_card(
+        row,
+        job="clp",
+        groups=planned.groups,
+        unlabelled=[Dataset(data)],
+        scores=scores,
+        weights={"clp": TrainedWeights(str(weights), hashlib.sha256(export).hexdigest())},
+        commit="c0ffee",
+        cluster="here",
     )
-    (tmp_path / "card.json").write_text(found.to_json())
-    return found, tmp_path / "card.json", lines["one"]
+    (tmp_path / "card.json").write_text(card.to_json())
+    return card, tmp_path / "card.json", scores["one"]
 
 
 def changed(path, change):
@@ -100,30 +103,30 @@ def test_a_card_says_everything(judged, data):
     np.testing.assert_array_equal(np.array(found.results["one"]["f1"], float), row.by_fold)
     assert {"torch", "python", "facscale"} <= found.versions.keys()
     assert found.papers == {"one": []}
-    page = card_page(found)
+    page = render_card(found)
     assert f"{100 * row.mean:.1f}" in page
     assert "c0ffee" in page
 
 
 def test_what_papers_print_stands_beside_ours():
-    (line,) = [line for line in published("BP4D", paper="CLP", method="clp") if line.aus]
+    (line,) = [line for line in find_results("BP4D", paper="CLP", method="clp") if line.aus]
     aus = tuple(line.aus)[::-1]
-    ours = Row("clp", aus, np.array([[line.values[au] / 100 + 0.01 for au in aus]]), np.zeros(len(aus)), ("fold0",))
-    found = beside(ours, line)
+    ours = MethodScores("clp", aus, np.array([[line.values[au] / 100 + 0.01 for au in aus]]), np.zeros(len(aus)), ("fold0",))
+    found = compare_to_paper(ours, line)
     assert found["difference"] == pytest.approx(dict.fromkeys((f"AU{au}" for au in aus), 1.0))
     assert found["mean_difference"] == pytest.approx(1.0)
-    few = Row("clp", aus[:2], ours.by_fold[:, :2], np.zeros(2), ("fold0",))
-    assert set(beside(few, line)["difference"]) == {f"AU{au}" for au in aus[:2]}
+    few = MethodScores("clp", aus[:2], ours.by_fold[:, :2], np.zeros(2), ("fold0",))
+    assert set(compare_to_paper(few, line)["difference"]) == {f"AU{au}" for au in aus[:2]}
 
 
 def test_a_row_is_looked_up_by_its_own_name_first(tmp_path, data):
     (tmp_path / "job.yaml").write_text(
         "method: {name: aunet, interval: 0, resnet_width: 4}\nevaluate: {baselines: {AU-TDN: {method: {interval: 2}}}}\n"
     )
-    main, tdn = rows(read(tmp_path / "job.yaml"), name="aunet")
-    assert {line.method for line in printed_of("bp4d", main)} == {"AUNet"}
-    assert {line.method for line in printed_of("bp4d", tdn)} == {"AU-TDN"}
-    assert printed_of("synthetic_bp4d", tdn) == []
+    main, tdn = expand_variants(read_spec(tmp_path / "job.yaml"), name="aunet")
+    assert {line.method for line in find_published("bp4d", main)} == {"AUNet"}
+    assert {line.method for line in find_published("bp4d", tdn)} == {"AU-TDN"}
+    assert find_published("synthetic_bp4d", tdn) == []
 
 
 def test_the_digits_hold(judged, capsys):
@@ -161,21 +164,29 @@ def test_weights_may_have_moved_but_not_changed(judged, tmp_path):
     with pytest.raises(CardError, match=weights["sha256"]):
         verify.verify_card(str(path), weights=str(tmp_path / "moved"))
     (tmp_path / "moved").rename(tmp_path / "weights")
-    with pytest.raises(CardError, match="is not what was judged"):
+    with pytest.raises(CardError, match="is not what was evaluated"):
         verify.verify_card(str(path))
 
 
 def test_other_data_and_other_folds_are_refused(judged, tmp_path):
     _, path, _ = judged
-    lengths_data_set(str(tmp_path / "other"), [7] * 9, au=(1, 12), name="one")
+    write_face_data_set(str(tmp_path / "other"), [7] * 9, au=(1, 12), name="one")
     with pytest.raises(CardError, match="fingerprint"):
         verify.verify_card(str(path), changes=[Document({"data": {"labelled": [str(tmp_path / "other")]}}, {})])
-    with pytest.raises(CardError, match="other people are tested"):
+    with pytest.raises(CardError, match="test other people"):
         verify.verify_card(str(path), changes=[Document({"evaluate": {"seed": 2}}, {})])
 
 
+def test_a_card_from_before_keys_were_renamed_is_read(judged, capsys):
+    card, path, _ = judged
+    path.write_text(json.dumps(json.loads(card.to_json()) | {"spec": restore_old_names(card.spec)}))
+    assert '"patience": 600' in path.read_text()
+    assert Card.from_json(path.read_bytes(), source="x") == card
+    assert verify.verify_card(str(path))
+
+
 def test_what_is_no_card_is_refused(tmp_path):
-    for text, message in (("{}", "is no reproduction card"), ('{"schema": 9}', "has schema 9"), ("x", "is no repro")):
+    for text, message in (("{}", "is not a reproduction card"), ('{"schema": 9}', "has schema 9"), ("x", "is not a repro")):
         (tmp_path / "card.json").write_text(text)
         with pytest.raises(CardError, match=message):
             verify.verify_card(str(tmp_path / "card.json"))

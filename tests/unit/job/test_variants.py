@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from facscale.job.variants import cluster_name, repeated, rows, run_key, training_key
+from facscale.job.variants import expand_seeds, expand_variants, get_cluster_name, make_run_key, make_training_key
 from facscale.methods import DataFacts
-from facscale.spec import read
-from facscale.train.task import Task
+from facscale.spec import read_spec
+from facscale.train.task import TrainingTask
 
 JOB = """
 method: {name: clp, margin: 0.2}
@@ -19,7 +19,7 @@ evaluate:
 def test_a_baseline_is_the_job_with_a_patch(tmp_path):
     path = tmp_path / "job.yaml"
     path.write_text(JOB)
-    main, random, wide = rows(read(path), name="main")
+    main, random, wide = expand_variants(read_spec(path), name="main")
     assert [row.name for row in (main, random, wide)] == ["main", "random", "wide"]
     assert [row.config.margin for row in (main, random, wide)] == [0.2, 0.2, 0.5]
     assert random.job.train.epochs == 0
@@ -28,16 +28,16 @@ def test_a_baseline_is_the_job_with_a_patch(tmp_path):
 def test_null_leaves_an_inherited_baseline_out(tmp_path):
     path = tmp_path / "job.yaml"
     path.write_text(JOB)
-    assert [row.name for row in rows(read(path, ["evaluate.baselines.random=null"]), name="main")] == ["main", "wide"]
+    assert [row.name for row in expand_variants(read_spec(path, ["evaluate.baselines.random=null"]), name="main")] == ["main", "wide"]
 
 
 def test_a_row_is_repeated_for_each_seed_and_only_the_seed_decides_the_weights(tmp_path):
     path = tmp_path / "job.yaml"
     path.write_text(JOB)
-    (main, *_), (once, *_) = (rows(read(path, [f"seeds={n}", "seed=4"]), name="main") for n in (2, 1))
-    assert [(row.title, row.job.seed) for row in repeated(main)] == [("main seed 4", 4), ("main seed 5", 5)]
-    assert [row.title for row in repeated(once)] == ["main"]
-    keys = [training_key(Task(row.job, row.config, DataFacts()), fingerprints=[]) for row in [*repeated(main), once]]
+    (main, *_), (once, *_) = (expand_variants(read_spec(path, [f"seeds={n}", "seed=4"]), name="main") for n in (2, 1))
+    assert [(row.title, row.job.seed) for row in expand_seeds(main)] == [("main seed 4", 4), ("main seed 5", 5)]
+    assert [row.title for row in expand_seeds(once)] == ["main"]
+    keys = [make_training_key(TrainingTask(row.job, row.config, DataFacts()), fingerprints=[]) for row in [*expand_seeds(main), once]]
     assert keys[0] == keys[2] != keys[1]
 
 
@@ -46,8 +46,8 @@ def test_the_same_job_on_two_clusters_with_names_is_two_runs_else_one(tmp_path, 
     path.write_text(JOB)
 
     def key(*overrides):
-        (main, *others) = rows(read(path, list(overrides)), name="main")
-        return run_key([main, *others], fingerprints=["data"], cluster=cluster_name(main.job))
+        (main, *others) = expand_variants(read_spec(path, list(overrides)), name="main")
+        return make_run_key([main, *others], fingerprints=["data"], cluster=get_cluster_name(main.job))
 
     monkeypatch.delenv("FACSCALE_CLUSTER", raising=False)
     nameless, east, west = key(), key("cluster.name=east"), key("cluster.name=west")

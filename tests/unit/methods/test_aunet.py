@@ -1,4 +1,4 @@
-"""AUNet: its equations by hand, its size against the paper's, what is frozen, and what moves."""
+"""AUNet: its equations by hand, its size against the paper's, its frozen parts, and motion."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from facscale import methods
-from facscale.data.labels import inverse_frequency
+from facscale.data.labels import compute_au_weights
 from facscale.inference import export
 from facscale.job.cost import random_batch
 from facscale.methods import DataFacts
-from facscale.methods.base import total
+from facscale.methods.base import sum_losses
 from facscale.spec import SpecError
-from learning import learned
+from overfitting import overfit
 
-KIND = methods.find("aunet")
+KIND = methods.find_method("aunet")
 BP4D = (1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24)
 TINY = {"width": 16, "hidden": 16, "resnet_width": 8}
 SETS = ((1, 2, 4), (12, 4))  # their union is AUS
@@ -31,11 +31,11 @@ def facts_of(*, sets=((1, 2, 4, 12),), size=64):
 
 
 def fan_of(facts, **options):
-    return export.build("fan", methods.find("fan").Config(**{"width": 16, "levels": 2, **options}), facts)
+    return export.build_method("fan", methods.find_method("fan").Config(**{"width": 16, "levels": 2, **options}), facts)
 
 
 def labels_of(facts, **options):
-    return export.build("labelvae", methods.find("labelvae").Config(**{"latent": 8, **options}), facts)
+    return export.build_method("labelvae", methods.find_method("labelvae").Config(**{"latent": 8, **options}), facts)
 
 
 def build(*, fan=True, labels=True, facts=None, **options):
@@ -43,12 +43,12 @@ def build(*, fan=True, labels=True, facts=None, **options):
     facts = facts or facts_of()
     inputs = {"fan": fan_of(facts)} if fan else {}
     inputs |= {"labels": labels_of(facts)} if labels else {}
-    return export.build("aunet", KIND.Config(**{**TINY, **options}), facts, **inputs)
+    return export.build_method("aunet", KIND.Config(**{**TINY, **options}), facts, **inputs)
 
 
 def batch_of(method, *, samples=4, seed=0, views=None):
     """Smooth faces of noise; the five points of neighbours lie a little apart."""
-    views = views or KIND.sample(method.config)
+    views = views or KIND.train_views(method.config)
     size = method.facts.image_size
     batch = random_batch(views, size=size, aus=len(method.facts.aus), samples=samples, seed=seed)
     random = torch.Generator().manual_seed(seed)
@@ -75,8 +75,8 @@ def mixed(**options):
     return method, batch
 
 
-def trained(method):
-    return [p for root in method.learning() for n in root.modules for p in method.get_submodule(n).parameters()]
+def trained_parameters(method):
+    return [p for root in method.trainable_roots() for n in root.modules for p in method.get_submodule(n).parameters()]
 
 
 @pytest.mark.parametrize(
@@ -87,27 +87,28 @@ def trained(method):
 def test_the_size_is_the_papers(options, parameters, operations):
     """Section V.F: what is trained, in millions and GFLOPs; FAN apart: 12.11 M and 13.97 GFLOPs.
 
-    A multiplication and an addition are one operation, and FAN is counted on one frame; a step of AUNet asks it thrice.
+    A multiplication and an addition are one operation, and FAN is counted on one frame; a step of AUNet runs it three
+    times.
     """
     facts = DataFacts(aus=BP4D, au_weights=(1.0,) * 12, sets=(BP4D,), image_size=256)
     with torch.device("meta"):
         inputs = {"fan": fan_of(facts, width=256, levels=4)}
         if options.pop("labels", True):
             inputs["labels"] = labels_of(facts, latent=8)
-        method = export.build("aunet", KIND.Config(**options), facts, **inputs).eval()
+        method = export.build_method("aunet", KIND.Config(**options), facts, **inputs).eval()
         clip = torch.rand(1, 3 if method.config.interval else 1, 3, 256, 256)
-    learning = sum(p.numel() for p in trained(method) if p.requires_grad)
+    learning = sum(p.numel() for p in trained_parameters(method) if p.requires_grad)
     assert learning / 1e6 == pytest.approx(parameters, rel=0.003)
     frozen = method.encoder.basic
     assert sum(p.numel() for p in frozen.parameters()) / 1e6 == pytest.approx(12.11, rel=0.003)
-    seen = counted(lambda: frozen(clip[:, 0]))
-    assert seen == pytest.approx(13.97, rel=0.03)
-    whole = counted(lambda: method.classifier(method.encoder.of_clips(clip)))
-    assert whole - clip.shape[1] * seen == pytest.approx(operations, rel=0.01)
+    fan_gflops = count_gflops(lambda: frozen(clip[:, 0]))
+    assert fan_gflops == pytest.approx(13.97, rel=0.03)
+    gflops = count_gflops(lambda: method.classifier(method.encoder.embed_clips(clip)))
+    assert gflops - clip.shape[1] * fan_gflops == pytest.approx(operations, rel=0.01)
 
 
-def counted(run):
-    """Of a forward pass, in 10^9; a multiplication and an addition are one."""
+def count_gflops(run):
+    """GFLOPs of a forward pass; a multiplication and an addition are one operation."""
     with FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops() / 2e9
@@ -117,9 +118,9 @@ def test_classification_is_eq_1_with_weights_of_the_labels():
     r"""w_i = (1 / r_i) / sum 1 / r_k, summed over AUs: with the code's factor n and the mean over AUs the same."""
     labels = [[1, 1, 0, 0], [0, 1, 0, 1], [1, 1, 1, 0], [0, 0, 0, 1]]
     rates = [2 / 4, 3 / 4, 1 / 4, 2 / 4]
-    weights = [1 / r / sum(1 / other for other in rates) for r in rates]
+    weights = [1 / r / sum(1 / rate for rate in rates) for r in rates]
     au = torch.tensor(labels, dtype=torch.int8)
-    facts = DataFacts(aus=AUS, au_weights=tuple(map(float, inverse_frequency(au.numpy()))), sets=(AUS,), image_size=64)
+    facts = DataFacts(aus=AUS, au_weights=tuple(map(float, compute_au_weights(au.numpy()))), sets=(AUS,), image_size=64)
     method = build(facts=facts, interval=0, labels=False, flip_at_test=False).eval()
     batch = batch_of(method)
     batch.face.columns["au"] = au[:, None]
@@ -129,13 +130,13 @@ def test_classification_is_eq_1_with_weights_of_the_labels():
         p = 1 / (1 + math.exp(-logits[row][column]))
         return -weights[column] * math.log(p if labels[row][column] else 1 - p)
 
-    every = [(row, column) for row in range(4) for column in range(4)]
-    eq_1 = sum(cost(*one) for one in every) / 4  # mean over frames
+    entries = [(row, column) for row in range(4) for column in range(4)]
+    eq_1 = sum(cost(*entry) for entry in entries) / 4  # mean over frames
     assert method.classify(batch)["bce"].value.item() == pytest.approx(eq_1, rel=1e-5)
     missing = {(0, 1), (3, 0), (3, 2)}
     for row, column in missing:
         batch.face.au[row, 0, column] = -1
-    left = [4 * cost(*one) for one in every if one not in missing]  # n w_i
+    left = [4 * cost(*entry) for entry in entries if entry not in missing]  # n w_i
     assert method.classify(batch)["bce"].value.item() == pytest.approx(sum(left) / len(left), rel=1e-5)
 
 
@@ -144,7 +145,7 @@ def test_by_option_both_classes_of_an_au_weigh_the_same():
     method = build(facts=facts, interval=0, labels=False, weighting="class").eval()
     batch = batch_of(method)
     loss = method.classify(batch)["bce"].value
-    logits, au = method.classifier(method.encoder.of_clips(method.clips(batch))), batch.face.au[:, 0]
+    logits, au = method.classifier(method.encoder.embed_clips(method.align_clips(batch))), batch.face.au[:, 0]
     terms = [
         -facts.label_weights[int(label)][n] * math.log(1 / (1 + math.exp(-(logit if label else -logit))))
         for row, labels in zip(logits.tolist(), au.tolist(), strict=True)
@@ -154,7 +155,7 @@ def test_by_option_both_classes_of_an_au_weigh_the_same():
     assert loss.item() == pytest.approx(sum(terms) / len(terms), rel=1e-5)
 
 
-def encoded(coder, values):
+def slow_encode(coder, values):
     """Mean and logarithm of the variance of one label, number by number in float64."""
 
     def layer(linear, given):
@@ -173,30 +174,30 @@ def test_consistency_is_eq_3_on_each_sets_own_vae(consistency):
     with torch.no_grad():  # as if trained: variances differ
         for p in method.labels.parameters():
             p.add_(0.5 * torch.randn_like(p))
-    logits, found, count = method.predict(batch).tolist(), 0.0, 0
-    for row, columns, coder in (
-        (0, [0, 1, 2], 0), (1, [3, 2], 1), (2, [0, 1, 2], 0), (4, [3, 2], 1)
-    ):  # fmt: skip
+    logits, result, count = method.predict(batch).tolist(), 0.0, 0
+    for row, columns, coder in ((0, [0, 1, 2], 0), (1, [3, 2], 1), (2, [0, 1, 2], 0), (4, [3, 2], 1)):
         own = method.labels.coders[coder]
-        mean, log_variance = encoded(own, [1 / (1 + math.exp(-logits[row][c])) for c in columns])
-        true_mean, true_log_variance = encoded(own, [batch.face.au[row, 0, c].item() for c in columns])
+        mean, log_variance = slow_encode(own, [1 / (1 + math.exp(-logits[row][c])) for c in columns])
+        true_mean, true_log_variance = slow_encode(own, [batch.face.au[row, 0, c].item() for c in columns])
         squares = [(m - t) ** 2 for m, t in zip(mean, true_mean, strict=True)]
         if consistency == "paper":
-            found += sum(squares)
-            found += sum((math.exp(a) - math.exp(b)) ** 2 for a, b in zip(log_variance, true_log_variance, strict=True))
+            result += sum(squares)
+            result += sum(
+                (math.exp(a) - math.exp(b)) ** 2 for a, b in zip(log_variance, true_log_variance, strict=True)
+            )
         else:
-            found += sum(squares) / 8 + sum(math.exp(lv / 2) for lv in log_variance) / 8
+            result += sum(squares) / 8 + sum(math.exp(lv / 2) for lv in log_variance) / 8
         count += 1
     losses = method.classify(batch)
-    assert losses["consistency"].value.item() == pytest.approx(found / count, rel=1e-4)
-    eq_4 = losses["bce"].value.item() + 0.7 * found / count
-    assert total(losses).item() == pytest.approx(eq_4, rel=1e-4)
+    assert losses["consistency"].value.item() == pytest.approx(result / count, rel=1e-4)
+    eq_4 = losses["bce"].value.item() + 0.7 * result / count
+    assert sum_losses(losses).item() == pytest.approx(eq_4, rel=1e-4)
 
 
 def test_only_complete_frames_and_aus_of_their_set_are_pulled():
     method, batch = mixed()
     logits = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    method.disagreement(logits, batch).backward()
+    method.consistency_loss(logits, batch).backward()
     pulled = [[1, 1, 1, 0], [0, 0, 1, 1], [1, 1, 1, 0], [0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0]]
     assert (logits.grad != 0).int().tolist() == pulled
 
@@ -212,8 +213,8 @@ def test_batches_without_a_set_still_train(left):
     )
     losses = method.classify(batch)
     assert (losses["consistency"].value.item() > 0) == (left == [1, 4])
-    total(losses).backward()
-    learning = [p for p in trained(method) if p.requires_grad]
+    sum_losses(losses).backward()
+    learning = [p for p in trained_parameters(method) if p.requires_grad]
     assert all(p.grad is not None and p.grad.isfinite().all() for p in learning)
 
 
@@ -236,7 +237,7 @@ def test_fan_and_the_labels_vae_are_frozen_and_the_vae_lets_gradient_through():
     frozen = {"fan": method.encoder.basic, "labels": method.labels}
     before = {name: {k: v.clone() for k, v in part.state_dict().items()} for name, part in frozen.items()}
     trunk = method.encoder.stages[0][0].bn1.running_mean.clone()
-    learned(method, batch, steps=3, lr=0.01)
+    overfit(method, batch, steps=3, lr=0.01)
     assert not torch.equal(method.encoder.stages[0][0].bn1.running_mean, trunk)
     for name, part in frozen.items():
         assert all(torch.equal(value, before[name][key]) for key, value in part.state_dict().items()), name
@@ -247,7 +248,7 @@ def test_fan_and_the_labels_vae_are_frozen_and_the_vae_lets_gradient_through():
     assert all(p.grad.abs().sum() > 0 for p in (method.classifier[3].weight, method.encoder.narrow.weight))
 
 
-def test_neighbours_are_laid_over_the_frame():
+def test_neighbours_are_aligned_to_the_frame():
     method = build(labels=False)
     batch = batch_of(method, samples=2)
     wide = torch.rand(2, 3, 64, 80, generator=torch.Generator().manual_seed(0))
@@ -256,19 +257,19 @@ def test_neighbours_are_laid_over_the_frame():
     for frame, moved in enumerate((3, 0, -5)):  # to the right
         batch.face.images[:, frame, 0] = wide[..., 8 - moved : 72 - moved]
         columns["landmarks"][:, frame, ..., 0] += moved
-    clips = method.clips(batch)
+    clips = method.align_clips(batch)
     assert torch.equal(clips[:, 1], batch.face.images[:, 1, 0])
     for frame in (0, 2):
         torch.testing.assert_close(clips[:, frame, ..., 5:-5], clips[:, 1, ..., 5:-5], atol=1e-3, rtol=0)
     loose = build(labels=False, align=False)
-    assert torch.equal(loose.clips(batch), batch.face.images[:, :, 0])
+    assert torch.equal(loose.align_clips(batch), batch.face.images[:, :, 0])
 
 
-def test_the_mirrored_face_is_asked_too():
+def test_predictions_are_averaged_with_the_mirrored_faces():
     method = build().eval()
-    batch = batch_of(method, views=KIND.judged(method.config))
-    clips = method.clips(batch)
-    plain, mirrored = (method.classifier(method.encoder.of_clips(c)) for c in (clips, clips.flip(-1)))
+    batch = batch_of(method, views=KIND.eval_views(method.config))
+    clips = method.align_clips(batch)
+    plain, mirrored = (method.classifier(method.encoder.embed_clips(c)) for c in (clips, clips.flip(-1)))
     assert not torch.allclose(plain, mirrored)
     torch.testing.assert_close(method.predict(batch), (plain + mirrored) / 2)
     once = build(flip_at_test=False).eval()
@@ -276,9 +277,9 @@ def test_the_mirrored_face_is_asked_too():
 
 
 @pytest.mark.parametrize("interval", [0, 7])
-def test_frames_that_it_asks_for(interval):
+def test_views_of_training_and_evaluation(interval):
     config = KIND.Config(interval=interval)
-    (sample,), (judged,) = KIND.sample(config).values(), KIND.judged(config).values()
+    (sample,), (judged,) = KIND.train_views(config).values(), KIND.eval_views(config).values()
     assert sample.count == judged.count == (3 if interval else 1)
     assert sample.choose(20, 100, None).tolist() == ([13, 20, 27] if interval else [20])
     assert {"au", "data_set"} <= set(sample.columns)
@@ -302,11 +303,11 @@ ROWS = {
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_every_row_of_the_papers_tables_learns_a_batch_by_heart(row):
+def test_every_row_of_the_papers_tables_can_overfit_a_batch(row):
     options = ROWS[row]
     method = build(facts=facts_of(size=32), **options).train()
     batch = batch_of(method, samples=8)
-    history = learned(method, batch, steps=40, lr=1e-2)
+    history = overfit(method, batch, steps=40, lr=1e-2)
     assert history[-1]["bce"] < 0.3 * history[0]["bce"]
     assert ("consistency" in history[0]) == options.get("labels", True)
     if "consistency" in history[0]:
@@ -317,41 +318,41 @@ def test_every_row_of_the_papers_tables_learns_a_batch_by_heart(row):
 
 def test_a_given_resnet_is_trained_on():
     torch.manual_seed(0)
-    given = export.build("supervised", methods.find("supervised").Config(depth=34, width=4), DataFacts())
-    method = export.build("aunet", KIND.Config(**TINY, interval=0), facts_of(), pretrained=given)
+    given = export.build_method("supervised", methods.find_method("supervised").Config(depth=34, width=4), DataFacts())
+    method = export.build_method("aunet", KIND.Config(**TINY, interval=0), facts_of(), pretrained=given)
     images = torch.rand(2, 3, 64, 64)
     torch.testing.assert_close(method.eval().encoder(images), given.eval().encoder(images))
 
 
-def test_pictures_show_what_the_trunk_sees():
+def test_visualize_shows_the_maps_of_the_trunk():
     method = build().eval()
     batch = batch_of(method, samples=2)
-    columns = method.pictures(batch)
+    columns = method.visualize(batch)
     assert list(columns) == ["face", "16 x 16", "8 x 8", "4 x 4", "motion 1", "motion 2"]
     assert torch.equal(columns["face"], batch.face.images[:, 1, 0])
     for name, images in list(columns.items())[1:]:
         assert images.shape == (2, 3, 64, 64)
         assert (images.amin((1, 2, 3)) == 0).all(), name
         assert images.amax((1, 2, 3)).tolist() == pytest.approx([1, 1]), name
-    static = method.encoder.maps(method.clips(batch)).static[0].abs().mean(1)
+    static = method.encoder.extract_maps(method.align_clips(batch)).static[0].abs().mean(1)
     darkest = static.flatten(1).argmin(1)
     assert (columns["16 x 16"][:, 0, ::4, ::4].flatten(1).argmin(1) == darkest).all()
 
 
-def test_wrong_inputs_are_refused_in_words():
+def test_wrong_inputs_are_refused():
     facts = facts_of()
     fan, labels = fan_of(facts), labels_of(facts)
     other = labels_of(facts_of(sets=SETS))
     config = KIND.Config(**TINY)
     for inputs, message in (
-        ({"fan": labels}, "inputs.fan is labelvae, which holds no FAN"),
-        ({"labels": fan}, "inputs.labels is no label VAE of just the data sets"),
-        ({"fan": fan, "labels": other}, "inputs.labels is no label VAE of just the data sets"),
-        ({"pretrained": fan}, "inputs.pretrained is fan, which holds no ResNet"),
+        ({"fan": labels}, "inputs.fan is labelvae, which has no FAN as its encoder"),
+        ({"labels": fan}, "inputs.labels must be a label VAE of exactly the data sets"),
+        ({"fan": fan, "labels": other}, "inputs.labels must be a label VAE of exactly the data sets"),
+        ({"pretrained": fan}, "inputs.pretrained is fan, which has no ResNet as its encoder"),
         ({"fan": fan_of(facts, stacks=1)}, "method.stacks is 2, but the FAN of inputs.fan has 1"),
     ):
         with pytest.raises(SpecError, match=message):
-            export.build("aunet", config, facts, **inputs)
+            export.build_method("aunet", config, facts, **inputs)
 
 
 @pytest.mark.parametrize("wrong", [{"width": 6}, {"resnet_width": 5}, {"motion": 1.1}, {"interval": -1}])

@@ -9,7 +9,7 @@ import torch
 
 from facscale.data.views import Batch, Faces
 from facscale.methods import DataFacts
-from facscale.methods.base import total
+from facscale.methods.base import sum_losses
 from facscale.methods.clp import CLP, distance, reconstruction_loss, temporal_loss, triplet_weights
 
 T = 0.07
@@ -145,7 +145,7 @@ def test_total_is_eq_6():
     method = tiny(cir_weight=0.25)
     method.pretext(batch(seed=1))
     losses = method.pretext(batch(identity=[7, 8, 9]))
-    assert total(losses).item() == pytest.approx(losses["tcl"].value.item() + 0.25 * losses["cir"].value.item())
+    assert sum_losses(losses).item() == pytest.approx(losses["tcl"].value.item() + 0.25 * losses["cir"].value.item())
     assert losses["cir"].value.item() > 0
 
 
@@ -176,17 +176,19 @@ def test_the_queue_holds_the_keys_of_the_last_steps_with_their_identities():
 
 @pytest.mark.parametrize(("exclude", "repelled"), [("neighbours", True), ("both", False)])
 def test_own_identity_is_never_a_neighbour(monkeypatch, exclude, repelled):
-    seen = {}
-    monkeypatch.setattr("facscale.methods.clp.reconstruction_loss", lambda q, k, **masks: seen.update(masks) or q.sum())
+    masks_seen = {}
+    monkeypatch.setattr(
+        "facscale.methods.clp.reconstruction_loss", lambda q, k, **masks: masks_seen.update(masks) or q.sum()
+    )
     method = tiny(exclude=exclude)
     method.queue.identities.fill_(7)
     method.queue.filled.fill_(12)
     method.pretext(batch(identity=[7, 7, 8]))
     own, other = slice(0, 4), slice(4, 6)  # two frames of each sample
-    assert not seen["may_neighbour_BM"][own].any()
-    assert seen["may_neighbour_BM"][other].all()
-    assert seen["may_repel_BM"][own].all() == repelled
-    assert seen["may_repel_BM"][other].all()
+    assert not masks_seen["may_neighbour_BM"][own].any()
+    assert masks_seen["may_neighbour_BM"][other].all()
+    assert masks_seen["may_repel_BM"][own].all() == repelled
+    assert masks_seen["may_repel_BM"][other].all()
 
 
 def test_neighbours_and_negatives_share_the_queue_without_overlap():

@@ -9,22 +9,22 @@ import torch
 
 from facscale.data.views import Batch, Faces
 from facscale.job.cost import random_batch
-from facscale.methods import DataFacts, find
+from facscale.methods import DataFacts, find_method
 from facscale.methods.simsiam import distance
-from facscale.methods.tcnet import TCNet, ranked_triplets
-from learning import learned
+from facscale.methods.tcnet import TCNet, ranking_loss
+from overfitting import overfit
 
 TINY = {"depth": 18, "width": 4}
 
 
 def built(name, **options):
     torch.manual_seed(0)
-    kind = find(name)
+    kind = find_method(name)
     return kind(kind.Config(**TINY, **options), DataFacts()).train()
 
 
 def batch_of(method, *, samples=6, seed=0):
-    return random_batch(method.sample(method.config), size=32, aus=0, samples=samples, seed=seed)
+    return random_batch(method.train_views(method.config), size=32, aus=0, samples=samples, seed=seed)
 
 
 def unit(*shape, seed=0):
@@ -32,19 +32,19 @@ def unit(*shape, seed=0):
     return torch.nn.functional.normalize(torch.randn(*shape, generator=random, dtype=torch.float64), dim=-1)
 
 
-def test_ranked_triplets_loop_by_loop():
+def test_ranking_loss_loop_by_loop():
     clips = unit(3, 6, 4)
     expected = 0.0
     for clip in clips.tolist():
         d = [math.dist(clip[0], frame) ** 2 for frame in clip]
         expected += sum(max(0.0, d[j] - d[j + 1] + 0.05) for j in range(1, 5)) / 3
-    assert ranked_triplets(clips, margin=0.05).item() == pytest.approx(expected, abs=1e-12)
-    assert torch.autograd.gradcheck(lambda c: ranked_triplets(c, margin=0.5), (clips[:2].clone().requires_grad_(),))
+    assert ranking_loss(clips, margin=0.05).item() == pytest.approx(expected, abs=1e-12)
+    assert torch.autograd.gradcheck(lambda c: ranking_loss(c, margin=0.5), (clips[:2].clone().requires_grad_(),))
 
 
 @pytest.mark.parametrize(("spacing", "offsets"), [(1, (0, 1, 2, 3, 4)), (3, (0, 1, 4, 7, 10))])
 def test_frames_of_tcnet(spacing, offsets):
-    (view,) = TCNet.sample(TCNet.Config(length=5, spacing=spacing)).values()
+    (view,) = TCNet.train_views(TCNet.Config(length=5, spacing=spacing)).values()
     assert view.offsets == offsets
     assert view.choose(7, 99, None).tolist() == [7 + offset for offset in offsets]
     assert view.extent == offsets[-1] + 1
@@ -69,7 +69,7 @@ def test_simsiam_starts_every_block_as_its_shortcut():
     assert encoder.layer1[1].bn1.weight.min() == 1
 
 
-def test_a_copy_is_nearer_than_a_stranger_for_simclr():
+def test_a_copy_is_nearer_than_another_frame_for_simclr():
     """The same copies in the right and in a wrong order: only the pairing differs."""
     method = built("simclr", embedding=8).eval()
     images = torch.rand(6, 1, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -83,7 +83,7 @@ def faces(images):
 
 
 @pytest.mark.parametrize("head", ["linear", "mlp"])
-def test_moco_repels_what_stands_in_the_queue_and_enqueues_its_keys(head):
+def test_moco_repels_the_keys_in_the_queue_and_enqueues_its_own(head):
     method = built("moco", embedding=8, queue_size=16, head=head)
     first = method.contrast(batch_of(method))["contrast"].value
     assert first.item() == 0, "nothing repels yet"
@@ -103,13 +103,13 @@ def test_cvc_splits_the_cycle_queue_and_keeps_the_heads_apart():
     assert int(method.queue.filled) == 16
     assert int(method.cycle_queue.filled) == 12
     assert not torch.allclose(method.queue.keys[:6], method.cycle_queue.keys[:6])
-    queries, others = method._by_way_of_neighbours(unit(5, 8).float(), method.cycle_queue.keys)
+    queries, others = method._cycle_through_neighbours(unit(5, 8).float(), method.cycle_queue.keys)
     assert (queries.shape, others.shape) == ((5, 8), (8, 8))
 
 
 def test_cvc_needs_negatives():
-    kind = find("cvc")
-    with pytest.raises(ValueError, match="the rest repel"):
+    kind = find_method("cvc")
+    with pytest.raises(ValueError, match="the other keys are negatives"):
         kind.Config(cycle_queue_size=10, support=10)
 
 
@@ -124,7 +124,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_one_small_batch_can_be_learned(name, monkeypatch):
-    """Against a queue of other people that stands still, where there is one."""
+    """With a fixed queue of other people, for the methods that have a queue."""
     method = built(name, **OPTIONS[name])
     (phase,) = method.phases()
     for seed in range(1, 5):
@@ -133,5 +133,5 @@ def test_one_small_batch_can_be_learned(name, monkeypatch):
     batch = batch_of(method)
     if name == "cvc":  # two frames of one video are alike
         batch.faces.images[:, 1] = batch.faces.images[:, 0] + 0.05 * torch.rand_like(batch.faces.images[:, 0])
-    history = [losses["total"] for losses in learned(method, batch, steps=60, lr=2e-3)]
+    history = [losses["total"] for losses in overfit(method, batch, steps=60, lr=2e-3)]
     assert min(history[-5:]) < (history[0] - 0.5 if name == "simsiam" else 0.6 * history[0])

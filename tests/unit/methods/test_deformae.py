@@ -9,16 +9,16 @@ import torch
 from torch import nn
 
 from facscale.data.views import Batch, Faces
-from facscale.methods import DataFacts, find
+from facscale.methods import DataFacts, find_method
 from facscale.methods.deformae import DenseBlock, DenseEncoder
-from learning import learned
+from overfitting import overfit
 
 SIZE = 32
 
 
 def built(**options):
     torch.manual_seed(0)
-    kind = find("deformae")
+    kind = find_method("deformae")
     return kind(kind.Config(width=4, latent=8, block_length=0.2, **options), DataFacts(image_size=SIZE))
 
 
@@ -26,11 +26,11 @@ def faces(images):
     return Batch(face=Faces(images[:, None, None], torch.arange(len(images)), torch.empty(0)))
 
 
-def test_places_are_running_sums_of_positive_steps():
+def test_positions_are_running_sums_of_positive_steps():
     method = built().eval()
     images = torch.rand(2, 3, SIZE, SIZE)
     with torch.no_grad():
-        _, where = method.parts(images)
+        _, where = method.decode(images)
         raw = method.deformation_decoder(method.codes["deformation"](method.encoder(images)))
     for n, row, column in [(0, 0, 0), (1, 5, 9), (0, 31, 31), (1, 17, 2)]:
         x = -1.2 + sum(5 / SIZE / (1 + math.exp(-raw[n, 0, row, c].item())) for c in range(column + 1))
@@ -44,13 +44,15 @@ def test_losses_written_out():
     images = torch.rand(2, 3, SIZE, SIZE)
     losses = method.rebuild(faces(images))
     with torch.no_grad():
-        _, where = method.parts(images)
+        _, where = method.decode(images)
     steps = torch.linspace(-1, 1, SIZE)
     bent = where - torch.stack([steps.expand(SIZE, SIZE), steps[:, None].expand(SIZE, SIZE)])
     variation = sum(
-        (bent[:, :, 1:] - bent[:, :, :-1]).abs().sum().item() if axis == 2 else (bent[..., 1:] - bent[..., :-1]).abs().sum().item()
+        (bent[:, :, 1:] - bent[:, :, :-1]).abs().sum().item()
+        if axis == 2
+        else (bent[..., 1:] - bent[..., :-1]).abs().sum().item()
         for axis in (2, 3)
-    )  # fmt: skip
+    )
     assert losses["smoothness"].value.item() == pytest.approx(variation, rel=1e-5)
     assert losses["bias"].value.item() == pytest.approx(((bent[0] + bent[1]) / 2).square().mean().item(), rel=1e-5)
     assert {name: loss.weight for name, loss in losses.items()} == {
@@ -73,9 +75,9 @@ def test_every_layer_of_a_dense_block_counts():
 
 @pytest.mark.parametrize("size", [32, 64, 128, 256])
 def test_all_sizes_are_rebuilt_at_their_size(size):
-    kind = find("deformae")
+    kind = find_method("deformae")
     method = kind(kind.Config(width=2, latent=4, block_length=0.1), DataFacts(image_size=size)).eval()
-    texture, where = method.parts(torch.rand(2, 3, size, size))
+    texture, where = method.decode(torch.rand(2, 3, size, size))
     assert texture.shape == (2, 3, size, size)
     assert where.shape == (2, 2, size, size)
 
@@ -90,5 +92,5 @@ def test_one_small_batch_can_be_learned():
     method = built().train()
     coarse = torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(1))
     batch = faces(torch.nn.functional.interpolate(coarse, size=(SIZE, SIZE), mode="bilinear"))
-    history = [losses["reconstruction"] for losses in learned(method, batch, steps=80, lr=3e-3)]
+    history = [losses["reconstruction"] for losses in overfit(method, batch, steps=80, lr=3e-3)]
     assert history[-1] < 0.5 * history[0]

@@ -13,12 +13,12 @@ from facscale.data.views import Batch
 from facscale.inference import export
 from facscale.job.cost import random_batch
 from facscale.methods import DataFacts
-from facscale.nn.rois import known, remove
+from facscale.nn.rois import fill_missing, mask_random_au
 from facscale.spec import SpecError
-from learning import learned
+from overfitting import overfit
 
 AUS = (1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24)
-KIND = methods.find("rtatl")
+KIND = methods.find_method("rtatl")
 TINY = {"width": 8, "hidden": 16, "patch_width": 16}
 
 
@@ -26,18 +26,22 @@ def build(*, size=64, aus=AUS[:5], **options):
     torch.manual_seed(0)
     config = KIND.Config(**{**TINY, **options})
     weights = tuple(tuple(0.5 + 0.1 * n for n in range(len(aus))) for _ in range(2))
-    return export.build("rtatl", config, DataFacts(aus=aus, label_weights=weights, image_size=size))
+    return export.build_method("rtatl", config, DataFacts(aus=aus, label_weights=weights, image_size=size))
 
 
 def batch_of(method, *, samples=4, seed=0):
     """With landmarks of an upright face, each moved a little."""
     batch = random_batch(
-        KIND.sample(method.config), size=method.facts.image_size, aus=len(method.facts.aus), samples=samples, seed=seed
+        KIND.train_views(method.config),
+        size=method.facts.image_size,
+        aus=len(method.facts.aus),
+        samples=samples,
+        seed=seed,
     )
     random = torch.Generator().manual_seed(seed)
     for faces in batch.values():
         shape = faces.columns["landmarks"].shape
-        upright = known(torch.full((1, 68, 2), torch.nan), size=method.facts.image_size).nan_to_num(0)
+        upright = fill_missing(torch.full((1, 68, 2), torch.nan), size=method.facts.image_size).nan_to_num(0)
         faces.columns["landmarks"] = upright + 2 * torch.rand(shape, generator=random)
         few = torch.nn.functional.avg_pool2d(faces.images.flatten(0, 2), 16)  # noise has no parts that tell others
         smooth = torch.nn.functional.interpolate(few, scale_factor=16, mode="bilinear")
@@ -54,10 +58,10 @@ def operations(run):
 
 @pytest.fixture
 def full_size():
-    """The method as large as the paper's, and one labelled face, which loses its squares."""
+    """The method at the paper's size, and a labelled face, which loses its squares."""
     method = build(size=192, aus=AUS, width=64, hidden=2048, patch_width=1024, removed=1.0)
-    one = random_batch(KIND.sample(method.config), size=192, aus=len(AUS), samples=1)
-    return method, Batch(labelled=one.labelled)
+    batch = random_batch(KIND.train_views(method.config), size=192, aus=len(AUS), samples=1)
+    return method, Batch(labelled=batch.labelled)
 
 
 def test_the_size_is_the_papers(full_size):
@@ -65,10 +69,10 @@ def test_the_size_is_the_papers(full_size):
     method, batch = full_size
     count = {
         name: sum(p.numel() for p in part.parameters()) / 1e6
-        for name, part in {"whole": method, "seen": method.regions, "encoder": method.encoder}.items()
+        for name, part in {"total": method, "head": method.regions, "encoder": method.encoder}.items()
     }
-    assert count["seen"] + count["encoder"] == pytest.approx(19.12, rel=0.03)
-    assert count["whole"] == pytest.approx(54.62, rel=0.03)
+    assert count["head"] + count["encoder"] == pytest.approx(19.12, rel=0.03)
+    assert count["total"] == pytest.approx(54.62, rel=0.03)
     method.eval()
     assert operations(lambda: method.predict(Batch(face=batch.labelled))) == pytest.approx(5.57, rel=0.03)
 
@@ -76,8 +80,8 @@ def test_the_size_is_the_papers(full_size):
 def test_the_papers_operations_in_training_lie_between_two_readings(full_size):
     """10.75 GFLOPs (section 4.2): more than every net once on what it sees, less than both phases together."""
     method, batch = full_size
-    first, second = operations(lambda: method.learn(batch)), operations(lambda: method.judge_patches(batch))
-    painted = method.painted.fake
+    first, second = operations(lambda: method.learn(batch)), operations(lambda: method.discriminate(batch))
+    painted = method.patch_pairs.fake
     assert painted.shape == (2, 3, 48, 48)
     again = operations(lambda: method.adversary["real"](painted))
     assert second == pytest.approx(3 * again)  # D on real and painted patches, C on real ones
@@ -88,7 +92,7 @@ def test_the_papers_operations_in_training_lie_between_two_readings(full_size):
     assert first + second - again / 2 == pytest.approx(10.75, rel=0.03)
 
 
-def test_an_intact_face_is_seen_for_a_missing_label(full_size):
+def test_a_missing_label_costs_a_pass_of_the_intact_face(full_size):
     method, batch = full_size
     labelled = operations(lambda: method.learn(batch))
     batch.labelled.columns["au"][:] = -1
@@ -96,16 +100,16 @@ def test_an_intact_face_is_seen_for_a_missing_label(full_size):
 
 
 def test_the_adversarial_losses_by_hand():
-    """Eqs. 2 to 7 in float64, sample by sample; the judges are asked for their logits."""
-    method = build().double().eval()  # BatchNorm keeps still, so that one patch can be asked about at a time
+    """Eqs. 2 to 7 in float64, sample by sample; the discriminators give the logits."""
+    method = build().double().eval()  # in eval mode BatchNorm lets a single patch be evaluated
     batch = batch_of(method)
     for faces in batch.values():
         faces.images = faces.images.double()
         faces.columns["landmarks"] = faces.columns["landmarks"].double()
     torch.manual_seed(3)
     losses = method.learn(batch)
-    real, fake, labels = method.painted
-    judged = method.judge_patches(batch)
+    real, fake, labels = method.patch_pairs
+    judged = method.discriminate(batch)
 
     def sigmoid(judge, patch):
         return 1 / (1 + math.exp(-method.adversary[judge](patch[None]).item()))
@@ -134,15 +138,15 @@ def test_the_supervised_loss_leaves_out_what_is_painted_over():
     batch = batch_of(method)
     batch.labelled.columns["au"][:] = torch.tensor([1, 0, 1, -1, 0], dtype=torch.int8)
     torch.manual_seed(3)
-    faces = method.together(batch)
-    removed = remove(faces.images, faces.places, share=1.0)
+    faces = method.merge_views(batch)
+    removed = mask_random_au(faces.images, faces.centres, share=1.0)
     rows = torch.arange(len(faces.images))
     assert removed.rows.tolist() == rows.tolist()
-    assert removed.covered[rows, removed.which].all()
+    assert removed.covered[rows, removed.columns].all()
     assert (removed.images != faces.images).any()
     torch.manual_seed(3)
     loss = method.eval().learn(batch)["supervised"].value.item()
-    logits = method.regions(method.encoder.maps(removed.images), faces.places).logits
+    logits = method.regions(method.encoder.extract_maps(removed.images), faces.centres).logits
     by_hand, count = 0.0, 0
     for row in range(4):  # the unlabelled ones have no labels at all
         for column, label in enumerate([1, 0, 1, -1, 0]):
@@ -155,62 +159,70 @@ def test_the_supervised_loss_leaves_out_what_is_painted_over():
     assert loss == pytest.approx(by_hand / count, rel=1e-4)
 
 
-def test_the_flow_loss_is_told_from_the_whole_face():
+def test_the_flow_loss_is_computed_on_the_intact_face():
     method = build(tasks=("flow",)).eval()
     batch = batch_of(method)
     assert set(batch) == {"labelled"}
     loss = method.learn(batch)["flow"].value.item()
-    told = method.tasks["flow"](method.encoder.maps(batch.labelled.images[:, 0, 0])[-1])
-    assert told.shape == (4, 2, 8, 8)
+    flow = method.tasks["flow"](method.encoder.extract_maps(batch.labelled.images[:, 0, 0])[-1])
+    assert flow.shape == (4, 2, 8, 8)
     true = batch.labelled.flow[:, 0, 0].unflatten(3, (8, 2)).unflatten(2, (8, 2)).mean((3, 5))
-    assert loss == pytest.approx((told - true).abs().mean().item(), rel=1e-5)
+    assert loss == pytest.approx((flow - true).abs().mean().item(), rel=1e-5)
     batch.labelled.columns["flow"][1:] = torch.nan  # only the first frame has a later one
     loss = method.learn(batch)["flow"]
-    assert loss.value.item() == pytest.approx((told[0] - true[0]).abs().mean().item(), rel=1e-5)
+    assert loss.value.item() == pytest.approx((flow[0] - true[0]).abs().mean().item(), rel=1e-5)
     loss.value.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in method.parameters())
 
 
-def test_an_unlabelled_face_takes_what_it_is_predicted_to_show():
+def test_an_unlabelled_face_takes_its_prediction_as_label():
     method = build(removed=1.0).eval()
     batch = batch_of(method)
     batch.labelled.columns["au"][:] = 1
-    faces = method.together(batch)
-    removed = remove(faces.images, faces.places, share=1.0)
+    faces = method.merge_views(batch)
+    removed = mask_random_au(faces.images, faces.centres, share=1.0)
     before = {name: buffer.clone() for name, buffer in method.named_buffers()}
-    labels = method.train().shown(faces, removed).view(-1, 2)
+    labels = method.train().infer_labels(faces, removed).view(-1, 2)
     assert all(module.training for module in method.modules())
     assert all(torch.equal(buffer, before[name]) for name, buffer in method.named_buffers())
     method.eval()
     assert (labels[:4] == 1).all()
-    predicted = method.regions(method.encoder.maps(faces.images[4:]), faces.places[4:]).logits
-    expected = (predicted.gather(1, removed.which[4:, None]) > 0).float().expand(-1, 2)
+    predicted = method.regions(method.encoder.extract_maps(faces.images[4:]), faces.centres[4:]).logits
+    expected = (predicted.gather(1, removed.columns[4:, None]) > 0).float().expand(-1, 2)
     assert (labels[4:] == expected).all()
 
 
 def test_the_larger_prediction_counts():
     method = build().eval()
     batch = batch_of(method)
-    faces = method.together(batch)
-    maps = method.encoder.maps(faces.images)
-    seen = method.regions(maps, faces.places)
+    faces = method.merge_views(batch)
+    maps = method.encoder.extract_maps(faces.images)
+    outputs = method.regions(maps, faces.centres)
     overall = method.regions.overall.layer(maps[-1].mean((2, 3)))
-    local = (seen.regional.mean(2) * method.regions.weight).sum(-1) + method.regions.bias
-    torch.testing.assert_close(seen.logits, torch.maximum(local, overall))
+    local = (outputs.regional.mean(2) * method.regions.weight).sum(-1) + method.regions.bias
+    torch.testing.assert_close(outputs.logits, torch.maximum(local, overall))
 
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"tasks": ()}, {"tasks": (), "relation": "graph"}, {"tasks": ("rotation",)}, {"tasks": ("exemplar",)},
-     {"tasks": ("jigsaw",)}, {"tasks": ("flow",)}, {"tasks": ("inpainting",)}],
+    [
+        {},
+        {"tasks": ()},
+        {"tasks": (), "relation": "graph"},
+        {"tasks": ("rotation",)},
+        {"tasks": ("exemplar",)},
+        {"tasks": ("jigsaw",)},
+        {"tasks": ("flow",)},
+        {"tasks": ("inpainting",)},
+    ],
     ids=str,
-)  # fmt: skip
-def test_every_row_of_the_papers_table_learns_a_batch_by_heart(options):
+)
+def test_every_row_of_the_papers_table_can_overfit_a_batch(options):
     method = build(**options)
     batch = batch_of(method)
-    roots = {root.name for root in method.learning()}
+    roots = {root.name for root in method.trainable_roots()}
     assert ("adversary" in roots) == ("inpainting" in method.config.tasks)
-    history = learned(method, batch, steps=60, lr=3e-3)
+    history = overfit(method, batch, steps=60, lr=3e-3)
 
     def mean(name, part):  # what is painted over changes from step to step
         return sum(losses[name] for losses in history[part]) / len(history[part])
@@ -220,9 +232,9 @@ def test_every_row_of_the_papers_table_learns_a_batch_by_heart(options):
         assert mean(name, slice(-10, None)) < mean(name, slice(0, 3)), name
 
 
-def test_what_cannot_be_is_refused():
+def test_impossible_options_are_refused():
     with pytest.raises(ValueError, match="jigsaw leaves no regions"):
         KIND.Config(tasks=("jigsaw", "inpainting"))
-    other = export.build("splitbrain", methods.find("splitbrain").Config(breadth=0.1), DataFacts())
-    with pytest.raises(SpecError, match=r"inputs\.pretrained is splitbrain, which holds no ResNet"):
-        export.build("rtatl", KIND.Config(**TINY), DataFacts(aus=AUS, image_size=64), pretrained=other)
+    other = export.build_method("splitbrain", methods.find_method("splitbrain").Config(breadth=0.1), DataFacts())
+    with pytest.raises(SpecError, match=r"inputs\.pretrained is splitbrain, which has no ResNet as its encoder"):
+        export.build_method("rtatl", KIND.Config(**TINY), DataFacts(aus=AUS, image_size=64), pretrained=other)

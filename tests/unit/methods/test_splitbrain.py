@@ -1,4 +1,4 @@
-"""SplitBrain: Lab against OpenCV, bins by hand, and what each half sees."""
+"""SplitBrain: Lab against OpenCV, bins by hand, and the inputs of each half."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from facscale.data.views import Batch, Faces
-from facscale.methods import DataFacts, find
-from facscale.nn.colour import ab_bins, lab
-from learning import learned
+from facscale.methods import DataFacts, find_method
+from facscale.nn.colour import build_ab_bins, rgb_to_lab
+from overfitting import overfit
 
 
 def built(**options):
     torch.manual_seed(0)
-    kind = find("splitbrain")
+    kind = find_method("splitbrain")
     return kind(kind.Config(breadth=0.1, pool=2, **options), DataFacts(image_size=64))
 
 
@@ -24,23 +24,23 @@ def faces(images):
 
 
 def test_lab_of_the_primaries():
-    found = lab(torch.eye(3, dtype=torch.float64)[:, :, None])[..., 0]
+    result = rgb_to_lab(torch.eye(3, dtype=torch.float64)[:, :, None])[..., 0]
     expected = [[53.24, 80.09, 67.20], [87.73, -86.18, 83.18], [32.30, 79.19, -107.86]]
-    np.testing.assert_allclose(found, expected, atol=0.05)
+    np.testing.assert_allclose(result, expected, atol=0.05)
 
 
 def test_lab_is_opencvs_which_interpolates_in_a_table():
     pixels = np.random.default_rng(0).random((8, 8, 3), np.float32)
     pixels[0, 0], pixels[0, 1], pixels[0, 2] = 0, 1, 0.01  # black, white, and the straight parts of both curves
-    found = lab(torch.from_numpy(pixels).permute(2, 0, 1)[None])[0].permute(1, 2, 0)
-    np.testing.assert_allclose(found, cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB), atol=0.4)
+    result = rgb_to_lab(torch.from_numpy(pixels).permute(2, 0, 1)[None])[0].permute(1, 2, 0)
+    np.testing.assert_allclose(result, cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB), atol=0.4)
 
 
 def test_bins_of_colour_cover_srgb_and_no_more():
-    bins = ab_bins(10.0)
+    bins = build_ab_bins(10.0)
     assert [0.0, 0.0] in bins.tolist()
     assert ((bins / 10) == (bins / 10).round()).all()
-    colours = lab(torch.rand(500, 3, 1, generator=torch.Generator().manual_seed(0)))[:, 1:, 0]
+    colours = rgb_to_lab(torch.rand(500, 3, 1, generator=torch.Generator().manual_seed(0)))[:, 1:, 0]
     assert torch.cdist(colours, bins).min(1).values.max() < 10 / 2**0.5 + 1.5
     assert 200 < len(bins) < 330
 
@@ -48,18 +48,18 @@ def test_bins_of_colour_cover_srgb_and_no_more():
 def test_nearest_bins():
     method = built()
     ab = torch.tensor([[[[3.0, -12.0]], [[4.0, 27.0]]]])  # two places: (3, 4) and (-12, 27)
-    centres = method.colours[method.colour_bins(ab)[0, 0]].tolist()
+    centres = method.colours[method.quantise_colour(ab)[0, 0]].tolist()
     assert centres == [[0, 0], [-10, 30]]
-    assert method.lightness_bins(torch.tensor([[[[0.0, 49.99, 50.0, 100.0]]]])).tolist() == [[[0, 49, 50, 99]]]
+    assert method.quantise_lightness(torch.tensor([[[[0.0, 49.99, 50.0, 100.0]]]])).tolist() == [[[0, 49, 50, 99]]]
 
 
-def test_each_half_sees_only_its_channels():
+def test_each_half_depends_only_on_its_channels():
     method = built().eval()
     colours = 40 * torch.rand(2, 3, 64, 64)
-    before = method.encoder.maps(colours)
+    before = method.encoder.extract_maps(colours)
     brighter = colours.clone()
     brighter[:, 0] += 20
-    after = method.encoder.maps(brighter)
+    after = method.encoder.extract_maps(brighter)
     assert torch.equal(before["ab"], after["ab"])
     assert not torch.equal(before["L"], after["L"])
 
@@ -69,6 +69,6 @@ def test_one_small_batch_can_be_learned(loss):
     method = built(loss=loss).train()
     coarse = torch.rand(8, 3, 5, 5, generator=torch.Generator().manual_seed(1))
     batch = faces(torch.nn.functional.interpolate(coarse, size=(64, 64), mode="bilinear"))
-    first, *_, last = learned(method, batch, steps=60, lr=3e-3)
+    first, *_, last = overfit(method, batch, steps=60, lr=3e-3)
     assert set(last) == {"colour", "lightness", "total"}
     assert last["total"] < 0.5 * first["total"]

@@ -9,7 +9,7 @@ import torch
 
 from facscale.methods.tcae import TwinEncoder
 from facscale.nn.curriculum import Curriculum
-from facscale.nn.displacement import ConvEncoder, Decoder, in_pixels, moved, within
+from facscale.nn.displacement import ConvEncoder, Decoder, clamp_displacements, to_pixels, warp
 
 
 def by_hand(image, displacements):
@@ -31,23 +31,23 @@ def by_hand(image, displacements):
     return result
 
 
-def test_moved_is_bilinear_sampling_inside_the_image():
+def test_warp_is_bilinear_sampling_inside_the_image():
     random = torch.Generator().manual_seed(0)
     images = torch.rand(2, 3, 9, 9, generator=random, dtype=torch.float64)
     displacements = 0.8 * (2 * torch.rand(2, 2, 9, 9, generator=random, dtype=torch.float64) - 1)
-    found = moved(images, displacements)
-    for one, image, displacement in zip(found, images, displacements, strict=True):
-        torch.testing.assert_close(one, by_hand(image, displacement), atol=1e-12, rtol=0)
+    warped = warp(images, displacements)
+    for result, image, displacement in zip(warped, images, displacements, strict=True):
+        torch.testing.assert_close(result, by_hand(image, displacement), atol=1e-12, rtol=0)
 
 
 def test_nothing_moves_without_displacements():
     images = torch.rand(1, 3, 8, 8, dtype=torch.float64)
-    torch.testing.assert_close(moved(images, torch.zeros(1, 2, 8, 8).double()), images, atol=1e-12, rtol=0)
+    torch.testing.assert_close(warp(images, torch.zeros(1, 2, 8, 8).double()), images, atol=1e-12, rtol=0)
 
 
-def test_displacements_end_at_the_edge_and_are_told_in_pixels():
+def test_displacements_end_at_the_edge_and_are_converted_to_pixels():
     far = torch.ones(1, 2, 5, 5, dtype=torch.float64)
-    pixels = in_pixels(within(far))
+    pixels = to_pixels(clamp_displacements(far))
     assert pixels[0, 0, 0].tolist() == pytest.approx([2, 2, 2, 1, 0])  # half of the image, or as far as there is
     assert pixels[0, 1, :, 0].tolist() == pytest.approx([2, 2, 2, 1, 0])
 
@@ -71,8 +71,8 @@ def test_parameters_are_the_published_codes(network, millions):
 def test_smaller_images_pass_fewer_layers(size):
     images = torch.rand(2, 3, size, size)
     assert ConvEncoder(size)(images).shape == (2, 256)
-    found = TwinEncoder(size).both(images)
-    assert found.au.shape == found.pose.shape == (2, 256)
+    warped = TwinEncoder(size).embed_twins(images)
+    assert warped.au.shape == warped.pose.shape == (2, 256)
     assert Decoder(size, inputs=512, outputs=3)(torch.rand(2, 512)).shape == (2, 3, size, size)
 
 
@@ -90,7 +90,7 @@ def test_the_window_of_a_curriculum():
     chosen = [0, 1, 2, 3, 4]
     where = [first.tolist().index(value) for value in chosen]
     assert both["b"].item() == pytest.approx(sum(second[n].item() for n in where) / 5)
-    assert curriculum.select({"a": first, "b": second}, {"a": 1.0, "b": 0.0}, each=True)["b"].item() == 2.0
+    assert curriculum.select({"a": first, "b": second}, {"a": 1.0, "b": 0.0}, per_loss=True)["b"].item() == 2.0
     for loss in (1.0, 0.5, 0.6, 0.7):
         curriculum.after_validation(loss)
     assert int(curriculum.window) == 1

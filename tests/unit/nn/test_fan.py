@@ -1,4 +1,4 @@
-"""FAN against its recursion written out, well-known counts, and landmarks that are known."""
+"""FAN against its recursion written out, published sizes, and known landmarks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def images():
     return torch.rand(2, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-class Slowly:
+class SlowFAN:
     """The network from its state dictionary alone, as the papers' figures draw it."""
 
     def __init__(self, fan):
@@ -58,18 +58,18 @@ class Slowly:
         return beside + self.block(low, f"{name}.b3_{level}").repeat_interleave(2, 2).repeat_interleave(2, 3)
 
     def block(self, x, name):
-        found, y = [], x
+        result, y = [], x
         for n in (1, 2, 3):
             y = self.norm(y, f"{name}.bn{n}").clamp(min=0)
             y = conv2d(y, self.state[f"{name}.conv{n}.weight"], padding=1)
-            found.append(y)
+            result.append(y)
         if f"{name}.downsample.2.weight" in self.state:
             x = conv2d(self.norm(x, f"{name}.downsample.0").clamp(min=0), self.state[f"{name}.downsample.2.weight"])
-        return torch.cat(found, 1) + x
+        return torch.cat(result, 1) + x
 
     def norm(self, x, name):
-        of = {key: self.state[f"{name}.{key}"] for key in ("running_mean", "running_var", "weight", "bias")}
-        return batch_norm(x, *of.values())
+        statistics = {key: self.state[f"{name}.{key}"] for key in ("running_mean", "running_var", "weight", "bias")}
+        return batch_norm(x, *statistics.values())
 
     def both(self, name):
         return self.state[f"{name}.weight"], self.state[f"{name}.bias"]
@@ -92,17 +92,17 @@ def test_names_are_the_face_alignment_packages():
 
 
 @pytest.mark.parametrize("stacks", [1, 2, 3])
-def test_it_is_what_the_figures_draw(network, images, stacks):
-    seen = network.seen(images, stacks)
-    stem, features, heatmaps = Slowly(network)(images, stacks=stacks)
-    torch.testing.assert_close(seen.stem, stem)
-    torch.testing.assert_close(seen.hourglasses, features)
-    torch.testing.assert_close(seen.heatmaps, heatmaps)
+def test_outputs_match_the_papers_figures(network, images, stacks):
+    outputs = network.run_stacks(images, stacks)
+    stem, features, heatmaps = SlowFAN(network)(images, stacks=stacks)
+    torch.testing.assert_close(outputs.stem, stem)
+    torch.testing.assert_close(outputs.hourglasses, features)
+    torch.testing.assert_close(outputs.heatmaps, heatmaps)
     assert heatmaps[-1].shape == (2, 5, 8, 8)
-    assert (seen.hourglasses[-1] >= 0).all()  # after ReLU
-    assert all((feature < 0).any() for feature in seen.hourglasses[:-1])  # after a convolution
+    assert (outputs.hourglasses[-1] >= 0).all()  # after ReLU
+    assert all((feature < 0).any() for feature in outputs.hourglasses[:-1])  # after a convolution
     mask = sum(heatmaps[-1][:, k] for k in range(5))
-    basic = network.basic(images, stacks)
+    basic = network.extract_maps(images, stacks)
     for n, feature in enumerate(features):
         torch.testing.assert_close(basic[:, 16 * (n + 1) : 16 * (n + 2)], feature * mask[:, None])
     torch.testing.assert_close(basic[:, :16], stem)
@@ -110,36 +110,36 @@ def test_it_is_what_the_figures_draw(network, images, stacks):
 
 
 def test_its_feature_is_the_mean_of_all(network, images):
-    torch.testing.assert_close(network(images), network.basic(images).flatten(2).mean(2))
+    torch.testing.assert_close(network(images), network.extract_maps(images).flatten(2).mean(2))
     assert network.dim == network(images).shape[1] == 64
 
 
 @pytest.mark.parametrize("stacks", [0, 4])
-def test_stacks_that_are_not_there(network, images, stacks):
-    with pytest.raises(ValueError, match=f"{stacks} stacks are wanted of a FAN that has 3"):
-        network.seen(images, stacks)
+def test_too_many_stacks_are_refused(network, images, stacks):
+    with pytest.raises(ValueError, match=f"{stacks} stacks were requested of a FAN that has 3"):
+        network.run_stacks(images, stacks)
 
 
-def test_odd_sides_are_met_again(network):
-    assert network.seen(torch.rand(1, 3, 28, 36, dtype=torch.float64)).heatmaps[-1].shape == (1, 5, 7, 9)
+def test_odd_sides_are_restored(network):
+    assert network.run_stacks(torch.rand(1, 3, 28, 36, dtype=torch.float64)).heatmaps[-1].shape == (1, 5, 7, 9)
 
 
-def test_points_lie_within_a_quarter_pixel_of_a_gaussians_peak():
+def test_landmarks_lie_within_a_quarter_pixel_of_a_gaussians_peak():
     random = torch.Generator().manual_seed(0)
     peaks = 0.6 + torch.rand(50, 68, 2, generator=random) * (
         torch.tensor([15, 11]) - 1.2
     )  # x and y, pixels of the maps
     y, x = torch.meshgrid(torch.arange(12), torch.arange(16), indexing="ij")
     apart = (x - peaks[..., 0, None, None]) ** 2 + (y - peaks[..., 1, None, None]) ** 2
-    points = FAN.points(torch.exp(-apart / 2))
+    points = FAN.decode_landmarks(torch.exp(-apart / 2))
     wrong = (points - (4 * peaks + 1.5)).abs()  # of a map's pixel u, pixels 4 u to 4 u + 3 of the image
     assert wrong.max() <= 4 * 0.25 + 1e-3
     assert wrong.mean() < 4 * 0.13
 
 
-def test_points_by_hand():
+def test_landmarks_by_hand():
     heatmaps = torch.zeros(1, 3, 4, 4)
     heatmaps[0, 0, 1, 2], heatmaps[0, 0, 1, 3], heatmaps[0, 0, 0, 2] = 1.0, 0.5, 0.25
     heatmaps[0, 1, 0, 3], heatmaps[0, 1, 0, 2] = 1.0, 0.5  # in a corner there is no shift
     heatmaps[0, 2, 2, 1] = 1.0  # nor where both neighbours are alike
-    assert FAN.points(heatmaps).tolist() == [[[10.5, 4.5], [13.5, 1.5], [5.5, 9.5]]]
+    assert FAN.decode_landmarks(heatmaps).tolist() == [[[10.5, 4.5], [13.5, 1.5], [5.5, 9.5]]]

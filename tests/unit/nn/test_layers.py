@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from facscale.nn import Momentum, Queue, ResNet, projection_head
+from facscale.nn import MomentumEncoder, Queue, ResNet, projection_head
 from facscale.nn.resnet import _shortcut
 
 
@@ -33,10 +33,10 @@ def test_operations_of_resnet_34_are_the_papers():
 
 def test_input_is_normalised_by_imagenet():
     encoder = ResNet(18, width=4).eval()
-    seen = []
-    encoder.conv1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    inputs_of_conv1 = []
+    encoder.conv1.register_forward_pre_hook(lambda _, inputs: inputs_of_conv1.append(inputs[0]))
     encoder(torch.full((1, 3, 32, 32), 0.5))
-    assert seen[0][0, :, 0, 0].tolist() == pytest.approx(
+    assert inputs_of_conv1[0][0, :, 0, 0].tolist() == pytest.approx(
         [(0.5 - 0.485) / 0.229, (0.5 - 0.456) / 0.224, (0.5 - 0.406) / 0.225], abs=1e-6
     )
 
@@ -48,17 +48,17 @@ def test_projection_head_has_relu_between_and_none_after():
 
 def test_momentum_is_exponential_averaging_in_float32():
     source = nn.Linear(2, 2).bfloat16()
-    momentum = Momentum(source, momentum=0.999)
+    momentum = MomentumEncoder(source, momentum=0.999)
     start = momentum.module.weight.clone()
     with torch.no_grad():
         source.weight.add_(1.0)
     for _ in range(1000):
-        momentum.follow(source)
+        momentum.update(source)
     expected = source.weight.float() + (start - source.weight.float()) * 0.999**1000
     torch.testing.assert_close(momentum.module.weight, expected, atol=1e-4, rtol=0)
 
 
-def test_queue_goes_round():
+def test_queue_wraps_around():
     queue = Queue(5, 1)
     for step in range(3):
         queue.enqueue(torch.full((2, 1), float(step)), torch.tensor([step, step]))
@@ -67,7 +67,7 @@ def test_queue_goes_round():
     assert queue.keys[:, 0].tolist() == [float(i) for i in queue.identities.tolist()]
 
 
-def test_more_keys_than_places_keep_the_newest():
+def test_more_keys_than_rows_keep_the_newest():
     queue = Queue(3, 1)
     queue.enqueue(torch.arange(5.0)[:, None], torch.arange(5))
     assert sorted(queue.identities.tolist()) == [2, 3, 4]
@@ -90,11 +90,11 @@ def test_a_strided_shortcut_is_the_same_whatever_the_order_of_channels_in_memory
     shortcut = _shortcut(channels, 6, stride=2)[0]
     shortcut.load_state_dict(plain.state_dict())
     pixels, weights = torch.randn(3, channels, 9, 12), torch.randn(3, 6, 5, 6)
-    found = []
+    result = []
     for layer, layout in ((plain, torch.contiguous_format), (shortcut, torch.channels_last)):
         images = pixels.clone(memory_format=layout).requires_grad_()
         outputs = layer(images)
         (outputs * weights).sum().backward()
-        found.append((outputs, images.grad, layer.weight.grad))
-    for expected, value in zip(*found, strict=True):
+        result.append((outputs, images.grad, layer.weight.grad))
+    for expected, value in zip(*result, strict=True):
         torch.testing.assert_close(value, expected)

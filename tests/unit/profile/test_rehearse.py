@@ -6,23 +6,24 @@ from dataclasses import replace
 
 import pytest
 
-from faces import lengths_data_set
-from facscale.cli.rehearse import priced
+from faces import write_face_data_set
+from facscale.cli.jobs import resolve_price
+from facscale.evaluate.protocol import LabelledDataset
 from facscale.job.cost import Cost
-from facscale.job.labelled import Labelled
-from facscale.job.variants import rows
-from facscale.profile import own_training, page
-from facscale.profile.forecast import Price, Rehearsed, Shape, forecasts, pace
-from facscale.profile.rehearsal import Measured
-from facscale.profile.trainings import trainings
-from facscale.profile.verdict import Parts, expected, judged
+from facscale.job.datasets import JobData
+from facscale.job.variants import expand_variants
+from facscale.profile import page
+from facscale.profile.diagnosis import PartRates, diagnose, estimate_rate
+from facscale.profile.forecast import Price, ProfiledTraining, SampleSize, compute_pace_key, forecast_trainings
+from facscale.profile.run import choose_main_training
+from facscale.profile.trainings import list_trainings
+from facscale.profile.worker import WorkerProfile
 from facscale.spec import Document, Job
-from facscale.train.worker import urls
 
-CALM = Measured(
-    rank=0, world=2, device="H100", step_s=0.5, waited=0.02, cores=2.0, gpu=0.95, model_step_s=0.45, exchange_s=0.01,
+CALM = WorkerProfile(
+    rank=0, world=2, device="H100", step_s=0.5, data_wait=0.02, cores=2.0, gpu=0.95, model_step_s=0.45, exchange_s=0.01,
     stream_rate=400.0, read_bytes=200e6, decode_frames=4000.0, bytes_per_sample=1e5, memory=20 << 30,
-    memory_there=80 << 30, checkpoint_s=1.0, checkpoint_bytes=1 << 30,
+    memory_size=80 << 30, checkpoint_s=1.0, checkpoint_bytes=1 << 30,
 )  # fmt: skip
 JOB = Job.model_validate(
     {"method": {"name": "clp"}, "train": {"batch_size": 64}, "cluster": {"workers": 2}, "data": {"threads": 4}}
@@ -31,12 +32,12 @@ JOB = Job.model_validate(
 
 def verdict(*, cached=False, job=JOB, **changes):
     found = [CALM, replace(CALM, rank=1, **changes)]
-    return judged(found, Parts.of(found, job=job, frames=9), job=job, cached=cached)
+    return diagnose(found, PartRates.from_workers(found, job=job, frames=9), job=job, cached=cached)
 
 
-def test_the_slowest_worker_sets_the_pace():
-    parts = Parts.of([CALM, replace(CALM, step_s=1.0, read_bytes=100e6)], job=JOB, frames=10)
-    assert parts.together == 64
+def test_the_slowest_worker_sets_the_compute_pace_key():
+    parts = PartRates.from_workers([CALM, replace(CALM, step_s=1.0, read_bytes=100e6)], job=JOB, frames=10)
+    assert parts.training == 64
     assert parts.model == pytest.approx(64 / 0.45)
     assert parts.exchange == 6400
     assert (parts.stream, parts.read, parts.decode) == (800, 2000, 800)
@@ -46,8 +47,8 @@ def test_the_slowest_worker_sets_the_pace():
     ("changes", "bottleneck", "mend"),
     [
         ({}, "model", "train.precision=bf16"),
-        ({"waited": 0.6}, "decoding", "data.threads=8 and cluster.cpus_per_worker=8"),
-        ({"waited": 0.6, "read_bytes": 1e6}, "storage", "raise data.cache_gb (100)"),
+        ({"data_wait": 0.6}, "decoding", "data.threads=8 and cluster.cpus_per_worker=8"),
+        ({"data_wait": 0.6, "read_bytes": 1e6}, "storage", "raise data.cache_gb (100)"),
         ({"exchange_s": 0.2}, "exchange", "train.batch_size=128"),
         ({"gpu": 0.3}, "launching", "train.batch_size=128: the memory holds it"),
     ],
@@ -55,39 +56,39 @@ def test_the_slowest_worker_sets_the_pace():
 def test_each_part_can_be_the_bottleneck(changes, bottleneck, mend):
     found = verdict(**changes)
     assert found.bottleneck == bottleneck
-    assert found.mends[0].startswith(mend)
+    assert found.suggestions[0].startswith(mend)
 
 
 def test_a_cache_that_holds_everything_is_not_to_be_raised():
-    assert "first epoch only" in verdict(cached=True, waited=0.6, read_bytes=1e6).mends[0]
+    assert "first epoch only" in verdict(cached=True, data_wait=0.6, read_bytes=1e6).suggestions[0]
 
 
 def test_a_full_memory_forbids_a_larger_batch():
-    assert any("train.batch_size" in mend for mend in verdict().mends)
-    assert not any("train.batch_size" in mend for mend in verdict(memory=60 << 30).mends)
+    assert any("train.batch_size" in mend for mend in verdict().suggestions)
+    assert not any("train.batch_size" in mend for mend in verdict(memory=60 << 30).suggestions)
 
 
 def test_cores_that_others_use_are_named_on_the_cpu():
     job = JOB.model_copy(update={"cluster": JOB.cluster.model_copy(update={"gpus_per_worker": 0.0})})
     found = [replace(CALM, device="", gpu=None, cores=1.0)]
-    assert judged(found, Parts.of(found, job=job, frames=9), job=job, cached=False).bottleneck == "neighbours"
+    assert diagnose(found, PartRates.from_workers(found, job=job, frames=9), job=job, cached=False).bottleneck == "neighbours"
     busy = [replace(CALM, device="", gpu=None, cores=4.0)]
-    assert judged(busy, Parts.of(busy, job=job, frames=9), job=job, cached=False).bottleneck == "model"
+    assert diagnose(busy, PartRates.from_workers(busy, job=job, frames=9), job=job, cached=False).bottleneck == "model"
 
 
 def test_another_training_is_told_from_operations_or_from_frames():
     cost = Cost(1, 1, 1e9, 1.0, 1, 1)
-    parts = Parts(together=90, model=100, exchange=1e6, stream=1000, read=5000, decode=1200)
-    same = {"measured": cost, "measured_frames": 9, "parts": parts}
-    assert expected(cost, frames=9, **same) == pytest.approx(90)
-    assert expected(replace(cost, flops_per_sample=2e9), frames=9, **same) == pytest.approx(45)
-    assert expected(replace(cost, flops_per_sample=1.0), frames=18, **same) == pytest.approx(450)
+    parts = PartRates(training=90, model=100, exchange=1e6, stream=1000, read=5000, decode=1200)
+    same = {"measured": cost, "measured_frames": 9, "rates": parts}
+    assert estimate_rate(cost, frames=9, **same) == pytest.approx(90)
+    assert estimate_rate(replace(cost, flops_per_sample=2e9), frames=9, **same) == pytest.approx(45)
+    assert estimate_rate(replace(cost, flops_per_sample=1.0), frames=18, **same) == pytest.approx(450)
 
 
 def test_money_is_told_where_a_price_is():
-    assert "10.0 GPU-hours, 2.0 node-hours" in page.cost(gpu_hours=10, node_hours=2, price=Price())
-    assert page.cost(gpu_hours=10, node_hours=2, price=Price(gpu=2.5)).startswith("cost: 25.00 (")
-    assert page.cost(gpu_hours=0, node_hours=2, price=Price(node=3)).startswith("cost: 6.00 (2.0 node-hours at 3")
+    assert "10.0 GPU-hours, 2.0 node-hours" in page.describe_price(gpu_hours=10, node_hours=2, price=Price())
+    assert page.describe_price(gpu_hours=10, node_hours=2, price=Price(gpu=2.5)).startswith("cost: 25.00 (")
+    assert page.describe_price(gpu_hours=0, node_hours=2, price=Price(node=3)).startswith("cost: 6.00 (2.0 node-hours at 3")
 
 
 def test_the_clusters_file_knows_prices(tmp_path, monkeypatch):
@@ -98,21 +99,21 @@ def test_the_clusters_file_knows_prices(tmp_path, monkeypatch):
     monkeypatch.setenv("FACSCALE_CLUSTERS", str(path))
     monkeypatch.setenv("FACSCALE_CLUSTER", "munich")
     anywhere = Document({}, {(): "?"})
-    assert priced(anywhere, Price()) == Price(gpu=2.5)
-    assert priced(anywhere, Price(gpu=9)) == Price(gpu=9)
+    assert resolve_price(anywhere, Price()) == Price(gpu=2.5)
+    assert resolve_price(anywhere, Price(gpu=9)) == Price(gpu=9)
     lab = Document({"cluster": {"name": "lab"}}, {(): "?"})
-    assert priced(lab, Price()) == Price(node=1)
-    assert priced(lab, Price(gpu=9)) == Price(gpu=9, node=1)  # each as said, or as the file has it
+    assert resolve_price(lab, Price()) == Price(node=1)
+    assert resolve_price(lab, Price(gpu=9)) == Price(gpu=9, node=1)  # each as said, or as the file has it
     monkeypatch.setenv("FACSCALE_CLUSTER", "elsewhere")
-    assert priced(anywhere, Price()) == Price()
+    assert resolve_price(anywhere, Price()) == Price()
 
 
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory):
     """A function: all trainings of a job with these changes, on 40 unlabelled people and 12 labelled ones."""
     folder = tmp_path_factory.mktemp("data")
-    lengths_data_set(str(folder / "u"), [12] * 40, row_group_mb=0.2)
-    lengths_data_set(str(folder / "l"), [20] * 12, au=(1, 12), row_group_mb=0.2, name="labelled")
+    write_face_data_set(str(folder / "u"), [12] * 40, row_group_mb=0.2)
+    write_face_data_set(str(folder / "l"), [20] * 12, au=(1, 12), row_group_mb=0.2, name="labelled")
     supervised = {
         "method": {"name": "supervised", "depth": 18, "width": 4},
         "data": {"per_track": "all"},
@@ -127,9 +128,10 @@ def planned(tmp_path_factory):
             "cluster": {"gpus_per_worker": 0, "storage": str(folder / "runs")},
             "evaluate": {"folds": 3, "baselines": {"random": {"train": {"epochs": 0}}, "supervised": supervised}},
         }
-        variants = rows(Document({**spec, **changes}, {(): "?"}), name="job")
-        sets = [Labelled.open(url, evaluate=variants[0].job.evaluate) for url in urls(variants[0].job, "labelled")]
-        return variants[0], trainings(variants, sets=sets, identities=40)
+        variants = expand_variants(Document({**spec, **changes}, {(): "?"}), name="job")
+        sets = [LabelledDataset.open(url, evaluate=variants[0].job.evaluate) for url in variants[0].job.data.urls("labelled")]
+        data = JobData(tuple(sets), identities=40)
+        return variants[0], list_trainings(variants, data)
 
     return plan
 
@@ -139,7 +141,7 @@ def test_rows_folds_and_seeds_are_counted_and_nothing_is_trained(planned):
     assert [(one.row, one.seeds) for one in found] == [("job", 2), *[("supervised", 2)] * 3]
     assert found[0].steps == 10
     assert [one.steps for one in found[1:]] == [60] * 3  # of 160 frames a fold, three times, in batches of 8
-    assert own_training(main, found) is found[0]
+    assert choose_main_training(main, found) is found[0]
 
 
 def test_batchnorm_probes_are_trainings_too(planned):
@@ -150,28 +152,28 @@ def test_batchnorm_probes_are_trainings_too(planned):
 def test_a_job_whose_main_row_trains_nothing_rehearses_another(planned):
     main, found = planned(train={"batch_size": 8, "epochs": 0})
     assert [one.row for one in found] == ["supervised"] * 3
-    assert own_training(main, found).row == "supervised"
+    assert choose_main_training(main, found).row == "supervised"
 
 
 def test_what_was_not_rehearsed_is_told_and_all_is_added_up(planned):
     _, found = planned(seeds=2)
     first = found[0]
-    done = {pace(first.task): Rehearsed.of(first, [replace(CALM, device="", gpu=None)])}
-    clp, supervised = forecasts(found, done, first=pace(first.task))
-    assert clp.measured
-    assert not supervised.measured
-    assert (clp.number, clp.steps, supervised.number) == (2, 20, 6)
+    done = {compute_pace_key(first.task): ProfiledTraining.from_workers(first, [replace(CALM, device="", gpu=None)])}
+    clp, supervised = forecast_trainings(found, done, first=compute_pace_key(first.task))
+    assert clp.is_measured
+    assert not supervised.is_measured
+    assert (clp.count, clp.steps, supervised.count) == (2, 20, 6)
     assert clp.seconds == pytest.approx(2 * 10 * 0.5)
     assert supervised.seconds > 0
     assert clp.gpu_s == 0
-    again = {**done, pace(found[1].task): done[pace(first.task)]}
-    assert all(one.measured for one in forecasts(found, again, first=pace(first.task)))
+    again = {**done, compute_pace_key(found[1].task): done[compute_pace_key(first.task)]}
+    assert all(one.is_measured for one in forecast_trainings(found, again, first=compute_pace_key(first.task)))
 
 
 def test_a_sample_has_frames_and_images(planned):
     _, found = planned()
-    assert Shape.of(found[0].task) == Shape(frames=5, images=7)
-    assert Shape.of(found[1].task) == Shape(frames=1, images=1)
+    assert SampleSize.from_task(found[0].task) == SampleSize(frames=5, images=7)
+    assert SampleSize.from_task(found[1].task) == SampleSize(frames=1, images=1)
 
 
 @pytest.mark.usefixtures("plugins")
@@ -183,4 +185,4 @@ def test_stages_are_trained_before_what_stands_on_them(planned):
         evaluate={"folds": 3},
     )
     assert [one.task.job.method.name for one in found] == ["tiny-gan", "tiny-staged"]
-    assert own_training(main, found) is found[1]
+    assert choose_main_training(main, found) is found[1]

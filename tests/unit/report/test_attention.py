@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from facscale.data.views import Batch, Faces
-from facscale.report.attention import attention, attention_sheet
+from facscale.report.attention import compute_attention, plot_attention
 
 
 def batch_of(images):
@@ -35,7 +35,7 @@ class Corners(nn.Module):
 
 def test_the_map_is_the_weighted_sum_of_the_last_maps():
     images = torch.rand(2, 3, 4, 4)
-    found = attention(Corners(), batch_of(images))
+    found = compute_attention(Corners(), batch_of(images))
     # d logit_k / d A_k is 1 in one half, 0 in the other: the mean is 1/2; of the other channel it is 0
     raw = (0.5 * images[:, :2]).numpy()
     np.testing.assert_allclose(found.maps, raw / raw.max(axis=(2, 3), keepdims=True), rtol=1e-5)
@@ -47,16 +47,16 @@ def test_what_speaks_against_an_au_is_not_shown():
     model = Corners()
     with torch.no_grad():
         model.maps.weight[1] *= -1  # green now speaks against the second AU
-    found = attention(model, batch_of(torch.rand(2, 3, 4, 4)))
+    found = compute_attention(model, batch_of(torch.rand(2, 3, 4, 4)))
     assert (found.maps[:, 1] == 0).all()
     assert (found.maps[:, 0].max(axis=(1, 2)) == 1).all()
 
 
 def test_frozen_layers_and_neighbours_do_not_hide_where_it_looks():
     model = Corners().requires_grad_(requires_grad=False)
-    assert attention(model, batch_of(torch.rand(2, 3, 4, 4))).maps.any()
+    assert compute_attention(model, batch_of(torch.rand(2, 3, 4, 4))).maps.any()
     with pytest.raises(ValueError, match="no maps of whole faces"):
-        attention(Means(), batch_of(torch.rand(2, 3, 4, 4)))
+        compute_attention(Means(), batch_of(torch.rand(2, 3, 4, 4)))
 
 
 class Means(nn.Module):
@@ -71,9 +71,9 @@ class Means(nn.Module):
 
 
 def test_the_sheet_says_what_was_told_and_whether_it_is_true():
-    found = attention(Corners(), batch_of(torch.rand(2, 3, 4, 4)))
+    found = compute_attention(Corners(), batch_of(torch.rand(2, 3, 4, 4)))
     found = found._replace(logits=np.array([[3.0, -3.0], [-3.0, 3.0]]))
-    sheet = attention_sheet(found, au=np.array([[1, 1], [-1, 0]]), aus=(1, 12), title="where")
+    sheet = plot_attention(found, au=np.array([[1, 1], [-1, 0]]), aus=(1, 12), title="where")
     titles = [axes.get_title() for axes in sheet.axes if axes.get_title()]
     assert titles == ["AU1 there: 0.95", "AU12 there: 0.05", "AU1 not labelled: 0.05", "AU12 not there: 0.95"]
     colours = [axes.title.get_color() for axes in sheet.axes if axes.get_title()]

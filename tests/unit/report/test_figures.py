@@ -3,10 +3,17 @@ import io
 import numpy as np
 import pytest
 
-from facscale.evaluate import Counts, Predictions, Row
-from facscale.report.figures import contact_sheet, curves, f1_bars, heatmap, histogram, panels
-from facscale.report.table import Table
-from facscale.report.timelines import timeline
+from facscale.evaluate import ConfusionCounts, MethodScores, Predictions
+from facscale.report.f1_table import F1Table
+from facscale.report.figures import (
+    plot_contact_sheet,
+    plot_curves,
+    plot_f1_bars,
+    plot_heatmap,
+    plot_histogram,
+    plot_panels,
+)
+from facscale.report.timelines import plot_timeline
 
 
 def drawn(figure):
@@ -18,13 +25,15 @@ def drawn(figure):
 
 @pytest.fixture
 def table():
-    counts = Counts(tp=np.array([[4, 0], [1, 2]]), fp=np.array([[1, 1], [1, 3]]), fn=np.array([[1, 0], [2, 1]]))
-    ours = Row.counted("ours", aus=(1, 12), counts=counts, folds=("fold0", "fold1"))
-    return Table((ours, Row.published("paper", f1={1: 47.7, 17: 60.0}, source="Table I")))
+    counts = ConfusionCounts(
+        tp=np.array([[4, 0], [1, 2]]), fp=np.array([[1, 1], [1, 3]]), fn=np.array([[1, 0], [2, 1]])
+    )
+    ours = MethodScores.from_counts("ours", aus=(1, 12), counts=counts, folds=("fold0", "fold1"))
+    return F1Table((ours, MethodScores.from_paper("paper", f1={1: 47.7, 17: 60.0}, source="Table I")))
 
 
 def test_bars_stand_at_their_f1_and_the_mean_is_last(table):
-    figure = f1_bars(table)
+    figure = plot_f1_bars(table)
     (axes,) = figure.axes
     heights = [[bar.get_height() for bar in group] for group in axes.containers if hasattr(group, "patches")]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["AU1", "AU12", "AU17", "mean"]
@@ -37,7 +46,7 @@ def test_bars_stand_at_their_f1_and_the_mean_is_last(table):
 def test_noisy_curves_get_their_running_mean():
     steps = np.arange(500)
     noisy = np.random.default_rng(0).normal(size=500) + 3
-    figure = curves({"total": (steps, noisy), "short": ([0, 1, 2], [1.0, 2.0, 3.0])}, title="losses")
+    figure = plot_curves({"total": (steps, noisy), "short": ([0, 1, 2], [1.0, 2.0, 3.0])}, title="losses")
     raw, smooth, short = (line.get_ydata() for line in figure.axes[0].lines)
     assert np.array_equal(raw, noisy)
     assert smooth.std() < 0.5 * raw.std()
@@ -47,7 +56,7 @@ def test_noisy_curves_get_their_running_mean():
 
 
 def test_panels_have_one_plot_a_quantity():
-    figure = panels({name: ([0, 1], [0.1, 0.2]) for name in "abcd"}, title="online")
+    figure = plot_panels({name: ([0, 1], [0.1, 0.2]) for name in "abcd"}, title="online")
     assert [axes.get_title(loc="left") for axes in figure.axes] == list("abcd")
     assert len(drawn(figure))
 
@@ -55,7 +64,7 @@ def test_panels_have_one_plot_a_quantity():
 @pytest.mark.parametrize("labels", [(), [f"id{number}" for number in range(5)]])
 def test_a_contact_sheet_shows_every_image(labels):
     images = np.random.default_rng(0).integers(0, 255, (5, 16, 16, 3), dtype=np.uint8)
-    figure = contact_sheet(images, columns=3, labels=labels, title="crops")
+    figure = plot_contact_sheet(images, columns=3, labels=labels, title="crops")
     assert [
         np.array_equal(axes.images[0].get_array(), image) for axes, image in zip(figure.axes, images, strict=True)
     ] == [True] * 5
@@ -64,13 +73,13 @@ def test_a_contact_sheet_shows_every_image(labels):
 
 def test_a_heatmap_shows_each_value_in_its_field():
     values = np.array([[1.0, -0.25], [-0.25, 1.0]])
-    (axes,) = heatmap(values, labels=["AU1", "AU12"], title="relation").axes
+    (axes,) = plot_heatmap(values, labels=["AU1", "AU12"], title="relation").axes
     assert [text.get_text() for text in axes.texts] == ["1.0", "-.2", "-.2", "1.0"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["AU1", "AU12"]
 
 
 def test_a_histogram_tells_the_means():
-    (axes,) = histogram({"au": [0.1, 0.3], "pose": [0.5, 0.7]}, title="lengths", x="length").axes
+    (axes,) = plot_histogram({"au": [0.1, 0.3], "pose": [0.5, 0.7]}, title="lengths", x="length").axes
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["au  mean 0.2000", "pose  mean 0.6000"]
     assert sum(patch.get_height() for patch in axes.patches) == 4 - 1  # the longest half per cent lies outside
 
@@ -86,7 +95,7 @@ def course(name, *, aus, au, frame):
 def test_a_timeline_has_a_panel_an_au_and_a_line_a_method():
     au = [[1, -1, 0], [1, -1, -1], [0, -1, 1], [0, -1, 1], [0, -1, 1]]
     methods = [course(name, aus=(1, 2, 12), au=au, frame=[3, 4, 5, 9, 10]) for name in ("still", "moving")]
-    figure = timeline(methods, threshold=0.4)
+    figure = plot_timeline(methods, threshold=0.4)
     assert [axes.get_ylabel() for axes in figure.axes] == ["AU1", "AU12"]  # AU2 is not labelled
     first, last = figure.axes
     threshold, still, _ = first.lines
@@ -107,5 +116,5 @@ def test_a_timeline_shows_the_aus_that_change_most():
     for number in range(14):
         au[: 2 * number : 2, number] = 1  # AU number + 1 changes all the more often
     video = course("ours", aus=tuple(range(1, 15)), au=au, frame=range(40))
-    assert [axes.get_ylabel() for axes in timeline([video]).axes] == [f"AU{number}" for number in range(3, 15)]
-    assert [axes.get_ylabel() for axes in timeline([video], aus=[9, 4]).axes] == ["AU9", "AU4"]
+    assert [axes.get_ylabel() for axes in plot_timeline([video]).axes] == [f"AU{number}" for number in range(3, 15)]
+    assert [axes.get_ylabel() for axes in plot_timeline([video], aus=[9, 4]).axes] == ["AU9", "AU4"]

@@ -1,10 +1,10 @@
-"""Files, inheritance, variables and overrides; whatever is wrong is one error with file, line and nearest key."""
+"""Files, inheritance, variables and overrides; every fault is an error with file, line and nearest key."""
 
 from __future__ import annotations
 
 import pytest
 
-from facscale.spec import Job, Pipeline, SpecError, parse, read
+from facscale.spec import Job, Pipeline, SpecError, parse, read_spec
 
 
 @pytest.fixture
@@ -18,26 +18,26 @@ def spec(tmp_path):
 
 
 def job(path, *overrides):
-    return parse(read(path, overrides), Job)
+    return parse(read_spec(path, overrides), Job)
 
 
-def test_a_child_lays_its_keys_over_its_parents(spec):
+def test_a_child_overrides_its_parents_keys(spec):
     spec("method: {name: clp, margin: 0.5}\ntrain: {epochs: 7, optimizer: {lr: 0.1}}\n", "parent.yaml")
     child = job(spec("extends: parent.yaml\ntrain: {optimizer: {momentum: 0.5}}\n"))
     assert (child.train.epochs, child.train.optimizer.lr, child.train.optimizer.momentum) == (7, 0.1, 0.5)
     assert child.method.model_extra == {"margin": 0.5}
 
 
-def test_another_method_takes_none_of_the_parents_options(spec):
+def test_another_method_drops_the_parents_options(spec):
     spec("method: {name: clp, margin: 0.5}\n", "parent.yaml")
     child = job(spec("extends: parent.yaml\nmethod: {name: moco}\n"))
     assert child.method.model_extra == {}
 
 
-def test_overrides_come_last_and_are_yaml(spec):
+def test_overrides_apply_last_and_are_yaml(spec):
     path = spec("method: {name: clp}\ntrain: {epochs: 7}\n")
-    found = job(path, "train.epochs=1e-1", "data.labelled=[a, b]", "method.margin=0.05")
-    assert (found.train.epochs, found.data.labelled, found.method.model_extra) == (0.1, ("a", "b"), {"margin": 0.05})
+    result = job(path, "train.epochs=1e-1", "data.labelled=[a, b]", "method.margin=0.05")
+    assert (result.train.epochs, result.data.labelled, result.method.model_extra) == (0.1, ("a", "b"), {"margin": 0.05})
 
 
 def test_numbers_as_yaml_1_2_reads_them(spec):
@@ -82,14 +82,14 @@ def test_variables(spec, monkeypatch):
         ("train: {}\n", '"method" is missing'),
         ("method: {name: clp}\nmethod: {name: clp}\n", 'job.yaml:2: "method" is written twice'),
         ("method: {name: clp\n", "job.yaml:2: not valid YAML"),
-        ("- a\n- b\n", "a spec is a mapping"),
+        ("- a\n- b\n", "a spec must be a mapping"),
         ("method: !!python/object:os.system {name: clp}\n", "tag"),
         ("method: {name: !evil clp}\n", "tag"),
         ("method: {name: '${NOBODY_SET_THIS}'}\n", "job.yaml:1: the environment variable NOBODY_SET_THIS is not set"),
         ("extends: missing.yaml\n", "missing.yaml: there is no such file"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_place(spec, text, message):
+def test_an_error_gives_file_line_and_key(spec, text, message):
     with pytest.raises(SpecError) as error:
         job(spec(text))
     assert message in str(error.value)
@@ -112,36 +112,36 @@ def test_a_fault_of_an_override_names_the_command_line(spec):
         job(spec("method: {name: clp}\n"), "train.epoch=1")
 
 
-def test_a_circle_of_extends(spec):
+def test_circular_extends_are_refused(spec):
     spec("extends: job.yaml\n", "parent.yaml")
     with pytest.raises(SpecError, match=r"circle: job\.yaml -> parent\.yaml -> job\.yaml"):
-        read(spec("extends: parent.yaml\n"))
+        read_spec(spec("extends: parent.yaml\n"))
 
 
-def test_a_bomb_of_aliases_is_defused(spec):
+def test_an_alias_bomb_is_refused(spec):
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
     with pytest.raises(SpecError, match="aliases nested"):
-        read(spec("\n".join(lines)))
+        read_spec(spec("\n".join(lines)))
 
 
 def test_a_baseline_is_a_patch_over_the_same_spec(spec):
     path = spec(
         "method: {name: clp}\ntrain: {epochs: 7, batch_size: 8}\nevaluate:\n  baselines:\n    random:\n      train: {epochs: 0}\n"
     )
-    document = read(path).patched(("evaluate", "baselines", "random"))
-    found = parse(document, Job)
-    assert (found.train.epochs, found.train.batch_size) == (0, 8)
-    assert document.origin(("train", "epochs")).line == 6
+    document = read_spec(path).apply_patch(("evaluate", "baselines", "random"))
+    baseline = parse(document, Job)
+    assert (baseline.train.epochs, baseline.train.batch_size) == (0, 8)
+    assert document.source_location(("train", "epochs")).line == 6
 
 
 def test_pipelines_are_as_strict(spec):
     text = "source: {layout: bp4d, root: a}\noutput: b\ncrop: {sise: 3}\n"
     with pytest.raises(SpecError, match='did you mean "size"'):
-        parse(read(spec(text)), Pipeline)
+        parse(read_spec(spec(text)), Pipeline)
 
 
 def test_an_override_replaces_a_value_whose_variable_is_unset(tmp_path):
     path = tmp_path / "job.yaml"
     path.write_text("method: {name: clp}\ndata: {unlabelled: '${NOBODY_SET_THIS}/faces'}\n")
-    assert read(path, ["data.unlabelled=/faces"]).data["data"]["unlabelled"] == "/faces"
+    assert read_spec(path, ["data.unlabelled=/faces"]).data["data"]["unlabelled"] == "/faces"

@@ -1,4 +1,4 @@
-"""A spec that travels: its variables are filled in where it is read, and no secret goes along."""
+"""Specs for another machine: variables are resolved where the spec is read, and secrets are refused."""
 
 from __future__ import annotations
 
@@ -7,45 +7,45 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import ROOT
-from facscale.spec import Document, Job, SpecError, parse, read
-from facscale.spec.document import as_written
-from facscale.spec.errors import Origin
-from facscale.spec.portable import dump, filled_from, variables
+from facscale.spec import Document, Job, SpecError, parse, read_spec
+from facscale.spec.document import keep_variables
+from facscale.spec.errors import SourceLocation
+from facscale.spec.portable import dump_spec, find_variables, make_resolver
 
 VARIABLES = {"FACSCALE_DATA": "s3://faces", "FACSCALE_RUNS": "s3://runs", "N": "3"}
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
 
 
 @pytest.fixture
-def travelled(tmp_path, monkeypatch):
-    """A function: what stands in a file after it went to a machine that has VARIABLES."""
+def send(tmp_path, monkeypatch):
+    """A function: the content of a spec that was sent to a machine with VARIABLES and read there."""
 
-    def travel(path, *overrides):
-        text = dump(read(path, overrides, fill=as_written))
+    def send_spec(path, *overrides):
+        text = dump_spec(read_spec(path, overrides, resolve=keep_variables))
         there = tmp_path / "there" / "job.yaml"
         there.parent.mkdir(exist_ok=True)
         there.write_text(text)
         for name, value in VARIABLES.items():
             monkeypatch.setenv(name, value)
-        return read(there)
+        return read_spec(there)
 
-    return travel
+    return send_spec
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
-def test_every_job_is_the_same_there(path, travelled):
-    there = travelled(path, "train.epochs=3")
-    assert there.data == read(path, ["train.epochs=3"]).data
+def test_every_job_means_the_same_there(path, send):
+    there = send(path, "train.epochs=3")
+    assert there.data == read_spec(path, ["train.epochs=3"]).data
     assert "extends" not in there.data
 
 
-def test_numbers_and_texts_keep_their_kinds(tmp_path, travelled):
+def test_numbers_and_texts_keep_their_kinds(tmp_path, send):
     path = tmp_path / "job.yaml"
     path.write_text(
         "method: {name: clp, note: '12', other: \"null\", rate: 1e-3}\n"
         "data:\n  threads: ${N}\n  prefetch: ${M:-7}\n  cache: \"${N}\"\n  unlabelled: '${FACSCALE_DATA}/a: #b'\n"
     )
-    there = travelled(path)
+    there = send(path)
     assert there.data["method"] == {"name": "clp", "note": "12", "other": "null", "rate": 0.001}
     assert there.data["data"] == {"threads": 3, "prefetch": 7, "cache": "3", "unlabelled": "s3://faces/a: #b"}
 
@@ -65,20 +65,23 @@ plain = st.recursive(
 )
 def test_any_content_survives(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("any") / "job.yaml"
-    path.write_text(dump(Document(data, {(): Origin("job.yaml")})), encoding="utf-8")
+    path.write_text(dump_spec(Document(data, {(): SourceLocation("job.yaml")})), encoding="utf-8")
     if data:  # an empty mapping is no spec
-        assert read(path).data == data
+        assert read_spec(path).data == data
 
 
-def test_another_machines_environment_fills_in(tmp_path, monkeypatch):
+def test_another_machines_environment_resolves_variables(tmp_path, monkeypatch):
     monkeypatch.setenv("FACES", "here")
     path = tmp_path / "job.yaml"
     path.write_text(
         "method: {name: clp}\ndata: {unlabelled: '${FACES}/a', labelled: '${NOWHERE}/b', cache: '${C:-/c}'}\n"
     )
-    data = read(path, fill=filled_from({"FACES": "there"})).data["data"]
+    data = read_spec(path, resolve=make_resolver({"FACES": "there"})).data["data"]
     assert data == {"unlabelled": "there/a", "labelled": "${NOWHERE}/b", "cache": "/c"}
-    named = {one.name: (one.default, one.origin.line) for one in variables(read(path, fill=as_written))}
+    named = {
+        variable.name: (variable.default, variable.location.line)
+        for variable in find_variables(read_spec(path, resolve=keep_variables))
+    }
     assert named == {"FACES": (None, 2), "NOWHERE": (None, 2), "C": ("/c", 2)}
 
 
@@ -98,30 +101,30 @@ def test_another_machines_environment_fills_in(tmp_path, monkeypatch):
 def test_what_looks_like_a_secret_is_refused_and_not_repeated(tmp_path, line):
     path = tmp_path / "job.yaml"
     path.write_text(f"method: {{name: clp}}\n{line}\n")
-    with pytest.raises(SpecError, match=r"job.yaml:2: .* holds .*leave it") as error:
-        read(path, fill=as_written)
+    with pytest.raises(SpecError, match=r"job.yaml:2: .* holds .*remove it") as error:
+        read_spec(path, resolve=keep_variables)
     assert not any(word in str(error.value) for word in ("wJalr", "AKIA", "hunter2", "abcdef", "ghp_", "BEGIN"))
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
-def test_our_own_jobs_hold_none(path):
-    read(path, fill=as_written)
+def test_our_jobs_hold_no_secrets(path):
+    read_spec(path, resolve=keep_variables)
 
 
-def test_words_that_merely_sound_like_one_pass(tmp_path):
+def test_words_that_resemble_secrets_are_accepted(tmp_path):
     path = tmp_path / "job.yaml"
     path.write_text(
         "method: {name: clp, tokens: 16, token_size: small}\n"
         "track: {tags: {note: 'secret sauce', place: 's3://token-store/keys', host: 'http://mlflow:5000'}}\n"
     )
-    read(path, fill=as_written)
+    read_spec(path, resolve=keep_variables)
 
 
 def test_storage_follows_the_environment(monkeypatch):
-    document = Document({"method": {"name": "clp"}}, {(): Origin("job.yaml")})
+    document = Document({"method": {"name": "clp"}}, {(): SourceLocation("job.yaml")})
     monkeypatch.delenv("FACSCALE_RUNS", raising=False)
     assert parse(document, Job).cluster.storage == "~/facscale/runs"
     monkeypatch.setenv("FACSCALE_RUNS", "s3://runs")
     assert parse(document, Job).cluster.storage == "s3://runs"
-    named = Document({"method": {"name": "clp"}, "cluster": {"storage": "/here"}}, document.origins)
+    named = Document({"method": {"name": "clp"}, "cluster": {"storage": "/here"}}, document.locations)
     assert parse(named, Job).cluster.storage == "/here"

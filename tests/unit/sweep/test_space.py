@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from ray.tune.search.sample import Categorical, Float, Integer
 
-from facscale.job.variants import variant
-from facscale.spec import Job, SpecError, parse, read
+from facscale.job.variants import build_variant
+from facscale.spec import Job, SpecError, parse, read_spec
 from facscale.spec.sweep import Span, Sweep
-from facscale.sweep.check import domain
-from facscale.sweep.space import chosen, domains, refuse_impossible, refuse_unheard, within
+from facscale.sweep.check import describe_domain
+from facscale.sweep.space import apply_values, check_objective, check_space, clip_to_space, make_tune_space
 
 JOB = """
 method: {name: clp, margin: 0.2}
@@ -28,7 +28,7 @@ def document(tmp_path):
     def written(text=JOB, *words):
         path = tmp_path / "job.yaml"
         path.write_text(text)
-        return read(path, words)
+        return read_spec(path, words)
 
     return written
 
@@ -38,7 +38,7 @@ def sweep_of(document):
 
 
 def test_domains_are_ray_tunes(document):
-    found = domains(sweep_of(document()))
+    found = make_tune_space(sweep_of(document()))
     margin, size, epochs = (found[key] for key in ("method.margin", "method.queue_size", "train.epochs"))
     assert isinstance(margin, Float)
     assert (margin.lower, margin.upper) == (0.01, 0.5)
@@ -51,7 +51,7 @@ def test_domains_are_ray_tunes(document):
 
 def test_a_trial_is_the_spec_with_its_values_and_without_the_sweep(document):
     spec = document()
-    row = variant(chosen(spec, {"method.margin": 0.05, "method.queue_size": 64, "train.epochs": 3}), name="trial")
+    row = build_variant(apply_values(spec, {"method.margin": 0.05, "method.queue_size": 64, "train.epochs": 3}), name="trial")
     assert (row.config.margin, row.config.queue_size, row.job.train.epochs) == (0.05, 64, 3)
     assert row.job.sweep is None
     assert spec.data["method"]["margin"] == 0.2
@@ -59,18 +59,18 @@ def test_a_trial_is_the_spec_with_its_values_and_without_the_sweep(document):
 
 def test_pbt_is_brought_back_into_the_ranges(document):
     values = {"method.margin": 0.6, "method.queue_size": 128, "train.epochs": 4.8}
-    assert within(values, sweep_of(document())) == {"method.margin": 0.5, "method.queue_size": 128, "train.epochs": 4}
+    assert clip_to_space(values, sweep_of(document())) == {"method.margin": 0.5, "method.queue_size": 128, "train.epochs": 4}
     low = {"method.margin": 0.008, "method.queue_size": 64, "train.epochs": 2.4}
-    assert within(low, sweep_of(document())) == {"method.margin": 0.01, "method.queue_size": 64, "train.epochs": 2}
+    assert clip_to_space(low, sweep_of(document())) == {"method.margin": 0.01, "method.queue_size": 64, "train.epochs": 2}
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["sweep.space={cluster.workers: [1, 2]}"], "cluster.workers does not decide what is trained"),
-        (["sweep.space={method.margin: [0.1]}"], "nothing to choose from"),
+        (["sweep.space={cluster.workers: [1, 2]}"], "cluster.workers does not affect the training"),
+        (["sweep.space={method.margin: [0.1]}"], "needs two values or more to choose from"),
         (["sweep.space={method.margin: {low: 2, high: 1}}"], "low must be smaller than high"),
-        (["sweep.space={method.margin: {low: 0, high: 1, log: true}}"], "begin above 0"),
+        (["sweep.space={method.margin: {low: 0, high: 1, log: true}}"], "a range with l"),
         (["sweep.search=grid"], "a grid needs a list of values for method.margin"),
         (["sweep.space={method.margin: null, method.queue_size: null, train.epochs: null}"], "space names no key"),
         (["sweep.keep=1"], "sweep.keep"),
@@ -95,14 +95,14 @@ def test_a_sweep_that_makes_no_sense_is_refused(document, words, message):
 def test_a_value_that_the_spec_cannot_take_is_told_with_its_line(document, old, new, line, message):
     spec = document(JOB.replace(old, new))
     with pytest.raises(SpecError) as error:
-        refuse_impossible(spec, sweep_of(spec), name="job")
+        check_space(spec, sweep_of(spec), name="job")
     assert f"job.yaml:{line}" in str(error.value)
     assert message in str(error.value)
 
 
 def test_every_value_of_a_sound_space_is_taken(document):
     spec = document()
-    refuse_impossible(spec, sweep_of(spec), name="job")
+    check_space(spec, sweep_of(spec), name="job")
 
 
 @pytest.mark.parametrize(
@@ -112,18 +112,18 @@ def test_every_value_of_a_sound_space_is_taken(document):
         ([], False, "online/effective_rank"),
         (["sweep.objective=validation/total"], True, "data.validation"),
         (["sweep.objective=validation/total", "data.validation=0.2"], True, "train.validate_every"),
-        (["sweep.objective=f1/mean"], True, "is no figure"),
-        (["sweep.objective=loss/total"], True, "is no figure"),
+        (["sweep.objective=f1/mean"], True, "is not a validation metric"),
+        (["sweep.objective=loss/total"], True, "is not a validation metric"),
     ],
 )
 def test_an_objective_that_is_never_told_is_refused(document, words, labelled, message):
     spec = document(JOB, *words)
     with pytest.raises(SpecError, match=message):
-        refuse_unheard(variant(spec, name="job"), sweep_of(spec), labelled=labelled)
+        check_objective(build_variant(spec, name="job"), sweep_of(spec), labelled=labelled)
 
 
 def test_null_leaves_out_what_an_extended_file_searches(document):
-    assert set(sweep_of(document(JOB, "sweep.space={method.margin: null}")).searched) == {
+    assert set(sweep_of(document(JOB, "sweep.space={method.margin: null}")).active_space) == {
         "method.queue_size",
         "train.epochs",
     }
@@ -132,12 +132,12 @@ def test_null_leaves_out_what_an_extended_file_searches(document):
 def test_objectives_that_are_told_are_taken(document):
     for words in ([], ["sweep.objective=online/effective_rank"]):
         spec = document(JOB, *words)
-        refuse_unheard(variant(spec, name="job"), sweep_of(spec), labelled=not words)
+        check_objective(build_variant(spec, name="job"), sweep_of(spec), labelled=not words)
     spec = document(JOB, "sweep.objective=validation/f1", "data.validation=0.2", "train.validate_every=5")
-    refuse_unheard(variant(spec, name="job"), sweep_of(spec), labelled=True)
+    check_objective(build_variant(spec, name="job"), sweep_of(spec), labelled=True)
 
 
 def test_a_range_says_itself():
-    assert domain(Span(low=0.01, high=0.5, log=True)) == "0.01 to 0.5, evenly over orders of magnitude"
-    assert domain((64, 128)) == "one of 64, 128"
+    assert describe_domain(Span(low=0.01, high=0.5, log=True)) == "0.01 to 0.5, evenly over orders of magnitude"
+    assert describe_domain((64, 128)) == "one of 64, 128"
     assert Sweep(space={"seed": (1, 2)}).goal == "max"

@@ -1,4 +1,4 @@
-"""The rendered people: same seed, same pixels; action units move what anatomy says; the truth fits the pictures."""
+"""Rendered people: equal seeds give equal pixels, AUs move the right landmarks, and the ground truth fits the images."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 
 from facscale.synthetic import AUS, Clip, render_clip
 from facscale.synthetic.actions import EMOTIONS
-from facscale.synthetic.check import Dlib, measure, report
-from facscale.synthetic.identity import identity
-from facscale.synthetic.motion import script
-from facscale.synthetic.sheet import still
+from facscale.synthetic.benchmark_dlib import DlibDetector, measure_clip, summarize
+from facscale.synthetic.identity import sample_identity
+from facscale.synthetic.motion import sample_motion
+from facscale.synthetic.sheet import render_stills
 
 Marks = np.ndarray  # [68, 2]
 
@@ -27,12 +27,12 @@ def test_the_same_seed_gives_the_same_pixels_and_any_other_does_not(clip: Clip) 
     again = render_clip(identity=4, clip=1, seconds=1.2, size=160, seed=3)
     np.testing.assert_array_equal(clip.frames, again.frames)
     np.testing.assert_array_equal(clip.landmarks, again.landmarks)
-    for other in (
+    for arguments in (
         {"identity": 5, "clip": 1, "seed": 3},
         {"identity": 4, "clip": 2, "seed": 3},
         {"identity": 4, "clip": 1, "seed": 4},
     ):
-        image = render_clip(**other, seconds=0.04, size=160).frames[0]
+        image = render_clip(**arguments, seconds=0.04, size=160).frames[0]
         assert np.abs(image.astype(int) - clip.frames[0]).mean() > 5
 
 
@@ -76,20 +76,22 @@ GROWS: dict[int, Callable[[Marks], float]] = {
 
 
 @pytest.fixture(scope="module")
-def acted() -> tuple[np.ndarray, np.ndarray]:
+def au_frames() -> tuple[np.ndarray, np.ndarray]:
     """Frames [16, 192, 192, 3] and landmarks: every AU alone at intensity 2, and the face at rest last."""
-    return still(identity=8, intensities=np.concatenate([2 * np.eye(len(AUS)), np.zeros((1, len(AUS)))]), size=192)
+    return render_stills(
+        identity=8, intensities=np.concatenate([2 * np.eye(len(AUS)), np.zeros((1, len(AUS)))]), size=192
+    )
 
 
 @pytest.mark.parametrize("au", AUS)
-def test_an_action_unit_moves_landmarks_as_anatomy_says(acted: tuple[np.ndarray, np.ndarray], au: int) -> None:
-    _, marks = acted
+def test_an_action_unit_moves_landmarks_as_anatomy_says(au_frames: tuple[np.ndarray, np.ndarray], au: int) -> None:
+    _, marks = au_frames
     assert GROWS[au](marks[AUS.index(au)]) - GROWS[au](marks[-1]) > 0.5
 
 
 @pytest.mark.parametrize("au", AUS)
-def test_intensity_two_is_visible_in_a_small_crop(acted: tuple[np.ndarray, np.ndarray], au: int) -> None:
-    frames, _ = acted
+def test_intensity_two_is_visible_in_a_small_crop(au_frames: tuple[np.ndarray, np.ndarray], au: int) -> None:
+    frames, _ = au_frames
     before, after = (
         cv2.resize(f[24:168, 24:168], (80, 80), interpolation=cv2.INTER_AREA).astype(float)
         for f in (frames[-1], frames[AUS.index(au)])
@@ -99,31 +101,31 @@ def test_intensity_two_is_visible_in_a_small_crop(acted: tuple[np.ndarray, np.nd
 
 
 def test_a_blink_closes_the_eyes_and_a_smile_leaves_the_chin(clip: Clip) -> None:
-    _, marks = still(identity=2, intensities=np.eye(len(AUS))[[AUS.index(12)]] * 5, size=192)
-    rest = still(identity=2, intensities=np.zeros((1, len(AUS))), size=192)[1]
+    _, marks = render_stills(identity=2, intensities=np.eye(len(AUS))[[AUS.index(12)]] * 5, size=192)
+    rest = render_stills(identity=2, intensities=np.zeros((1, len(AUS))), size=192)[1]
     assert np.abs(marks[0, 8] - rest[0, 8]).max() < 1.0
-    blinking = clip._script.blink.argmax()
-    assert clip._script.blink[blinking] > 0.9
+    blinking = clip._motion.blink.argmax()
+    assert clip._motion.blink[blinking] > 0.9
     assert _opening(clip.landmarks[blinking]) < 0.25 * _eye_width(clip.landmarks[blinking])
 
 
-def _warped(image: np.ndarray, displacement: np.ndarray) -> np.ndarray:
+def _warp(image: np.ndarray, displacement: np.ndarray) -> np.ndarray:
     y, x = np.indices(displacement.shape[:2]).astype(np.float32)
     return cv2.remap(image, x + displacement[..., 0], y + displacement[..., 1], cv2.INTER_LINEAR)
 
 
 @pytest.mark.parametrize(("i", "j"), [(0, 12), (25, 3)])
 def test_the_flow_takes_frame_j_back_to_frame_i(clip: Clip, i: int, j: int) -> None:
-    flow = clip.flow(i, j)
+    flow = clip.compute_flow(i, j)
     a, b = clip.frames[i].astype(np.float32), clip.frames[j].astype(np.float32)
     moving = flow.valid & (np.abs(flow.displacement).max(-1) > 0.5)
     assert moving.mean() > 0.1
-    warped = np.abs(_warped(b, flow.displacement) - a)[moving].mean()
+    warped = np.abs(_warp(b, flow.displacement) - a)[moving].mean()
     assert warped < 0.6 * np.abs(b - a)[moving].mean()
 
 
 def test_the_flow_moves_the_landmarks(clip: Clip) -> None:
-    flow, inner = clip.flow(0, 20), np.r_[17:48]
+    flow, inner = clip.compute_flow(0, 20), np.r_[17:48]
     at = np.round(clip.landmarks[0, inner]).astype(int)
     moved, truth = flow.displacement[at[:, 1], at[:, 0]], (clip.landmarks[20] - clip.landmarks[0])[inner]
     error = np.linalg.norm(moved - truth, axis=1)
@@ -132,13 +134,13 @@ def test_the_flow_moves_the_landmarks(clip: Clip) -> None:
 
 
 def test_a_frame_does_not_flow_to_itself(clip: Clip) -> None:
-    flow = clip.flow(7, 7)
+    flow = clip.compute_flow(7, 7)
     assert np.abs(flow.displacement).max() < 1e-3
     assert flow.valid.mean() > 0.97
 
 
 def test_face_and_head_add_up_to_all_motion(clip: Clip) -> None:
-    face, head, both = (clip.flow(0, 20, kind=kind) for kind in ("au", "pose", "all"))
+    face, head, both = (clip.compute_flow(0, 20, kind=kind) for kind in ("au", "pose", "all"))
     valid = face.valid & head.valid & both.valid
     left = np.abs(face.displacement + head.displacement - both.displacement)[valid]
     assert left.mean() < 0.15 * np.abs(both.displacement)[valid].mean()
@@ -151,7 +153,7 @@ def scripts() -> np.ndarray:
     """Intensities [N, 15] of 120 clips of 3 s."""
     return np.concatenate(
         [
-            script(identity(number=n % 20, seed=0), frames=75, fps=25, seed=(0, n % 20, n)).intensities
+            sample_motion(sample_identity(number=n % 20, seed=0), frames=75, fps=25, seed=(0, n % 20, n)).intensities
             for n in range(120)
         ]
     )
@@ -188,19 +190,21 @@ def test_intensities_rise_and_fall_smoothly(scripts: np.ndarray) -> None:
 
 
 def test_people_differ_more_than_their_clips() -> None:
-    shapes = np.stack([identity(number=n, seed=0).shape for n in range(12)])
-    tones = np.stack([identity(number=n, seed=0).skin for n in range(12)])
+    shapes = np.stack([sample_identity(number=n, seed=0).shape for n in range(12)])
+    tones = np.stack([sample_identity(number=n, seed=0).skin for n in range(12)])
     assert np.abs(shapes - shapes.mean(0)).max(axis=(1, 2)).min() > 0.04
     assert tones.mean(1).std() > 0.08
 
 
 def test_dlib_finds_the_faces_and_their_landmarks() -> None:
-    judge = Dlib()
+    detector = DlibDetector()
     frames = [
         f
         for n in range(5)
-        for f in measure(render_clip(identity=n, clip=3, seconds=0.4, seed=11), number=3, every=2, judge=judge)
+        for f in measure_clip(
+            render_clip(identity=n, clip=3, seconds=0.4, seed=11), number=3, every=2, detector=detector
+        )
     ]
-    verdict = report(frames, speed=1.0)
+    result = summarize(frames, speed=1.0)
     assert len(frames) == 25
-    assert verdict.good, verdict.text
+    assert result.passed, result.text

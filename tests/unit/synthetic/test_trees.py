@@ -1,4 +1,4 @@
-"""The trees that rendered people are written in."""
+"""Rendered people in the layouts of VoxCeleb2, BP4D and DISFA."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from facscale.spec.pipelines import Render
 from facscale.synthetic import AUS, write_tree
-from facscale.synthetic.trees import BP4D_AUS, DISFA_AUS, people, plan
+from facscale.synthetic.trees import BP4D_AUS, DISFA_AUS, list_people, plan_videos
 
 SMALL = Render(identities=2, videos=2, seconds=0.12, size=96, first_identity=40, seed=5)
 
@@ -40,7 +40,7 @@ def test_voxceleb2(tmp_path: Path) -> None:
             assert truth["identity"] in (40, 41)
 
 
-def test_what_stands_is_not_rendered_again_and_what_is_broken_is(tmp_path: Path) -> None:
+def test_only_missing_videos_are_rendered_again(tmp_path: Path) -> None:
     write_tree(tmp_path, layout="voxceleb2", render=SMALL, progress=False)
     videos = sorted(tmp_path.glob("dev/mp4/*/*/*.mp4"))
     before = [v.read_bytes() for v in videos]
@@ -61,7 +61,7 @@ def test_what_stands_is_not_rendered_again_and_what_is_broken_is(tmp_path: Path)
 def test_bp4d(tmp_path: Path) -> None:
     write_tree(tmp_path, layout="bp4d", render=SMALL, progress=False)
     widths = set()
-    for video in plan(tmp_path, layout="bp4d", render=SMALL):
+    for video in plan_videos(tmp_path, layout="bp4d", render=SMALL):
         images = sorted((tmp_path / video.path).glob("*.jpg"), key=lambda p: int(p.stem))
         widths |= {len(p.stem) - len(p.stem.lstrip("0")) for p in images}
         assert cv2.imread(str(images[0])).shape == (96, 96, 3)
@@ -69,7 +69,7 @@ def test_bp4d(tmp_path: Path) -> None:
         header, table = [int(c) for c in rows[0]], np.array(rows[1:], int)
         assert header[0] == 0
         np.testing.assert_array_equal(table[:, 0], [int(p.stem) for p in images])
-        with np.load(video.truth) as truth:
+        with np.load(video.truth_path) as truth:
             np.testing.assert_array_equal(truth["frames"], table[:, 0])
             for au in BP4D_AUS:
                 column, truly = table[:, header.index(au)], truth["intensities"][:, AUS.index(au)] >= 2
@@ -95,20 +95,20 @@ def test_disfa(tmp_path: Path) -> None:
 
 
 def test_a_few_people_fill_all_published_folds() -> None:
-    assert people(layout="bp4d", count=6, first=900) == ["F001", "F003", "F004", "F002", "F005", "F006"]
-    many = people(layout="bp4d", count=60, first=0)
+    assert list_people(layout="bp4d", count=6, first=900) == ["F001", "F003", "F004", "F002", "F005", "F006"]
+    many = list_people(layout="bp4d", count=60, first=0)
     assert len(set(many)) == 60
-    assert len(set(people(layout="disfa", count=40, first=0))) == 40
+    assert len(set(list_people(layout="disfa", count=40, first=0))) == 40
 
 
 def test_bp4d_has_eight_tasks(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="8 tasks"):
-        plan(tmp_path, layout="bp4d", render=SMALL.model_copy(update={"videos": 9}))
+        plan_videos(tmp_path, layout="bp4d", render=SMALL.model_copy(update={"videos": 9}))
 
 
 def test_several_processes_write_the_same_files(tmp_path: Path) -> None:
     for workers in (1, 2):
         write_tree(tmp_path / str(workers), layout="voxceleb2", render=SMALL, workers=workers, progress=False)
-    one, two = ([p.read_bytes() for p in sorted((tmp_path / n).rglob("*.mp4"))] for n in "12")
-    assert one == two
-    assert len(one) == 4
+    serial, parallel = ([p.read_bytes() for p in sorted((tmp_path / n).rglob("*.mp4"))] for n in "12")
+    assert serial == parallel
+    assert len(serial) == 4

@@ -1,4 +1,4 @@
-"""Trackers without a server: SQLite files, of which the tables are made once and copied."""
+"""Trackers without a server: SQLite files, copied from a file whose tables are created once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def empty_store(tmp_path_factory):
 
 @pytest.fixture
 def make_store(tmp_path, empty_store):
-    """A function: the URI of a new tracker in a folder of that name."""
+    """A function that returns the URI of a new tracker in a folder of that name."""
 
     def make(name):
         folder = tmp_path / name

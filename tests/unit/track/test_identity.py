@@ -1,7 +1,7 @@
-"""One run for a key under every order of events that chance finds, also when senders die on the way.
+"""A key has one run under many random orders of events, also when senders die on the way.
 
 The tracker is a stand-in of which every request is one indivisible step, as a database makes it; a scheduler decides
-who goes next. `integration/test_racing.py` has real processes on a real server.
+which sender goes next. `integration/test_racing.py` has real processes and a real server.
 """
 
 import random
@@ -12,8 +12,8 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
-from facscale.track.identity import CLAIM, experiment_id, find_or_make_run, find_run
-from facscale.track.view import STATE, TAG
+from facscale.track.identity import CLAIM_PARAM, find_run, get_or_create_experiment, get_or_create_run
+from facscale.track.view import VIEW_STATE, VIEW_TAG
 
 
 class Died(BaseException):
@@ -91,8 +91,8 @@ class Senders:
     def send(self, name):
         start = self.random.randrange(2)  # equal for copies of one spool, else whatever clocks say
         try:
-            make = lambda: self.tracker.create(start=start)  # noqa: E731
-            self.found[name] = find_or_make_run(self.tracker, "0", key="job", make=make)
+            create = lambda: self.tracker.create(start=start)  # noqa: E731
+            self.found[name] = get_or_create_run(self.tracker, "0", key="job", create=create)
         except Died:
             pass
         finally:
@@ -120,36 +120,38 @@ def test_all_senders_agree_on_one_run(count, deaths):
         assert [run.info.run_id for run in senders.tracker.search_runs([], "")] == [agreed]
 
 
-def test_the_earliest_becomes_the_run_of_what_was_there_before():
+def test_the_earliest_of_several_older_runs_becomes_the_run():
     tracker = Tracker()
     late, early = tracker.create(start=2), tracker.create(start=1)
     tracker.runs[late].data.metrics["loss"] = 1.0
     assert find_run(tracker, "0", key="job") == early
-    assert tracker.runs[early].data.params == {CLAIM: early}
+    assert tracker.runs[early].data.params == {CLAIM_PARAM: early}
     assert tracker.runs[late].info.lifecycle_stage == "active"  # it holds data: not ours to delete
     assert find_run(tracker, "0", key="job") == early
 
 
-def test_where_the_run_was_deleted_another_is_made():
+def test_a_deleted_run_is_replaced_by_a_new_one():
     tracker = Tracker()
-    first = find_or_make_run(tracker, "0", key="job", make=tracker.create)
-    assert find_or_make_run(tracker, "0", key="job", make=tracker.create) == first
+    first = get_or_create_run(tracker, "0", key="job", create=tracker.create)
+    assert get_or_create_run(tracker, "0", key="job", create=tracker.create) == first
     tracker.delete_run(first)
     assert find_run(tracker, "0", key="job") is None
-    assert find_or_make_run(tracker, "0", key="job", make=tracker.create) != first
+    assert get_or_create_run(tracker, "0", key="job", create=tracker.create) != first
 
 
-def test_an_experiment_that_another_made_first_is_taken_and_a_deleted_one_restored():
-    answers = [None, SimpleNamespace(experiment_id="7", lifecycle_stage="deleted", tags={TAG: "an older view"})]
+def test_an_experiment_of_another_sender_is_used_and_a_deleted_one_restored():
+    answers = [None, SimpleNamespace(experiment_id="7", lifecycle_stage="deleted", tags={VIEW_TAG: "an older view"})]
     restored, tagged = [], []
 
     def create(name, artifact_location, tags):
         raise MlflowException("there is one", error_code=3001)  # RESOURCE_ALREADY_EXISTS
 
     api = SimpleNamespace(
-        get_experiment_by_name=lambda name: answers.pop(0), create_experiment=create, restore_experiment=restored.append,
+        get_experiment_by_name=lambda name: answers.pop(0),
+        create_experiment=create,
+        restore_experiment=restored.append,
         set_experiment_tag=lambda *words: tagged.append(words),
-    )  # fmt: skip
-    assert experiment_id(api, "bp4d", uri="http://127.0.0.1") == "7"
+    )
+    assert get_or_create_experiment(api, "bp4d", uri="http://127.0.0.1") == "7"
     assert restored == ["7"]
-    assert tagged == [("7", TAG, STATE)]
+    assert tagged == [("7", VIEW_TAG, VIEW_STATE)]

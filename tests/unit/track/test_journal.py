@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from facscale.track.journal import Journal, Sent
-from facscale.track.sender import _batches
+from facscale.track.journal import Delivery, Journal
+from facscale.track.sender import _group_batches
 
 
 def metrics(step, *, run="job", **values):
@@ -13,14 +13,14 @@ def metrics(step, *, run="job", **values):
 
 
 def records(journal, start=0):
-    return [entry.record for entry in journal.entries(start)]
+    return [entry.record for entry in journal.read_entries(start)]
 
 
-def test_records_come_back_in_order_from_any_offset(tmp_path):
+def test_records_are_read_in_order_from_any_offset(tmp_path):
     journal = Journal(tmp_path)
     for step in range(5):
         journal.append(metrics(step, loss=float(step)))
-    entries = list(journal.entries(0))
+    entries = list(journal.read_entries(0))
     assert [entry.record["step"] for entry in entries] == [0, 1, 2, 3, 4]
     for number, entry in enumerate(entries):
         assert records(journal, entry.end) == [later.record for later in entries[number + 1 :]]
@@ -45,7 +45,7 @@ def test_a_step_is_written_once_also_by_a_later_process(tmp_path):
 
 
 @pytest.mark.parametrize("cut", range(1, 40, 6))
-def test_an_unfinished_line_costs_itself_only(tmp_path, cut):
+def test_an_unfinished_line_loses_only_itself(tmp_path, cut):
     journal = Journal(tmp_path)
     journal.append(metrics(0, loss=1.0))
     journal.append(metrics(1, loss=1.0))
@@ -59,7 +59,7 @@ def test_an_unfinished_line_costs_itself_only(tmp_path, cut):
     assert steps[-1] == 2
 
 
-def test_what_is_not_finite_is_plain_json(tmp_path):
+def test_numbers_that_are_not_finite_are_valid_json(tmp_path):
     journal = Journal(tmp_path)
     journal.append(metrics(0, a=float("nan"), b=float("-inf"), c=1.0))
     line = (tmp_path / "journal.jsonl").read_text()
@@ -67,39 +67,39 @@ def test_what_is_not_finite_is_plain_json(tmp_path):
     assert values == {"a": "nan", "b": "-inf", "c": 1.0}
 
 
-def test_what_is_sent_is_remembered_and_damage_means_nothing_is(tmp_path):
+def test_deliveries_are_saved_and_a_damaged_file_counts_as_none(tmp_path):
     journal = Journal(tmp_path)
-    assert journal.sent() == {}
-    first, second = Sent("first", {"records": 7}, {"job": "run1"}), Sent("second", {"files": 3})
-    journal.acknowledge(first)
-    journal.acknowledge(second)
+    assert journal.load_deliveries() == {}
+    first, second = Delivery("first", {"records": 7}, {"job": "run1"}), Delivery("second", {"files": 3})
+    journal.save_delivery(first)
+    journal.save_delivery(second)
     first.offsets["records"] = 9
-    journal.acknowledge(first)
-    assert Journal(tmp_path).sent() == {"first": first, "second": second}
+    journal.save_delivery(first)
+    assert Journal(tmp_path).load_deliveries() == {"first": first, "second": second}
     (tmp_path / "sent.json").write_text('[{"target": ')
-    assert journal.sent() == {}
+    assert journal.load_deliveries() == {}
 
 
-def test_what_is_sent_covers_the_journal_once_every_lane_is_through(tmp_path):
+def test_a_journal_is_delivered_once_every_lane_is_at_its_end(tmp_path):
     journal = Journal(tmp_path)
     journal.append(metrics(0, loss=1.0))
     journal.append(metrics(1, loss=1.0))
-    first, end = [entry.end for entry in journal.entries(0)]
-    assert not journal.covers(Sent("t", {"records": end}))
-    assert not journal.covers(Sent("t", {"records": end, "files": first}))
-    assert journal.covers(Sent("t", {"records": end, "files": end}))
+    first, end = [entry.end for entry in journal.read_entries(0)]
+    assert not journal.is_delivered(Delivery("t", {"records": end}))
+    assert not journal.is_delivered(Delivery("t", {"records": end, "files": first}))
+    assert journal.is_delivered(Delivery("t", {"records": end, "files": end}))
     (tmp_path / "journal.jsonl").open("ab").write(b'{"do": "met')  # a crash
-    assert Journal(tmp_path).covers(Sent("t", {"records": end, "files": end}))
+    assert Journal(tmp_path).is_delivered(Delivery("t", {"records": end, "files": end}))
 
 
-def test_files_are_copied_when_they_are_kept(tmp_path):
+def test_files_are_copied_when_they_are_added(tmp_path):
     journal = Journal(tmp_path / "spool")
     original = tmp_path / "a.txt"
     original.write_text("then")
-    kept = journal.keep(original, name="b.txt")
+    folder = journal.add_file(original, name="b.txt")
     original.write_text("now")
-    assert (journal.files / kept / "b.txt").read_text() == "then"
-    journal.drop(kept)
+    assert (journal.files / folder / "b.txt").read_text() == "then"
+    journal.remove_file(folder)
     assert list(journal.files.iterdir()) == []
 
 
@@ -112,20 +112,20 @@ sys.stdin.read()
 """
 
 
-def test_one_process_sends_and_a_dead_one_holds_up_nobody(tmp_path):
+def test_one_process_sends_and_a_dead_one_blocks_nobody(tmp_path):
     journal = Journal(tmp_path)
     arguments = [sys.executable, "-c", HOLDER, str(tmp_path / "lock")]
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "held\n"
-        assert not journal.lock()
+        assert not journal.try_lock()
         process.kill()
-    assert journal.lock()
-    assert not Journal(tmp_path).lock()
+    assert journal.try_lock()
+    assert not Journal(tmp_path).try_lock()
     journal.unlock()
-    assert Journal(tmp_path).lock()
+    assert Journal(tmp_path).try_lock()
 
 
-def test_batches_hold_what_one_request_can(tmp_path):
+def test_a_batch_holds_what_one_request_can_carry(tmp_path):
     journal = Journal(tmp_path)
     journal.append(metrics(0, loss=1.0))
     journal.append({"do": "params", "lane": "records", "run": "job", "values": {}})
@@ -133,7 +133,8 @@ def test_batches_hold_what_one_request_can(tmp_path):
     journal.append({"do": "close", "lane": "records", "run": "other"})
     journal.append({"do": "close", "lane": "records", "run": "job"})
     batches = [
-        [(entry.record["do"], entry.record["run"]) for entry in batch] for batch in _batches(list(journal.entries(0)))
+        [(entry.record["do"], entry.record["run"]) for entry in batch]
+        for batch in _group_batches(list(journal.read_entries(0)))
     ]
     assert batches == [
         [("metrics", "job"), ("params", "job")],

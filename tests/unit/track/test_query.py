@@ -6,12 +6,13 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.server import app
 
+from facscale.compat import IncompatibleVersionError
 from facscale.track import Tracker, query
-from facscale.track.query import QueryError, TrackedRun, runs
+from facscale.track.query import QueryError, TrackedRun, search_runs
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory, empty_store):
+def filled_store(tmp_path_factory, empty_store):
     """Five jobs with a fold each, in two experiments."""
     folder = tmp_path_factory.mktemp("told")
     store = f"sqlite:///{shutil.copy2(empty_store, folder / 'mlflow.db')}"
@@ -19,77 +20,93 @@ def told(tmp_path_factory, empty_store):
         place = "bp4d" if number < 4 else "disfa"
         tags = {"method": "clp" if number % 2 else "moco"}
         tracker = Tracker(store, place, key=f"job{number}", name=f"name{number}", tags=tags, spool=folder / str(number))
-        tracker.params({"train": {"lr": 0.1}})
-        tracker.metrics({"f1/AU12": number / 10})
-        tracker.metrics({"f1/AU12": number / 10 + 0.05, "nan": float("nan")}, 1)
-        fold = tracker.child(f"job{number}/fold0", "fold0", tags)
+        tracker.log_params({"train": {"lr": 0.1}})
+        tracker.log_metrics({"f1/AU12": number / 10})
+        tracker.log_metrics({"f1/AU12": number / 10 + 0.05, "nan": float("nan")}, 1)
+        fold = tracker.start_child(f"job{number}/fold0", "fold0", tags)
         fold.close()
         assert tracker.close()
     return store
 
 
-def test_runs_come_as_they_were_told(told):
-    found = runs(told, experiment="bp4d")
-    assert {run.key for run in found} == {f"job{n}{of}" for n in range(4) for of in ("", "/fold0")}
-    assert [run.start for run in found] == sorted(run.start for run in found)
-    by_key = {run.key: run for run in found}
+def test_runs_are_returned_as_they_were_logged(filled_store):
+    runs = search_runs(filled_store, experiment="bp4d")
+    assert {run.key for run in runs} == {f"job{n}{fold_suffix}" for n in range(4) for fold_suffix in ("", "/fold0")}
+    assert [run.start for run in runs] == sorted(run.start for run in runs)
+    by_key = {run.key: run for run in runs}
     main, fold = by_key["job3"], by_key["job3/fold0"]
-    (row,) = MlflowClient(told).search_runs(["1"], "tags.`facscale.key` = 'job3'")
+    (row,) = MlflowClient(filled_store).search_runs(["1"], "tags.`facscale.key` = 'job3'")
     assert main == TrackedRun(
-        id=row.info.run_id, name="name3", start=row.info.start_time, status="FINISHED",
-        tags=row.data.tags, params={"train.lr": "0.1", "zz.facscale.run": row.info.run_id}, metrics={"f1/AU12": 0.35, "nan": ANY},
-    )  # fmt: skip
+        id=row.info.run_id,
+        name="name3",
+        start=row.info.start_time,
+        status="FINISHED",
+        tags=row.data.tags,
+        params={"train.lr": "0.1", "zz.facscale.run": row.info.run_id},
+        metrics={"f1/AU12": 0.35, "nan": ANY},
+    )
     assert (main.key, main.parent, main.tags["method"]) == ("job3", "", "clp")
     assert (fold.parent, fold.metrics) == (main.id, {})
 
 
 @pytest.mark.parametrize("page", [1, 3, 8, 1000])
-def test_no_run_is_missing_or_doubled_between_pages(told, monkeypatch, page):
-    monkeypatch.setattr(query, "PAGE", page)
-    found = runs(told, experiment="bp4d", filter="attributes.status = 'FINISHED'")
-    assert len(found) == len({run.id for run in found}) == 8
+def test_no_run_is_missing_or_repeated_between_pages(filled_store, monkeypatch, page):
+    monkeypatch.setattr(query, "PAGE_SIZE", page)
+    runs = search_runs(filled_store, experiment="bp4d", filter="attributes.status = 'FINISHED'")
+    assert len(runs) == len({run.id for run in runs}) == 8
 
 
-def test_the_tracker_filters(told):
-    found = runs(told, experiment="bp4d", filter="tags.method = 'clp' and metrics.`f1/AU12` > 0.2")
-    assert [run.key for run in found] == ["job3"]
+def test_the_tracker_filters(filled_store):
+    runs = search_runs(filled_store, experiment="bp4d", filter="tags.method = 'clp' and metrics.`f1/AU12` > 0.2")
+    assert [run.key for run in runs] == ["job3"]
 
 
 @pytest.mark.filterwarnings("ignore:.*a2wsgi")
-def test_a_file_a_server_and_mlflows_own_client_tell_the_same(told, monkeypatch):
-    """The server is there, without a socket: its requests go to MLflow's application."""
-    own = runs(told, experiment="bp4d", filter="attributes.status = 'FINISHED'")
+def test_a_file_a_server_and_mlflows_own_client_give_the_same_runs(filled_store, monkeypatch):
+    """The server has no socket: requests to it go to MLflow's application in this process."""
+    own = search_runs(filled_store, experiment="bp4d", filter="attributes.status = 'FINISHED'")
     assert "nan" in {str(value) for run in own for value in run.metrics.values()}
-    assert plain(runs(told, experiment="bp4d")) == plain(own)
-    monkeypatch.setenv("_MLFLOW_SERVER_FILE_STORE", told)
-    monkeypatch.setattr(query, "MlflowClient", lambda uri: MlflowClient(told))
-    asked = []
+    assert to_text(search_runs(filled_store, experiment="bp4d")) == to_text(own)
+    monkeypatch.setenv("_MLFLOW_SERVER_FILE_STORE", filled_store)
+    filters = []
 
-    def request(creds, endpoint, method, *, json, timeout):
-        asked.append(json["filter"])
-        answer = app.test_client().open(endpoint, method=method, json=json)
+    def request(host_creds, endpoint, method, *, json=None, params=None, **_):
+        if endpoint.endswith("runs/search"):
+            filters.append(json["filter"])
+        answer = app.test_client().open(endpoint, method=method, json=json, query_string=params)
         return SimpleNamespace(status_code=answer.status_code, text=answer.text, json=answer.get_json)
 
-    monkeypatch.setattr(query, "http_request", request)
-    monkeypatch.setattr(query, "AT_ONCE", 1)
+    monkeypatch.setattr("mlflow.utils.rest_utils.http_request", request)
+    monkeypatch.setattr(query, "MAX_REQUESTS", 1)
     for page in (1, 1000):
-        monkeypatch.setattr(query, "PAGE", page)
-        assert plain(runs("http://server", experiment="bp4d")) == plain(own)
-    assert len(asked) >= 16 + 16
-    found = runs("http://server", experiment="bp4d", filter="tags.method = 'clp' and metrics.`f1/AU12` > 0.2")
-    assert [run.key for run in found] == ["job3"]
+        monkeypatch.setattr(query, "PAGE_SIZE", page)
+        assert to_text(search_runs("http://server", experiment="bp4d")) == to_text(own)
+    assert len(filters) >= 16 + 16
+    runs = search_runs("http://server", experiment="bp4d", filter="tags.method = 'clp' and metrics.`f1/AU12` > 0.2")
+    assert [run.key for run in runs] == ["job3"]
 
 
-def plain(found):
-    """Comparable, though nan is not itself."""
-    return [repr({**vars(run), "metrics": dict(sorted(run.metrics.items()))}) for run in found]
+def to_text(runs):
+    """Text can be compared, whereas nan does not equal itself."""
+    return [repr({**vars(run), "metrics": dict(sorted(run.metrics.items()))}) for run in runs]
 
 
-def test_a_filter_that_mlflow_does_not_understand_is_refused(told):
-    with pytest.raises(QueryError, match="does not answer what was asked: .*Invalid"):
-        runs(told, experiment="bp4d", filter="nonsense = 1")
+def test_a_filter_that_mlflow_does_not_understand_is_refused(filled_store):
+    with pytest.raises(QueryError, match="does not answer the query: .*Invalid"):
+        search_runs(filled_store, experiment="bp4d", filter="nonsense = 1")
 
 
-def test_an_experiment_that_is_not_there_is_named_with_those_that_are(told):
+def test_an_unknown_experiment_is_named_with_those_that_exist(filled_store):
     with pytest.raises(QueryError, match="no experiment 'bp4'; it has .*bp4d"):
-        runs(told, experiment="bp4")
+        search_runs(filled_store, experiment="bp4")
+
+
+def test_a_file_with_an_unknown_schema_is_read_through_mlflows_client(filled_store, monkeypatch, caplog):
+    expected = search_runs(filled_store, experiment="bp4d")
+
+    def fail(*_, **__):
+        raise IncompatibleVersionError("such table", distribution="mlflow", tried="3.17.2")
+
+    monkeypatch.setattr(query, "read_sqlite_runs", fail)
+    assert to_text(search_runs(filled_store, experiment="bp4d")) == to_text(expected)
+    assert "has no such table, which facscale needs; install mlflow 3.17.2" in caplog.text

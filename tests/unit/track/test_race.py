@@ -1,4 +1,4 @@
-"""A sender that another one overtakes loses nothing: what it was told in the race is no refusal."""
+"""A sender that loses a race with another sender loses no record: the error is not a refusal."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, declarative_base
 
 from facscale.track import client, race
-from facscale.track.client import Client, RefusedError
+from facscale.track.client import RecordClient, RecordRefusedError
 
 TIME = 1_700_000_000_000
 
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch):
-    monkeypatch.setattr(race, "SHORTEST_S", 0.0)
+    monkeypatch.setattr(race, "BASE_PAUSE_S", 0.0)
 
 
 @contextmanager
-def overtaken(rival):
-    """Just before a session first inserts rows of a table, `rival` is called with the table's class."""
-    met = set()
+def race_against(rival):
+    """Call `rival` with a table's class just before a session first inserts rows of that table."""
+    tables = set()
 
     def overtake(session, *_):
-        for kind in {type(row) for row in session.new} & {SqlMetric, SqlParam} - met:
-            met.add(kind)
+        for kind in {type(row) for row in session.new} & {SqlMetric, SqlParam} - tables:
+            tables.add(kind)
             rival(kind)
 
     event.listen(Session, "before_flush", overtake)
     try:
-        yield met
+        yield tables
     finally:
         event.remove(Session, "before_flush", overtake)
 
@@ -52,14 +52,14 @@ def records(**values):
 
 @pytest.fixture
 def attached(store, tmp_path):
-    """A client that knows its run from an earlier process, so that it asks for steps before it sends them."""
+    """A client whose run is from an earlier process, so that it asks for steps before it sends them."""
     runs = {}
     attach = {"do": "run", "run": "job", "time": TIME, "name": "clp", "parent": None, "tags": {}}
-    Client(store, experiment="raced", runs=runs).send([attach], files=tmp_path)
-    return Client(store, experiment="raced", runs=runs), runs["job"]
+    RecordClient(store, experiment="raced", runs=runs).send([attach], files=tmp_path)
+    return RecordClient(store, experiment="raced", runs=runs), runs["job"]
 
 
-def test_a_batch_that_loses_each_of_its_races_is_sent_all_the_same(store, tmp_path, attached):
+def test_a_batch_that_loses_each_of_its_races_is_still_sent(store, tmp_path, attached):
     sender, run = attached
     api = MlflowClient(store)
 
@@ -69,22 +69,23 @@ def test_a_batch_that_loses_each_of_its_races_is_sent_all_the_same(store, tmp_pa
         else:
             api.log_batch(run, metrics=[Metric("loss", 1.0, TIME, 3)])
 
-    with overtaken(rival) as met:
+    with race_against(rival) as tables:
         sender.send(records(loss=1.0, std=2.0), files=tmp_path)
-    assert met == {SqlMetric, SqlParam}
+    assert tables == {SqlMetric, SqlParam}
     data = api.get_run(run).data
     assert data.metrics == {"loss": 1.0, "std": 2.0}
     assert data.params["lr"] == "0.1"
     assert [point.step for point in api.get_metric_history(run, "loss")] == [3]
 
 
-def test_a_value_that_the_faster_one_has_written_otherwise_is_refused(store, tmp_path, attached):
+def test_another_value_than_the_faster_senders_is_refused(store, tmp_path, attached):
     sender, run = attached
     rival = MlflowClient(store)
 
-    with overtaken(lambda kind: kind is SqlParam and rival.log_batch(run, params=[Param("lr", "0.2")])), pytest.raises(
-        RefusedError, match="Changing param values is not allowed"
-    ):  # fmt: skip
+    with (
+        race_against(lambda kind: kind is SqlParam and rival.log_batch(run, params=[Param("lr", "0.2")])),
+        pytest.raises(RecordRefusedError, match="Changing param values is not allowed"),
+    ):
         sender.send(records(loss=1.0), files=tmp_path)
 
 
@@ -119,7 +120,7 @@ def insert_a_list(session, _row):
 
 @pytest.fixture
 def fault(request):
-    """What SQLAlchemy raises where a function does wrong to a real SQLite database, with one row in it."""
+    """The error that SQLAlchemy raises when a function misuses a real SQLite database with one row."""
     engine = create_engine("sqlite://")
     base.metadata.create_all(engine)
     with Session(engine) as session:
@@ -134,7 +135,7 @@ def fault(request):
 
 @pytest.mark.parametrize("code", [BAD_REQUEST, INTERNAL_ERROR])  # log_batch makes the latter of what it meets itself
 @pytest.mark.parametrize("fault", [insert_twice, update_after_deletion, read_after_deletion], indirect=True)
-def test_what_a_database_says_to_the_second_is_a_race(fault, code):
+def test_a_databases_error_for_the_second_sender_is_a_race(fault, code):
     assert race.is_race(MlflowException(fault, code))
 
 
@@ -149,7 +150,7 @@ def test_what_a_database_says_to_the_second_is_a_race(fault, code):
         "Failed to set tags with given within 3 retries. Keys: ['row']",
     ],
 )
-def test_what_a_server_says_of_transactions_that_met_is_a_race(text):
+def test_a_servers_error_for_conflicting_transactions_is_a_race(text):
     assert race.is_race(MlflowException(text, TEMPORARILY_UNAVAILABLE))
 
 
@@ -163,32 +164,33 @@ def test_what_a_server_says_of_transactions_that_met_is_a_race(text):
     ],
     ids=lambda error: error.error_code,
 )
-def test_everything_else_is_none(error):
+def test_other_errors_are_not_races(error):
     assert not race.is_race(error)
 
 
 @pytest.mark.parametrize("fault", [insert_a_list], indirect=True)
-def test_a_value_that_the_database_does_not_take_is_no_race(fault):
+def test_a_value_that_the_database_rejects_is_not_a_race(fault):
     assert not race.is_race(MlflowException(fault, BAD_REQUEST))
 
 
 @pytest.mark.parametrize(
-    ("error", "asked", "raised"),
+    ("error", "attempts", "expected_error"),
     [
         (RestException({"error_code": "REQUEST_LIMIT_EXCEEDED", "message": "too many"}), 1, RestException),
-        (RestException({"error_code": "INVALID_PARAMETER_VALUE", "message": "bad name"}), 2, RefusedError),
-        (MlflowException("sqlalche.me/e/21/gkpj", BAD_REQUEST), race.TRIES + 1, RefusedError),  # a race without end
-        (MlflowException("deadlock detected", TEMPORARILY_UNAVAILABLE), race.TRIES, MlflowException),
+        (RestException({"error_code": "INVALID_PARAMETER_VALUE", "message": "bad name"}), 2, RecordRefusedError),
+        # a race without end
+        (MlflowException("sqlalche.me/e/21/gkpj", BAD_REQUEST), race.MAX_ATTEMPTS + 1, RecordRefusedError),
+        (MlflowException("deadlock detected", TEMPORARILY_UNAVAILABLE), race.MAX_ATTEMPTS, MlflowException),
     ],
 )
-def test_how_often_a_server_is_asked(monkeypatch, tmp_path, error, asked, raised):
+def test_how_often_a_record_is_sent(monkeypatch, tmp_path, error, attempts, expected_error):
     calls = []
 
     def answer(*_, **__):
         calls.append(1)
         raise error
 
-    monkeypatch.setattr(client, "experiment_id", answer)
-    with pytest.raises(raised):
-        Client("http://127.0.0.1:9", experiment="raced", runs={}).send(records(loss=1.0), files=tmp_path)
-    assert len(calls) == asked
+    monkeypatch.setattr(client, "get_or_create_experiment", answer)
+    with pytest.raises(expected_error):
+        RecordClient("http://127.0.0.1:9", experiment="raced", runs={}).send(records(loss=1.0), files=tmp_path)
+    assert len(calls) == attempts

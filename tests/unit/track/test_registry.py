@@ -20,32 +20,32 @@ def model(tmp_path):
 
 
 @pytest.fixture
-def push(tmp_path, store, model):
-    """Say a run with an encoder, from a spool of its own each time."""
+def log_run(tmp_path, store, model):
+    """A function that logs a run with an encoder, from a new spool each time."""
     spools = iter(range(100))
 
-    def push(key, *, scores, name="clp", spool=None):
+    def log_run(key, *, scores, name="clp", spool=None):
         tracker = Tracker(store, "bp4d", key=key, name=key, spool=tmp_path / f"spool{spool or next(spools)}")
-        tracker.model(model)
-        tracker.register(name, scores=scores, tags={"job": key}, description=f"about {key}")
+        tracker.log_model(model)
+        tracker.register_model(name, scores=scores, tags={"job": key}, description=f"about {key}")
         assert tracker.close()
         return tracker
 
-    return push
+    return log_run
 
 
-def best(store, data, name="clp"):
+def get_best_job(store, data, name="clp"):
     return MlflowClient(store).get_model_version_by_alias(name, f"best-{data}").tags["job"]
 
 
-def test_the_best_and_the_newest_of_a_method(store, push):
-    push("a", scores={"bp4d": 0.5, "disfa": 0.4})
-    push("b", scores={"bp4d": 0.6, "disfa": 0.3})
-    push("c", scores={"bp4d": 0.55, "disfa": float("nan")})
-    push("other method", scores={"bp4d": 0.9}, name="moco")
-    assert best(store, "bp4d") == "b"
-    assert best(store, "disfa") == "a"
-    assert best(store, "bp4d", name="moco") == "other method"
+def test_aliases_name_the_best_and_the_newest_version_of_a_method(store, log_run):
+    log_run("a", scores={"bp4d": 0.5, "disfa": 0.4})
+    log_run("b", scores={"bp4d": 0.6, "disfa": 0.3})
+    log_run("c", scores={"bp4d": 0.55, "disfa": float("nan")})
+    log_run("other method", scores={"bp4d": 0.9}, name="moco")
+    assert get_best_job(store, "bp4d") == "b"
+    assert get_best_job(store, "disfa") == "a"
+    assert get_best_job(store, "bp4d", name="moco") == "other method"
     client = MlflowClient(store)
     newest = client.get_model_version_by_alias("clp", "latest")
     assert newest.tags == {"job": "c", "facscale.key": "c", "f1/bp4d": "0.55"}
@@ -56,36 +56,36 @@ def test_the_best_and_the_newest_of_a_method(store, push):
     assert model.status == "READY"
 
 
-def test_a_run_is_one_version_however_often_it_is_pushed(store, push):
-    push("a", scores={"bp4d": 0.5})
-    push("b", scores={"bp4d": 0.4})
-    push("b", scores={"bp4d": 0.4})  # from another spool: a resumed job, on a new node
-    push("b", scores={"bp4d": 0.7})  # judged anew
+def test_a_run_has_one_version_however_often_it_is_logged(store, log_run):
+    log_run("a", scores={"bp4d": 0.5})
+    log_run("b", scores={"bp4d": 0.4})
+    log_run("b", scores={"bp4d": 0.4})  # from another spool: a resumed job, on a new node
+    log_run("b", scores={"bp4d": 0.7})  # evaluated again
     versions = MlflowClient(store).search_model_versions("name = 'clp'")
     assert sorted(version.tags["job"] for version in versions) == ["a", "b"]
-    assert best(store, "bp4d") == "b"
+    assert get_best_job(store, "bp4d") == "b"
 
 
-def test_equal_scores_leave_the_alias_where_it_is(store, push):
-    push("a", scores={"bp4d": 0.5})
-    push("b", scores={"bp4d": 0.5})
-    assert best(store, "bp4d") == "a"
+def test_equal_scores_leave_the_alias_unchanged(store, log_run):
+    log_run("a", scores={"bp4d": 0.5})
+    log_run("b", scores={"bp4d": 0.5})
+    assert get_best_job(store, "bp4d") == "a"
 
 
-def test_names_fit_what_mlflow_takes(store, push):
-    push("a", scores={"BP4D + DISFA, all/of it": 0.5}, name="my/method: 2")
-    assert best(store, "BP4D-DISFA-all-of-it", name="my-method-2") == "a"
+def test_names_are_changed_to_what_mlflow_accepts(store, log_run):
+    log_run("a", scores={"BP4D + DISFA, all/of it": 0.5}, name="my/method: 2")
+    assert get_best_job(store, "BP4D-DISFA-all-of-it", name="my-method-2") == "a"
 
 
 def test_a_run_without_a_model_has_nothing_to_register(tmp_path, store, caplog):
     tracker = Tracker(store, "bp4d", key="a", name="a", spool=tmp_path / "spool")
-    tracker.register("clp", scores={"bp4d": 0.5})
+    tracker.register_model("clp", scores={"bp4d": 0.5})
     assert tracker.close()
     assert "has no model 'encoder' to register" in (tmp_path / "spool" / "refused.jsonl").read_text()
 
 
 class Registry:
-    """The registry as another sender moves it: just after we have moved an alias, a better version is there."""
+    """A registry in which another sender adds a better version just after an alias was moved."""
 
     def __init__(self, scores):
         self.scores, self.aliases, self.later = list(scores), {}, [0.9, 0.8]
@@ -95,9 +95,9 @@ class Registry:
 
     def search_model_versions(self, query, max_results, page_token):
         start = int(page_token or 0)
-        found = [SimpleNamespace(version=n + 1, tags={"f1/bp4d": str(s)}) for n, s in enumerate(self.scores)]
-        page = type("Page", (list,), {"token": str(start + 2) if start + 2 < len(found) else None})
-        return page(found[start : start + 2])
+        versions = [SimpleNamespace(version=n + 1, tags={"f1/bp4d": str(s)}) for n, s in enumerate(self.scores)]
+        page = type("Page", (list,), {"token": str(start + 2) if start + 2 < len(versions) else None})
+        return page(versions[start : start + 2])
 
     def set_registered_model_alias(self, name, alias, version):
         self.aliases[alias] = version
@@ -105,7 +105,7 @@ class Registry:
             self.scores.append(self.later.pop(0))
 
 
-def test_whoever_moves_the_alias_looks_again():
+def test_the_alias_is_checked_again_after_it_was_moved():
     registered = Registry([0.1, 0.5, 0.3])
-    registry._point_to_best(registered, "clp", data="bp4d")
+    registry._update_best_alias(registered, "clp", data="bp4d")
     assert registered.aliases == {"best-bp4d": "4"}  # 0.9, which came while the alias was moved to version 2

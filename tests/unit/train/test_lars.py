@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from facscale.spec import Job, SpecError
-from facscale.train.engine import settings
+from facscale.train.engine import build_deepspeed_config
 from facscale.train.lars import LARS
 
 
@@ -44,4 +44,4 @@ def test_sharded_weights_are_refused():
         deepspeed={"zero_optimization": {"stage": 1}},
     )
     with pytest.raises(SpecError, match="lars needs whole weights"):
-        settings(job, world=1)
+        build_deepspeed_config(job, world=1)

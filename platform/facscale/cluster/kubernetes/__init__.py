@@ -1,22 +1,30 @@
-"""Jobs on clusters elsewhere: Kubernetes with KubeRay, and Ray clusters by their address. No other room knows Kubernetes."""
+"""Jobs on other clusters: Kubernetes with KubeRay, and Ray clusters by address. No other room uses Kubernetes."""
 
-from facscale.cluster.kubernetes.api import Api, KubeError
-from facscale.cluster.kubernetes.clusters import KubePlace, Place, RayPlace, kube_place, places, ray_place
-from facscale.cluster.kubernetes.host import Host, Standing, State
-from facscale.cluster.kubernetes.hosts import everywhere, host
+from facscale.cluster.kubernetes.api import KubeApi
+from facscale.cluster.kubernetes.client import ClusterClient, JobState, JobStatus
+from facscale.cluster.kubernetes.clusters import (
+    ClusterTarget,
+    KubeTarget,
+    RayTarget,
+    load_targets,
+    resolve_kube_target,
+    resolve_ray_target,
+)
+from facscale.cluster.kubernetes.errors import KubeError
+from facscale.cluster.kubernetes.fanout import create_client, list_all_jobs
 
 __all__ = [
-    "Api",
-    "Host",
+    "ClusterClient",
+    "ClusterTarget",
+    "JobState",
+    "JobStatus",
+    "KubeApi",
     "KubeError",
-    "KubePlace",
-    "Place",
-    "RayPlace",
-    "Standing",
-    "State",
-    "everywhere",
-    "host",
-    "kube_place",
-    "places",
-    "ray_place",
+    "KubeTarget",
+    "RayTarget",
+    "create_client",
+    "list_all_jobs",
+    "load_targets",
+    "resolve_kube_target",
+    "resolve_ray_target",
 ]

@@ -1,6 +1,6 @@
-"""A connected Kubernetes API: a few verbs over plain dictionaries, and failures that say what to do.
+"""A client of one Kubernetes namespace: a few verbs over plain dictionaries, with errors that name the fix.
 
-kubeconfig, tokens and certificates are the client library's; what it would raise becomes one `KubeError` (`failures`).
+The client library handles the kubeconfig, tokens and certificates. Its exceptions become `KubeError` (`errors`).
 """
 
 from __future__ import annotations
@@ -15,31 +15,34 @@ from typing import Any, NamedTuple
 import urllib3
 from kubernetes import client, config
 
-from facscale.cluster.kubernetes import failures
-from facscale.cluster.kubernetes.clusters import KubePlace, places
-from facscale.cluster.kubernetes.failures import KubeError
-from facscale.spec import nearest
+from facscale.cluster.kubernetes.clusters import KubeTarget, load_targets
+from facscale.cluster.kubernetes.errors import (
+    ApiRequest,
+    ApiResponse,
+    KubeError,
+    build_error,
+    build_unreachable_error,
+)
+from facscale.spec import suggest_nearest
 
-__all__ = ["CONFIGMAPS", "EVENTS", "PODS", "RAYJOBS", "WORKLOADS", "Api", "KubeError", "Resource"]
-
-TIMEOUT_S = (5.0, 30.0)  # to connect, to answer
-MERGE = "application/merge-patch+json"
+TIMEOUT_S = (5.0, 30.0)  # to connect, to read
+MERGE_PATCH = "application/merge-patch+json"
 
 
 class Resource(NamedTuple):
-    """One kind of object in the API."""
+    """A kind of objects in the API."""
 
-    group: str  # "" of the core
+    group: str  # "": the core group
     version: str
     plural: str
 
     @property
-    def full(self) -> str:
-        """As `kubectl` names it: rayjobs.ray.io."""
+    def full_name(self) -> str:
+        """The name as `kubectl` writes it: rayjobs.ray.io."""
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
-    def path(self, namespace: str, name: str = "") -> str:
-        """Of all objects of a namespace, or of one."""
+    def build_path(self, namespace: str, name: str = "") -> str:
+        """Build the URL path of one object, or without `name` of all objects of a namespace."""
         root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
         return f"{root}/namespaces/{namespace}/{self.plural}{'/' if name else ''}{name}"
 
@@ -48,137 +51,154 @@ CONFIGMAPS = Resource("", "v1", "configmaps")
 PODS = Resource("", "v1", "pods")
 EVENTS = Resource("", "v1", "events")
 RAYJOBS = Resource("ray.io", "v1", "rayjobs")
-WORKLOADS = Resource("kueue.x-k8s.io", "v1beta1", "workloads")  # the version is the cluster's: `Api.groups`
+WORKLOADS = Resource("kueue.x-k8s.io", "v1beta1", "workloads")  # `KubeApi.get_groups` gives the cluster's version
 
 
-class Api:
-    """The API server of one place. Every method raises KubeError for whatever it does not get."""
+class KubeApi:
+    """The API server of one target. Every method raises KubeError where a request fails."""
 
-    def __init__(self, place: KubePlace) -> None:
-        """Raises KubeError for a kubeconfig that is missing, or has no such context. Nothing is asked yet."""
-        self.place = place
-        chosen = _context(place)
-        self.namespace = place.namespace or str(chosen["context"].get("namespace") or "default")
+    def __init__(self, target: KubeTarget) -> None:
+        """Read the kubeconfig, and send nothing. Raises KubeError if it is missing, or has no such context."""
+        self.target = target
+        context = _read_context(target)
+        self.namespace = target.namespace or str(context["context"].get("namespace") or "default")
         settings = client.Configuration()
         settings.retries = urllib3.Retry(total=2, backoff_factor=0.2, redirect=0)
-        _say_no_traceback()
+        _silence_libraries()
         try:
             self.client = config.new_client_from_config(  # type: ignore[no-untyped-call]
-                kubeconfig(), context=place.context, persist_config=False, client_configuration=settings
+                get_kubeconfig(), context=target.context, persist_config=False, client_configuration=settings
             )
         except (config.ConfigException, OSError, ValueError, KeyError, TypeError) as error:
             raise KubeError(
-                f"{kubeconfig()}: context {place.context} cannot be used: {error}; `kubectl --context "
-                f"{place.context} get pods` should work first"
+                f"{get_kubeconfig()}: context {target.context} cannot be used: {error}; `kubectl --context "
+                f"{target.context} get pods` should work first"
             ) from None
         self.server = str(settings.host)
 
-    def groups(self) -> dict[str, str]:
-        """The API groups beyond the core, and the version that the server prefers of each."""
-        found = json.loads(self.request("GET", "/apis", asking=("get", "the list of API groups")))
-        return {group["name"]: group["preferredVersion"]["version"] for group in found["groups"]}
+    def get_groups(self) -> dict[str, str]:
+        """Return the API groups beyond the core, each with the version that the server prefers."""
+        body = self.request_json("GET", "/apis", request=ApiRequest("get", "the list of API groups"))
+        return {group["name"]: group["preferredVersion"]["version"] for group in body["groups"]}
 
-    def version(self) -> str:
-        """Of the server: v1.33.2."""
-        return str(json.loads(self.request("GET", "/version", asking=("get", "the version")))["gitVersion"])
+    def get_version(self) -> str:
+        """Return the server's version: v1.33.2."""
+        return str(self.request_json("GET", "/version", request=ApiRequest("get", "the version"))["gitVersion"])
 
-    def namespace_exists(self) -> bool | None:
-        """None where we may not know."""
+    def has_namespace(self) -> bool | None:
+        """Return whether the namespace exists; None if we may not read it."""
         status = self.send("GET", f"/api/v1/namespaces/{self.namespace}").status
         return {200: True, 404: False}.get(status)
 
-    def get(self, kind: Resource, name: str) -> dict[str, Any] | None:
-        """One object; None where there is none of that name."""
-        answer = self.send("GET", kind.path(self.namespace, name))
-        if answer.status == 404 and "NotFound" in answer.text:
+    def get(self, resource: Resource, name: str) -> dict[str, Any] | None:
+        """Return an object; None if there is none of that name."""
+        response = self.send("GET", resource.build_path(self.namespace, name))
+        if response.status == 404 and "NotFound" in response.text:
             return None
-        return json.loads(self._good(answer, ("get", kind.full, name)))
+        return json.loads(self._check(response, ApiRequest("get", resource.full_name, name)))
 
-    def list(self, kind: Resource, *, labels: str = "", fields: str = "") -> list[dict[str, Any]]:
-        """Objects of the namespace that the selectors choose."""
+    def list(self, resource: Resource, *, labels: str = "", fields: str = "") -> list[dict[str, Any]]:
+        """Return the objects of the namespace that match a label selector and a field selector."""
         query = {"labelSelector": labels, "fieldSelector": fields}
-        answer = self.send("GET", kind.path(self.namespace), query=query)
-        items: list[dict[str, Any]] = json.loads(self._good(answer, ("list", kind.full)))["items"]
+        response = self.send("GET", resource.build_path(self.namespace), query=query)
+        items: list[dict[str, Any]] = json.loads(self._check(response, ApiRequest("list", resource.full_name)))["items"]
         return items
 
-    def create(self, kind: Resource, body: Mapping[str, Any], *, dry_run: bool) -> dict[str, Any]:
-        """The object as the server made it; a dry run asks admission and makes nothing. A field that no schema knows is refused."""
+    def create(self, resource: Resource, body: Mapping[str, Any], *, dry_run: bool) -> dict[str, Any]:
+        """Create an object and return it as the server stored it. Fields that the schema lacks are refused.
+
+        A dry run passes validation and admission, and stores nothing.
+        """
         query = {"fieldValidation": "Strict", "fieldManager": "facscale", "dryRun": "All" if dry_run else ""}
-        answer = self.send("POST", kind.path(self.namespace), query=query, body=body)
-        return json.loads(self._good(answer, ("create", kind.full, body["metadata"]["name"])))
+        response = self.send("POST", resource.build_path(self.namespace), query=query, body=body)
+        request = ApiRequest("create", resource.full_name, body["metadata"]["name"])
+        return json.loads(self._check(response, request))
 
-    def patch(self, kind: Resource, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Merge `body` into an object."""
-        answer = self.send("PATCH", kind.path(self.namespace, name), body=body, content=MERGE)
-        return json.loads(self._good(answer, ("patch", kind.full, name)))
+    def patch(self, resource: Resource, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Merge `body` into an object and return the result."""
+        path = resource.build_path(self.namespace, name)
+        response = self.send("PATCH", path, body=body, content_type=MERGE_PATCH)
+        return json.loads(self._check(response, ApiRequest("patch", resource.full_name, name)))
 
-    def delete(self, kind: Resource, name: str) -> None:
-        """An object and, by and by, all that it owns; nothing where it is gone already."""
+    def delete(self, resource: Resource, name: str) -> None:
+        """Delete an object, if it exists; the server deletes what it owns in the background."""
         body = {"propagationPolicy": "Background"}
-        answer = self.send("DELETE", kind.path(self.namespace, name), body=body)
-        if answer.status != 404:
-            self._good(answer, ("delete", kind.full, name))
+        response = self.send("DELETE", resource.build_path(self.namespace, name), body=body)
+        if response.status != 404:
+            self._check(response, ApiRequest("delete", resource.full_name, name))
 
-    def log(self, pod: str, *, query: Mapping[str, str]) -> str:
-        """What a container of a pod has printed; "" while it has not begun."""
-        answer = self.send("GET", f"{PODS.path(self.namespace, pod)}/log", query=query)
-        if answer.status in {400, 404}:  # waiting to start, or gone
+    def read_log(self, pod: str, *, query: Mapping[str, str]) -> str:
+        """Return what a container of a pod has printed; "" if it has not started, or is gone."""
+        response = self.send("GET", f"{PODS.build_path(self.namespace, pod)}/log", query=query)
+        if response.status in {400, 404}:
             return ""
-        return self._good(answer, ("get", "pods/log", pod))
+        return self._check(response, ApiRequest("get", "pods/log", pod))
 
-    def request(self, method: str, path: str, *, asking: tuple[str, ...], body: Mapping[str, Any] | None = None) -> str:
-        """Any other question. `asking` is for errors: verb, resource and perhaps name."""
-        return self._good(self.send(method, path, body=body), asking)
+    def request_json(
+        self, method: str, path: str, *, request: ApiRequest, body: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Send any other request and return the parsed response. `request` describes it in errors."""
+        return json.loads(self._check(self.send(method, path, body=body), request))
 
     def send(
-        self, method: str, path: str, *, query: Mapping[str, str] | None = None,
-        body: Mapping[str, Any] | None = None, content: str = "application/json",
-    ) -> failures.Answer:  # fmt: skip
-        """What the server says, whatever that is. Raises KubeError only where there is no answer."""
-        given = [(name, value) for name, value in (query or {}).items() if value]
-        headers = {"Accept": "application/json, */*", "Content-Type": content}
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+    ) -> ApiResponse:
+        """Send a request and return the response, whatever its status. Raises UnreachableKubeError if none comes."""
+        parameters = [(name, value) for name, value in (query or {}).items() if value]
+        headers = {"Accept": "application/json, */*", "Content-Type": content_type}
         try:
             _, url, headers, body, _ = self.client.param_serialize(
-                method=method, resource_path=path, query_params=given, header_params=headers, body=body,
+                method=method,
+                resource_path=path,
+                query_params=parameters,
+                header_params=headers,
+                body=body,
                 auth_settings=["BearerToken"],
-            )  # fmt: skip
+            )
             response = self.client.call_api(method, url, headers, body, _request_timeout=TIMEOUT_S)
-            return failures.Answer(response.status, response.read().decode(errors="replace"))
+            return ApiResponse(response.status, response.read().decode(errors="replace"))
         except (urllib3.exceptions.HTTPError, OSError, client.ApiException) as error:
-            raise failures.unreachable(error, place=self.place, server=self.server) from None
+            raise build_unreachable_error(error, target=self.target, server=self.server) from None
 
-    def _good(self, answer: failures.Answer, asking: tuple[str, ...]) -> str:
-        if answer.status < 300:
-            return answer.text
-        raise failures.explained(answer, asking=failures.Question(*asking), place=self.place, namespace=self.namespace)
-
-
-def _context(place: KubePlace) -> dict[str, Any]:
-    """The entry of the kubeconfig. Raises KubeError."""
-    try:
-        contexts, _ = config.list_kube_config_contexts(kubeconfig())  # type: ignore[no-untyped-call]
-    except config.ConfigException as error:
-        raise KubeError(
-            f"{kubeconfig()}: no usable kubeconfig: {error}. Get one from whoever runs the cluster (for instance `gcloud "
-            f"container clusters get-credentials`), or set KUBECONFIG; Ray clusters need none: --ray"
-        ) from None
-    named = {str(entry["name"]): entry for entry in contexts}
-    if place.context not in named:
-        known = [*named, *(name for name, other in places().items() if isinstance(other, KubePlace))]
-        through = "" if place.name == place.context else f" (the context of {place.name} in your clusters file)"
-        raise KubeError(
-            f'{kubeconfig()}: there is no context "{place.context}"{through}{nearest(place.context, sorted(set(known)))}'
-        )
-    return named[place.context]
+    def _check(self, response: ApiResponse, request: ApiRequest) -> str:
+        """Return the text of a successful response."""
+        if response.status < 300:
+            return response.text
+        raise build_error(response, request=request, target=self.target, namespace=self.namespace)
 
 
-def kubeconfig() -> str:
-    """The file, or several with colons between them, as kubectl takes them."""
+def get_kubeconfig() -> str:
+    """Return the path of the kubeconfig, or several separated by colons, as kubectl takes them."""
     paths = (os.environ.get("KUBECONFIG") or "~/.kube/config").split(os.pathsep)
     return os.pathsep.join(str(Path(path).expanduser()) for path in paths if path)
 
 
-def _say_no_traceback() -> None:
-    """The libraries below tell each failed try; we tell the last."""
+def _read_context(target: KubeTarget) -> dict[str, Any]:
+    """Read the target's context from the kubeconfig. Raises KubeError."""
+    try:
+        contexts, _ = config.list_kube_config_contexts(get_kubeconfig())  # type: ignore[no-untyped-call]
+    except config.ConfigException as error:
+        raise KubeError(
+            f"{get_kubeconfig()}: no usable kubeconfig: {error}. Get one from the cluster's administrator (for instance "
+            "`gcloud container clusters get-credentials`), or set KUBECONFIG; Ray clusters need none: --ray"
+        ) from None
+    by_name = {str(context["name"]): context for context in contexts}
+    if target.context not in by_name:
+        names = {*by_name, *(name for name, entry in load_targets().items() if isinstance(entry, KubeTarget))}
+        origin = "" if target.name == target.context else f" (the context of {target.name} in your clusters file)"
+        raise KubeError(
+            f'{get_kubeconfig()}: there is no context "{target.context}"{origin}{suggest_nearest(target.context, sorted(names))}'
+        )
+    return by_name[target.context]
+
+
+def _silence_libraries() -> None:
+    """Suppress the libraries' warnings about each failed attempt; the last failure becomes an error."""
     for name in ("urllib3.connectionpool", "kubernetes.client.rest"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""The one small file that names a user's clusters: ~/.config/facscale/clusters.yaml, or what $FACSCALE_CLUSTERS says.
+"""The user's clusters file: ~/.config/facscale/clusters.yaml, or the file that $FACSCALE_CLUSTERS names.
 
 clusters:
   munich: {context: gke-munich, namespace: facscale}   # Kubernetes: a context of the kubeconfig
@@ -13,14 +13,14 @@ from pathlib import Path
 
 from pydantic import NonNegativeFloat, model_validator
 
-from facscale.spec import Block, SpecError, nearest, parse, read
+from facscale.spec import Block, SpecError, suggest_nearest, parse, read_spec
 
-USUAL = "~/.config/facscale/clusters.yaml"
-ADDRESSES = ("http://", "https://")
+DEFAULT_PATH = "~/.config/facscale/clusters.yaml"
+SCHEMES = ("http://", "https://")
 
 
-class Entry(Block):
-    """One cluster: a `context` with what belongs to it, or an `address`."""
+class ClusterEntry(Block):
+    """One cluster: a `context` and its options, or an `address` and its options."""
 
     context: str = ""  # of the kubeconfig
     namespace: str = ""  # "": the context's own
@@ -28,102 +28,104 @@ class Entry(Block):
     queue: str = ""  # Kueue's LocalQueue, if not the one that the chart names
     address: str = ""  # of a Ray dashboard: http://host:8265
     token_file: str = ""  # holds Ray's token, as RAY_AUTH_TOKEN_PATH does
-    gpu_price: NonNegativeFloat = 0.0  # of a GPU for an hour, for `facscale rehearse`; 0: not said
+    gpu_price: NonNegativeFloat = 0.0  # of a GPU for an hour, for `facscale rehearse`; 0: unknown
     node_price: NonNegativeFloat = 0.0  # of a node for an hour
 
     @model_validator(mode="after")
-    def _is_one_kind(self) -> Entry:
-        kube, ray = [self.namespace, self.template, self.queue], [self.token_file]
+    def _check_kind(self) -> ClusterEntry:
+        kube_options, ray_options = [self.namespace, self.template, self.queue], [self.token_file]
         if bool(self.context) == bool(self.address):
             raise ValueError("a cluster has either a context (Kubernetes) or an address (Ray)")
-        if any(ray if self.context else kube):
+        if any(ray_options if self.context else kube_options):
             raise ValueError("context takes namespace, template and queue; address takes token_file")
-        if self.address and not self.address.startswith(ADDRESSES):
+        if self.address and not self.address.startswith(SCHEMES):
             raise ValueError("address is that of a Ray dashboard, as in http://10.1.2.3:8265")
         return self
 
 
-class Clusters(Block):
-    """The whole file."""
+class ClustersFile(Block):
+    """The content of the clusters file."""
 
-    clusters: dict[str, Entry]
+    clusters: dict[str, ClusterEntry]
 
 
 @dataclass(frozen=True)
-class KubePlace:
+class KubeTarget:
     """A namespace of a Kubernetes cluster."""
 
-    name: str  # what the user calls it
-    context: str
+    name: str  # the user's name for it
+    context: str  # of the kubeconfig
     namespace: str = ""  # "": the context's own
     template: str = ""
     queue: str = ""
 
 
 @dataclass(frozen=True)
-class RayPlace:
+class RayTarget:
     """A Ray cluster with a dashboard."""
 
-    name: str
-    address: str
+    name: str  # the user's name for it, or its address
+    address: str  # URL of the dashboard
     token_file: str = ""
 
 
-Place = KubePlace | RayPlace
+ClusterTarget = KubeTarget | RayTarget
 
 
-def file() -> Path:
-    """Where the clusters are written; it need not exist."""
-    return Path(os.environ.get("FACSCALE_CLUSTERS") or USUAL).expanduser()
+def get_clusters_path() -> Path:
+    """Return the path of the clusters file, which need not exist."""
+    return Path(os.environ.get("FACSCALE_CLUSTERS") or DEFAULT_PATH).expanduser()
 
 
-def places() -> dict[str, Place]:
-    """All clusters of the file by name; none without a file. Raises SpecError for one that is wrong."""
-    return {name: _place(name, entry) for name, entry in _entries().items()}
+def load_targets() -> dict[str, ClusterTarget]:
+    """Load all clusters of the file by name; empty without a file. Raises SpecError for an invalid one."""
+    return {name: _build_target(name, entry) for name, entry in _load_entries().items()}
 
 
-def prices(name: str) -> tuple[float, float]:
-    """What an hour of a GPU and of a node costs on a cluster of the file; 0 where it does not say. Raises SpecError."""
-    entries = _entries()
+def load_prices(name: str) -> tuple[float, float]:
+    """Load the prices of an hour of a GPU and of a node on a cluster; 0 where the file has none. Raises SpecError."""
+    entries = _load_entries()
     return (entries[name].gpu_price, entries[name].node_price) if name in entries else (0.0, 0.0)
 
 
-def kube_place(name: str, *, namespace: str = "") -> KubePlace:
-    """What `--kube NAME` means: a cluster of the file, else a context of the kubeconfig. Raises SpecError.
+def resolve_kube_target(name: str, *, namespace: str = "") -> KubeTarget:
+    """Resolve `--kube NAME`: a cluster of the file, else a context of the kubeconfig. Raises SpecError.
 
-    `namespace`: instead of the usual one of that cluster.
+    `namespace` replaces the one of the file.
     """
-    found = places().get(name)
-    if isinstance(found, RayPlace):
+    entry = load_targets().get(name)
+    if isinstance(entry, RayTarget):
         raise SpecError(
-            f"{file()}: {name} is a Ray cluster, not one of Kubernetes: commands that reach it take --ray {name}"
+            f"{get_clusters_path()}: {name} is a Ray cluster, not one of Kubernetes: commands that reach it take --ray "
+            f"{name}"
         )
-    place = found or KubePlace(name, context=name)
-    return replace(place, namespace=namespace) if namespace else place
+    target = entry or KubeTarget(name, context=name)
+    return replace(target, namespace=namespace) if namespace else target
 
 
-def ray_place(name: str) -> RayPlace:
-    """What `--ray NAME` means: a cluster of the file, else an address. Raises SpecError."""
-    known = places()
-    found = known.get(name)
-    if isinstance(found, KubePlace):
-        raise SpecError(f"{file()}: {name} is a Kubernetes cluster: --kube {name}")
-    if found is None and not name.startswith(ADDRESSES):
-        lab = [other for other, place in known.items() if isinstance(place, RayPlace)]
+def resolve_ray_target(name: str) -> RayTarget:
+    """Resolve `--ray NAME`: a cluster of the file, else the address of a dashboard. Raises SpecError."""
+    targets = load_targets()
+    entry = targets.get(name)
+    if isinstance(entry, KubeTarget):
+        raise SpecError(f"{get_clusters_path()}: {name} is a Kubernetes cluster: --kube {name}")
+    if entry is None and not name.startswith(SCHEMES):
+        names = [target.name for target in targets.values() if isinstance(target, RayTarget)]
         raise SpecError(
-            f'{file()} has no Ray cluster "{name}"{nearest(name, lab)}; write it there with its address, or say '
-            "--ray http://HOST:8265"
+            f'{get_clusters_path()} has no Ray cluster "{name}"{suggest_nearest(name, names)}; add it there with its address, or '
+            "use --ray http://HOST:8265"
         )
-    return found or RayPlace(name, address=name)
+    return entry or RayTarget(name, address=name)
 
 
-def _entries() -> dict[str, Entry]:
-    if not file().exists() and "FACSCALE_CLUSTERS" not in os.environ:
+def _load_entries() -> dict[str, ClusterEntry]:
+    path = get_clusters_path()
+    if not path.exists() and "FACSCALE_CLUSTERS" not in os.environ:
         return {}
-    return parse(read(file()), Clusters).clusters
+    return parse(read_spec(path), ClustersFile).clusters
 
 
-def _place(name: str, entry: Entry) -> Place:
+def _build_target(name: str, entry: ClusterEntry) -> ClusterTarget:
     if entry.address:
-        return RayPlace(name, address=entry.address.rstrip("/"), token_file=entry.token_file)
-    return KubePlace(name, entry.context, namespace=entry.namespace, template=entry.template, queue=entry.queue)
+        return RayTarget(name, address=entry.address.rstrip("/"), token_file=entry.token_file)
+    return KubeTarget(name, entry.context, namespace=entry.namespace, template=entry.template, queue=entry.queue)

@@ -1,4 +1,4 @@
-"""Watch a job elsewhere from its queue to its end."""
+"""Follow a job on a cluster from its queue to its end."""
 
 from __future__ import annotations
 
@@ -7,70 +7,78 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
-from facscale.cluster.kubernetes.failures import GoneError, UnreachableError
-from facscale.cluster.kubernetes.host import Host, Log, Standing, State
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
-Answer = TypeVar("Answer")
+from facscale.cluster.kubernetes.client import ClusterClient, JobState, JobStatus, LogStream
+from facscale.cluster.kubernetes.errors import JobNotFoundError, UnreachableError
+
+Result = TypeVar("Result")
 PAUSE_S = 2.0
-PATIENCE = 450  # looks without an answer, until that is an error: a quarter of an hour
-LATE = 5  # looks after the end: what a job prints last arrives late
+MAX_ATTEMPTS = 451  # without an answer, with PAUSE_S between them: a quarter of an hour
+EMPTY_READS = 5  # reads without a line after which a log has ended: a job's last lines arrive late
 
 
-class Screen(Protocol):
-    """Where it is shown (`progress.Tail`)."""
+class LogScreen(Protocol):
+    """The display of a job's log (`progress.LogView`)."""
 
     def show(self, lines: Iterable[str]) -> None:
-        """Lines of the job's log."""
+        """Show lines of the job's log."""
         ...
 
     def note(self, text: str) -> None:
-        """A line about the job."""
+        """Show a line about the job."""
         ...
 
 
-def follow(host: Host, job: str, *, screen: Screen) -> Standing:
-    """Show what a job waits for, then its log, until it is over; its last standing. Stays through lost connections.
+def follow_job(client: ClusterClient, job: str, *, screen: LogScreen) -> JobStatus:
+    """Show what a job waits for, then its log, until it ends; return its last status. Survives lost connections.
 
-    Raises GoneError for a job that is not there from the beginning, UnreachableError for a cluster that stays silent.
+    Raises JobNotFoundError if the job does not exist at the start, UnreachableError if the cluster gives no answer for a
+    quarter of an hour.
     """
-    last, told = host.look(job), ""
-    log = host.log(job)
+    status, last_text = client.get_job(job), ""
+    log = client.open_log(job)
     try:
         while True:
-            said = f"  {last.state:<10} {last.why}".rstrip()
-            if said != told:
-                screen.note(said)
-            told = said
-            screen.show(patiently(log.more, screen))
-            if last.state.over:
-                drain(log, screen)
-                return last
+            text = f"  {status.state:<10} {status.reason}".rstrip()
+            if text != last_text:
+                screen.note(text)
+            last_text = text
+            screen.show(call_with_retries(log.read_new, screen))
+            if status.state.is_terminal:
+                show_rest(log, screen)
+                return status
             time.sleep(PAUSE_S)
-            last = patiently(lambda: host.look(job), screen)
-    except GoneError:
-        return replace(last, state=State.STOPPED, why="somebody has cancelled it")
+            status = call_with_retries(lambda: client.get_job(job), screen)
+    except JobNotFoundError:
+        return replace(status, state=JobState.STOPPED, reason="somebody has cancelled it")
     finally:
         log.close()
 
 
-def patiently(ask: Callable[[], Answer], screen: Screen) -> Answer:
-    """What `ask` returns, once the cluster answers; its last error after a quarter of an hour."""
-    for silent in range(PATIENCE):
-        try:
-            return ask()
-        except UnreachableError as error:
-            if silent == 0:
-                screen.note(f"  {error}\n  the job goes on; trying to reach it again")
-            time.sleep(PAUSE_S)
-    return ask()
+def call_with_retries(call: Callable[[], Result], screen: LogScreen) -> Result:
+    """Return what `call` returns once the cluster answers; raise its last error after a quarter of an hour."""
+
+    def note_first_failure(state: RetryCallState) -> None:
+        if state.attempt_number == 1 and state.outcome is not None:
+            screen.note(f"  {state.outcome.exception()}\n  the job goes on; trying to reach it again")
+
+    retrying = Retrying(
+        retry=retry_if_exception_type(UnreachableError),
+        stop=stop_after_attempt(MAX_ATTEMPTS),
+        wait=wait_fixed(PAUSE_S),
+        before_sleep=note_first_failure,
+        reraise=True,
+    )
+    return retrying(call)
 
 
-def drain(log: Log, screen: Screen) -> None:
-    """Show the end of a log."""
-    quiet = 0
-    while quiet < LATE:
-        lines = log.more()
+def show_rest(log: LogStream, screen: LogScreen) -> None:
+    """Show the last lines of the log of a job that has ended."""
+    empty_reads = 0
+    while empty_reads < EMPTY_READS:
+        lines = log.read_new()
         screen.show(lines)
-        quiet = 0 if lines else quiet + 1
-        if quiet:
-            time.sleep(PAUSE_S / LATE)
+        empty_reads = 0 if lines else empty_reads + 1
+        if empty_reads:
+            time.sleep(PAUSE_S / EMPTY_READS)

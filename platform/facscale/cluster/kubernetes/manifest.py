@@ -1,4 +1,4 @@
-"""Template and order to what is sent: a RayJob, and the ConfigMap with the spec. Nothing here talks to a cluster."""
+"""Build what is sent for a job from template and submission: a RayJob, and a ConfigMap with the spec. Pure functions."""
 
 from __future__ import annotations
 
@@ -8,164 +8,197 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import yaml
+from facscale.cluster.kubernetes.submission import JobSubmission, ResourceRequest, get_submitter
+from facscale.cluster.kubernetes.template import GPU, HEAD, WORKER, RayJobTemplate, WorkerGroup
+from facscale.spec import SpecError, suggest_nearest, yaml_io
 
-from facscale.cluster.kubernetes.order import Need, Order, who
-from facscale.cluster.kubernetes.template import GPU, HEAD, WORKER, Group, Template
-from facscale.spec import SpecError, nearest
-
-FOLDER = "/etc/facscale/job"  # where head and workers find the spec
-SPEC, ZIP = "job.yaml", "code.zip"
+MOUNT_PATH = "/etc/facscale/job"  # of the spec, in head and workers
+SPEC_KEY, ZIP_KEY = "job.yaml", "code.zip"
 VOLUME = "facscale-job"
-PART = {"app.kubernetes.io/part-of": "facscale"}
-JOB, DIGEST, TRAINS = "facscale.dev/job", "facscale.dev/spec", "facscale.dev/trains"  # labels
-NAME, WHO, WORDS, WORKERS = (  # annotations
-    "facscale.dev/job-name",
-    "facscale.dev/submitted-by",
-    "facscale.dev/command",
-    "facscale.dev/workers",
-)
-QUEUE = "kueue.x-k8s.io/queue-name"
+PART_OF = {"app.kubernetes.io/part-of": "facscale"}
+JOB_LABEL, DIGEST_LABEL, TRAINING_LABEL = "facscale.dev/job", "facscale.dev/spec", "facscale.dev/trains"
+NAME_ANNOTATION = "facscale.dev/job-name"
+SUBMITTER_ANNOTATION = "facscale.dev/submitted-by"
+COMMAND_ANNOTATION = "facscale.dev/command"
+WORKERS_ANNOTATION = "facscale.dev/workers"
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What the command line says beside the spec; "" where it says nothing."""
+class SubmitOptions:
+    """Options of the command line beside the spec; "" for the chart's own choice."""
 
     image: str = ""
     queue: str = ""
     group: str = ""
 
 
-class Pods(NamedTuple):
-    """Worker pods of the chosen group."""
+class PodPlan(NamedTuple):
+    """The worker pods of a job."""
 
-    group: Group
-    fewest: int
-    most: int
+    group: WorkerGroup
+    min_pods: int
+    max_pods: int
 
 
-def pods(template: Template, need: Need, wish: Wish) -> Pods:
-    """Which group trains, and with how many pods: the first that holds them all. Raises SpecError where none does."""
-    fitting = [group for group in template.groups if bool(group.gpus) == bool(need.gpus)]
+def plan_pods(template: RayJobTemplate, request: ResourceRequest, options: SubmitOptions) -> PodPlan:
+    """Choose the first worker group that can hold all workers, and count its pods. Raises SpecError if none can."""
+    fitting = [group for group in template.worker_groups if bool(group.gpus) == bool(request.gpus_per_worker)]
     names = [group.name for group in fitting]
-    kind = "GPU" if need.gpus else "CPU"
-    if wish.group and wish.group not in names:
-        raise SpecError(f"--group {wish.group}: {template.source} has no such {kind} group{nearest(wish.group, names)}")
+    kind = "GPU" if request.gpus_per_worker else "CPU"
+    if options.group and options.group not in names:
+        raise SpecError(
+            f"--group {options.group}: {template.source} has no such {kind} group{suggest_nearest(options.group, names)}"
+        )
     if not fitting:
-        mend = "cluster.gpus_per_worker=0 trains on CPUs" if need.gpus else "the chart's values can have one"
-        raise SpecError(f"{template.source} has no {kind} worker group (a GPU group has a limit {GPU}): {mend}")
-    chosen = [group for group in fitting if wish.group in {"", group.name}]
-    for group in chosen:
-        each = in_a_pod(group, need)
-        found = Pods(group, math.ceil(need.fewest / each), math.ceil(need.most / each))
-        if found.most <= group.most:
-            return found
-    limits = ", ".join(f"{group.name} {group.most} pods of {in_a_pod(group, need)} workers" for group in chosen)
-    raise SpecError(f"cluster.workers is {need.most}, the cluster's bounds (maxReplicas) are {limits}: ask for fewer")
+        is_gpu_job = bool(request.gpus_per_worker)
+        fix = "cluster.gpus_per_worker=0 trains on CPUs" if is_gpu_job else "add one to the chart's values"
+        raise SpecError(f"{template.source} has no {kind} worker group (a GPU group has a limit {GPU}): {fix}")
+    candidates = [group for group in fitting if options.group in {"", group.name}]
+    for group in candidates:
+        workers = count_workers_per_pod(group, request)
+        plan = PodPlan(group, math.ceil(request.min_workers / workers), math.ceil(request.max_workers / workers))
+        if plan.max_pods <= group.max_pods:
+            return plan
+    limits = ", ".join(
+        f"{group.name} {group.max_pods} pods of {count_workers_per_pod(group, request)} workers" for group in candidates
+    )
+    raise SpecError(
+        f"cluster.workers is {request.max_workers}, the cluster's bounds (maxReplicas) are {limits}: ask for fewer"
+    )
 
 
-def in_a_pod(group: Group, need: Need) -> int:
-    """How many workers a pod of the group holds. Raises SpecError for none."""
-    holds = [need.most]
-    for name, there, each in (("gpus", group.gpus, need.gpus), ("cpus", group.cpus, need.cpus)):
-        if not there or not each:
-            continue  # no GPU is asked for, or the pods have the CPUs of their nodes
-        holds.append(math.floor(there / each))
-        if not holds[-1]:
+def count_workers_per_pod(group: WorkerGroup, request: ResourceRequest) -> int:
+    """Return how many workers a pod of the group holds. Raises SpecError if it holds none."""
+    counts = [request.max_workers]
+    needs = (("gpus", group.gpus, request.gpus_per_worker), ("cpus", group.cpus, request.cpus_per_worker))
+    for name, available, amount in needs:
+        if not available or not amount:
+            continue  # the job needs no GPU, or the pods have the CPUs of their nodes
+        counts.append(math.floor(available / amount))
+        if not counts[-1]:
             raise SpecError(
-                f"cluster.{name}_per_worker is {each:g}, a pod of the group {group.name} has {there:g}: a worker cannot "
-                "span pods; lower it, or choose another --group"
+                f"cluster.{name}_per_worker is {amount:g}, a pod of the group {group.name} has {available:g}: a worker "
+                "cannot span pods; lower it, or choose another --group"
             )
-    return min(holds)
+    return min(counts)
 
 
-def configmap(order: Order) -> dict[str, Any]:
-    """The spec, and the code where there is some."""
+def build_configmap(submission: JobSubmission) -> dict[str, Any]:
+    """Build the ConfigMap with the spec, and with the code if there is any."""
+    metadata = {
+        "name": f"{submission.id}-spec",
+        "labels": build_labels(submission),
+        "annotations": build_annotations(submission),
+    }
     body: dict[str, Any] = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": {"name": f"{order.id}-spec", "labels": labels(order), "annotations": notes(order)},
-        "data": {SPEC: order.text},
+        "metadata": metadata,
+        "data": {SPEC_KEY: submission.spec_text},
     }
-    if order.code:
-        body["binaryData"] = {ZIP: base64.b64encode(order.code.zipped).decode()}
+    if submission.code:
+        body["binaryData"] = {ZIP_KEY: base64.b64encode(submission.code.content).decode()}
     return body
 
 
-def rayjob(template: Template, order: Order, *, need: Need, wish: Wish) -> dict[str, Any]:
-    """The RayJob. Raises SpecError where the template has no pods for it."""
-    chosen = pods(template, need, wish)
+def build_rayjob(
+    template: RayJobTemplate, submission: JobSubmission, *, request: ResourceRequest, options: SubmitOptions
+) -> dict[str, Any]:
+    """Build the RayJob. Raises SpecError if no worker group of the template can hold it."""
+    plan = plan_pods(template, request, options)
     body = copy.deepcopy(template.manifest)
     metadata = {key: body.get("metadata", {}).get(key) or {} for key in ("labels", "annotations")}
-    queue = {QUEUE: wish.queue} if wish.queue else {}
-    said = f"{need.fewest}" if need.fewest == need.most else f"{need.fewest}-{need.most}"
+    queue = {QUEUE_LABEL: options.queue} if options.queue else {}
+    workers = {WORKERS_ANNOTATION: request.worker_range}
     body["metadata"] = {
-        "name": order.id,
-        "labels": metadata["labels"] | labels(order) | queue,
-        "annotations": metadata["annotations"] | notes(order) | {WORKERS: said},
+        "name": submission.id,
+        "labels": metadata["labels"] | build_labels(submission) | queue,
+        "annotations": metadata["annotations"] | build_annotations(submission) | workers,
     }
     spec = body["spec"]
-    spec["entrypoint"] = f"facscale run {FOLDER}/{SPEC}"
-    environment = yaml.safe_load(spec.get("runtimeEnvYAML") or "") or {}
-    if order.code:
-        environment["working_dir"] = f"file://{FOLDER}/{ZIP}"
+    spec["entrypoint"] = f"facscale run {MOUNT_PATH}/{SPEC_KEY}"
+    environment = yaml_io.load(spec.get("runtimeEnvYAML") or "") or {}
+    if submission.code:
+        environment["working_dir"] = f"file://{MOUNT_PATH}/{ZIP_KEY}"
     if environment:
-        spec["runtimeEnvYAML"] = yaml.safe_dump(environment)
+        spec["runtimeEnvYAML"] = yaml_io.dump(environment)
     cluster = spec["rayClusterSpec"]
-    groups = cluster.get("workerGroupSpecs") or []
-    # data workers stay as the chart has them; of the groups that could train, the chosen one does
-    kept = [one for one in groups if one["groupName"] == chosen.group.name or (need.gpus and not is_gpu(template, one))]
-    cluster["workerGroupSpecs"] = kept
-    for group in kept:
-        if group["groupName"] == chosen.group.name:
-            resize(group, chosen, grows=template.grows)
-    for pod in [cluster["headGroupSpec"], *kept]:
-        mount(pod["template"]["spec"], f"{order.id}-spec")
-    if wish.image:
-        reimage(body, wish.image)
+    cluster["workerGroupSpecs"] = select_groups(
+        template, plan, is_gpu_job=bool(request.gpus_per_worker), cluster=cluster
+    )
+    for group in cluster["workerGroupSpecs"]:
+        if group["groupName"] == plan.group.name:
+            set_replicas(group, plan, has_autoscaler=template.has_autoscaler)
+    for pod in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
+        mount_configmap(pod["template"]["spec"], f"{submission.id}-spec")
+    if options.image:
+        replace_image(body, options.image)
     return body
 
 
-def resize(group: dict[str, Any], chosen: Pods, *, grows: bool) -> None:
-    """Begin with the fewest where Ray's autoscaler adds the others, else with all."""
-    group["replicas"] = chosen.fewest if grows else chosen.most
-    group["minReplicas"], group["maxReplicas"] = chosen.fewest, chosen.most
+def select_groups(
+    template: RayJobTemplate, plan: PodPlan, *, is_gpu_job: bool, cluster: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the worker groups of the manifest that a job keeps: the planned one, and for a GPU job those of data workers.
+
+    Of the groups that could train, only the planned one stays.
+    """
+    gpu_groups = {group.name for group in template.worker_groups if group.gpus}
+    groups: list[dict[str, Any]] = cluster.get("workerGroupSpecs") or []
+    return [
+        group
+        for group in groups
+        if group["groupName"] == plan.group.name or (is_gpu_job and group["groupName"] not in gpu_groups)
+    ]
 
 
-def mount(pod: dict[str, Any], named: str) -> None:
-    """Let Ray's container of a pod see the spec."""
-    pod.setdefault("volumes", []).append({"name": VOLUME, "configMap": {"name": named}})
+def set_replicas(group: dict[str, Any], plan: PodPlan, *, has_autoscaler: bool) -> None:
+    """Start with the fewest pods if Ray's autoscaler can add the others, else with all."""
+    group["replicas"] = plan.min_pods if has_autoscaler else plan.max_pods
+    group["minReplicas"], group["maxReplicas"] = plan.min_pods, plan.max_pods
+
+
+def mount_configmap(pod: dict[str, Any], name: str) -> None:
+    """Mount a ConfigMap into the containers of a pod that run Ray."""
+    pod.setdefault("volumes", []).append({"name": VOLUME, "configMap": {"name": name}})
     for container in pod["containers"]:
         if container["name"] in {HEAD, WORKER}:
-            container.setdefault("volumeMounts", []).append({"name": VOLUME, "mountPath": FOLDER, "readOnly": True})
+            mounts = container.setdefault("volumeMounts", [])
+            mounts.append({"name": VOLUME, "mountPath": MOUNT_PATH, "readOnly": True})
 
 
-def reimage(body: dict[str, Any], image: str) -> None:
-    """Everything that ran the chart's image runs this one: Ray's pods, what prepares them, and what submits."""
+def replace_image(body: dict[str, Any], image: str) -> None:
+    """Replace the chart's image in all containers that run it: Ray's, their init containers', and the submitter's."""
     spec = body["spec"]
     cluster = spec["rayClusterSpec"]
-    found = [cluster["headGroupSpec"]["template"], *(one["template"] for one in cluster["workerGroupSpecs"])]
-    templates = [*found, *filter(None, [spec.get("submitterPodTemplate")])]
+    pods = [cluster["headGroupSpec"]["template"], *(group["template"] for group in cluster["workerGroupSpecs"])]
+    pods += filter(None, [spec.get("submitterPodTemplate")])
     containers = [
-        one for pod in templates for key in ("containers", "initContainers") for one in pod["spec"].get(key) or []
+        container
+        for pod in pods
+        for key in ("containers", "initContainers")
+        for container in pod["spec"].get(key) or []
     ]
-    ours = {one["image"] for one in containers if one["name"] in {HEAD, WORKER}}
+    chart_images = {container["image"] for container in containers if container["name"] in {HEAD, WORKER}}
     for container in containers:
-        if container.get("image") in ours:
+        if container.get("image") in chart_images:
             container["image"] = image
 
 
-def is_gpu(template: Template, group: dict[str, Any]) -> bool:
-    """Whether pods of a group of the manifest have GPUs."""
-    return any(one.gpus for one in template.groups if one.name == group["groupName"])
+def build_labels(submission: JobSubmission) -> dict[str, str]:
+    """Build the labels of all objects of a job."""
+    return PART_OF | {
+        JOB_LABEL: submission.id[:-9],
+        DIGEST_LABEL: submission.digest[:16],
+        TRAINING_LABEL: submission.training_digest,
+    }
 
 
-def labels(order: Order) -> dict[str, str]:
-    """What all objects of a job are found by."""
-    return PART | {JOB: order.id[:-9], DIGEST: order.digest[:16], TRAINS: order.trains}
-
-
-def notes(order: Order) -> dict[str, str]:
-    """What people want to know, and labels cannot hold."""
-    return {NAME: order.job, WHO: who(), WORDS: order.words}
+def build_annotations(submission: JobSubmission) -> dict[str, str]:
+    """Build the annotations of all objects of a job: text for people, which labels cannot hold."""
+    return {
+        NAME_ANNOTATION: submission.name,
+        SUBMITTER_ANNOTATION: get_submitter(),
+        COMMAND_ANNOTATION: submission.command,
+    }

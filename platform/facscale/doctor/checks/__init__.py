@@ -1,1 +1,1 @@
-"""One file a subject. Every function under `@check` in a file here is asked; no list names them."""
+"""Checks, one module per subject. All functions decorated with `register_check` are found by `runner.load_checks`."""

@@ -1,4 +1,4 @@
-"""GPUs: seen by Ray and by torch, computing what a CPU computes, cool, and free."""
+"""GPUs: visible to Ray and torch, computing correctly, cool, and free."""
 
 from __future__ import annotations
 
@@ -6,79 +6,76 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from facscale.doctor import node
-from facscale.doctor.examination import check
+from facscale.doctor.context import DiagnosticContext
 from facscale.doctor.finding import Finding, ok, problem, warning
-from facscale.doctor.patient import Patient
-from facscale.doctor.remote import GPUS_SEEN
+from facscale.doctor.remote import ALL_GPUS
+from facscale.doctor.runner import register_check
 
-EXACT = 1e-9  # largest difference between two products of 512 x 512 matrices in float64
-FREE = 0.9  # share of its memory that an idle GPU has free
-HOT_C = 85
+MAX_DIFFERENCE = 1e-9  # between two products of 512 x 512 matrices in float64
+MIN_FREE = 0.9  # share of its memory that an idle GPU has free
+MAX_TEMPERATURE_C = 85
 
 
-@check("GPUs", rank=90, limit_s=180)
-def gpus(patient: Patient) -> Iterator[Finding]:
+@register_check("GPUs", rank=90, timeout_s=180)
+def check_gpus(context: DiagnosticContext) -> Iterator[Finding]:
     """Look at nvidia-smi on the nodes."""
-    patient.known("ray")
-    promised = {one["Name"]: int(one["Resources"].get("GPU", 0)) for one in patient.nodes}
-    seen = patient.on_each_node(node.gpus, calls=1, runtime_env=GPUS_SEEN)  # a process that has seen a GPU holds memory
-    driver = patient.on_each_node(node.nvidia_smi)
-    for name, devices in seen.items():
-        if isinstance(devices, Exception):
-            yield problem(f"{name}: torch cannot look for GPUs: {devices}", "see that `import torch` works there")
+    context.require("ray")
+    ray_counts = {target["Name"]: int(target["Resources"].get("GPU", 0)) for target in context.nodes}
+    # a process that has used a GPU holds memory there: it ends after the call
+    probes = context.run_on_nodes(node.probe_gpus, max_calls=1, runtime_env=ALL_GPUS)
+    health = context.run_on_nodes(node.read_gpu_health)
+    for name, gpus in probes.items():
+        if isinstance(gpus, Exception):
+            yield problem(f"{name}: torch cannot look for GPUs: {gpus}", "see that `import torch` works there")
             continue
-        said = driver[name] if isinstance(driver[name], list) else []
-        yield from of_node(name, devices=devices, driver=said, promised=promised[name])
-    if not any(promised.values()):
+        driver = health[name] if isinstance(health[name], list) else []
+        yield from check_node_gpus(name, gpus=gpus, driver=driver, ray_count=ray_counts[name])
+    if not any(ray_counts.values()):
         yield ok("Ray knows of no GPU here: jobs with cluster.gpus_per_worker=0 train on the CPU")
 
 
-def of_node(
-    name: str, *, devices: Sequence[Mapping[str, Any]], driver: Sequence[Mapping[str, str]], promised: int
+def check_node_gpus(
+    name: str, *, gpus: Sequence[Mapping[str, Any]], driver: Sequence[Mapping[str, Any]], ray_count: int
 ) -> Iterator[Finding]:
-    """What torch, the driver and Ray say of the GPUs of one node."""
-    if driver and not devices:
-        mend = "install a torch for CUDA that this driver supports (nvidia-smi names the newest)"
-        yield problem(f"{name}: the driver has {len(driver)} GPUs, torch sees none", mend)
-    elif promised > len(devices):
-        mend = "look at nvidia-smi there: a GPU may have fallen off the bus, or is not given to the container"
-        yield problem(f"{name}: Ray promises {promised} GPUs, torch sees {len(devices)}", mend)
-    elif promised < len(devices):
-        mend = "start Ray with --num-gpus, or the container with their devices"
-        yield warning(f"{name}: torch sees {len(devices)} GPUs, Ray has {promised} to give", mend)
-    for device in devices:
-        yield from of_device(f"{name}, GPU {device['number']}", device)
-    for line in driver:
-        yield from of_driver(f"{name}, GPU {line['index']}", line)
+    """Check the GPUs of a node: those that torch sees (`node.probe_gpus`), and the driver (`node.read_gpu_health`)."""
+    if driver and not gpus:
+        fix = "install a torch for CUDA that this driver supports (nvidia-smi names the newest)"
+        yield problem(f"{name}: the driver has {len(driver)} GPUs, torch sees none", fix)
+    elif ray_count > len(gpus):
+        fix = "look at nvidia-smi there: a GPU may have failed, or is not given to the container"
+        yield problem(f"{name}: Ray promises {ray_count} GPUs, torch sees {len(gpus)}", fix)
+    elif ray_count < len(gpus):
+        fix = "start Ray with --num-gpus, or the container with their devices"
+        yield warning(f"{name}: torch sees {len(gpus)} GPUs, Ray has {ray_count} to give", fix)
+    for gpu in gpus:
+        yield check_gpu(f"{name}, GPU {gpu['number']}", gpu)
+    for gpu in driver:
+        yield from check_health(f"{name}, GPU {gpu['index']}", gpu)
 
 
-def of_device(where: str, device: Mapping[str, Any]) -> Iterator[Finding]:
-    """What torch found when it tried one."""
-    if "error" in device:
-        mend = "look at nvidia-smi and at dmesg for Xid errors; take the node out until it is reset"
-        yield problem(f"{where} fails: {device['error']}", mend)
-        return
-    total, there = device["total_bytes"] / 2**30, device["free_bytes"] / 2**30
-    if device.get("difference", 0.0) > EXACT:
-        mend = "take the GPU out: its memory or its arithmetic is broken"
-        yield problem(f"{where} multiplies wrongly: {device['difference']:.1g} off the CPU's product", mend)
-        return
-    if device["free_bytes"] < FREE * device["total_bytes"]:
-        mend = "see with nvidia-smi who uses it; Ray does not know of them"
-        yield warning(f"{where} ({device['name']}): {there:.1f} of {total:.1f} GiB are free", mend)
-        return
-    yield ok(f"{where} ({device['name']}): {there:.1f} of {total:.1f} GiB free, multiplies as the CPU does")
+def check_gpu(where: str, gpu: Mapping[str, Any]) -> Finding:
+    """Check what `node.probe_gpu` measured."""
+    if "error" in gpu:
+        fix = "look at nvidia-smi and at dmesg for Xid errors; take the node out until it is reset"
+        return problem(f"{where} fails: {gpu['error']}", fix)
+    total, free = gpu["total_bytes"] / 2**30, gpu["free_bytes"] / 2**30
+    if gpu.get("difference", 0.0) > MAX_DIFFERENCE:
+        fix = "take the GPU out: its memory or its arithmetic is broken"
+        return problem(f"{where} multiplies wrongly: {gpu['difference']:.1g} off the CPU's product", fix)
+    if gpu["free_bytes"] < MIN_FREE * gpu["total_bytes"]:
+        fix = "see with nvidia-smi who uses it; Ray does not count memory that others use"
+        return warning(f"{where} ({gpu['name']}): {free:.1f} of {total:.1f} GiB are free", fix)
+    return ok(f"{where} ({gpu['name']}): {free:.1f} of {total:.1f} GiB free, multiplies as the CPU does")
 
 
-def of_driver(where: str, line: Mapping[str, str]) -> Iterator[Finding]:
-    """What nvidia-smi says of one: only what is wrong."""
-    errors = line["ecc.errors.uncorrected.volatile.total"]
-    if errors.isdigit() and int(errors):
-        yield problem(
-            f"{where}: {errors} memory errors that ECC could not correct", "reset it, and replace it if they return"
-        )
-    heat = line["temperature.gpu"]
-    slowed = [name for name, value in line.items() if name.startswith("clocks_throttle") and value == "Active"]
-    if slowed or (heat.isdigit() and int(heat) >= HOT_C):
-        reasons = ", ".join(name.partition(".")[2] for name in slowed) or "hot"
-        yield warning(f"{where}: {heat} C, slowed down ({reasons})", "look at its cooling and its power supply")
+def check_health(where: str, gpu: Mapping[str, Any]) -> Iterator[Finding]:
+    """Report what is wrong in an entry of `node.read_gpu_health`; unknown figures (None) pass."""
+    if gpu["ecc_errors"]:
+        message = f"{where}: {gpu['ecc_errors']} memory errors that ECC could not correct"
+        yield problem(message, "reset it, and replace it if they return")
+    temperature = gpu["temperature_c"]
+    is_hot = temperature is not None and temperature >= MAX_TEMPERATURE_C
+    if gpu["slowdowns"] or is_hot:
+        reasons = ", ".join(gpu["slowdowns"]) or "hot"
+        degrees = "unknown temperature" if temperature is None else f"{temperature} C"
+        yield warning(f"{where}: {degrees}, slowed down ({reasons})", "look at its cooling and its power supply")

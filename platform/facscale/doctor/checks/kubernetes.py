@@ -1,140 +1,144 @@
-"""A namespace of a Kubernetes cluster: server, KubeRay, our chart, our rights, and whether a job would be let in."""
+"""A Kubernetes namespace: API server, KubeRay, our chart, our permissions, and whether a job would be admitted."""
 
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator
 from typing import Any
 
-from facscale.doctor.examination import check
-from facscale.doctor.finding import Finding, ok, problem, told, warning
-from facscale.doctor.patient import Patient
+from facscale.cluster.kubernetes.api import RAYJOBS
+from facscale.cluster.kubernetes.errors import ApiRequest
+from facscale.cluster.kubernetes.manifest import SubmitOptions, plan_pods
+from facscale.cluster.kubernetes.submission import check_shared_storage, compute_request, resolve_spec
+from facscale.cluster.kubernetes.template import load_template
+from facscale.doctor.context import DiagnosticContext
+from facscale.doctor.finding import Finding, from_error, ok, problem, warning
+from facscale.doctor.runner import register_check
 from facscale.errors import UserError
+from facscale.spec import Job, Pipeline, parse
 
-KUBERAY = ("rayjobs", "rayclusters")
-SUBMITTER = {  # the chart's role for researchers: what submit and its companions do
+KUBERAY_RESOURCES = ("rayjobs", "rayclusters")
+SUBMITTER_VERBS = {  # the chart's role for researchers: what submit, status, logs, cancel and list need
     "ray.io/rayjobs": "create get list watch patch delete",
     "/configmaps": "get list create patch delete",
     "/pods": "get list watch",
     "/pods/log": "get list watch",
     "/events": "get list watch",
 }
-QUEUED = {"kueue.x-k8s.io/workloads": "get list watch"}
-ASK_FOR = "ask who runs the cluster to name you under the chart's value `researchers` (role RELEASE-submitter)"
+KUEUE_VERBS = {"kueue.x-k8s.io/workloads": "get list watch"}
+ROLE_FIX = "ask the cluster's administrator to add you to the chart's value `researchers` (role RELEASE-submitter)"
 
 
-@check("API server", rank=10, place="kube", limit_s=60)
-def server(patient: Patient) -> Iterator[Finding]:
+@register_check("API server", rank=10, kind="kube", timeout_s=60)
+def check_server(context: DiagnosticContext) -> Iterator[Finding]:
     """Look with `kubectl version`."""
-    api = patient.api
-    version = api.version()
-    patient.state["groups"] = api.groups()
+    api = context.api
+    version = api.get_version()
+    context.results["groups"] = api.get_groups()
     yield ok(f"{api.server} answers and knows us: Kubernetes {version}")
-    if api.namespace_exists() is False:
-        mend = f"create it, or name another in your clusters file: {api.place.name}: {{context: ..., namespace: ...}}"
-        yield problem(f"there is no namespace {api.namespace}", mend)
+    if api.has_namespace() is False:
+        fix = f"create it, or name another in your clusters file: {api.target.name}: {{context: ..., namespace: ...}}"
+        yield problem(f"there is no namespace {api.namespace}", fix)
 
 
-@check("KubeRay", rank=20, place="kube", limit_s=60)
-def kuberay(patient: Patient) -> Iterator[Finding]:
+@register_check("KubeRay", rank=20, kind="kube", timeout_s=60)
+def check_kuberay(context: DiagnosticContext) -> Iterator[Finding]:
     """Look with `kubectl api-resources --api-group ray.io`."""
-    install = "install the KubeRay operator with its CRDs (helm/facscale/README.md)"
-    version = patient.known("groups").get("ray.io")
+    install_fix = "install the KubeRay operator with its CRDs (helm/facscale/README.md)"
+    version = context.require("groups").get("ray.io")
     if version is None:
-        yield problem("the cluster knows no ray.io: KubeRay's CRDs are missing", install)
+        yield problem("the cluster knows no ray.io: KubeRay's CRDs are missing", install_fix)
         return
-    text = patient.api.request("GET", f"/apis/ray.io/{version}", asking=("get", "the resources of ray.io"))
-    known = {one["name"] for one in json.loads(text)["resources"]}
-    missing = [name for name in KUBERAY if name not in known]
+    request = ApiRequest("get", "the resources of ray.io")
+    resources = context.api.request_json("GET", f"/apis/ray.io/{version}", request=request)["resources"]
+    names = {resource["name"] for resource in resources}
+    missing = [name for name in KUBERAY_RESOURCES if name not in names]
     if version != "v1":
         yield problem(f"KubeRay serves ray.io/{version}, the chart asks for v1", "upgrade the operator and its CRDs")
     elif missing:
-        yield problem(f"KubeRay is there without {' and '.join(missing)}", install)
+        yield problem(f"KubeRay is there without {' and '.join(missing)}", install_fix)
     else:
-        patient.state["kuberay"] = version
+        context.results["kuberay"] = version
         yield ok("KubeRay's CRDs are there: ray.io/v1 with RayJob and RayCluster")
 
 
-@check("chart", rank=30, place="kube", limit_s=60)
-def chart(patient: Patient) -> Iterator[Finding]:
+@register_check("chart", rank=30, kind="kube", timeout_s=60)
+def check_chart(context: DiagnosticContext) -> Iterator[Finding]:
     """Look with `helm list` and `kubectl get configmaps -l facscale.dev/template=rayjob`."""
-    from facscale.cluster.kubernetes.template import load
-
-    patient.known("groups")
-    template = load(patient.api)
-    patient.state["template"] = template
-    groups = ", ".join(f"{one.name} ({one.gpus} GPUs a pod)" if one.gpus else one.name for one in template.groups)
+    context.require("groups")
+    template = load_template(context.api)
+    context.results["template"] = template
+    groups = ", ".join(
+        f"{group.name} ({group.gpus} GPUs a pod)" if group.gpus else group.name for group in template.worker_groups
+    )
     yield ok(f"the chart is installed: {template.source}, worker groups {groups or 'none'}")
     for name in ("FACSCALE_DATA", "FACSCALE_RUNS", "MLFLOW_TRACKING_URI"):
         if name not in template.environment:
             yield warning(f"its pods have no {name}", "set it in the chart's values, or write its value in each spec")
 
 
-@check("rights", rank=40, place="kube", limit_s=120)
-def rights(patient: Patient) -> Iterator[Finding]:
+@register_check("rights", rank=40, kind="kube", timeout_s=120)
+def check_permissions(context: DiagnosticContext) -> Iterator[Finding]:
     """Look with `kubectl auth can-i --list`."""
-    groups = patient.known("groups")
-    wanted = SUBMITTER | (QUEUED if "kueue.x-k8s.io" in groups else {})
+    groups = context.require("groups")
+    verbs_by_resource = SUBMITTER_VERBS | (KUEUE_VERBS if "kueue.x-k8s.io" in groups else {})
     missing = [
-        f"{verb} {kind.lstrip('/')}"
-        for kind, verbs in wanted.items()
+        f"{verb} {resource.lstrip('/')}"
+        for resource, verbs in verbs_by_resource.items()
         for verb in verbs.split()
-        if not allowed(patient.api, kind, verb)
+        if not is_allowed(context.api, resource, verb)
     ]
     if missing:
-        yield problem(f"we may not {', '.join(missing)} in {patient.api.namespace}", ASK_FOR)
+        yield problem(f"we may not {', '.join(missing)} in {context.api.namespace}", ROLE_FIX)
     else:
-        yield ok(f"we may do in {patient.api.namespace} all that submit, status, logs, cancel and list do")
+        yield ok(f"we may do in {context.api.namespace} all that submit, status, logs, cancel and list do")
 
 
-def allowed(api: Any, kind: str, verb: str) -> bool:
-    """Whether the server would let us, by its own word."""
-    group, _, resource = kind.partition("/")
-    resource, _, below = resource.partition("/")
-    asked = {"namespace": api.namespace, "verb": verb, "group": group, "resource": resource, "subresource": below}
+def is_allowed(api: Any, resource: str, verb: str) -> bool:
+    """Ask the server whether we may use a verb on a resource, written as GROUP/RESOURCE or GROUP/RESOURCE/SUBRESOURCE."""
+    group, _, rest = resource.partition("/")
+    name, _, subresource = rest.partition("/")
+    attributes = {
+        "namespace": api.namespace,
+        "verb": verb,
+        "group": group,
+        "resource": name,
+        "subresource": subresource,
+    }
     body = {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SelfSubjectAccessReview",
-        "spec": {"resourceAttributes": asked},
+        "spec": {"resourceAttributes": attributes},
     }
     path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-    said = json.loads(api.request("POST", path, asking=("create", "selfsubjectaccessreviews"), body=body))
-    return bool(said["status"]["allowed"])
+    review = api.request_json("POST", path, request=ApiRequest("create", "selfsubjectaccessreviews"), body=body)
+    return bool(review["status"]["allowed"])
 
 
-@check("RayJob", rank=45, place="kube", limit_s=60)
-def dry_run(patient: Patient) -> Iterator[Finding]:
-    """Look with `kubectl create --dry-run=server`: schemas, quotas and policies answer before anything is made."""
-    from facscale.cluster.kubernetes.api import RAYJOBS
-
-    patient.known("kuberay")
-    body = copy.deepcopy(patient.known("template").manifest)
+@register_check("RayJob", rank=45, kind="kube", timeout_s=60)
+def check_dry_run(context: DiagnosticContext) -> Iterator[Finding]:
+    """Look with `kubectl create --dry-run=server`: schemas, quotas and policies answer before anything is created."""
+    context.require("kuberay")
+    body = copy.deepcopy(context.require("template").manifest)
     body["metadata"] = {**body.get("metadata", {}), "name": "facscale-doctor"}
-    patient.api.create(RAYJOBS, body, dry_run=True)
-    yield ok("the server would take the chart's RayJob, every field of it (tried without making it)")
+    context.api.create(RAYJOBS, body, dry_run=True)
+    yield ok("the server would take the chart's RayJob, every field of it (by a dry run)")
 
 
-@check("job", rank=50, place="kube", limit_s=60)
-def job(patient: Patient) -> Iterator[Finding]:
+@register_check("job", rank=50, kind="kube", timeout_s=60)
+def check_job(context: DiagnosticContext) -> Iterator[Finding]:
     """Compare the spec with the chart's worker groups."""
-    from facscale.cluster.kubernetes.manifest import Wish, pods
-    from facscale.cluster.kubernetes.order import need, refuse_unshared, resolved
-    from facscale.spec import Job, Pipeline, parse
-
-    if patient.spec is None:
+    if context.spec is None:
         return
-    template = patient.known("template")
+    template = context.require("template")
     try:
-        told_by = f"the environment of {template.source}"
-        document = resolved(patient.spec, patient.overrides, template.environment, told_by=told_by)
+        source = f"the environment of {template.source}"
+        document = resolve_spec(context.spec, context.overrides, template.environment, source=source)
         parsed = parse(document, Pipeline) if "source" in document.data else parse(document, Job)
-        refuse_unshared(document, template.environment)
-        chosen = pods(template, need(parsed), Wish())
+        check_shared_storage(document, template.environment)
+        plan = plan_pods(template, compute_request(parsed), SubmitOptions())
     except UserError as error:
-        yield told(error, mend="change the spec, or the chart's values")
+        yield from_error(error, fix="change the spec, or the chart's values")
         return
-    number = f"{chosen.fewest}" if chosen.fewest == chosen.most else f"{chosen.fewest} to {chosen.most}"
-    yield ok(
-        f"{patient.spec} takes {number} pods of the group {chosen.group.name}; its storage is shared by all of them"
-    )
+    pods = f"{plan.min_pods}" if plan.min_pods == plan.max_pods else f"{plan.min_pods} to {plan.max_pods}"
+    yield ok(f"{context.spec} takes {pods} pods of the group {plan.group.name}; its storage is shared by all of them")

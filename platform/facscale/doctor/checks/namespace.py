@@ -1,4 +1,4 @@
-"""What pods need in a namespace: a queue, GPU nodes, images, secrets. Some of it only administrators may see."""
+"""What pods need in a namespace: a queue, GPU nodes, images, secrets. Some of it only administrators may read."""
 
 from __future__ import annotations
 
@@ -6,157 +6,145 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from facscale.cluster.kubernetes.manifest import QUEUE
+from facscale.cluster.kubernetes.api import PODS
+from facscale.cluster.kubernetes.job_state import IMAGE_REASONS
+from facscale.cluster.kubernetes.kuberay_client import PART_OF_SELECTOR
+from facscale.cluster.kubernetes.manifest import QUEUE_LABEL
 from facscale.cluster.kubernetes.template import GPU
-from facscale.doctor.examination import check
+from facscale.doctor.context import DiagnosticContext
 from facscale.doctor.finding import Finding, ok, problem, warning
-from facscale.doctor.patient import Patient
+from facscale.doctor.runner import register_check
 
-BLIND = "let an administrator run facscale doctor --kube here; researchers need not see it"
-NO_IMAGE = ("ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull")
-OURS = "app.kubernetes.io/part-of=facscale"
+ADMINISTRATOR_FIX = "let an administrator run facscale doctor --kube here; researchers need not see it"
 
 
-@check("queue", rank=60, place="kube", limit_s=60)
-def queue(patient: Patient) -> Iterator[Finding]:
+@register_check("queue", rank=60, kind="kube", timeout_s=60)
+def check_queue(context: DiagnosticContext) -> Iterator[Finding]:
     """Look with `kubectl get localqueues`."""
-    api, template = patient.api, patient.known("template")
-    name = api.place.queue or (template.manifest["metadata"].get("labels") or {}).get(QUEUE)
-    version = patient.known("groups").get("kueue.x-k8s.io")
+    api, template = context.api, context.require("template")
+    name = api.target.queue or (template.manifest["metadata"].get("labels") or {}).get(QUEUE_LABEL)
+    version = context.require("groups").get("kueue.x-k8s.io")
     if not name:
         yield ok("jobs go to no queue" + ("; Kueue is there, and --queue names one" if version else ""))
         return
     if version is None:
-        yield problem(
-            f"jobs go to the queue {name}, and Kueue is not installed", "install Kueue, or empty the chart's queue"
-        )
+        message = f"jobs go to the queue {name}, and Kueue is not installed"
+        yield problem(message, "install Kueue, or empty the chart's queue")
         return
-    answer = api.send("GET", f"/apis/kueue.x-k8s.io/{version}/namespaces/{api.namespace}/localqueues/{name}")
-    if answer.status == 404:
-        yield problem(
-            f"there is no queue {name} in {api.namespace}: jobs would wait for ever",
-            "make that LocalQueue, or name another",
-        )
-    elif answer.status == 403:
-        yield warning(f"we may not see whether there is a queue {name}", BLIND)
+    response = api.send("GET", f"/apis/kueue.x-k8s.io/{version}/namespaces/{api.namespace}/localqueues/{name}")
+    if response.status == 404:
+        message = f"there is no queue {name} in {api.namespace}: jobs would wait for ever"
+        yield problem(message, "create that LocalQueue, or name another")
+    elif response.status == 403:
+        yield warning(f"we may not see whether there is a queue {name}", ADMINISTRATOR_FIX)
     else:
-        yield from of_queue(name, json.loads(answer.text))
+        yield check_queue_status(name, json.loads(response.text))
 
 
-def of_queue(name: str, found: Mapping[str, Any]) -> Iterator[Finding]:
-    """Whether it admits jobs."""
-    status = found.get("status") or {}
-    stopped = [one for one in status.get("conditions") or [] if one["type"] == "Active" and one["status"] != "True"]
-    if stopped:
-        mend = "see to its ClusterQueue: kubectl describe clusterqueues"
-        yield problem(f"the queue {name} admits nobody: {stopped[0].get('message', '')}", mend)
-    else:
-        yield ok(f"the queue {name} is there, {status.get('pendingWorkloads', 0)} jobs wait in it")
+def check_queue_status(name: str, queue: Mapping[str, Any]) -> Finding:
+    """Check whether a LocalQueue admits jobs."""
+    status = queue.get("status") or {}
+    for condition in status.get("conditions") or []:
+        if condition["type"] == "Active" and condition["status"] != "True":
+            fix = "look at its ClusterQueue: kubectl describe clusterqueues"
+            return problem(f"the queue {name} admits no jobs: {condition.get('message', '')}", fix)
+    return ok(f"the queue {name} is there, {status.get('pendingWorkloads', 0)} jobs wait in it")
 
 
-@check("GPU nodes", rank=70, place="kube", limit_s=60)
-def gpu_nodes(patient: Patient) -> Iterator[Finding]:
+@register_check("GPU nodes", rank=70, kind="kube", timeout_s=60)
+def check_gpu_nodes(context: DiagnosticContext) -> Iterator[Finding]:
     """Look with `kubectl get nodes`: allocatable nvidia.com/gpu."""
-    groups = [group for group in patient.known("template").groups if group.gpus]
-    answer = patient.api.send("GET", "/api/v1/nodes")
+    template = context.require("template")
+    groups = [group for group in template.worker_groups if group.gpus]
+    response = context.api.send("GET", "/api/v1/nodes")
     if not groups:
         return
-    if answer.status != 200:
-        yield warning("we may not see the cluster's nodes, so not its GPUs either", BLIND)
+    if response.status != 200:
+        yield warning("we may not see the cluster's nodes, so not its GPUs either", ADMINISTRATOR_FIX)
         return
-    nodes = json.loads(answer.text)["items"]
-    pods = patient.known("template").manifest["spec"]["rayClusterSpec"].get("workerGroupSpecs") or []
-    selectors = {one["groupName"]: one["template"]["spec"].get("nodeSelector") or {} for one in pods}
+    nodes = json.loads(response.text)["items"]
+    specs = template.manifest["spec"]["rayClusterSpec"].get("workerGroupSpecs") or []
+    selectors = {spec["groupName"]: spec["template"]["spec"].get("nodeSelector") or {} for spec in specs}
     for group in groups:
-        yield from of_group(group.name, gpus=group.gpus, selector=selectors[group.name], nodes=nodes)
+        yield check_group(group.name, gpus=group.gpus, selector=selectors[group.name], nodes=nodes)
 
 
-def of_group(
-    name: str, *, gpus: int, selector: Mapping[str, str], nodes: Sequence[Mapping[str, Any]]
-) -> Iterator[Finding]:
-    """Which nodes could hold a pod of a worker group."""
-    fitting = [
+def check_group(name: str, *, gpus: int, selector: Mapping[str, str], nodes: Sequence[Mapping[str, Any]]) -> Finding:
+    """Check whether a node can hold a pod of a worker group with `gpus` GPUs and this nodeSelector."""
+    gpu_counts = [
         int(node["status"]["allocatable"].get(GPU, 0))
         for node in nodes
         if selector.items() <= (node["metadata"].get("labels") or {}).items() and not node["spec"].get("unschedulable")
     ]
-    fitting = [there for there in fitting if there >= gpus]
+    fitting = [count for count in gpu_counts if count >= gpus]
     if fitting:
-        yield ok(f"{len(fitting)} nodes can hold pods of {name}: {sum(fitting)} GPUs, {gpus} a pod")
-        return
-    said = f"no node has {gpus} GPUs" + (f" and the labels {dict(selector)}" if selector else "") + f", as {name} wants"
-    mend = "if the node pool grows on demand this is well; else see to the NVIDIA device plugin, and to the chart's nodeSelector"
-    yield warning(said, mend)
+        return ok(f"{len(fitting)} nodes can hold pods of {name}: {sum(fitting)} GPUs, {gpus} a pod")
+    labels = f" and the labels {dict(selector)}" if selector else ""
+    return warning(
+        f"no node has {gpus} GPUs{labels}, as {name} needs",
+        "if the node pool grows on demand, nothing is wrong; else check the NVIDIA device plugin and the chart's "
+        "nodeSelector",
+    )
 
 
-@check("pods", rank=80, place="kube", limit_s=60)
-def pods(patient: Patient) -> Iterator[Finding]:
+@register_check("pods", rank=80, kind="kube", timeout_s=60)
+def check_pods(context: DiagnosticContext) -> Iterator[Finding]:
     """Look with `kubectl get pods`."""
-    from facscale.cluster.kubernetes.api import PODS
-
-    patient.known("groups")
-    found = patient.api.list(PODS, labels=OURS)
-    ill = [finding for pod in found for finding in of_pod(pod)]
-    yield from ill
-    if not ill:
-        yield ok(
-            f"{len(found)} pods of facscale, none waits for an image or a node"
-            if found
-            else "no pod of facscale runs now"
-        )
+    context.require("groups")
+    pods = context.api.list(PODS, labels=PART_OF_SELECTOR)
+    findings = [finding for pod in pods for finding in check_pod(pod)]
+    yield from findings
+    if not findings:
+        message = f"{len(pods)} pods of facscale, none waits for an image or a node"
+        yield ok(message if pods else "no pod of facscale runs now")
 
 
-def of_pod(pod: Mapping[str, Any]) -> Iterator[Finding]:
-    """What keeps one from starting."""
+def check_pod(pod: Mapping[str, Any]) -> Iterator[Finding]:
+    """Report what keeps a pod from starting."""
     name, status = pod["metadata"]["name"], pod.get("status") or {}
     for container in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
         waiting = (container.get("state") or {}).get("waiting") or {}
-        if waiting.get("reason") in NO_IMAGE:
-            mend = "see that the image exists, and that imagePullSecrets may read its registry"
-            yield problem(
-                f"{name} cannot pull {container['image']}: {waiting.get('message') or waiting['reason']}", mend
-            )
+        if waiting.get("reason") in IMAGE_REASONS:
+            message = f"{name} cannot pull {container['image']}: {waiting.get('message') or waiting['reason']}"
+            yield problem(message, "see that the image exists, and that imagePullSecrets may read its registry")
         elif waiting.get("reason") == "CreateContainerConfigError":
-            yield problem(f"{name}: {waiting.get('message')}", "make the ConfigMap or Secret that it names")
+            yield problem(f"{name}: {waiting.get('message')}", "create the ConfigMap or Secret that it names")
     for condition in status.get("conditions") or []:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            mend = "wait for the node pool to grow, or compare requests, tolerations and nodeSelector with the nodes"
-            yield warning(f"{name} has no node: {condition.get('message', '')}", mend)
+            fix = "wait for the node pool to grow, or compare requests, tolerations and nodeSelector with the nodes"
+            yield warning(f"{name} has no node: {condition.get('message', '')}", fix)
 
 
-@check("secrets", rank=90, place="kube", limit_s=60)
-def secrets(patient: Patient) -> Iterator[Finding]:
+@register_check("secrets", rank=90, kind="kube", timeout_s=60)
+def check_secrets(context: DiagnosticContext) -> Iterator[Finding]:
     """Look with `kubectl get secrets`."""
-    api, wanted = patient.api, named_secrets(patient.known("template").manifest)
-    status = {name: api.send("GET", f"/api/v1/namespaces/{api.namespace}/secrets/{name}").status for name in wanted}
-    missing = [name for name, answer in status.items() if answer == 404]
-    hidden = [name for name, answer in status.items() if answer == 403]
+    api, names = context.api, find_secret_names(context.require("template").manifest)
+    statuses = {name: api.send("GET", f"/api/v1/namespaces/{api.namespace}/secrets/{name}").status for name in names}
+    missing = [name for name, status in statuses.items() if status == 404]
+    hidden = [name for name, status in statuses.items() if status == 403]
     if missing:
-        mend = f"make them in {api.namespace} with the keys that the chart's README names, or correct existingSecret"
-        yield problem(f"pods name secrets that are not there: {', '.join(missing)}", mend)
+        fix = f"create them in {api.namespace} with the keys that the chart's README names, or correct existingSecret"
+        yield problem(f"pods name secrets that are not there: {', '.join(missing)}", fix)
     if hidden:
-        yield warning(f"we may not see whether these secrets exist: {', '.join(hidden)}", BLIND)
-    if wanted and not missing and not hidden:
-        yield ok(f"the secrets that pods name are there: {', '.join(wanted)}")
+        yield warning(f"we may not see whether these secrets exist: {', '.join(hidden)}", ADMINISTRATOR_FIX)
+    if names and not missing and not hidden:
+        yield ok(f"the secrets that pods name are there: {', '.join(names)}")
 
 
-def named_secrets(manifest: Any) -> list[str]:
-    """Names of all secrets that a manifest refers to and cannot do without."""
-    found: list[str] = []
+def find_secret_names(manifest: Any) -> list[str]:
+    """Find the names of all secrets to which a manifest refers and that are not optional."""
+    names: list[str] = []
     if isinstance(manifest, Mapping):
         for key, value in manifest.items():
-            if (
-                key in {"secretRef", "secretKeyRef", "secret"}
-                and isinstance(value, Mapping)
-                and not value.get("optional")
-            ):
-                found += [str(value.get("name") or value.get("secretName"))]
+            is_required = isinstance(value, Mapping) and not value.get("optional")
+            if key in {"secretRef", "secretKeyRef", "secret"} and is_required:
+                names.append(str(value.get("name") or value.get("secretName")))
             elif key == "imagePullSecrets":
-                found += [str(one["name"]) for one in value or []]
+                names += [str(secret["name"]) for secret in value or []]
             elif key == "authOptions" and isinstance(value, Mapping) and value.get("secretName"):
-                found += [str(value["secretName"])]
+                names.append(str(value["secretName"]))
             else:
-                found += named_secrets(value)
+                names += find_secret_names(value)
     elif isinstance(manifest, list):
-        found += [name for one in manifest for name in named_secrets(one)]
-    return sorted(set(found))
+        names += [name for item in manifest for name in find_secret_names(item)]
+    return sorted(set(names))

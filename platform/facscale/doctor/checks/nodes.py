@@ -1,4 +1,4 @@
-"""Each node: the same software everywhere, and room to work."""
+"""Each node: the same software everywhere, enough memory, disk, files and processes, synchronous clocks."""
 
 from __future__ import annotations
 
@@ -8,146 +8,161 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from facscale.doctor import node
-from facscale.doctor.examination import check
+from facscale.doctor.context import DiagnosticContext
 from facscale.doctor.finding import Finding, ok, problem, warning
-from facscale.doctor.patient import Patient
-from facscale.doctor.remote import ask_nodes
+from facscale.doctor.remote import run_on_nodes
+from facscale.doctor.runner import register_check
 from facscale.spec.models import Data
 
-SHM_BYTES = 1 << 30  # NCCL and Ray's object store share it; containers get 64 MB unless told otherwise
-FULL = 0.95  # share of its disk at which Ray stops putting objects there
-FILES, PROCESSES = 4096, 4096  # Ray asks for 65,536 files; a training starts hundreds of threads
-SKEW_S, FAR_S = 2.0, 300.0  # stores refuse a request that is signed 15 minutes off, Kubernetes a token sooner
+MIN_SHM_BYTES = 1 << 30  # NCCL and Ray's object store share it; containers have 64 MB by default
+MAX_DISK_USE = 0.95  # share of its disk at which Ray puts no more objects there
+MIN_FILES, MIN_PROCESSES = 4096, 4096  # Ray asks for 65,536 files; a training starts hundreds of threads
+SKEW_WARNING_S, SKEW_PROBLEM_S = 2.0, 300.0  # S3 refuses requests signed 15 minutes off, Kubernetes tokens sooner
 MUST_AGREE = ("ray", "torch", "deepspeed", "numpy")
 
 
-@check("nodes", rank=40)
-def answers(patient: Patient) -> Iterator[Finding]:
+@register_check("nodes", rank=40)
+def check_nodes(context: DiagnosticContext) -> Iterator[Finding]:
     """Look with `ray list nodes` for one that is not well."""
-    folders = (patient.job.data.cache if patient.job else Data().cache,)
-    found = patient.on_each_node(node.report, folders)
-    for name, told in found.items():
-        if isinstance(told, Exception):
-            yield problem(f"{name} runs no task: {told}", "look at its raylet's log; `ray list nodes` shows its state")
-    patient.state["reports"] = {name: told for name, told in found.items() if not isinstance(told, Exception)}
-    if patient.state["reports"]:
-        yield ok(f"tasks run on {', '.join(patient.state['reports'])}")
+    folders = (context.job.data.cache if context.job else Data().cache,)
+    answers = context.run_on_nodes(node.collect_facts, folders)
+    for name, answer in answers.items():
+        if isinstance(answer, Exception):
+            yield problem(
+                f"{name} runs no task: {answer}", "look at its raylet's log; `ray list nodes` shows its state"
+            )
+    reports = {name: answer for name, answer in answers.items() if not isinstance(answer, Exception)}
+    context.results["reports"] = reports
+    if reports:
+        yield ok(f"tasks run on {', '.join(reports)}")
 
 
-@check("versions", rank=50)
-def versions(patient: Patient) -> Iterator[Finding]:
+@register_check("versions", rank=50)
+def check_versions(context: DiagnosticContext) -> Iterator[Finding]:
     """Install the same image everywhere."""
-    here = {"versions": {"python": platform.python_version(), **node.versions()}, "facscale": node.ours()}
-    reports = patient.known("reports")
-    differing = [found for name, told in reports.items() for found in differences(here, told, name=name)]
-    yield from differing
-    if not differing:
-        said = ", ".join(f"{name} {here['versions'][name]}" for name in ("python", "ray", "torch", "deepspeed"))
-        yield ok(
-            f"facscale {here['facscale']['version']} (code {here['facscale']['code']}), {said} here and on all nodes"
-        )
+    here = {
+        "versions": {"python": platform.python_version(), **node.get_package_versions()},
+        "facscale": node.get_facscale_version(),
+    }
+    reports = context.require("reports")
+    differences = [finding for name, report in reports.items() for finding in compare_versions(here, report, name=name)]
+    yield from differences
+    if not differences:
+        packages = ", ".join(f"{name} {here['versions'][name]}" for name in ("python", "ray", "torch", "deepspeed"))
+        facscale = f"facscale {here['facscale']['version']} (code {here['facscale']['code']})"
+        yield ok(f"{facscale}, {packages} here and on all nodes")
 
 
-def differences(here: Mapping[str, Any], there: Mapping[str, Any], *, name: str) -> Iterator[Finding]:
-    """Between this process and a node."""
+def compare_versions(here: Mapping[str, Any], there: Mapping[str, Any], *, name: str) -> Iterator[Finding]:
+    """Compare the software of this process with that of the node `name`."""
     if "error" in there["facscale"]:
         yield problem(f"{name} has no facscale: {there['facscale']['error']}", "install it there: the cluster's image")
     elif here["facscale"] != there["facscale"]:
-        mine, theirs = (f"{one['version']} (code {one['code']})" for one in (here["facscale"], there["facscale"]))
+        facscale_here, facscale_there = (
+            f"{facts['version']} (code {facts['code']})" for facts in (here["facscale"], there["facscale"])
+        )
         yield problem(
-            f"facscale is {theirs} on {name}, {mine} here",
+            f"facscale is {facscale_there} on {name}, {facscale_here} here",
             "bring both to one commit, or take yours along: --working-dir",
         )
-    (mine, theirs) = here["versions"]["python"], there["versions"]["python"]
-    if mine != theirs:
-        apart = mine.rpartition(".")[0] != theirs.rpartition(".")[0]
-        kind = problem if apart else warning
-        yield kind(f"Python is {theirs} on {name}, {mine} here", "use one Python everywhere; pickles do not travel")
+    python_here, python_there = here["versions"]["python"], there["versions"]["python"]
+    if python_here != python_there:
+        has_same_minor = python_here.rpartition(".")[0] == python_there.rpartition(".")[0]
+        severity = warning if has_same_minor else problem
+        yield severity(
+            f"Python is {python_there} on {name}, {python_here} here",
+            "use one Python everywhere; pickles of one minor version cannot be read by another",
+        )
     for package in MUST_AGREE:
-        mine, theirs = here["versions"][package], there["versions"][package]
-        if mine != theirs:
-            theirs = theirs or "missing"
+        version_here, version_there = here["versions"][package], there["versions"][package]
+        if version_here != version_there:
             yield problem(
-                f"{package} is {theirs} on {name}, {mine} here",
-                f"pip install {package}=={mine} there, or the other here",
+                f"{package} is {version_there or 'missing'} on {name}, {version_here} here",
+                f"pip install {package}=={version_here} there, or the other here",
             )
 
 
-@check("compiler", rank=60)
-def compiler(patient: Patient) -> Iterator[Finding]:
+@register_check("compiler", rank=60)
+def check_compiler(context: DiagnosticContext) -> Iterator[Finding]:
     """See that g++ and ninja are on all nodes: DeepSpeed compiles an operator on first use."""
-    yield from lacking(patient.known("reports"))
+    yield from find_missing_programs(context.require("reports"))
 
 
-def lacking(reports: Mapping[str, Any]) -> Iterator[Finding]:
-    """The programs that nodes do not have."""
+def find_missing_programs(reports: Mapping[str, Any]) -> Iterator[Finding]:
+    """Report the programs that nodes lack."""
     missing = {
-        name: [program for program, there in told["compiler"].items() if not there] for name, told in reports.items()
+        name: [program for program, is_installed in report["compiler"].items() if not is_installed]
+        for name, report in reports.items()
     }
     for name, programs in missing.items():
         if programs:
-            mend = "put g++ (apt) and ninja (pip) into the image"
-            yield problem(
-                f"{name} has no {' and no '.join(programs)}, with which DeepSpeed compiles its operator", mend
-            )
+            message = f"{name} has no {' and no '.join(programs)}, with which DeepSpeed compiles its operator"
+            yield problem(message, "put g++ (apt) and ninja (pip) into the image")
     if reports and not any(missing.values()):
         yield ok("g++ and ninja are there, with which DeepSpeed compiles its operator")
 
 
-@check("room on nodes", rank=70)
-def limits(patient: Patient) -> Iterator[Finding]:
+@register_check("room on nodes", rank=70)
+def check_limits(context: DiagnosticContext) -> Iterator[Finding]:
     """Look at df and ulimit on the nodes."""
-    reports = patient.known("reports")
-    size = (patient.job.data if patient.job else Data()).cache_gb * 1e9
-    remote = any("://" in url and not url.startswith("file://") for url in patient.urls)
-    found = [one for name, told in reports.items() for one in narrow(told, name=name, cache=size if remote else 0)]
-    yield from found
-    if reports and not found:
-        least = min(told["shm_bytes"] for told in reports.values()) / 2**30
-        cache = min(one["bytes"] for told in reports.values() for one in told["free"].values()) / 1e9
-        yield ok(f"{least:.1f} GiB of shared memory, {cache:,.0f} GB of disk for the cache, files and processes enough")
+    reports = context.require("reports")
+    size = (context.job.data if context.job else Data()).cache_gb * 1e9
+    is_remote = any("://" in url and not url.startswith("file://") for url in context.data_urls)
+    cache_bytes = size if is_remote else 0
+    warnings = [
+        finding
+        for name, report in reports.items()
+        for finding in find_low_limits(report, name=name, cache_bytes=cache_bytes)
+    ]
+    yield from warnings
+    if reports and not warnings:
+        shm = min(report["shm_bytes"] for report in reports.values()) / 2**30
+        cache = min(folder["bytes"] for report in reports.values() for folder in report["free"].values()) / 1e9
+        yield ok(f"{shm:.1f} GiB of shared memory, {cache:,.0f} GB of disk for the cache, files and processes enough")
 
 
-def narrow(told: Mapping[str, Any], *, name: str, cache: float) -> Iterator[Finding]:
-    """What is too small on a node; `cache`: bytes that row groups may take there."""
-    if told["shm_bytes"] < SHM_BYTES:
-        mend = "mount an emptyDir with medium: Memory at /dev/shm, or docker run --shm-size=8g"
-        yield warning(f"{name}: /dev/shm has {told['shm_bytes'] / 2**20:.0f} MiB", mend)
-    if told["tmp_used"] > FULL:
-        mend = "free some: Ray puts no more objects on a disk that is 95 % full"
-        yield problem(f"{name}: the disk of /tmp is {told['tmp_used']:.0%} full", mend)
-    for folder, there in told["free"].items():
-        if not there["writable"]:
-            mend = "give data.cache a folder that can be; row groups are fetched anew each epoch"
-            yield warning(f"{name}: {folder} cannot be written", mend)
-        elif there["bytes"] < cache:
-            mend = f"lower data.cache_gb ({cache / 1e9:g}), or give data.cache another disk"
-            yield warning(f"{name}: {there['bytes'] / 1e9:,.0f} GB are free for the cache {folder}", mend)
-    if 0 <= told["open_files"] < FILES:
-        yield warning(f"{name}: a process may open {told['open_files']} files", "ulimit -n 65536 before Ray starts")
-    if 0 <= told["processes"] < PROCESSES:
-        mend = "raise ulimit -u, or the kubelet's podPidsLimit: each worker has hundreds of threads"
-        yield warning(f"{name}: {told['processes']} processes and threads may run", mend)
+def find_low_limits(report: Mapping[str, Any], *, name: str, cache_bytes: float) -> Iterator[Finding]:
+    """Report what a node has too little of; `cache_bytes` is the size of the cache of row groups there."""
+    if report["shm_bytes"] < MIN_SHM_BYTES:
+        fix = "mount an emptyDir with medium: Memory at /dev/shm, or docker run --shm-size=8g"
+        yield warning(f"{name}: /dev/shm has {report['shm_bytes'] / 2**20:.0f} MiB", fix)
+    if report["tmp_used"] > MAX_DISK_USE:
+        fix = "free some: Ray puts no more objects on a disk that is 95 % full"
+        yield problem(f"{name}: the disk of /tmp is {report['tmp_used']:.0%} full", fix)
+    for folder, space in report["free"].items():
+        if not space["writable"]:
+            fix = "give data.cache a writable folder; without one, row groups are fetched again in each epoch"
+            yield warning(f"{name}: {folder} cannot be written", fix)
+        elif space["bytes"] < cache_bytes:
+            fix = f"lower data.cache_gb ({cache_bytes / 1e9:g}), or give data.cache another disk"
+            yield warning(f"{name}: {space['bytes'] / 1e9:,.0f} GB are free for the cache {folder}", fix)
+    if 0 <= report["open_files"] < MIN_FILES:
+        yield warning(f"{name}: a process may open {report['open_files']} files", "ulimit -n 65536 before Ray starts")
+    if 0 <= report["processes"] < MIN_PROCESSES:
+        fix = "raise ulimit -u, or the kubelet's podPidsLimit: each worker has hundreds of threads"
+        yield warning(f"{name}: {report['processes']} processes and threads may run", fix)
 
 
-@check("clocks of nodes", rank=80)
-def clocks(patient: Patient) -> Iterator[Finding]:
-    """Compare `date` on the nodes; they want NTP."""
-    patient.known("reports")
-    apart = {}
-    for one in patient.nodes:
-        began = time.time()
-        for name, told in ask_nodes(node.clock, nodes=[one], patience_s=20).items():
-            if isinstance(told, float):  # it was read at some time between the two of ours
-                apart[name] = max(began - told, told - time.time(), 0.0)
-    yield from skewed(apart)
+@register_check("clocks of nodes", rank=80)
+def check_clocks(context: DiagnosticContext) -> Iterator[Finding]:
+    """Compare `date` on the nodes; they need NTP."""
+    context.require("reports")
+    skews = {}
+    for target in context.nodes:
+        start = time.time()
+        for name, answer in run_on_nodes(node.read_clock, nodes=[target], timeout_s=20).items():
+            if isinstance(answer, float):  # it was read between `start` and now
+                skews[name] = max(start - answer, answer - time.time(), 0.0)
+    yield from compare_clocks(skews)
 
 
-def skewed(apart: Mapping[str, float]) -> Iterator[Finding]:
-    """Nodes whose clocks differ from ours by at least that many seconds."""
-    for name, seconds in apart.items():
-        if seconds > SKEW_S:
-            kind = problem if seconds > FAR_S else warning
-            yield kind(f"the clocks of {name} and here are {seconds:.0f} s apart or more", "run NTP (chrony) on both")
-    if apart and max(apart.values()) <= SKEW_S:
-        yield ok(f"all clocks agree within {SKEW_S:g} s")
+def compare_clocks(skews: Mapping[str, float]) -> Iterator[Finding]:
+    """Report the nodes whose clocks are off from ours; `skews` are lower bounds in seconds."""
+    for name, seconds in skews.items():
+        if seconds > SKEW_WARNING_S:
+            severity = problem if seconds > SKEW_PROBLEM_S else warning
+            yield severity(
+                f"the clocks of {name} and here are {seconds:.0f} s apart or more", "run NTP (chrony) on both"
+            )
+    if skews and max(skews.values()) <= SKEW_WARNING_S:
+        yield ok(f"all clocks agree within {SKEW_WARNING_S:g} s")

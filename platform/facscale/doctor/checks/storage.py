@@ -1,4 +1,4 @@
-"""Storage, from the nodes that will use it: data can be read, checkpoints written, and how fast."""
+"""Storage, from the nodes that will use it: can data be read and checkpoints written, and how fast."""
 
 from __future__ import annotations
 
@@ -8,97 +8,94 @@ from typing import Any
 
 from facscale.data import DataError, Dataset
 from facscale.data.storage import Folder
-from facscale.doctor import speed
-from facscale.doctor.examination import check
-from facscale.doctor.finding import Finding, ok, problem, told, warning
-from facscale.doctor.patient import Patient
-from facscale.train.trainer import absolute
+from facscale.doctor import storage_probe
+from facscale.doctor.context import DiagnosticContext
+from facscale.doctor.finding import Finding, from_error, ok, problem, warning
+from facscale.doctor.runner import register_check
+from facscale.train.trainer import make_absolute
 
-SLOW = 20e6  # bytes a second: 1,400 faces of 14 kB
-INSTALL = "install facscale there, with the same data libraries"
+MIN_READ_RATE = 20e6  # bytes a second: 1,400 faces of 14 kB
+INSTALL_FIX = "install facscale there, with the same data libraries"
 
 
-@check("data", rank=100, limit_s=300)
-def data(patient: Patient) -> Iterator[Finding]:
+@register_check("data", rank=100, timeout_s=300)
+def check_data(context: DiagnosticContext) -> Iterator[Finding]:
     """Look at the data sets with `facscale data URL`."""
-    urls = patient.urls or ([os.environ["FACSCALE_DATA"]] if os.environ.get("FACSCALE_DATA") else [])
+    urls = context.data_urls
+    if not urls and (default := os.environ.get("FACSCALE_DATA")):
+        yield check_data_store(default)
     for url in urls:
-        if not patient.urls:
-            yield from answering(url)
-            continue
         try:
             manifest = Dataset(url).manifest
         except DataError as error:
-            yield told(error)
+            yield from_error(error)
             continue
         frames, size = manifest.counts["frames"], sum(shard.bytes for shard in manifest.shards)
         yield ok(f"{url}: {manifest.name}, {frames:,} frames, {size / 1e9:,.2f} GB")
-        if "ray" in patient.state:
-            yield from read(url, patient.on_each_node(speed.read, url, calls=1))
-    for place, source in (patient.job.built_on if patient.job else {}).items():
+        if "ray" in context.results:
+            yield from check_read_rates(url, context.run_on_nodes(storage_probe.measure_read_rate, url, max_calls=1))
+    for key, source in (context.job.dependencies if context.job else {}).items():
         if source.url:
-            yield built_on(place, source.url)
+            yield check_input(key, source.url)
 
 
-def built_on(place: str, url: str) -> Finding:
-    """Of a file that the job begins with."""
+def check_input(key: str, url: str) -> Finding:
+    """Check that a file exists with which the job starts; `key` is its key in the spec."""
     folder, slash, name = url.rpartition("/")
     try:
-        there = Folder(folder or slash or ".").exists(name)
+        exists = Folder(folder or slash or ".").exists(name)
     except DataError as error:
-        return told(error)
-    return ok(f"{url} is there ({place})") if there else problem(f"{url} is not there ({place})", "correct its url")
+        return from_error(error)
+    return ok(f"{url} is there ({key})") if exists else problem(f"{url} is not there ({key})", "correct its url")
 
 
-def answering(url: str) -> Iterator[Finding]:
-    """Of the place of all data sets, when no spec names one."""
+def check_data_store(url: str) -> Finding:
+    """Check the store of FACSCALE_DATA, when no spec names a data set."""
     try:
-        speed.answers(url)
+        storage_probe.check_access(url)
     except DataError as error:
-        yield told(error)
-        return
-    yield ok(f"{url} answers (FACSCALE_DATA); name a spec to read its data sets")
+        return from_error(error)
+    return ok(f"{url} answers (FACSCALE_DATA); name a spec to read its data sets")
 
 
-def read(url: str, rates: Mapping[str, Any]) -> Iterator[Finding]:
-    """What each node reads in a second."""
+def check_read_rates(url: str, rates: Mapping[str, Any]) -> Iterator[Finding]:
+    """Check the bytes per second that each node reads, or the exception with which it failed."""
     for name, rate in rates.items():
         if isinstance(rate, DataError):
-            yield told(Exception(f"from {name}: {rate}"))
+            yield from_error(Exception(f"from {name}: {rate}"))
         elif isinstance(rate, Exception):
-            yield problem(f"{name} cannot read {url}: {rate}", INSTALL)
-        elif rate < SLOW:
-            mend = "bring data and cluster into one region, or count on data.cache from the second epoch on"
-            yield warning(f"{name} reads {url} with {rate / 1e6:,.1f} MB/s", mend)
+            yield problem(f"{name} cannot read {url}: {rate}", INSTALL_FIX)
+        elif rate < MIN_READ_RATE:
+            fix = "bring data and cluster into one region, or rely on data.cache from the second epoch on"
+            yield warning(f"{name} reads {url} with {rate / 1e6:,.1f} MB/s", fix)
         else:
             yield ok(f"{name} reads {url} with {rate / 1e6:,.0f} MB/s")
 
 
-@check("storage", rank=110, limit_s=300)
-def storage(patient: Patient) -> Iterator[Finding]:
+@register_check("storage", rank=110, timeout_s=300)
+def check_storage(context: DiagnosticContext) -> Iterator[Finding]:
     """Look at cluster.storage: `aws s3 ls`, or ls -ld."""
-    place = absolute(patient.storage)
-    patient.known("ray")
-    written = patient.on_each_node(speed.write, place, calls=1)
-    for name, rates in written.items():
-        if isinstance(rates, DataError):
-            yield told(Exception(f"from {name}: {rates}"))
-        elif isinstance(rates, Exception):
-            yield problem(f"{name} cannot write to {place}: {rates}", INSTALL)
+    url = make_absolute(context.storage_url)
+    context.require("ray")
+    rates = context.run_on_nodes(storage_probe.measure_write_rate, url, max_calls=1)
+    for name, rate in rates.items():
+        if isinstance(rate, DataError):
+            yield from_error(Exception(f"from {name}: {rate}"))
+        elif isinstance(rate, Exception):
+            yield problem(f"{name} cannot write to {url}: {rate}", INSTALL_FIX)
         else:
-            yield ok(
-                f"{name} writes to {place} with {rates['write'] / 1e6:,.0f} MB/s, reads back with {rates['read'] / 1e6:,.0f}"
-            )
-    if len(written) > 1 and not any(isinstance(rates, Exception) for rates in written.values()):
-        with speed.note(place) as note:
-            yield from shared(place, patient.on_each_node(speed.sees, place, note, calls=1))
+            write, read = rate["write"] / 1e6, rate["read"] / 1e6
+            yield ok(f"{name} writes to {url} with {write:,.0f} MB/s, reads back with {read:,.0f}")
+    if len(rates) > 1 and not any(isinstance(rate, Exception) for rate in rates.values()):
+        with storage_probe.create_probe_file(url) as probe_file:
+            answers = context.run_on_nodes(storage_probe.can_see, url, probe_file, max_calls=1)
+            yield check_shared(url, answers)
 
 
-def shared(place: str, seen: Mapping[str, Any]) -> Iterator[Finding]:
-    """Whether what one machine writes is there on the others."""
-    blind = [name for name, there in seen.items() if there is not True]
+def check_shared(url: str, visibility: Mapping[str, Any]) -> Finding:
+    """Check that a file written by this machine is visible on all nodes: True for each in `visibility`."""
+    blind = [name for name, is_visible in visibility.items() if is_visible is not True]
     if blind:
-        mend = "give cluster.storage a place that all nodes share: s3://bucket/..., or a network file system"
-        yield problem(f"{place} is another folder on {', '.join(blind)} than here", mend)
-    else:
-        yield ok(f"{place} is one place for all nodes")
+        fix = "give cluster.storage a location that all nodes share: s3://bucket/..., or a network file system"
+        return problem(f"{url} is another folder on {', '.join(blind)} than here", fix)
+    return ok(f"{url} is one location for all nodes")

@@ -1,7 +1,7 @@
-"""The face detectors: `detector: {name: dlib}` in a pipeline is the module `dlib` beside this file.
+"""The face detectors: `detector: {name: dlib}` in a pipeline is the module `dlib` in this package.
 
-There is no list to edit. Another package adds its own through the entry-point group `facscale.detectors` (the value is
-its Detector class), and a pipeline can name no other code. Each detector owns its options (`Config`).
+There is no list to edit. Another package adds a detector through the entry-point group `facscale.detectors` (the value
+is its Detector class); a pipeline can name no other code. Each detector defines its own options (`Config`).
 """
 
 from __future__ import annotations
@@ -11,24 +11,26 @@ from typing import Any
 from facscale.ingest.detectors.base import LANDMARKS, Box, Detector, DetectorConfig
 from facscale.spec import Document, Pipeline, Plugins, parse
 
-__all__ = ["LANDMARKS", "Box", "Detector", "DetectorConfig", "configure", "find", "names", "options"]
+__all__ = ["LANDMARKS", "Box", "Detector", "DetectorConfig", "configure", "find", "list_names", "parse_options"]
 
 _detectors: Plugins[Any] = Plugins(
-    "detector", Detector, __name__, contract=frozenset({"base"}), group="facscale.detectors"
+    "detector", Detector, __name__, excluded=frozenset({"base"}), group="facscale.detectors"
 )
-names, find = _detectors.names, _detectors.find
+list_names, find = _detectors.names, _detectors.find
 
 
 def configure(document: Document) -> Pipeline:
-    """A whole pipeline, its detector's options checked too. Raises SpecError with file, line and key."""
+    """Parse a pipeline and check its detector's options. Raises SpecError with file, line and key."""
     pipeline = parse(document, Pipeline)
-    block = {"name": pipeline.detector.name, **(document.at(("detector",)) or {})}
-    _detectors.configure(Document({"detector": block}, document.origins))
+    block = {"name": pipeline.detector.name, **(document.get(("detector",)) or {})}
+    _detectors.configure(Document({"detector": block}, document.locations))
     return pipeline
 
 
-def options(pipeline: Pipeline) -> Any:
-    """The detector's Config with all defaults filled in. Raises SpecError."""
-    own = pipeline.detector.model_extra or {}
+def parse_options(pipeline: Pipeline) -> Any:
+    """Return the detector's Config with all defaults filled in. Raises SpecError."""
+    options = pipeline.detector.model_extra or {}
     detector = find(pipeline.detector.name)
-    return parse(Document({"detector": own}, {}), detector.Config, ("detector",)) if own else detector.Config()
+    if not options:
+        return detector.Config()
+    return parse(Document({"detector": options}, {}), detector.Config, ("detector",))

@@ -1,4 +1,4 @@
-"""The contract between a face detector and the pipeline."""
+"""The interface between a face detector and the pipeline."""
 
 from __future__ import annotations
 
@@ -26,29 +26,28 @@ class Box(NamedTuple):
         """In square pixels."""
         return max(0.0, self.right - self.left) * max(0.0, self.bottom - self.top)
 
-    def overlap(self, other: Box) -> float:
-        """Intersection over union, in [0, 1]."""
+    def compute_iou(self, other: Box) -> float:
+        """Compute the intersection over union, in [0, 1]."""
         common = Box(
             max(self.left, other.left),
             max(self.top, other.top),
             min(self.right, other.right),
             min(self.bottom, other.bottom),
         )
-        shared = common.area if common.right > common.left and common.bottom > common.top else 0.0
-        return shared / (self.area + other.area - shared) if shared else 0.0
+        intersection = common.area if common.right > common.left and common.bottom > common.top else 0.0
+        return intersection / (self.area + other.area - intersection) if intersection else 0.0
 
 
 class DetectorConfig(Block):
-    """What every detector can be told. A detector's own Config adds to it; an unknown key is an error."""
+    """The options of every detector. A detector's own Config adds to them; an unknown key is an error."""
 
-    detect_every: PositiveInt = (
-        5  # look for faces in each n-th frame and follow the landmarks in between; 1: in every one
-    )
-    shortest_track: PositiveInt = 5  # frames; what is shorter is mostly something that is no face
+    # Run the detector on every n-th frame and propagate the landmarks in between; 1: on every frame.
+    detect_every: PositiveInt = 5
+    shortest_track: PositiveInt = 5  # frames; shorter tracks are mostly false detections
 
 
 class Detector(ABC):
-    """Finds faces and their landmarks. One object serves many videos, one after the other, in one process."""
+    """Detects faces and their landmarks. One object processes many videos, one after the other, in one process."""
 
     Config: ClassVar[type[DetectorConfig]] = DetectorConfig
 
@@ -58,11 +57,11 @@ class Detector(ABC):
 
     @abstractmethod
     def detect(self, image: np.ndarray) -> list[Box]:
-        """The faces of an RGB image [H, W, 3] uint8."""
+        """Detect the faces of an RGB image [H, W, 3] uint8."""
 
     @abstractmethod
-    def landmarks(self, image: np.ndarray, box: Box) -> np.ndarray:
-        """The 68 points (x, y) [68, 2] float32 of the face in `box`, in pixels of `image`.
+    def predict_landmarks(self, image: np.ndarray, box: Box) -> np.ndarray:
+        """Predict the 68 points (x, y) [68, 2] float32 of the face in `box`, in pixels of `image`.
 
-        All NaN from a detector that finds none: the crop is then the box itself.
+        A detector without landmarks returns NaN; the crop is then the box itself.
         """

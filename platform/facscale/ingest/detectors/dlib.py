@@ -1,12 +1,13 @@
 """dlib's frontal HOG detector and its 68-landmark regression trees (Kazemi & Sullivan, 2014). The default.
 
 LICENCE: dlib itself is free for any use (Boost licence), but the landmark weights, `shape_predictor_68_face_landmarks`,
-were trained on the 300-W pictures, whose licence EXCLUDES COMMERCIAL USE. For such use bring other weights: `weights:`
-takes the path of any shape predictor with 68 points in the 300-W order (train one with dlib's `train_shape_predictor`),
-or bring another detector: a package with an entry point in the group `facscale.detectors` (see `detectors/base.py`).
+were trained on the 300-W pictures, whose licence EXCLUDES COMMERCIAL USE. For such use, bring other weights: `weights:`
+takes the path of any shape predictor with 68 points in the 300-W order (train one with dlib's `train_shape_predictor`).
+Or bring another detector: a package with an entry point in the group `facscale.detectors` (see `detectors/base.py`).
 
-HOG sees upright faces turned by up to about 35 degrees. It is fast: 8 ms a frame of 569 x 320 on one core, the landmarks
-1 ms. Both come with their weights from PyPI (`dlib-bin`, `face_recognition_models`), nothing is downloaded.
+HOG detects upright faces turned by up to about 35 degrees. It is fast: 8 ms per frame of 569 x 320 on one core, the
+landmarks 1 ms. Both come with their weights from PyPI (`dlib-bin`, `face_recognition_models`); nothing is downloaded at
+run time.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from facscale.data.align import warp
 from facscale.ingest.detectors.base import LANDMARKS, Box, Detector, DetectorConfig
 from facscale.spec import SpecError
 
-SMALLEST = 80  # pixels, side of dlib's sliding window
-CHIP = 320  # pixels that a face box gets for the landmarks, which dlib rounds to whole pixels
-MARGIN = 0.5  # of the box on each side: the regression looks at pixels outside of it too
+WINDOW = 80  # pixels, side of dlib's sliding window
+CHIP_SIZE = 320  # pixels to which a face box is scaled for the landmarks, which dlib rounds to whole pixels
+MARGIN = 0.5  # of the box on each side: the regression trees also sample pixels outside of it
 
 
 class DlibConfig(DetectorConfig):
@@ -44,41 +45,47 @@ class Dlib(Detector):
 
     def __init__(self, config: DlibConfig) -> None:
         self.config = config
-        weights = Path(config.weights).expanduser() if config.weights else packaged_weights()
+        weights = Path(config.weights).expanduser() if config.weights else locate_packaged_weights()
         try:
-            self._shape: Any = dlib.shape_predictor(str(weights))
+            self._predictor: Any = dlib.shape_predictor(str(weights))
         except RuntimeError as error:
-            raise SpecError(f"detector.weights: {weights} is no dlib shape predictor: {error}") from None
-        self._faces: Any = dlib.get_frontal_face_detector()
+            raise SpecError(f"detector.weights: {weights} is not a dlib shape predictor: {error}") from None
+        self._detector: Any = dlib.get_frontal_face_detector()
 
     def detect(self, image: np.ndarray) -> list[Box]:
-        """Faces no smaller than `smallest_face`, found on a copy in which such a face just fills dlib's window."""
-        scale = SMALLEST / (self.config.smallest_face * min(image.shape[:2]))
-        small = _resized(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), scale)
-        found, _, _ = self._faces.run(small, 0, self.config.min_score)
-        return [Box(*(edge / scale for edge in (r.left(), r.top(), r.right() + 1, r.bottom() + 1))) for r in found]
+        """Detect faces no smaller than `smallest_face`, on a copy scaled so that such a face just fills dlib's window."""
+        scale = WINDOW / (self.config.smallest_face * min(image.shape[:2]))
+        scaled = _resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), scale)
+        rectangles, _, _ = self._detector.run(scaled, 0, self.config.min_score)
+        corners = ((r.left(), r.top(), r.right() + 1, r.bottom() + 1) for r in rectangles)
+        return [Box(*(edge / scale for edge in edges)) for edges in corners]
 
-    def landmarks(self, image: np.ndarray, box: Box) -> np.ndarray:
-        """The face is enlarged or reduced to a fixed size first: dlib answers in whole pixels."""
+    def predict_landmarks(self, image: np.ndarray, box: Box) -> np.ndarray:
+        """Predict the landmarks on the face scaled to a fixed size, since dlib returns whole pixels."""
         side = max(box.right - box.left, box.bottom - box.top, 1.0)
-        scale = CHIP / side
+        scale = CHIP_SIZE / side
         corner = np.array([box.left - MARGIN * side, box.top - MARGIN * side])
-        width = round(CHIP * (1 + 2 * MARGIN))
+        width = round(CHIP_SIZE * (1 + 2 * MARGIN))
         x, y = -scale * corner + (scale - 1) / 2
         matrix = np.array([[scale, 0, x], [0, scale, y]])
         chip = warp(image, matrix, width)
-        edge = round(CHIP * MARGIN)
+        edge = round(CHIP_SIZE * MARGIN)
         right, bottom = edge + round(scale * (box.right - box.left)), edge + round(scale * (box.bottom - box.top))
-        place = dlib.rectangle(edge, edge, right - 1, bottom - 1)
-        points = self._shape(cv2.cvtColor(chip, cv2.COLOR_RGB2GRAY), place).parts()
-        found = np.array([(point.x, point.y) for point in points], np.float32)
-        if len(found) != LANDMARKS:
-            raise SpecError(f"detector.weights: a predictor of {len(found)} points; the platform needs {LANDMARKS}")
-        return np.asarray((found + 0.5) / scale - 0.5 + corner, np.float32)
+        rectangle = dlib.rectangle(edge, edge, right - 1, bottom - 1)
+        parts = self._predictor(cv2.cvtColor(chip, cv2.COLOR_RGB2GRAY), rectangle).parts()
+        points = np.array([(point.x, point.y) for point in parts], np.float32)
+        if len(points) != LANDMARKS:
+            raise SpecError(
+                f"detector.weights: the shape predictor has {len(points)} points; give one that has {LANDMARKS}"
+            )
+        return np.asarray((points + 0.5) / scale - 0.5 + corner, np.float32)
 
 
-def packaged_weights() -> Path:
-    """Found without importing the package: its __init__ wants pkg_resources, which setuptools no longer has."""
+def locate_packaged_weights() -> Path:
+    """Locate the weights in face_recognition_models without importing it.
+
+    Its __init__ needs pkg_resources, which setuptools no longer has. Raises SpecError if it is not installed.
+    """
     package = importlib.util.find_spec("face_recognition_models")
     if package is None or not package.submodule_search_locations:
         raise SpecError(
@@ -87,7 +94,7 @@ def packaged_weights() -> Path:
     return Path(package.submodule_search_locations[0]) / "models" / "shape_predictor_68_face_landmarks.dat"
 
 
-def _resized(image: np.ndarray, scale: float) -> np.ndarray:
-    filter_ = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    result: np.ndarray = cv2.resize(image, None, fx=scale, fy=scale, interpolation=filter_)
-    return result
+def _resize(image: np.ndarray, scale: float) -> np.ndarray:
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    resized: np.ndarray = cv2.resize(image, None, fx=scale, fy=scale, interpolation=interpolation)
+    return resized

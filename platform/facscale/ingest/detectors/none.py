@@ -1,4 +1,4 @@
-"""No detector: every frame already is an aligned crop of one face (as in RAF-DB, or crops made elsewhere)."""
+"""No detection: every frame is an aligned crop of one face already (as in RAF-DB, or crops made elsewhere)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from facscale.ingest.detectors.base import LANDMARKS, Box, Detector, DetectorCon
 
 
 class NoneConfig(DetectorConfig):
-    """Nothing is searched, so nothing is followed either."""
+    """Options of the detector `none`: there is nothing to propagate, and a track of one frame is kept."""
 
     detect_every: PositiveInt = 1
     shortest_track: PositiveInt = 1
 
 
-class WholeFrame(Detector):
-    """The largest centred square of the frame; its landmarks are unknown (NaN)."""
+class CentredSquare(Detector):
+    """The largest centred square of each frame; its landmarks are unknown (NaN)."""
 
     Config = NoneConfig
 
@@ -24,12 +24,12 @@ class WholeFrame(Detector):
         pass
 
     def detect(self, image: np.ndarray) -> list[Box]:
-        """The square."""
+        """Return the square."""
         height, width = image.shape[:2]
         side = min(height, width)
         left, top = (width - side) / 2, (height - side) / 2
         return [Box(left, top, left + side, top + side)]
 
-    def landmarks(self, image: np.ndarray, box: Box) -> np.ndarray:  # noqa: ARG002
-        """NaN."""
+    def predict_landmarks(self, image: np.ndarray, box: Box) -> np.ndarray:  # noqa: ARG002
+        """Return NaN for every point."""
         return np.full((LANDMARKS, 2), np.nan, np.float32)

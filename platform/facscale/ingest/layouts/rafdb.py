@@ -1,7 +1,7 @@
 """RAF-DB (Li et al., 2017): basic/EmoLabel/list_patition_label.txt and basic/Image/aligned/train_00001_aligned.jpg.
 
-The list, whose name is misspelt by its authors, has a line `train_00001.jpg 5` for each image: the name says the part
-of the published split (12,271 and 3,068 images), the number the expression.
+The list, whose name is misspelt by its authors, has a line `train_00001.jpg 5` for each image: the prefix of the name is
+the part of the published split (12,271 and 3,068 images), the number is the expression.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-from facscale.ingest.items import Files, Still
+from facscale.ingest.items import Files, LabelledImage
 
 EXPRESSIONS = ("surprise", "fear", "disgust", "happy", "sad", "anger", "neutral")  # 1 to 7 in the list
 LIST = "basic/EmoLabel/list_patition_label.txt"
@@ -17,16 +17,18 @@ IMAGES = "basic/Image/aligned"
 LINE = re.compile(r"(train|test)_(\d+)\.jpg\s+([1-7])", re.ASCII)
 
 
-def stills(files: Files, read: Callable[[str], bytes]) -> Iterator[Still]:
-    """One for each line of the list, whether its image is there or not."""
+def list_images(files: Files, read: Callable[[str], bytes]) -> Iterator[LabelledImage]:
+    """Yield an image for each line of the list, whether its file exists or not."""
     if LIST not in files:
-        raise ValueError(f"there is no {LIST}; source.root is the folder that holds basic/")
+        raise ValueError(f"there is no {LIST}; set source.root to the folder that holds basic/")
     for number, line in enumerate(read(LIST).decode("utf-8-sig", errors="replace").splitlines(), start=1):
         if not line.strip():
             continue
         match = LINE.fullmatch(line.strip())
         if not match:
-            raise ValueError(f"{LIST}, line {number}: {line[:80]!r} is no `train_00001.jpg 5` with a class of 1 to 7")
+            raise ValueError(
+                f"{LIST}, line {number}: {line[:80]!r} is not like `train_00001.jpg 5`, with a class of 1 to 7"
+            )
         part, image, code = match.groups()
         name = f"{part}_{image}"
-        yield Still(name, f"{IMAGES}/{name}_aligned.jpg", part, EXPRESSIONS[int(code) - 1])
+        yield LabelledImage(name, f"{IMAGES}/{name}_aligned.jpg", part, EXPRESSIONS[int(code) - 1])

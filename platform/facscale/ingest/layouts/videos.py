@@ -1,26 +1,27 @@
-"""Any folder of videos. The identity is the first folder level, or the file's own name where there is no folder."""
+"""Any folder of videos. The identity is the first folder level, or the file's own name if it is in no folder."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from facscale.ingest.items import VIDEO_SUFFIXES, Files, Item, Labels, stem, suffix
+from facscale.ingest.items import VIDEO_SUFFIXES, Files, Item, Labels, get_stem, get_suffix
 
 
-def items(files: Files) -> Iterator[Item]:
-    """One item a video file. `anna/monday/a.mp4` is the video `monday/a` of `anna`."""
+def list_items(files: Files) -> Iterator[Item]:
+    """Yield one item per video file. `anna/monday/a.mp4` is the video `monday/a` of `anna`."""
     for name in files:
-        if suffix(name) in VIDEO_SUFFIXES:
+        suffix = get_suffix(name)
+        if suffix in VIDEO_SUFFIXES:
             identity, slash, rest = name.partition("/")
             video = rest if slash else name
             yield Item(
-                identity=identity if slash else stem(name),
-                video=video[: -len(suffix(name))],
-                part=suffix(name),  # a.mp4 and a.avi are two recordings, not one
+                identity=identity if slash else get_stem(name),
+                video=video[: -len(suffix)],
+                part=suffix,  # a.mp4 and a.avi are two recordings
                 files=(name,),
             )
 
 
-def labels(item: Item, read: Callable[[str], bytes]) -> tuple[Labels, list[str]]:  # noqa: ARG001
-    """None."""
+def read_labels(item: Item, read: Callable[[str], bytes]) -> tuple[Labels, list[str]]:  # noqa: ARG001
+    """Return no labels."""
     return Labels(), []

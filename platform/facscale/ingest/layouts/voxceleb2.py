@@ -7,19 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from facscale.ingest.items import VIDEO_SUFFIXES, Files, Item, Labels, stem, suffix
+from facscale.ingest.items import VIDEO_SUFFIXES, Files, Item, Labels, get_stem, get_suffix
 
 DEPTH = 5  # dev / mp4 / id00012 / 21Uxsk56VDQ / 00001.mp4
 
 
-def items(files: Files) -> Iterator[Item]:
-    """One item an utterance."""
+def list_items(files: Files) -> Iterator[Item]:
+    """Yield one item per utterance."""
     for name in files:
         parts = name.split("/")
-        if len(parts) == DEPTH and parts[0] in ("dev", "test") and parts[1] == "mp4" and suffix(name) in VIDEO_SUFFIXES:
-            yield Item(identity=parts[2], video=parts[3], part=f"{parts[0]}/{stem(name)}", files=(name,))
+        if len(parts) != DEPTH or parts[0] not in ("dev", "test") or parts[1] != "mp4":
+            continue
+        if get_suffix(name) in VIDEO_SUFFIXES:
+            yield Item(identity=parts[2], video=parts[3], part=f"{parts[0]}/{get_stem(name)}", files=(name,))
 
 
-def labels(item: Item, read: Callable[[str], bytes]) -> tuple[Labels, list[str]]:  # noqa: ARG001
-    """None."""
+def read_labels(item: Item, read: Callable[[str], bytes]) -> tuple[Labels, list[str]]:  # noqa: ARG001
+    """Return no labels."""
     return Labels(), []

@@ -1,9 +1,9 @@
-"""What was judged on one data set, side by side: runs of any job and cluster, and what papers print.
+"""Results on one data set, side by side: runs of any job and cluster, and what papers print.
 
-`report` (matplotlib) is imported by its module name.
+`comparison_report` (matplotlib) is imported by its module name.
 """
 
-from facscale.report.compare.entries import Entry, entries, named
-from facscale.report.compare.papers import beside, log_papers
+from facscale.report.compare.entries import ResultEntry, collect_entries, find_entry
+from facscale.report.compare.papers import log_papers, score_papers
 
-__all__ = ["Entry", "beside", "entries", "log_papers", "named"]
+__all__ = ["ResultEntry", "collect_entries", "find_entry", "log_papers", "score_papers"]

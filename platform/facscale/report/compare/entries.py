@@ -1,4 +1,4 @@
-"""Judged rows as the tracker knows them: each is one training, or one for each of its seeds."""
+"""Evaluated rows of jobs, read from the tracker: each is one training, or one for each of its seeds."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from facscale.errors import UserError
-from facscale.evaluate import Row
-from facscale.spec import nearest
+from facscale.evaluate import MethodScores
+from facscale.spec import suggest_nearest
 from facscale.track.query import TrackedRun
 
-OF_FOLD = re.compile(r"(?P<fold>[^/]+)/f1/AU(?P<au>\d+)")
-OVERALL = re.compile(r"f1/AU(\d+)")
+FOLD_METRIC = re.compile(r"(?P<fold>[^/]+)/f1/AU(?P<au>\d+)")
+MEAN_METRIC = re.compile(r"f1/AU(\d+)")
 POOLED = "pooled"
-SHORTEST_ID = 6
+MIN_ID_LENGTH = 6  # characters of a run's id that are enough to name it
 
 
 class CompareError(UserError):
@@ -25,88 +25,91 @@ class CompareError(UserError):
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One row of a table: a method as a job judged it."""
+class ResultEntry:
+    """One row of a table: a method as a job evaluated it."""
 
-    name: str  # tells it from the others
+    name: str  # unique among the entries
     job: str
     cluster: str
     method: str
-    row: Row
-    runs: tuple[TrackedRun, ...]  # its trainings, one a seed
+    scores: MethodScores
+    runs: tuple[TrackedRun, ...]  # one for each seed
 
     @property
     def label(self) -> str:
-        """The row's own name."""
+        """The row's own name in its job."""
         return self.runs[0].tags["row"]
 
 
-def entries(runs: Sequence[TrackedRun]) -> list[Entry]:
-    """Everything that was judged among an experiment's runs, the newest job first; its folds, stages and trials are not."""
+def collect_entries(runs: Sequence[TrackedRun]) -> list[ResultEntry]:
+    """All evaluated rows among an experiment's runs, the newest job first; runs of folds, stages and trials are left out."""
     groups: dict[tuple[str, str], list[TrackedRun]] = defaultdict(list)
     for run in runs:
-        if judged(run):
+        if is_result_run(run):
             groups[run.parent or run.id, run.tags["row"]].append(run)
-    newest = sorted(groups.values(), key=lambda trainings: -max(run.start for run in trainings))
-    names = _distinct([_names(trainings[0]) for trainings in newest])
-    return [_entry(name, trainings) for name, trainings in zip(names, newest, strict=True)]
+    newest = sorted(groups.values(), key=lambda seeds: -max(run.start for run in seeds))
+    names = _choose_names([_candidate_names(seeds[0]) for seeds in newest])
+    return [_build_entry(name, seeds) for name, seeds in zip(names, newest, strict=True)]
 
 
-def judged(run: TrackedRun) -> bool:
-    """Whether it is a row of a job's table."""
+def is_result_run(run: TrackedRun) -> bool:
+    """Whether a run is a row of its job's table, or one seed of it."""
     row = run.tags.get("row", "")
-    of_row = not run.parent or run.name == row or re.fullmatch(re.escape(row) + r" seed \d+", run.name)
-    return bool("f1/mean" in run.metrics and row and of_row and run.tags.get("source") != "paper")
+    is_row = not run.parent or run.name == row or re.fullmatch(re.escape(row) + r" seed \d+", run.name)
+    return bool("f1/mean" in run.metrics and row and is_row and run.tags.get("source") != "paper")
 
 
-def named(found: Sequence[Entry], word: str) -> Entry:
-    """By name, job/row, row (the newest of that name), or the beginning of a run's id. Raises CompareError."""
-    for same in (
-        lambda one: word == one.name,
-        lambda one: word == f"{one.job}/{one.label}",
-        lambda one: word in {one.label, *(run.name for run in one.runs)},
-        lambda one: len(word) >= SHORTEST_ID and any(run.id.startswith(word) for run in one.runs),
+def find_entry(entries: Sequence[ResultEntry], word: str) -> ResultEntry:
+    """Find an entry by its name, job/row, row (the newest of that name), or the beginning of a run's id.
+
+    Raises CompareError where there is none.
+    """
+    for matches in (
+        lambda entry: word == entry.name,
+        lambda entry: word == f"{entry.job}/{entry.label}",
+        lambda entry: word in {entry.label, *(run.name for run in entry.runs)},
+        lambda entry: len(word) >= MIN_ID_LENGTH and any(run.id.startswith(word) for run in entry.runs),
     ):
-        hits = [one for one in found if same(one)]
-        if hits:
-            return hits[0]
-    raise CompareError(f'no run "{word}" was judged{nearest(word, [one.name for one in found])}')
+        for entry in entries:
+            if matches(entry):
+                return entry
+    raise CompareError(f'no evaluated run is called "{word}"{suggest_nearest(word, [entry.name for entry in entries])}')
 
 
-def row_of(name: str, run: TrackedRun) -> Row:
-    """F1 by fold from a run's metrics."""
-    aus = sorted(int(match[1]) for metric in run.metrics if (match := OVERALL.fullmatch(metric)))
+def read_scores(name: str, run: TrackedRun) -> MethodScores:
+    """F1 by fold from a run's metrics; where it has no folds, its mean F1 as the only fold "all"."""
+    aus = sorted(int(match[1]) for metric in run.metrics if (match := MEAN_METRIC.fullmatch(metric)))
     cells = {
-        (m["fold"], int(m["au"])): run.metrics[metric] for metric in run.metrics if (m := OF_FOLD.fullmatch(metric))
+        (match["fold"], int(match["au"])): value
+        for metric, value in run.metrics.items()
+        if (match := FOLD_METRIC.fullmatch(metric))
     }
     folds = sorted({fold for fold, _ in cells} - {POOLED}, key=lambda fold: (len(fold), fold))
-    by_fold = np.array([[cells.get((fold, au), np.nan) for au in aus] for fold in folds], float).reshape(
-        len(folds), len(aus)
-    )
     pooled = np.array([cells.get((POOLED, au), np.nan) for au in aus], float)
-    if not folds:
+    if folds:
+        by_fold = np.array([[cells.get((fold, au), np.nan) for au in aus] for fold in folds], float)
+    else:
         by_fold, folds = np.array([[run.metrics[f"f1/AU{au}"] for au in aus]], float), ["all"]
-    return Row(name, tuple(aus), by_fold, pooled, tuple(folds))
+    return MethodScores(name, tuple(aus), by_fold.reshape(len(folds), len(aus)), pooled, tuple(folds))
 
 
-def _entry(name: str, trainings: Sequence[TrackedRun]) -> Entry:
-    first, ordered = trainings[0], tuple(sorted(trainings, key=lambda run: run.name))
-    row = Row.repeated([row_of(name, run) for run in ordered])
-    tags = first.tags
-    return Entry(name, tags.get("job", ""), tags.get("cluster", ""), tags.get("method", ""), row, ordered)
+def _build_entry(name: str, seeds: Sequence[TrackedRun]) -> ResultEntry:
+    tags, runs = seeds[0].tags, tuple(sorted(seeds, key=lambda run: run.name))
+    scores = MethodScores.combine_seeds([read_scores(name, run) for run in runs])
+    return ResultEntry(name, tags.get("job", ""), tags.get("cluster", ""), tags.get("method", ""), scores, runs)
 
 
-def _names(run: TrackedRun) -> list[str]:
-    """From the shortest name to one that surely tells it from others."""
+def _candidate_names(run: TrackedRun) -> list[str]:
+    """Names from the shortest one to one that is surely unique."""
     row, job, cluster = (run.tags.get(tag, "") for tag in ("row", "job", "cluster"))
     short = row if row == job else f"{row} ({job})"
-    return [row, short, f"{row} ({job}, {cluster})", f"{row} ({job}, {cluster}, {run.id[:SHORTEST_ID]})"]
+    return [row, short, f"{row} ({job}, {cluster})", f"{row} ({job}, {cluster}, {run.id[:MIN_ID_LENGTH]})"]
 
 
-def _distinct(choices: Sequence[Sequence[str]]) -> list[str]:
-    """For each the shortest of its names that no other one has at that length."""
-    found = []
-    for mine in choices:
-        lengths = [length for length, name in enumerate(mine) if sum(other[length] == name for other in choices) == 1]
-        found.append(mine[lengths[0]] if lengths else mine[-1])
-    return found
+def _choose_names(candidates: Sequence[Sequence[str]]) -> list[str]:
+    """For each entry the shortest of its candidates that no other entry has at the same place."""
+    unique_names = []
+    for names in candidates:
+        unique = (name for place, name in enumerate(names) if sum(other[place] == name for other in candidates) == 1)
+        unique_names.append(next(unique, names[-1]))
+    return unique_names

@@ -1,4 +1,4 @@
-"""What papers print beside what we measured."""
+"""What papers print, beside what was measured."""
 
 from __future__ import annotations
 
@@ -8,68 +8,75 @@ from pathlib import Path
 
 import numpy as np
 
-from facscale.evaluate import Row
-from facscale.evaluate.f1 import mean
-from facscale.report.compare.entries import CompareError, Entry
-from facscale.report.published import Line, published
-from facscale.report.table import Table
+from facscale.evaluate import MethodScores
+from facscale.evaluate.f1 import nanmean
+from facscale.report.compare.entries import CompareError, ResultEntry
+from facscale.report.f1_table import F1Table
+from facscale.report.published import PublishedResult, find_results
 from facscale.track import Tracker
 
-PATIENCE_S = 600
+UPLOAD_TIMEOUT_S = 600
 
 
-def printed(data: str) -> list[Line]:
+def find_published_f1(data: str) -> list[PublishedResult]:
     """Every published row of F1 by AU on a data set."""
-    return [line for line in published(data) if line.aus and line.metric == "F1"]
+    return [result for result in find_results(data) if result.has_f1_by_au]
 
 
-def beside(entry: Entry, *, data: str) -> list[Row]:
-    """For a row of ours: what each paper prints for it, and below that ours minus theirs."""
-    lines = published(data, method=entry.label) or published(data, method=entry.method)
-    rows = [line.row() for line in lines if line.aus and line.metric == "F1"]
-    return [row for theirs in rows for row in (theirs, minus(entry.row, theirs))]
+def score_papers(entry: ResultEntry, *, data: str) -> list[MethodScores]:
+    """What each paper prints for the entry's row, or else for its method, each followed by ours minus theirs."""
+    results = find_results(data, method=entry.label) or find_results(data, method=entry.method)
+    papers = [result.to_scores() for result in results if result.has_f1_by_au]
+    return [scores for paper in papers for scores in (paper, subtract_scores(entry.scores, paper))]
 
 
-def minus(ours: Row, theirs: Row) -> Row:
+def subtract_scores(ours: MethodScores, theirs: MethodScores) -> MethodScores:
     """F1 of ours minus theirs, over the AUs that both have; `mean` is the mean of these differences."""
-    both = tuple(au for au in ours.aus if au in theirs.aus)
-    gap = [ours.f1[ours.aus.index(au)] - theirs.f1[theirs.aus.index(au)] for au in both]
-    return Row(f"{ours.name} minus it", both, np.array([gap]), np.full(len(both), np.nan), ("difference",))
+    aus = tuple(au for au in ours.aus if au in theirs.aus)
+    difference = [ours.f1[ours.aus.index(au)] - theirs.f1[theirs.aus.index(au)] for au in aus]
+    return MethodScores(
+        f"{ours.name} minus it", aus, np.array([difference]), np.full(len(aus), np.nan), ("difference",)
+    )
 
 
 def log_papers(uri: str, *, data: str, experiment: str) -> int:
-    """A run for each published row, in an experiment of ours: how many. Sent again, they are the same runs."""
-    lines = printed(data)
-    if not lines:
+    """Log each published row on a data set as a run of an experiment, and return how many there are.
+
+    A second call updates the same runs. Raises CompareError where no paper has any, and where MLflow does not answer.
+    """
+    results = find_published_f1(data)
+    if not results:
         raise CompareError(f"no paper prints F1 by AU on {data}; `facscale published` lists what they print")
     with tempfile.TemporaryDirectory() as spool:
-        about = {"source": "paper", "row": "papers"}
         tracker = Tracker(
-            uri, experiment, key=f"papers/{data}", name=f"papers on {data}", spool=Path(spool), tags=about
+            uri,
+            experiment,
+            key=f"papers/{data}",
+            name=f"papers on {data}",
+            spool=Path(spool),
+            tags={"source": "paper", "row": "papers"},
         )
-        for line in lines:
+        for result in results:
             tags = {
                 "source": "paper",
-                "row": line.method,
-                "method": line.method,
-                "paper": line.paper,
-                "table": line.table,
+                "row": result.method,
+                "method": result.method,
+                "paper": result.paper,
+                "table": result.table,
             }
-            run = tracker.child(f"papers/{data}/{line.file}/{line.method}", line.name, tags)
-            row = line.row()
-            values = {
-                f"f1/AU{au}": float(value) for au, value in zip(row.aus, row.f1, strict=True) if not np.isnan(value)
-            }
-            run.metrics({**values, "f1/mean": float(mean(row.f1))})
-            run.params({"printed_mean": line.printed or "none", "source": row.source, "kind": line.kind})
+            run = tracker.start_child(f"papers/{data}/{result.file}/{result.method}", result.name, tags)
+            scores = result.to_scores()
+            f1 = {f"f1/AU{au}": float(f1) for au, f1 in zip(scores.aus, scores.f1, strict=True) if not np.isnan(f1)}
+            run.log_metrics({**f1, "f1/mean": float(nanmean(scores.f1))})
+            run.log_params({"printed_mean": result.printed or "none", "source": scores.source, "kind": result.kind})
             run.close()
-        if not tracker.close(wait=PATIENCE_S):
+        if not tracker.close(wait=UPLOAD_TIMEOUT_S):
             raise CompareError(f"MLflow at {uri} does not answer; nothing is logged")
-    return len(lines)
+    return len(results)
 
 
-def board(found: Sequence[Entry], *, data: str, papers: bool) -> Table:
-    """All rows, the best first, the papers' below them."""
-    ours = sorted((one.row for one in found), key=lambda row: -row.mean)
-    theirs = [line.row() for line in printed(data)] if papers else []
-    return Table((*ours, *sorted(theirs, key=lambda row: -row.mean)))
+def build_leaderboard(entries: Sequence[ResultEntry], *, data: str, papers: bool) -> F1Table:
+    """All entries, the best first; with `papers`, published rows below them."""
+    ours = sorted((entry.scores for entry in entries), key=lambda scores: -scores.mean)
+    theirs = [result.to_scores() for result in find_published_f1(data)] if papers else []
+    return F1Table((*ours, *sorted(theirs, key=lambda scores: -scores.mean)))

@@ -1,23 +1,30 @@
-"""What the papers' tables print, as data: every F1 of four papers by AU, and what in them cannot be right.
+"""Every F1 in the tables of four papers as data, by AU, and the numbers in them that cannot be right.
 
-`tables/` holds one CSV a table with the printed digits, `index.toml` says what each of them is.
+`tables/` holds one CSV file per table with the printed digits; `index.toml` describes each of them.
 """
 
-from facscale.report.published.check import Contradiction, Misprint, Repeat, contradictions, misprints, repeats
-from facscale.report.published.lines import Line, published
-from facscale.report.published.tables import Paper, Source, papers, sources
+from facscale.report.published.check import (
+    Contradiction,
+    Misprint,
+    RepeatedResult,
+    find_contradictions,
+    find_misprints,
+    find_repeats,
+)
+from facscale.report.published.results import PublishedResult, find_results
+from facscale.report.published.tables import Paper, PublishedTable, load_papers, load_tables
 
 __all__ = [
     "Contradiction",
-    "Line",
     "Misprint",
     "Paper",
-    "Repeat",
-    "Source",
-    "contradictions",
-    "misprints",
-    "papers",
-    "published",
-    "repeats",
-    "sources",
+    "PublishedResult",
+    "PublishedTable",
+    "RepeatedResult",
+    "find_contradictions",
+    "find_misprints",
+    "find_repeats",
+    "find_results",
+    "load_papers",
+    "load_tables",
 ]

@@ -1,4 +1,4 @@
-"""The index, and the files that it lists."""
+"""The index of published tables, and the files that it lists."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 
 from facscale.spec import Block
 
-PLACE = files(__package__)
+FOLDER = files(__package__)
 
 
 class Paper(Block):
-    """Where tables stand."""
+    """A paper whose tables are in the index."""
 
     name: str
     citation: str
@@ -23,13 +23,13 @@ class Paper(Block):
     doi: str = ""
 
 
-class Source(Block):
-    """One published table, or the numbers that a section's text gives; `index.toml` explains the entries."""
+class PublishedTable(Block):
+    """One published table, or the numbers in the text of a section; `index.toml` explains the entries."""
 
     paper: str
     number: str  # "Table I", or "text"
     section: str
-    data: str = ""  # "" where each row names its own, or none has any
+    data: str = ""  # "" where each row names its own data set, or none has any
     labels: str = ""
     metric: str
     unit: str = ""
@@ -44,39 +44,39 @@ class Source(Block):
     def place(self) -> str:
         """'CLP, Table I', or 'CLP, Section IV-A'."""
         number = f"Section {self.section}" if self.number == "text" else self.number
-        return f"{papers()[self.paper].name}, {number}"
+        return f"{load_papers()[self.paper].name}, {number}"
 
-    def kind(self, method: str) -> str:
-        """Supervised, self-supervised, semi-supervised or descriptor; '' where the table's rows are no methods."""
+    def find_kind(self, method: str) -> str:
+        """Supervised, self-supervised, semi-supervised or descriptor; '' where the table's rows are not methods."""
         return next((kind for kind, methods in self.kinds.items() if method in methods), "")
 
 
-def papers() -> Mapping[str, Paper]:
+def load_papers() -> Mapping[str, Paper]:
     """The papers by the names of our methods."""
-    return _index()[0]
+    return _load_index()[0]
 
 
-def sources() -> Mapping[str, Source]:
+def load_tables() -> Mapping[str, PublishedTable]:
     """All tables by the names of their files."""
-    return _index()[1]
+    return _load_index()[1]
 
 
-def aliases() -> Mapping[str, tuple[str, ...]]:
-    """Our names of methods, and what papers and jobs call them."""
-    return _index()[2]
+def load_aliases() -> Mapping[str, tuple[str, ...]]:
+    """Names of methods in papers and jobs, by our name."""
+    return _load_index()[2]
 
 
-def records(name: str) -> Iterator[dict[str, str]]:
+def read_records(file: str) -> Iterator[dict[str, str]]:
     """The rows of one table's file, by heading."""
-    text = (PLACE / "tables" / f"{name}.csv").read_text(encoding="utf-8")
+    text = (FOLDER / "tables" / f"{file}.csv").read_text(encoding="utf-8")
     yield from csv.DictReader(text.splitlines(), strict=True)
 
 
 @cache
-def _index() -> tuple[Mapping[str, Paper], Mapping[str, Source], Mapping[str, tuple[str, ...]]]:
-    index: dict[str, Any] = tomllib.loads((PLACE / "index.toml").read_text(encoding="utf-8"))
+def _load_index() -> tuple[Mapping[str, Paper], Mapping[str, PublishedTable], Mapping[str, tuple[str, ...]]]:
+    index: dict[str, Any] = tomllib.loads((FOLDER / "index.toml").read_text(encoding="utf-8"))
     return (
         {name: Paper.model_validate(entry) for name, entry in index["papers"].items()},
-        {name: Source.model_validate(entry) for name, entry in index["tables"].items()},
-        {name: tuple(also) for name, also in index["names"].items()},
+        {name: PublishedTable.model_validate(entry) for name, entry in index["tables"].items()},
+        {name: tuple(aliases) for name, aliases in index["names"].items()},
     )

@@ -12,51 +12,50 @@ import ray.train.torch
 from ray.train import Checkpoint, CheckpointUploadMode
 
 from facscale.train import checkpoint
-from facscale.train.gauges import Exporter
-from facscale.train.loop import Run
-from facscale.train.task import Task
-from facscale.train.worker import train_task
+from facscale.train.gauges import GaugeExporter
+from facscale.train.loop import TrainLoop
+from facscale.train.state import TrainState
+from facscale.train.task import TrainingTask
 
 
-def train_on_ray(settings: Mapping[str, Task]) -> None:
+def train_on_worker(settings: Mapping[str, TrainingTask]) -> None:
     """Ray Train's `train_loop_per_worker`."""
     task = settings["task"]
     logging.getLogger().setLevel(logging.WARNING)  # Ray logs every report to the root, whatever RunConfig says
-    train_task(task, RaySession(task))
+    TrainLoop(task, RaySession(task)).run()
 
 
 class RaySession:
     """A worker that Ray Train placed and started."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: TrainingTask) -> None:
         context = ray.train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
         self._task = task
-        self._exporter = Exporter(training=task.title or task.job.name, method=task.job.method.name)
+        self._exporter = GaugeExporter(training=task.name or task.job.name, method=task.job.method.name)
 
     def restore(self) -> dict[str, Any]:
-        """The latest checkpoint of the training; at its beginning, that of `task.resume` if it names one."""
+        """Read the latest checkpoint of the training; without one, that of `task.resume_from` if it is given."""
         latest = ray.train.get_checkpoint()
         if latest is not None:
             with latest.as_directory() as folder:
                 return checkpoint.read(Path(folder), name=latest.path)
-        if self._task.resume:
-            url = checkpoint.locate_latest(self._task.resume)
-            with checkpoint.fetch(url) as folder:
-                return checkpoint.read(folder, name=url)
+        if self._task.resume_from:
+            with checkpoint.fetch_latest(self._task.resume_from) as folder:
+                return checkpoint.read(folder, name=self._task.resume_from)
         return {}
 
-    def save(self, run: Run, figures: Mapping[str, float]) -> None:
-        """Give it to Ray Train, which uploads it while training goes on, and then removes the local folder."""
-        folder = checkpoint.write(run)
+    def save(self, state: TrainState, metrics: Mapping[str, float]) -> None:
+        """Pass a checkpoint to Ray Train, which uploads it while training continues, then removes the local folder."""
+        folder = checkpoint.write(state)
         written = None if folder is None else Checkpoint.from_directory(str(folder))
-        ray.train.report(dict(figures), written, checkpoint_upload_mode=CheckpointUploadMode.ASYNC)
+        ray.train.report(dict(metrics), written, checkpoint_upload_mode=CheckpointUploadMode.ASYNC)
 
-    def export_gauges(self, run: Run, values: Mapping[str, float]) -> None:
-        """Prometheus finds them on each node of Ray's."""
-        self._exporter.tell(run, values)
+    def export_gauges(self, state: TrainState, values: Mapping[str, float]) -> None:
+        """Export to Prometheus, which finds the gauges on each node of Ray."""
+        self._exporter.export(state, values)
 
     def is_preempted(self) -> bool:
-        """What the node's provider told Ray."""
+        """Whether the node's provider has announced to Ray that it takes the node away."""
         return ray.train.get_preemption_info() is not None

@@ -7,8 +7,8 @@ import copy
 import pytest
 import yaml
 
-from facscale.cluster.kubernetes import follow, rayjobs
-from kubeapi import KubeApi
+from facscale.cluster.kubernetes import follow, kuberay_client
+from kubeapi import FakeApiServer
 
 
 def pod(container, **limits):
@@ -67,7 +67,7 @@ def template():
 @pytest.fixture
 def kube_api(tmp_path, monkeypatch):
     """An API server with the chart in the namespace `faces`; the context gke-munich, which our file calls munich, leads there."""
-    with KubeApi() as api:
+    with FakeApiServer() as api:
         label = {"facscale.dev/template": "rayjob"}
         text = yaml.safe_dump(TEMPLATE)
         api.add("configmaps", {"metadata": {"name": "facscale-rayjob", "labels": label}, "data": {"rayjob.yaml": text}})
@@ -77,7 +77,7 @@ def kube_api(tmp_path, monkeypatch):
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
         monkeypatch.setenv("FACSCALE_CLUSTERS", str(tmp_path / "clusters.yaml"))
         monkeypatch.setattr(follow, "PAUSE_S", 0.01)
-        monkeypatch.setattr(rayjobs, "PAUSE_S", 0.01)
+        monkeypatch.setattr(kuberay_client, "PAUSE_S", 0.01)
         yield api
 
 

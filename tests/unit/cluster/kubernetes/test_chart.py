@@ -10,7 +10,7 @@ from helm.chart import VALUE_FILES
 import kubeapi
 import kuberay
 from facscale.cli import main
-from kubeapi import KubeApi
+from kubeapi import FakeApiServer
 from manifests import installed, one, validate
 
 CPUS = "{workers: 2, gpus_per_worker: 0, cpus_per_worker: 1}"
@@ -27,7 +27,7 @@ def rules(docs):
 def cluster(request, tmp_path, monkeypatch):
     """A namespace in which the chart is installed with a value file, and no more allowed than its role allows."""
     docs = installed(request.param)
-    with KubeApi("research") as api:
+    with FakeApiServer("research") as api:
         for doc in docs:
             if doc["kind"] == "ConfigMap":
                 api.add("configmaps", yaml.safe_load(yaml.safe_dump(doc)))
@@ -54,19 +54,19 @@ FITS = [(name, CPUS) for name in VALUE_FILES] + [(name, GPUS) for name in VALUE_
 def test_each_value_file_takes_a_job(cluster, submit, workers):
     done = submit(workers)
     assert done.exit_code == 0, done.output
-    job = cluster.one("rayjobs")
+    job = cluster.get_only("rayjobs")
     validate(cluster.objects["configmaps", f"{job['metadata']['name']}-spec"])
     made = job["spec"]["rayClusterSpec"]
     for group in [made["headGroupSpec"], *made["workerGroupSpecs"]]:
         validate({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": group["template"]["spec"]})
 
 
-@pytest.mark.skipif(kuberay.crds() is None, reason=kuberay.MISSING)
+@pytest.mark.skipif(kuberay.find_crds() is None, reason=kuberay.MISSING)
 @pytest.mark.parametrize(("cluster", "workers"), FITS, indirect=["cluster"])
 def test_kuberay_takes_it_too(cluster, submit, workers):
     submit(workers)
-    assert kuberay.schema_errors(cluster.one("rayjobs")) == []
-    assert kuberay.operator_errors(cluster.one("rayjobs")) == []
+    assert kuberay.list_schema_errors(cluster.get_only("rayjobs")) == []
+    assert kuberay.list_operator_errors(cluster.get_only("rayjobs")) == []
 
 
 @pytest.mark.parametrize("cluster", ["values-kind.yaml"], indirect=True)
@@ -80,7 +80,7 @@ def test_the_commands_need_no_more_than_the_role(cluster, spec):
         return CliRunner().invoke(main, [*map(str, words), "--kube", "there"])
 
     assert facscale("submit", spec(f"cluster: {GPUS}\n"), "--detach").exit_code == 0
-    job = cluster.one("rayjobs")
+    job = cluster.get_only("rayjobs")
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "trainings"
     cluster.groups["kueue.x-k8s.io"] = "v1beta2"
     for suspended in (True, False):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import yaml
@@ -10,7 +11,7 @@ from click.testing import CliRunner
 
 from conftest import ROOT
 from facscale.cli import main
-from facscale.cluster.kubernetes import rayjobs
+from facscale.cluster.kubernetes import kuberay_client
 from kubeapi import Refusal
 
 BAR = "clp                    ████████████············ 50/100 steps, 2 min 0 s left  loss 0.31"
@@ -94,7 +95,7 @@ def test_a_job_is_followed_from_its_cluster_to_its_end(facscale, kube_api, spec)
     assert done.exit_code == 0, done.output
     lines = [line.strip() for line in done.output.splitlines()]
     story = [
-        "starting   its cluster is being made",
+        "starting   its cluster is being created",
         "starting   0 of 1 pods are ready; rc-worker cannot be scheduled: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu.",
         "starting   1 of 1 pods are ready",
         "running",
@@ -113,14 +114,14 @@ def test_a_job_is_followed_from_its_cluster_to_its_end(facscale, kube_api, spec)
 def test_everything_is_tried_before_anything_is_made_and_the_job_owns_its_spec(facscale, kube_api, spec):
     done = facscale("submit", spec(), "train.epochs=3", "--kube", "munich", "--detach")
     assert done.exit_code == 0, done.output
-    asked = [(verb, plural, dry) for verb, plural, _, dry in kube_api.told if verb == "create"]
+    asked = [(verb, plural, dry) for verb, plural, _, dry in kube_api.changes if verb == "create"]
     assert asked == [
         ("create", "configmaps", True),
         ("create", "rayjobs", True),
         ("create", "configmaps", False),
         ("create", "rayjobs", False),
     ]
-    job = kube_api.one("rayjobs")
+    job = kube_api.get_only("rayjobs")
     kept = kube_api.objects["configmaps", f"{job['metadata']['name']}-spec"]
     (owner,) = kept["metadata"]["ownerReferences"]
     assert (owner["kind"], owner["uid"]) == ("RayJob", job["metadata"]["uid"])
@@ -138,13 +139,13 @@ def test_admission_refuses_and_nothing_is_made(facscale, kube_api, spec):
     assert done.exit_code == 2
     assert "denied the request: no elastic jobs" in done.output
     assert "the queue's rules refuse it" in done.output
-    assert kube_api.made() == []
+    assert kube_api.list_changes() == []
 
 
 @pytest.mark.parametrize("fails", ["create", "patch"])
 def test_what_fails_half_way_is_undone(facscale, kube_api, spec, fails):
     def fail(verb, plural, _name):
-        if verb == fails and plural == {"create": "rayjobs", "patch": "configmaps"}[fails] and kube_api.made():
+        if verb == fails and plural == {"create": "rayjobs", "patch": "configmaps"}[fails] and kube_api.list_changes():
             raise Refusal(500, "etcd is full", "InternalError")
 
     kube_api.on_request.append(fail)
@@ -178,7 +179,7 @@ def test_a_wrong_spec_is_told_before_anything_is_made(facscale, kube_api, spec, 
     assert done.exit_code == 2, done.output
     assert message in done.output
     assert "Traceback" not in done.output
-    assert kube_api.made() == []
+    assert kube_api.list_changes() == []
 
 
 def test_another_namespace(facscale, kube_api, spec):
@@ -188,7 +189,7 @@ def test_another_namespace(facscale, kube_api, spec):
     assert "--kube munich --namespace moods" in done.output
     assert "there is no namespace" not in done.output
     told = facscale("list", "--kube", "munich", "--namespace", "moods").output
-    assert kube_api.one("rayjobs")["metadata"]["name"] in told
+    assert kube_api.get_only("rayjobs")["metadata"]["name"] in told
 
 
 def test_where_has_to_be_said(facscale, spec):
@@ -202,16 +203,16 @@ def test_the_same_spec_again(facscale, kube_api, spec):
     submit = lambda *words: facscale("submit", path, "--kube", "munich", "--detach", *words)  # noqa: E731
     assert submit().exit_code == 0
     assert "is on munich already" in submit().output
-    job = kube_api.one("rayjobs")
+    job = kube_api.get_only("rayjobs")
     job["status"] = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}
     told = submit()
     assert (told.exit_code, "finished already" in told.output, "--again" in told.output) == (0, True, True)
     job["status"] = {"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", "message": "lost"}
     told = submit()
     assert (told.exit_code, "has failed on munich (lost)" in told.output) == (1, True)
-    assert kube_api.made() == ["configmaps", "rayjobs"]
+    assert kube_api.list_changes() == ["configmaps", "rayjobs"]
     assert submit("--again").exit_code == 0
-    anew = kube_api.one("rayjobs")
+    anew = kube_api.get_only("rayjobs")
     assert anew["metadata"]["uid"] != job["metadata"]["uid"]
     assert anew["metadata"]["name"] == job["metadata"]["name"]
     assert "status" not in anew
@@ -245,7 +246,7 @@ def test_a_retry_is_followed_in_its_new_pod(facscale, kube_api, spec):
 def test_what_a_submission_left_that_was_cut_off_is_in_nobodys_way(facscale, kube_api, spec):
     path = spec()
     facscale("submit", path, "--kube", "munich", "--detach")
-    del kube_api.objects["rayjobs", kube_api.one("rayjobs")["metadata"]["name"]]
+    del kube_api.objects["rayjobs", kube_api.get_only("rayjobs")["metadata"]["name"]]
     assert facscale("submit", path, "--kube", "munich", "--detach").exit_code == 0
 
 
@@ -287,18 +288,18 @@ def test_ctrl_c_leaves_the_job_alone(facscale, kube_api, spec, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("facscale.cli.submit.follow", interrupted)
+    monkeypatch.setattr("facscale.cli.remote.follow_job", interrupted)
     done = facscale("submit", spec(), "--kube", "munich")
     assert done.exit_code == 130
-    assert "goes on without you" in done.output
+    assert "keeps running" in done.output
     assert "facscale cancel clp-" in done.output
-    assert kube_api.one("rayjobs")
+    assert kube_api.get_only("rayjobs")
 
 
 @pytest.fixture
 def running(facscale, kube_api, spec):
     facscale("submit", spec("cluster: {workers: [1, 2]}\n"), "train.epochs=3", "--kube", "munich", "--detach")
-    job = kube_api.one("rayjobs")
+    job = kube_api.get_only("rayjobs")
     both(says("s", "hello", BAR, "and more"), status("Running", "RUNNING"))(kube_api, job)
     return job
 
@@ -312,7 +313,7 @@ def test_status_and_logs(facscale, running):
 
 def test_logs_of_what_has_not_begun_say_so(facscale, kube_api, spec):
     facscale("submit", spec(), "--kube", "munich", "--detach")
-    assert "has printed nothing; it is starting" in facscale("logs", "clp").output
+    assert re.search("No log output yet; job clp-[0-9a-f]+ is starting", facscale("logs", "clp").output)
 
 
 def test_cancel_keeps_the_checkpoints_and_says_how_to_go_on(facscale, kube_api, running):
@@ -326,11 +327,11 @@ def test_cancel_keeps_the_checkpoints_and_says_how_to_go_on(facscale, kube_api, 
 def test_what_is_over_cannot_be_cancelled(facscale, kube_api, running):
     running["status"]["jobDeploymentStatus"], running["status"]["jobStatus"] = "Complete", "SUCCEEDED"
     assert "is over" in facscale("cancel", "clp").output
-    assert kube_api.one("rayjobs")
+    assert kube_api.get_only("rayjobs")
 
 
 def test_an_operator_that_does_not_remove_the_job_is_told(facscale, kube_api, running, monkeypatch):
-    monkeypatch.setattr(rayjobs, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(kuberay_client, "DELETION_TIMEOUT_S", 0.05)
     monkeypatch.setattr(kube_api, "_delete", lambda *_: "{}")
     done = facscale("cancel", "clp")
     assert done.exit_code == 2
@@ -365,7 +366,7 @@ def test_without_clusters_list_says_where_to_write_them(facscale, monkeypatch, t
 def test_every_job_and_pipeline_of_ours_can_be_submitted(facscale, kube_api, path):
     done = facscale("submit", path, "--kube", "munich", "--detach")
     assert done.exit_code == 0, done.output
-    assert kube_api.made() == ["configmaps", "rayjobs"]
+    assert kube_api.list_changes() == ["configmaps", "rayjobs"]
 
 
 @pytest.mark.parametrize("command", ["submit", "status", "logs", "cancel", "list"])

@@ -11,11 +11,17 @@ import zipfile
 import pytest
 import yaml
 
-from facscale.cluster.kubernetes import code
-from facscale.cluster.kubernetes.code import CodeError, pack
-from facscale.cluster.kubernetes.manifest import Wish, configmap, pods, rayjob
-from facscale.cluster.kubernetes.order import Need, need, order, refuse_unshared, resolved
-from facscale.cluster.kubernetes.template import Template, quantity
+from facscale.cluster.kubernetes import code_archive
+from facscale.cluster.kubernetes.code_archive import CodeError, pack_folder
+from facscale.cluster.kubernetes.manifest import SubmitOptions, build_configmap, build_rayjob, plan_pods
+from facscale.cluster.kubernetes.submission import (
+    ResourceRequest,
+    build_submission,
+    check_shared_storage,
+    compute_request,
+    resolve_spec,
+)
+from facscale.cluster.kubernetes.template import RayJobTemplate, parse_quantity
 from facscale.spec import Job, SpecError, parse
 
 CLUSTER = {"FACSCALE_DATA": "s3://faces", "FACSCALE_RUNS": "s3://faces/runs"}
@@ -23,17 +29,17 @@ CLUSTER = {"FACSCALE_DATA": "s3://faces", "FACSCALE_RUNS": "s3://faces/runs"}
 
 @pytest.fixture
 def chart(template):
-    return Template("facscale-rayjob", template, CLUSTER)
+    return RayJobTemplate("facscale-rayjob", template, CLUSTER)
 
 
 @pytest.fixture
 def job_for(chart, spec):
     """A function: the RayJob of a spec with these lines, on the chart's template."""
 
-    def make(text="", *overrides, **wish):
+    def make(text="", *overrides, **options):
         path = spec(text)
-        needs = need(parse(resolved(path, overrides, CLUSTER), Job))
-        return rayjob(chart, order(path, overrides), need=needs, wish=Wish(**wish))
+        request = compute_request(parse(resolve_spec(path, overrides, CLUSTER), Job))
+        return build_rayjob(chart, build_submission(path, overrides), request=request, options=SubmitOptions(**options))
 
     return make
 
@@ -125,28 +131,32 @@ def test_image_and_queue(job_for, template):
 
 
 def test_names_and_labels_are_what_kubernetes_takes(spec, chart):
-    made = order(spec("name: CLP on Münchner Gesichter, a rather long name for a job indeed\n", "x.yaml"), [])
+    made = build_submission(
+        spec("name: CLP on Münchner Gesichter, a rather long name for a job indeed\n", "x.yaml"), []
+    )
     assert made.id.startswith("clp-on-m-nchner-gesichter")
     assert len(made.id) <= 47
-    labels = configmap(made)["metadata"]["labels"]
+    labels = build_configmap(made)["metadata"]["labels"]
     assert all(len(value) <= 63 and value.strip("-") == value for value in labels.values())
-    assert order(spec(name="7up.yaml"), []).id.startswith("job-7up-")
+    assert build_submission(spec(name="7up.yaml"), []).id.startswith("job-7up-")
 
 
 def test_the_same_spec_has_the_same_id_and_what_differs_another(spec):
-    one = order(spec(), [])
-    assert one.digest == order(spec("# a comment\n"), []).digest
-    wider = order(spec(), ["cluster.workers=8"])
-    other = order(spec(), ["seed=7"])
+    one = build_submission(spec(), [])
+    assert one.digest == build_submission(spec("# a comment\n"), []).digest
+    wider = build_submission(spec(), ["cluster.workers=8"])
+    other = build_submission(spec(), ["seed=7"])
     assert len({one.id, wider.id, other.id}) == 3
-    assert one.trains == wider.trains != other.trains  # the same checkpoints, whatever the number of workers
+    assert (
+        one.training_digest == wider.training_digest != other.training_digest
+    )  # the same checkpoints, whatever the number of workers
 
 
 def test_the_spec_travels_whole_with_its_variables_and_its_name(spec):
     spec("train: {epochs: 7}\n", "parent.yaml")
     path = spec(name="ignored.yaml")
     path.write_text("extends: parent.yaml\nseed: 3\n")
-    text = configmap(order(path, ["train.batch_size=8"]))["data"]["job.yaml"]
+    text = build_configmap(build_submission(path, ["train.batch_size=8"]))["data"]["job.yaml"]
     document = yaml.safe_load(text)
     assert text.startswith("#!/usr/bin/env -S facscale run\n")
     assert document["name"] == "ignored"
@@ -170,22 +180,22 @@ def test_the_spec_travels_whole_with_its_variables_and_its_name(spec):
 )
 def test_storage_that_pods_would_not_share_is_refused(spec, monkeypatch, text, environment, refused):
     monkeypatch.setenv("FACSCALE_RUNS", "/what/this/laptop/has")
-    document = resolved(spec(text), [], environment, told_by="the chart")
+    document = resolve_spec(spec(text), [], environment, source="the chart")
     if refused:
         with pytest.raises(SpecError, match=r"cluster.storage is .*, a folder that each pod would have for itself"):
-            refuse_unshared(document, environment)
+            check_shared_storage(document, environment)
     else:
-        refuse_unshared(document, environment)
+        check_shared_storage(document, environment)
 
 
 def test_a_variable_that_the_cluster_does_not_set(spec):
     with pytest.raises(SpecError, match=r"clp.yaml:2: \$\{FACSCALE_DATA\} is not set there: the chart has A; write"):
-        resolved(spec(), [], {"A": "1"}, told_by="the chart")
+        resolve_spec(spec(), [], {"A": "1"}, source="the chart")
 
 
 @pytest.mark.parametrize(("text", "value"), [("500m", 0.5), (4, 4), ("2", 2), ("1.5", 1.5), ("2k", 2000)])
 def test_quantities(text, value):
-    assert quantity(text) == value
+    assert parse_quantity(text) == value
 
 
 @pytest.fixture
@@ -199,14 +209,14 @@ def folder(tmp_path):
 
 
 def test_code_travels_without_caches_and_is_the_same_bytes_each_time(folder, spec, job_for, chart):
-    packed = pack(folder)
-    assert packed.zipped == pack(folder).zipped
-    with zipfile.ZipFile(io.BytesIO(packed.zipped)) as archive:
+    packed = pack_folder(folder)
+    assert packed.content == pack_folder(folder).content
+    with zipfile.ZipFile(io.BytesIO(packed.content)) as archive:
         assert archive.namelist() == ["facscale-code.txt", "mine/method.py"]
-    made = order(spec(), [], code=packed)
-    assert made.id != order(spec(), []).id
-    assert base64.b64decode(configmap(made)["binaryData"]["code.zip"]) == packed.zipped
-    job = rayjob(chart, made, need=Need(1, 1, 1, 1), wish=Wish())
+    made = build_submission(spec(), [], code=packed)
+    assert made.id != build_submission(spec(), []).id
+    assert base64.b64decode(build_configmap(made)["binaryData"]["code.zip"]) == packed.content
+    job = build_rayjob(chart, made, request=ResourceRequest(1, 1, 1, 1), options=SubmitOptions())
     assert yaml.safe_load(job["spec"]["runtimeEnvYAML"]) == {"working_dir": "file:///etc/facscale/job/code.zip"}
 
 
@@ -214,18 +224,18 @@ def test_code_of_a_checkout_is_what_git_knows(folder):
     (folder / ".gitignore").write_text("*.bin\n")
     (folder / "large.bin").write_bytes(b"0" * 100)
     subprocess.run(["git", "init", "-q", folder], check=True)
-    with zipfile.ZipFile(io.BytesIO(pack(folder).zipped)) as archive:
+    with zipfile.ZipFile(io.BytesIO(pack_folder(folder).content)) as archive:
         assert set(archive.namelist()) == {"facscale-code.txt", "mine/method.py", ".gitignore", ".hidden"}
 
 
 def test_code_that_is_too_large_names_the_largest_files(folder, monkeypatch):
-    monkeypatch.setattr(code, "LIMIT", 1000)
+    monkeypatch.setattr(code_archive, "MAX_ZIP_BYTES", 1000)
     (folder / "weights.pt").write_bytes(os.urandom(5000))
     with pytest.raises(CodeError, match=r"(?s)The largest files:\n +0.01 MB  weights.pt\n.*--image"):
-        pack(folder)
+        pack_folder(folder)
     with pytest.raises(CodeError, match="there is no such folder"):
-        pack(folder / "nowhere")
+        pack_folder(folder / "nowhere")
 
 
 def test_the_pods_of_a_pipeline_are_cpu_pods(chart):
-    assert pods(chart, Need(12, 12, 0, 2), Wish())[1:] == (3, 3)
+    assert plan_pods(chart, ResourceRequest(12, 12, 0, 2), SubmitOptions())[1:] == (3, 3)

@@ -12,14 +12,14 @@ import pytest
 from click.testing import CliRunner
 
 from facscale.cli import main
-from facscale.evaluate import Predictions, Row
-from facscale.report.compare import beside, entries, log_papers, named
-from facscale.report.compare.entries import CompareError, row_of
-from facscale.report.compare.papers import board, minus
-from facscale.report.compare.report import DRAWN, Report, report
-from facscale.report.published import published
-from facscale.report.table import Table
-from facscale.track.query import TrackedRun, runs
+from facscale.evaluate import MethodScores, Predictions
+from facscale.report.compare import collect_entries, find_entry, log_papers, score_papers
+from facscale.report.compare.comparison_report import MAX_DRAWN_ROWS, ComparisonReport, build_report
+from facscale.report.compare.entries import CompareError, read_scores
+from facscale.report.compare.papers import build_leaderboard, subtract_scores
+from facscale.report.f1_table import F1Table
+from facscale.report.published import find_results
+from facscale.track.query import TrackedRun, search_runs
 
 AUS = (1, 2, 12)
 
@@ -27,7 +27,7 @@ AUS = (1, 2, 12)
 def metrics(f1):
     """F1 [folds, n] as a run's metrics."""
     folds = tuple(f"fold{number}" for number in range(len(f1)))
-    return Row("x", AUS, np.asarray(f1, float), np.asarray(f1, float).mean(0), folds).metrics()
+    return MethodScores("x", AUS, np.asarray(f1, float), np.asarray(f1, float).mean(0), folds).to_metrics()
 
 
 def run(number, *, row, job="clp", name="", parent="", f1=((0.4, 0.5, 0.6), (0.5, 0.6, 0.7)), **tags):
@@ -41,7 +41,7 @@ def id_of(number):
 
 
 def test_rows_are_found_and_their_folds_stages_and_trials_are_not():
-    found = entries(
+    found = collect_entries(
         [
             run(1, row="clp"),
             run(2, row="supervised", parent=id_of(1)),
@@ -52,8 +52,8 @@ def test_rows_are_found_and_their_folds_stages_and_trials_are_not():
         ]
     )
     assert sorted(one.name for one in found) == ["clp", "supervised"]
-    assert {one.name: len(one.row.folds) for one in found} == {"clp": 2, "supervised": 2}
-    np.testing.assert_allclose(found[0].row.by_fold, [[0.4, 0.5, 0.6], [0.5, 0.6, 0.7]])
+    assert {one.name: len(one.scores.folds) for one in found} == {"clp": 2, "supervised": 2}
+    np.testing.assert_allclose(found[0].scores.by_fold, [[0.4, 0.5, 0.6], [0.5, 0.6, 0.7]])
 
 
 def test_seeds_of_a_row_are_one_entry():
@@ -66,54 +66,56 @@ def test_seeds_of_a_row_are_one_entry():
         run(9, row="moco", name="moco seed 0", parent=first.id),
         run(10, row="moco", name="moco seed 1", parent=first.id),
     ]
-    (clp,) = [one for one in entries([first, *seeds, *other]) if one.label == "clp"]
+    (clp,) = [one for one in collect_entries([first, *seeds, *other]) if one.label == "clp"]
     assert len(clp.runs) == 3
-    assert clp.row.seeds == 3
-    assert clp.row.mean == pytest.approx(np.mean([0.55, 0.7, 0.7]))
+    assert clp.scores.seeds == 3
+    assert clp.scores.mean == pytest.approx(np.mean([0.55, 0.7, 0.7]))
 
 
 def test_names_are_as_short_as_they_can_be():
-    found = entries([run(1, row="clp"), run(2, row="supervised", parent=id_of(1)), run(3, row="wide", job="wide"),
+    found = collect_entries([run(1, row="clp"), run(2, row="supervised", parent=id_of(1)), run(3, row="wide", job="wide"),
                      run(4, row="supervised", job="wide", parent=id_of(3)), run(5, row="clp", cluster="b")])  # fmt: skip
     assert {one.name for one in found} == {
         "wide", "supervised (clp)", "supervised (wide)", "clp (clp, a)", "clp (clp, b)",
     }  # fmt: skip
-    assert named(found, "supervised").job == "wide", "the newest"
-    assert named(found, "clp/supervised").job == "clp"
-    assert named(found, "clp (clp, a)").cluster == "a"
-    assert named(found, id_of(5)[:32]).cluster == "b"
-    with pytest.raises(CompareError, match=re.escape('no run "supervized" was judged (did you mean "supervised (')):
-        named(found, "supervized")
+    assert find_entry(found, "supervised").job == "wide", "the newest"
+    assert find_entry(found, "clp/supervised").job == "clp"
+    assert find_entry(found, "clp (clp, a)").cluster == "a"
+    assert find_entry(found, id_of(5)[:32]).cluster == "b"
+    with pytest.raises(
+        CompareError, match=re.escape('no evaluated run is called "supervized" (did you mean "supervised (')
+    ):
+        find_entry(found, "supervized")
 
 
 def test_f1_that_is_undefined_in_a_fold_stays_so():
-    row = row_of("x", run(1, row="x", f1=((np.nan, 0.5, 0.6), (0.5, 0.6, 0.7))))
+    row = read_scores("x", run(1, row="x", f1=((np.nan, 0.5, 0.6), (0.5, 0.6, 0.7))))
     assert np.isnan(row.by_fold[0, 0])
     assert row.f1[0] == 0.5
 
 
 def test_a_paper_stands_beside_ours_and_the_difference_below():
-    (line,) = [line for line in published("BP4D", paper="CLP", method="clp") if line.aus]
+    (line,) = [line for line in find_results("BP4D", paper="CLP", method="clp") if line.aus]
     f1 = np.array([[line.values[au] / 100 - 0.02 for au in line.aus]])
-    ours = Row("clp", line.aus, f1, f1[0], ("fold0",))
-    gap = minus(ours, line.row())
+    ours = MethodScores("clp", line.aus, f1, f1[0], ("fold0",))
+    gap = subtract_scores(ours, line.to_scores())
     np.testing.assert_allclose(gap.f1, -0.02)
     assert gap.mean == pytest.approx(-0.02)
-    (entry,) = entries([run(1, row="clp")])
-    rows = beside(entry, data="BP4D")
+    (entry,) = collect_entries([run(1, row="clp")])
+    rows = score_papers(entry, data="BP4D")
     assert [row.name for row in rows[:2]] == ["CLP (CLP, Table I)", "clp minus it"]
     assert rows[1].aus == (1, 2, 12)
-    assert beside(entry, data="synthetic_bp4d") == []
+    assert score_papers(entry, data="synthetic_bp4d") == []
 
 
 def test_the_board_has_the_best_first_and_papers_below():
-    found = entries([run(1, row="worse", f1=((0.1, 0.1, 0.1),)), run(2, row="better")])
-    table = board(found, data="BP4D", papers=True)
+    found = collect_entries([run(1, row="worse", f1=((0.1, 0.1, 0.1),)), run(2, row="better")])
+    table = build_leaderboard(found, data="BP4D", papers=True)
     assert [row.name for row in table.rows[:2]] == ["better", "worse"]
     assert {row.folds for row in table.rows[2:]} == {("published",)}
     means = [row.mean for row in table.rows[2:]]
     assert means == sorted(means, reverse=True)
-    assert len(board(found, data="BP4D", papers=False).rows) == 2
+    assert len(build_leaderboard(found, data="BP4D", papers=False).rows) == 2
 
 
 def said(name, *, right, seed=0):
@@ -129,36 +131,36 @@ def said(name, *, right, seed=0):
 
 
 def test_a_report_says_who_is_better_and_draws_it():
-    found = entries([run(1, row="clp"), run(2, row="moco", job="moco"), run(3, row="other", job="other")])
+    found = collect_entries([run(1, row="clp"), run(2, row="moco", job="moco"), run(3, row="other", job="other")])
     kept = {"clp": [said("x", right=0.9)], "moco": [said("x", right=0.7, seed=2)], "other": []}
-    chosen = [named(found, name) for name in ("moco", "clp", "other")]
-    told = report(chosen, data="synthetic", load=lambda entry: kept[entry.label], papers=True)
+    chosen = [find_entry(found, name) for name in ("moco", "clp", "other")]
+    told = build_report(chosen, data="synthetic", load_predictions=lambda entry: kept[entry.label], papers=True)
     (verdict,) = told.comparison.verdicts
     assert verdict.startswith("clp is better than moco by ")
-    assert [row.name for row in told.table.rows] == ["moco", "clp", "other"]
-    assert set(told.people) == {"moco", "clp"}
-    page = told.page()
+    assert [row.name for row in told.f1.rows] == ["moco", "clp", "other"]
+    assert set(told.subjects) == {"moco", "clp"}
+    page = told.to_html()
     assert verdict in page
     assert page.count("data:image/png;base64,") == 2
     assert 'src="http' not in page
-    alike = report(chosen[:1], data="synthetic", load=lambda entry: kept[entry.label], papers=True)
+    alike = build_report(chosen[:1], data="synthetic", load_predictions=lambda entry: kept[entry.label], papers=True)
     assert alike.comparison is None
     assert alike.thresholds is not None
 
 
 def test_papers_become_runs_once(tmp_path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    lines = [line for line in published("DISFA") if line.aus and line.metric == "F1"]
+    lines = [line for line in find_results("DISFA") if line.aus and line.metric == "F1"]
     for _ in range(2):
         assert log_papers(uri, data="DISFA", experiment="disfa") == len(lines)
-    found = runs(uri, experiment="disfa")
+    found = search_runs(uri, experiment="disfa")
     rows = [one for one in found if "f1/mean" in one.metrics]
     assert len(rows) == len({(line.file, line.method) for line in lines})
     assert {one.tags["source"] for one in found} == {"paper"}
     (clp,) = [one for one in rows if one.tags["method"] == "CLP" and one.tags["table"] == "Table II"]
     (line,) = [line for line in lines if line.method == "CLP" and line.table == "Table II"]
     assert clp.metrics["f1/mean"] == pytest.approx(line.mean / 100)
-    assert entries(found) == []
+    assert collect_entries(found) == []
 
 
 @pytest.fixture
@@ -172,10 +174,10 @@ def store(tmp_path):
         made = client.create_run(
             experiment, run_name=name, tags={"row": name, "job": name, "cluster": "a", "method": name}
         )
-        for metric, value in predictions.row(0.5).metrics().items():
+        for metric, value in predictions.score(0.5).to_metrics().items():
             client.log_metric(made.info.run_id, metric, value)
         file = tmp_path / "predictions_synthetic.parquet"
-        file.write_bytes(predictions.parquet())
+        file.write_bytes(predictions.to_parquet())
         client.log_artifact(made.info.run_id, str(file))
     return uri
 
@@ -208,10 +210,10 @@ def test_a_page_without_a_run_is_the_leaderboard(store, tmp_path, monkeypatch):
 
 
 def test_many_rows_are_in_the_table_and_the_first_of_them_drawn():
-    rows = tuple(said(f"row {number}", right=0.9).row(0.5) for number in range(DRAWN + 3))
-    page = Report("synthetic", Table(rows), None, None, {}).page()
-    assert f"The first {DRAWN} rows are drawn; the table has 3 more." in page
-    assert f"<td>row {DRAWN + 2}</td>" in page
+    rows = tuple(said(f"row {number}", right=0.9).score(0.5) for number in range(MAX_DRAWN_ROWS + 3))
+    page = ComparisonReport("synthetic", F1Table(rows)).to_html()
+    assert f"The first {MAX_DRAWN_ROWS} rows are drawn; the table has 3 more." in page
+    assert f"<td>row {MAX_DRAWN_ROWS + 2}</td>" in page
 
 
 @pytest.mark.parametrize("words", [[], ["moco", "clp"]])
@@ -236,7 +238,7 @@ def test_what_is_not_there_is_told(store, monkeypatch):
     for words, message in (
         ([], "which MLflow?"),
         (["--tracker", store, "--data", "bp4d"], "has no experiment 'bp4d'; it has"),
-        (["--tracker", store, "cpl"], 'no run "cpl" was judged (did you mean "clp"?)'),
+        (["--tracker", store, "cpl"], 'no evaluated run is called "cpl" (did you mean "clp"?)'),
         (["--tracker", store, "--log-papers"], "no paper prints F1 by AU on synthetic"),
     ):
         result = CliRunner().invoke(main, ["compare", *words])

@@ -6,8 +6,8 @@ from decimal import Decimal
 
 import pytest
 
-from facscale.report.published import Line, contradictions, misprints, repeats
-from facscale.report.published.check import AVERAGE, misprint
+from facscale.report.published import PublishedResult, find_contradictions, find_misprints, find_repeats
+from facscale.report.published.check import AVERAGE, find_misprint
 
 # fmt: off
 EAC = (39.0 + 35.2 + 48.6 + 76.1 + 72.9 + 81.9 + 86.2 + 58.8 + 37.5 + 59.1 + 35.9 + 35.8) / 12       # 667.0 / 12
@@ -56,24 +56,24 @@ EXPECTED = [
 
 
 def line(average, *cells):
-    return Line(
+    return PublishedResult(
         "clp_table1", "made up", "BP4D", {n: Decimal(cell) for n, cell in enumerate(cells, 1)}, Decimal(average)
     )
 
 
 def test_the_misprints_are_these():
-    found = [(it.line.source.place, it.line.method, it.what, str(it.printed)) for it in misprints()]
+    found = [(it.result.source.place, it.result.method, it.heading, str(it.printed)) for it in find_misprints()]
     assert found == [expected[:4] for expected in EXPECTED]
-    assert [it.given for it in misprints()] == pytest.approx([expected[4] for expected in EXPECTED])
+    assert [it.expected for it in find_misprints()] == pytest.approx([expected[4] for expected in EXPECTED])
 
 
 def test_what_the_notes_say_is_so():
     assert round((EAC_DISFA * 8 - 80.5 + 8.5) / 8, 1) == 48.4
     assert round((VTFF * 7 - 81.5 + 87.5) / 7, 1) == 81.8
     assert round((JAA_III * 12 - 78.6 + 75.8) / 12, 1) == round((JAA_XIII * 12 - 48.2 + 58.2) / 12, 1) == 62.4
-    (resnet,) = [it for it in misprints() if it.what == 1]
+    (resnet,) = [it for it in find_misprints() if it.heading == 1]
     assert resnet.tolerance == pytest.approx(0.05 * 7 + 0.05 * 8)
-    assert all(abs(resnet.given - fitting) < resnet.tolerance for fitting in (41.04, 41.4))
+    assert all(abs(resnet.expected - fitting) < resnet.tolerance for fitting in (41.04, 41.4))
 
 
 @pytest.mark.parametrize(
@@ -93,16 +93,21 @@ def test_what_the_notes_say_is_so():
     ],
 )
 def test_rounding_is_no_misprint(average, cells, wrong):
-    assert bool(misprint(line(average, *cells))) is wrong
+    assert bool(find_misprint(line(average, *cells))) is wrong
 
 
 def test_where_nothing_is_averaged_nothing_is_misprinted():
-    assert misprint(Line("aunet_table11", "+TDN", "BP4D", {"Model size (M)": Decimal("2.66")}, Decimal("64.9"))) is None
-    assert misprint(Line("clp_table6", "AlexNet", "AffectNet", {}, Decimal("47.0"))) is None
+    assert (
+        find_misprint(
+            PublishedResult("aunet_table11", "+TDN", "BP4D", {"Model size (M)": Decimal("2.66")}, Decimal("64.9"))
+        )
+        is None
+    )
+    assert find_misprint(PublishedResult("clp_table6", "AlexNet", "AffectNet", {}, Decimal("47.0"))) is None
 
 
 def test_the_contradictions_are_these():
-    assert [str(found) for found in contradictions()] == [
+    assert [str(found) for found in find_contradictions()] == [
         "SRERL on BP4D: Average 62.1 (CLP, Table I), 62.9 (RTATL, Table 2), 62.1 (AUNet, Table XIII).",
         "JÄANet on BP4D: AU4 58.2 (AUNet, Table III), 48.2 (AUNet, Table XIII); AU7 78.6 (AUNet, Table III), 75.8 (AUNet, Table XIII).",
         "AU-FAN on BP4D: AU4 61.6 (AUNet, Table III), 61.5 (AUNet, Table XIII).",
@@ -110,14 +115,14 @@ def test_the_contradictions_are_these():
 
 
 def test_the_repeats_are_these():
-    assert [str(found) for found in repeats()] == [
+    assert [str(found) for found in find_repeats()] == [
         "On DISFA the same numbers for SimSiam (CLP, Table II) and VGG emotion (TCAE, Table 2).",
         "On DISFA the same numbers for ROI (CLP, Table II) and EAC-Net (CLP, Table II) and EAC-Net (TCAE, Table 2).",
     ]
 
 
 def test_a_misprint_is_told_with_its_sum():
-    told = {it.line.name: str(it) for it in misprints()}
+    told = {it.result.name: str(it) for it in find_misprints()}
     assert told["SRERL (CLP, Table I)"] == (
         "CLP, Table I: SRERL: Average 62.1, but its numbers give 62.90 (±0.1 by rounding). RTATL's Table 2 prints 62.9."
     )

@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from facscale.cli import main
-from facscale.cli.published import numbers
-from facscale.report.published import published
+from facscale.cli.published import count_numbers
+from facscale.report.published import find_results
 
 
 @pytest.fixture
@@ -25,13 +25,13 @@ def test_alone_it_lists_the_tables(run):
     lines = {tuple(line.split()[:3]): line.split() for line in done.output.splitlines() if "Table" in line}
     assert lines["CLP", "Table", "I"][3:] == ["BP4D", "F1", "25", "325", "3"]
     assert lines["TCAE", "Table", "3"][3:] == ["GFT", "F1", "9", "99"]
-    assert sum(map(numbers, published())) == 1927
+    assert sum(map(count_numbers, find_results())) == 1927
 
 
 def test_every_digit_is_shown_on_a_narrow_terminal(run):
     output = run("BP4D").output
     assert "…" not in output
-    for line in published("BP4D"):
+    for line in find_results("BP4D"):
         if line.aus:
             assert any(
                 shown.split()[-13:-1] == [str(cell) for cell in line.cells.values()] for shown in output.splitlines()
@@ -71,7 +71,7 @@ def test_misprints_alone(run):
 
 def test_csv_has_every_number_as_printed(run):
     rows = list(csv.DictReader(io.StringIO(run("--csv").output)))
-    lines = published()
+    lines = find_results()
     assert len(rows) == len(lines)
     for row, line in zip(rows, lines, strict=True):
         cells = {f"AU{what}" if isinstance(what, int) else what: str(cell) for what, cell in line.cells.items()}
@@ -100,11 +100,11 @@ def test_csv_has_every_number_as_printed(run):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("DISFAA",), 'no published table knows the data set "DISFAA" (did you mean "DISFA"?)'),
-        (("synthetic_bp4d",), 'no published table knows the data set "synthetic_bp4d"'),
-        (("--method", "clpp"), 'no published table knows the method "clpp" (did you mean "clp"?)'),
-        (("--paper", "tcea"), 'no published table knows the paper "tcea" (did you mean "tcae"?)'),
-        (("GFT", "--method", "rtatl"), "no published row is all of this: GFT rtatl; ask for less"),
+        (("DISFAA",), 'no published table has the data set "DISFAA" (did you mean "DISFA"?)'),
+        (("synthetic_bp4d",), 'no published table has the data set "synthetic_bp4d"'),
+        (("--method", "clpp"), 'no published table has the method "clpp" (did you mean "clp"?)'),
+        (("--paper", "tcea"), 'no published table has the paper "tcea" (did you mean "tcae"?)'),
+        (("GFT", "--method", "rtatl"), "no published row matches all of: GFT rtatl; leave one of them out"),
     ],
 )
 def test_what_is_not_there_is_said(run, words, message):

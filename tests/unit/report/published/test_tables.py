@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 from scipy.stats import norm
 
-from facscale.report.published import papers, published, sources
+from facscale.report.published import find_results, load_papers, load_tables
 
 ROOT = Path(__file__).parents[4]
 
@@ -87,7 +87,7 @@ CLAIMS = [  # leads that the papers' texts give: a second way to the averages
 
 
 def lines(file):
-    return [line for line in published() if line.file == file]
+    return [line for line in find_results() if line.file == file]
 
 
 def row(file, method):
@@ -97,18 +97,18 @@ def row(file, method):
 
 def test_each_table_has_its_file_and_each_file_its_entry():
     stored = {PurePosixPath(file.name).stem for file in (files("facscale.report.published") / "tables").iterdir()}
-    assert stored == set(sources()) == set(ROWS)
+    assert stored == set(load_tables()) == set(ROWS)
 
 
 def test_the_files_belong_to_the_package():
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    place = ROOT / "platform" / "facscale" / "published"
+    place = ROOT / "platform" / "facscale" / "report" / "published"
     packed = {path for pattern in patterns["facscale.report.published"] for path in place.glob(pattern)}
     assert packed == {path for path in place.rglob("*") if path.suffix in {".toml", ".csv"}}
 
 
 def test_every_row_is_there():
-    assert Counter(line.file for line in published()) == ROWS
+    assert Counter(line.file for line in find_results()) == ROWS
 
 
 @pytest.mark.parametrize("file", COLUMNS)
@@ -166,7 +166,7 @@ def test_an_average_that_is_all_that_is_printed():
 def test_shares_are_shares():
     outside = [
         (line.file, line.method, what)
-        for line in published()
+        for line in find_results()
         if line.source.unit == "%" and line.source.averaged
         for what, cell in (*line.cells.items(), ("Average", line.printed))
         if cell is not None and not 0 <= cell <= 100
@@ -175,27 +175,27 @@ def test_shares_are_shares():
 
 
 def test_every_method_is_of_one_kind_and_every_note_is_of_a_row():
-    for file, source in sources().items():
+    for file, source in load_tables().items():
         methods = {line.method for line in lines(file)}
         sorted_in = [method for kind in source.kinds.values() for method in kind]
         if source.kinds:
             assert Counter(sorted_in) == Counter(methods), file
         assert set(source.notes) <= methods, file
-        assert source.paper in papers()
+        assert source.paper in load_papers()
         assert source.section
         assert source.metric
 
 
 def test_only_the_list_of_data_sets_has_no_kinds():
-    assert [file for file, source in sources().items() if not source.kinds] == ["aunet_table15"]
+    assert [file for file, source in load_tables().items() if not source.kinds] == ["aunet_table15"]
 
 
 def test_marks_are_no_part_of_a_name():
     taken = row("clp_table1", "Jacob et al.")
-    assert (taken.reference, taken.quoted) == ("37", True)
+    assert (taken.reference, taken.is_quoted) == ("37", True)
     retrained = row("clp_table1", "SimCLR")
-    assert (retrained.reference, retrained.quoted) == ("47", False)
-    assert (row("clp_table1", "CLP").reference, row("clp_table1", "CLP").quoted) == ("", False)
-    assert not [line.method for line in published() if set("[]*(") & set(line.method)]
-    quoted = Counter(line.file for line in published() if line.quoted)
+    assert (retrained.reference, retrained.is_quoted) == ("47", False)
+    assert (row("clp_table1", "CLP").reference, row("clp_table1", "CLP").is_quoted) == ("", False)
+    assert not [line.method for line in find_results() if set("[]*(") & set(line.method)]
+    quoted = Counter(line.file for line in find_results() if line.is_quoted)
     assert quoted == {"clp_table1": 19, "clp_table2": 19, "clp_table3": 4, "tcae_table1": 6, "tcae_table2": 3, "tcae_table3": 2}  # fmt: skip

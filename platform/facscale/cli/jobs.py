@@ -1,0 +1,300 @@
+"""Commands about jobs: `run`, `check`, `rehearse`; and on other clusters `submit`, `status`, `logs`, `list`, `cancel`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from facscale.cli.arguments import (
+    CLUSTER_RULES,
+    OVERRIDES,
+    SPEC,
+    ClusterSelector,
+    Command,
+    PositiveNumber,
+    Rule,
+    cluster_options,
+    filter_ray_output,
+)
+
+if TYPE_CHECKING:
+    from facscale.profile import Price
+    from facscale.spec import Document
+
+NAME = click.argument("name")
+POD_RULES = tuple(
+    Rule(
+        option, needs=("--kube",), why="a Ray cluster is used as it is, without pods, queues or worker groups to choose"
+    )
+    for option in ("--image", "--queue", "--group")
+)
+
+
+@click.command(cls=Command)
+@SPEC
+@OVERRIDES
+@filter_ray_output
+def run_command(spec: Path, overrides: tuple[str, ...]) -> None:
+    """Run a job (jobs/*.yaml) or a data pipeline (pipelines/*.yaml).
+
+    \b
+        facscale run jobs/clp.yaml method.margin=0.05 cluster.workers=8
+        facscale run jobs/clp.yaml train.epochs=1 'data.labelled=[s3://faces/bp4d]'
+
+    The Ray cluster is that of the job inside `ray job submit`; else the one that RAY_ADDRESS names; else the one that
+    was last started on this machine; else a new one on this machine, for this run alone. Other jobs on the cluster are
+    not affected.
+
+    A job that is submitted again continues from its latest checkpoint, as the same run in MLflow.
+    """
+    from facscale.spec import read_spec
+
+    document = read_spec(spec, overrides)
+    if "source" in document.data:
+        run_pipeline(document, name=spec.stem)
+    elif document.data.get("sweep"):
+        from facscale.sweep import run_sweep
+
+        sys.exit(run_sweep(document, name=spec.stem))
+    else:
+        from facscale.job import run_job
+
+        sys.exit(run_job(document, name=spec.stem))
+
+
+def run_pipeline(document: Document, *, name: str) -> None:
+    """Make a data set and print what became of every video; the pipeline is called `name` if it has no name itself."""
+    from facscale import ingest
+    from facscale.cluster.ray import join
+
+    pipeline = ingest.configure(document)
+    join()
+    report = ingest.run(pipeline if pipeline.name else pipeline.model_copy(update={"name": name}))
+    print(report)
+
+
+@click.command(cls=Command)
+@SPEC
+@OVERRIDES
+def check_command(spec: Path, overrides: tuple[str, ...]) -> None:
+    """Check a job and print its whole plan, without starting it.
+
+    \b
+        facscale check jobs/clp.yaml
+        facscale check jobs/clp.yaml train.batch_size=256 cluster.workers=8
+
+    The plan: the resolved spec, views and batch shapes, parameters, operations and accelerator memory of a step, steps
+    and bytes of an epoch, and the time that all this takes. A job that cannot run is an error.
+    """
+    from facscale.spec import read_spec
+
+    document = read_spec(spec, overrides)  # before torch is imported: a mistake in the file is reported at once
+    from facscale.job.check import check_job
+
+    check_job(document, name=spec.stem)
+    if document.data.get("sweep"):
+        from facscale.sweep.check import check_sweep
+
+        check_sweep(document, name=spec.stem)
+
+
+@click.command(cls=Command)
+@SPEC
+@OVERRIDES
+@click.option(
+    "--seconds",
+    type=PositiveNumber(),
+    default=60.0,
+    show_default=True,
+    help="How long to train, not counting the warm-up.",
+)
+@click.option("--all", "everything", is_flag=True, help="Rehearse every row and stage, not only the main row.")
+@click.option(
+    "--price", type=PositiveNumber(), metavar="MONEY", help="Price of a GPU per hour; else that of the clusters file."
+)
+@click.option(
+    "--node-price",
+    type=PositiveNumber(),
+    metavar="MONEY",
+    help="Price of a node per hour; else that of the clusters file.",
+)
+@filter_ray_output
+def rehearse_command(
+    spec: Path,
+    *,
+    overrides: tuple[str, ...],
+    seconds: float,
+    everything: bool,
+    price: float | None,
+    node_price: float | None,
+) -> None:
+    """Train a job for a minute to measure its speed, memory and cost.
+
+    \b
+        facscale rehearse jobs/clp.yaml
+        facscale rehearse jobs/clp.yaml cluster.workers=8 data.threads=8 --price 2.5
+        ray job submit -- facscale rehearse jobs/clp.yaml
+
+    It measures training on the job's real workers, and each part alone: reading, decoding, the model, the exchange of
+    gradients. From that it derives the bottleneck and what to do about it, images per second, memory, and the hours and
+    the cost of the whole job: all rows, seeds and folds. Nothing is stored, and nothing is logged to MLflow.
+
+    The Ray cluster is found as by `facscale run`. Hours become money if your clusters file has a gpu_price or
+    node_price for the cluster that the job or FACSCALE_CLUSTER names.
+    """
+    from facscale.spec import Job, SpecError, parse, read_spec
+
+    document = read_spec(spec, overrides)
+    if "source" in document.data:
+        raise SpecError(
+            f"{document.source_location(())}: this is a data pipeline, but `rehearse` needs a training job. "
+            "To try the pipeline on a few items: facscale run ... source.limit=20 output=/tmp/trial"
+        )
+    from facscale.profile import Price, profile_job
+    from facscale.sweep.check import count_trials
+
+    sweep = parse(document, Job).sweep if document.data.get("sweep") else None
+    paid = resolve_price(document, Price(gpu=price or 0.0, node=node_price or 0.0))
+    trials = count_trials(sweep) if sweep else 0
+    sys.exit(profile_job(document, name=spec.stem, seconds=seconds, price=paid, trials=trials, everything=everything))
+
+
+def resolve_price(document: Document, given: Price) -> Price:
+    """The given prices; where one is 0, that of the clusters file for the cluster of the job or FACSCALE_CLUSTER."""
+    from facscale.cluster.kubernetes.clusters import load_prices
+    from facscale.profile import Price
+
+    gpu, node = load_prices(str(document.get(("cluster", "name")) or os.environ.get("FACSCALE_CLUSTER", "")))
+    return Price(gpu=given.gpu or gpu, node=given.node or node)
+
+
+@click.command(cls=Command, rules=(*CLUSTER_RULES, *POD_RULES))
+@SPEC
+@OVERRIDES
+@cluster_options
+@click.option("--image", default="", metavar="IMAGE", help="Container image, instead of the chart's.")
+@click.option("--queue", default="", metavar="QUEUE", help="Kueue's LocalQueue, instead of the chart's.")
+@click.option("--group", default="", metavar="GROUP", help="Worker group, instead of the chart's first that fits.")
+@click.option(
+    "--working-dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder with code to upload, at most 1 MB zipped.",
+)
+@click.option("--again", is_flag=True, help="Also if the same job has ended: it continues from its checkpoint.")
+@click.option("--detach", is_flag=True, help="Return at once, without watching the job.")
+def submit_command(
+    spec: Path,
+    *,
+    overrides: tuple[str, ...],
+    selector: ClusterSelector,
+    image: str,
+    queue: str,
+    group: str,
+    working_dir: Path | None,
+    again: bool,
+    detach: bool,
+) -> None:
+    """Submit a job to a Kubernetes or Ray cluster, and watch it.
+
+    \b
+        facscale submit jobs/clp.yaml --kube munich
+        facscale submit jobs/clp.yaml cluster.workers=8 --kube munich --queue gpu --detach
+        facscale submit jobs/clp.yaml --ray lab --working-dir my_method
+
+    The Kubernetes cluster needs facscale's chart. The spec is checked first here, then by the cluster, without creating
+    anything. Its ${VARIABLES} take their values from the cluster; keys and passwords are the cluster's too and never
+    stand in a spec. Ctrl-C stops watching, not the job. If the same spec is submitted again, the existing job is
+    recognised. Exit status 1: the job failed or was stopped.
+
+    Clusters have names in ~/.config/facscale/clusters.yaml ($FACSCALE_CLUSTERS):
+
+    \b
+        clusters:
+          munich: {context: gke-munich, namespace: facscale}
+          lab: {address: "http://10.1.2.3:8265", token_file: ~/.ray/auth_token}
+    """
+    from facscale.cli.remote import resolve_target, submit_job
+    from facscale.cluster.kubernetes.manifest import SubmitOptions
+
+    target = resolve_target(selector)
+    options = SubmitOptions(image=image, queue=queue, group=group)
+    sys.exit(
+        submit_job(
+            spec, overrides, target=target, options=options, working_dir=working_dir, again=again, watch=not detach
+        )
+    )
+
+
+@click.command(cls=Command, rules=CLUSTER_RULES)
+@NAME
+@cluster_options
+def status_command(name: str, selector: ClusterSelector) -> None:
+    """Show the state of a submitted job, and what it waits for.
+
+    \b
+        facscale status clp
+        facscale status clp --kube munich
+
+    NAME is the name of the job, of its RayJob or of its Ray submission, or the beginning of one of them. All clusters
+    in your clusters file are searched, or the one that --kube or --ray names.
+    """
+    from facscale.cli.remote import show_status
+
+    show_status(name, selector=selector)
+
+
+@click.command(cls=Command, rules=CLUSTER_RULES)
+@NAME
+@cluster_options
+@click.option("--follow", is_flag=True, help="Follow the log until the job ends; Ctrl-C stops watching, not the job.")
+def logs_command(name: str, *, selector: ClusterSelector, follow: bool) -> None:
+    """Print the log of a submitted job.
+
+    \b
+        facscale logs clp
+        facscale logs clp --follow
+
+    NAME is as for `facscale status`. With --follow the exit status is that of the job, as for `facscale submit`.
+    """
+    from facscale.cli.remote import show_log
+
+    sys.exit(show_log(name, selector=selector, follow=follow))
+
+
+@click.command(cls=Command, rules=CLUSTER_RULES)
+@cluster_options
+@click.option("--all", "everything", is_flag=True, help="Also jobs that were submitted over a week ago and have ended.")
+def list_command(*, selector: ClusterSelector, everything: bool) -> None:
+    """List the submitted jobs on all your clusters.
+
+    \b
+        facscale list
+        facscale list --all --kube munich
+
+    The clusters are those of your clusters file, queried at the same time, or the one that --kube or --ray names. One
+    that does not answer is reported below the table.
+    """
+    from facscale.cli.remote import show_jobs
+
+    show_jobs(selector=selector, everything=everything)
+
+
+@click.command(cls=Command, rules=CLUSTER_RULES)
+@NAME
+@cluster_options
+def cancel_command(name: str, selector: ClusterSelector) -> None:
+    """Stop a submitted job; its checkpoints stay.
+
+    \b
+        facscale cancel clp
+
+    NAME is as for `facscale status`. Submitted again, the job continues from its latest checkpoint.
+    """
+    from facscale.cli.remote import cancel_job
+
+    cancel_job(name, selector=selector)

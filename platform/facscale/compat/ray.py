@@ -1,0 +1,102 @@
+"""Private parts of Ray, tried with Ray 2.60.0. `tests/unit/compat/test_ray.py` checks that they still exist."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import ray
+
+from facscale.compat import IncompatibleVersionError, load_private
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+TRIED = "2.60.0"
+
+
+def load(module: str, name: str) -> Any:
+    """Import a private name of Ray. Raises IncompatibleVersionError where it is absent."""
+    return load_private(module, name, distribution="ray", tried=TRIED)
+
+
+def find_running_clusters() -> frozenset[str]:
+    """Return the addresses (host:port) of all Ray clusters that have a raylet on this machine.
+
+    Ray reads them from the command lines of its processes, and caches what it finds for the life of this process.
+    """
+    find = load("ray._private.services", "find_gcs_addresses")
+    return frozenset(find())
+
+
+def find_parent_cluster() -> str:
+    """Return the address of the cluster whose raylet started this process or one of its parents; "" if none did.
+
+    The raylet's command line carries the address as --gcs-address=HOST:PORT.
+    """
+    for parent in psutil.Process().parents():
+        with suppress(psutil.Error):
+            command = parent.cmdline()
+            if command and Path(command[0]).name == "raylet":
+                flags = [word.removeprefix("--gcs-address=") for word in command if word.startswith("--gcs-address=")]
+                return flags[0] if flags else ""
+    return ""
+
+
+def read_latest_address() -> str:
+    """Return the address of the cluster that was started last on this machine, running or not; "" if there is none.
+
+    `ray start` and `ray.init` write it to a file in their temporary folder. `ray.init("auto")` reads the same file, but
+    waits for minutes where that cluster has stopped, and the address is needed before joining, for the workers'
+    environment.
+    """
+    read = load("ray._private.utils", "read_ray_address")
+    return str(read() or "").strip()
+
+
+def enable_token_authentication() -> None:
+    """Authenticate by token if RAY_AUTH_MODE is unset and a token is there, as `ray.init()` does without an address.
+
+    With an address, as facscale calls it, `ray.init` uses a token only where RAY_AUTH_MODE=token.
+    """
+    module = "ray._private.authentication.authentication_token_setup"
+    enable = load(module, "maybe_enable_token_auth_if_token_available")
+    enable(warn_if_disabled=False)
+
+
+def create_job_client(address: str, *, headers: Mapping[str, str]) -> JobSubmissionClient:
+    """Connect a JobSubmissionClient to the dashboard at `address`, a URL.
+
+    The client's own constructor obeys RAY_API_SERVER_ADDRESS and RAY_ADDRESS before its argument. It is therefore
+    skipped for that of its base class, which takes the address as it is. Raises what that constructor raises, and
+    IncompatibleVersionError.
+    """
+    from ray.job_submission import JobSubmissionClient
+
+    module = "ray.dashboard.modules.dashboard_sdk"
+    base = load(module, "SubmissionClient")
+    if not issubclass(JobSubmissionClient, base) or not hasattr(base, "_check_connection_and_version"):
+        name = f"{module}.SubmissionClient._check_connection_and_version in JobSubmissionClient"
+        raise IncompatibleVersionError(name, distribution="ray", tried=TRIED)
+    client = JobSubmissionClient.__new__(JobSubmissionClient)
+    client._client_ray_version = ray.__version__  # noqa: SLF001 - as the skipped constructor does
+    base.__init__(client, address=address, headers=dict(headers))
+    client._check_connection_and_version(min_version="2.0")  # noqa: SLF001 - as the skipped constructor does
+    return client
+
+
+def add_worker_output_handler(name: str, handler: Callable[[dict[str, Any]], None]) -> None:
+    """Let `handler` see, and change in place, each batch of output that workers send, unless `name` is added already.
+
+    Handlers are called in the order in which they were added. `ray.init` adds the one that prints a batch's "lines", so
+    that a handler added before it can remove lines. Tried with Ray 2.60.0. Raises IncompatibleVersionError.
+    """
+    module, dispatcher = "ray._private.ray_logging", "global_worker_stdstream_dispatcher"
+    output = load(module, dispatcher)
+    if not hasattr(output, "handlers") or not hasattr(output, "add_handler"):
+        raise IncompatibleVersionError(f"{module}.{dispatcher}.handlers", distribution="ray", tried=TRIED)
+    if name not in dict(output.handlers):
+        output.add_handler(name, handler)

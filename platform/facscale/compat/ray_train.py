@@ -1,0 +1,28 @@
+"""Private API of Ray Train V2. Tried with Ray 2.60.0."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.train.torch import TorchConfig
+
+# The class that forms torch's process group. Ray Train offers no hook around it: `TorchConfig.backend_cls` is documented
+# as an attribute, its class is not public.
+TORCH_BACKEND: Any = TorchConfig().backend_cls
+
+
+def forget_worker_group(worker_group: Any) -> None:
+    """Have Ray Train count a worker group as not started, so that it is ended with all that it holds, and started again.
+
+    Raises AttributeError where this version of Ray has no `WorkerGroup._clear_state`.
+    """
+    worker_group._clear_state()  # noqa: SLF001
+
+
+def abort_training(controller: Any) -> Any:
+    """Ask a training's controller (`train.events.ControllerStarted`) to end the training and give everything back.
+
+    Returns Ray's reference to the call, which fails with RayActorError when the controller has ended.
+    Raises AttributeError where this version of Ray has no `TrainController.abort`.
+    """
+    return controller.abort.remote()

@@ -1,0 +1,39 @@
+"""Sizes of public data sets as their authors or the papers that use them give them: for plans without the data at hand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+BP4D_AUS = (1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24)
+DISFA_AUS = (1, 2, 4, 6, 9, 12, 25, 26)
+
+
+@dataclass(frozen=True)
+class PublishedSize:
+    """What is known of a data set without reading it."""
+
+    name: str
+    people: int
+    tracks: int  # utterances, sequences or single images
+    frames: int
+    aus: tuple[int, ...]  # of the labels; empty: none
+    source: str
+
+
+# Frames of VoxCeleb: hours of the papers at 25 frames/s. BP4D, DISFA: the frames that AU papers evaluate.
+SIZES = (
+    PublishedSize("VoxCeleb2", 5_994, 1_092_009, 212_000_000, (), "Chung et al. 2018, its dev part: 2,360 hours"),
+    PublishedSize("VoxCeleb1", 1_251, 153_516, 31_700_000, (), "Nagrani et al. 2017: 352 hours"),
+    PublishedSize("EmotioNet", 100_000, 100_000, 100_000, (), "RTATL: 100,000 images of it"),
+    PublishedSize("BP4D", 41, 328, 146_847, BP4D_AUS, "RTATL and ME-GraphAU"),
+    PublishedSize("DISFA", 27, 27, 130_814, DISFA_AUS, "ME-GraphAU"),
+)
+
+
+def find_size(url: str) -> PublishedSize | None:
+    """The size of the data set that the last part of a URL names, as in s3://bucket/bp4d_flow; None: not known."""
+    name = re.sub(r"[^a-z0-9]", "", url.rstrip("/").rpartition("/")[2].lower())
+    matches: Sequence[PublishedSize] = [size for size in SIZES if name.startswith(size.name.lower())]
+    return max(matches, key=lambda size: len(size.name), default=None)

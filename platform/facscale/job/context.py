@@ -1,0 +1,180 @@
+"""What surrounds the trainings of one job: its data, its tracker, and the terminal."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from facscale.cluster.ray import check_capacity, count_parallel_trainings, join
+from facscale.evaluate.expression import ExpressionDataset
+from facscale.evaluate.protocol import LabelledDataset
+from facscale.job.datasets import JobData
+from facscale.job.inputs import fetch_inputs
+from facscale.job.provenance import get_commit, get_user
+from facscale.job.slots import TrainingSlots
+from facscale.job.variants import Variant, expand_variants, get_cluster_name, make_run_key
+from facscale.names import sanitize_filename
+from facscale.report.bundle import Report
+from facscale.spec import Document, Job
+from facscale.track import Tracker
+from facscale.track.journal import SPOOL_ROOT
+from facscale.track.login import check_credentials_target
+from facscale.track.tracker import RunLogger
+from facscale.train.trainer import storage_url
+
+LOG_WIDTH = 150  # of tables in a log
+INTERRUPTED = 130  # exit status, as shells have it
+CLOSING_S = 10  # in which what has been logged is sent when a job ends early
+
+
+@dataclass(frozen=True)
+class JobContext:
+    """One job while it runs."""
+
+    variants: tuple[Variant, ...]  # the job's own first, then its baselines
+    data: JobData
+    key: str  # of the job's run in MLflow
+    tracker: Tracker
+    slots: TrainingSlots
+    console: Console
+
+    @property
+    def main(self) -> Variant:
+        """The job's own variant."""
+        return self.variants[0]
+
+    def make_tags(self, variant: Variant) -> dict[str, str]:
+        """Tags by which every run can be searched."""
+        return make_tags(variant, job=self.main.name, fingerprints=self.data.fingerprints)
+
+    def start_run(self, variant: Variant, title: str) -> RunLogger:
+        """A run below the job's own: of a further row, seed, fold or stage."""
+        return self.tracker.start_child(f"{self.key}/{title}", title, self.make_tags(variant))
+
+    def describe_run(self, variant: Variant, run: RunLogger) -> None:
+        """Log parameters and data sets to a run."""
+        spec = variant.job.model_dump(mode="json", exclude={"method"})
+        run.log_params({**spec, "method": variant.job.method.name})
+        run.log_params({"method": variant.config.model_dump(mode="json")})
+        for dataset in self.data.unlabelled:
+            manifest = dataset.manifest
+            run.log_dataset(manifest.name, url=dataset.url, fingerprint=manifest.fingerprint, context="pre-training")
+        tested: list[tuple[str, LabelledDataset | ExpressionDataset]] = [
+            *(("cross-validation", dataset) for dataset in self.data.labelled),
+            *(("transfer", dataset) for dataset in self.data.transfer),
+            *(("expressions", dataset) for dataset in self.data.expressions),
+        ]
+        for purpose, labelled in tested:
+            run.log_dataset(labelled.name, url=labelled.url, fingerprint=labelled.fingerprint, context=purpose)
+
+    def publish(self, report: Report, run: RunLogger) -> None:
+        """Show the tables of a report in the terminal and log all of it to a run."""
+        for table in report.tables:
+            self.console.print(table.to_rich())
+        log_report(report, run)
+
+
+@contextmanager
+def open_context(document: Document, *, name: str) -> Iterator[JobContext]:
+    """Read the spec, open its data, join the cluster and open the tracker; at the end of the block, close the tracker.
+
+    Raises SpecError or DataError before anything costly starts.
+    """
+    variants = expand_variants(document, name=str(document.data.get("name") or name))
+    main, data = variants[0], JobData.open(variants)
+    for variant in variants:
+        fetch_inputs(variant)
+    join()
+    check_capacity(main.job)
+    context = JobContext(
+        tuple(variants),
+        data,
+        key=make_key(variants, data),
+        tracker=open_tracker(variants, data),
+        slots=TrainingSlots(count_parallel_trainings(main.job)),
+        console=Console(width=LOG_WIDTH if not os.isatty(1) else None, highlight=False),
+    )
+    try:
+        yield context
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit)  # Ray makes the latter of SIGTERM: ray job stop
+        context.tracker.close("KILLED" if stopped else "FAILED", wait=CLOSING_S)
+        if isinstance(error, KeyboardInterrupt) and context.slots.count > 1:
+            os._exit(INTERRUPTED)  # its threads would go on waiting for Ray, which ends what a driver leaves behind
+        raise
+    if not context.tracker.close():
+        context.console.print(f"MLflow could not be reached; later: facscale sync {get_spool(main, key=context.key)}")
+        return
+    context.console.print(f"MLflow: {context.tracker.url}")
+    if context.tracker.table_url:
+        context.console.print(f"beside all others: {context.tracker.table_url}")
+
+
+def make_key(variants: Sequence[Variant], data: JobData) -> str:
+    """The key of the job's run in MLflow."""
+    tested = [dataset.fingerprint for dataset in data.expressions]  # no training depends on them
+    return make_run_key(variants, fingerprints=[*data.fingerprints, *tested], cluster=get_cluster_name(variants[0].job))
+
+
+def open_tracker(variants: Sequence[Variant], data: JobData) -> Tracker:
+    """The job's own run. Raises LoginError where credentials would go to another server than theirs."""
+    main, key = variants[0], make_key(variants, data)
+    track, cluster = main.job.track, get_cluster_name(main.job)
+    check_credentials_target(track.uri)
+    return Tracker(
+        track.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{make_default_store(main.job)}",
+        track.experiment or (data.labelled[0].name if data.labelled else "facscale"),
+        key=key,
+        name=f"{main.name} ({cluster})" if cluster else main.name,
+        spool=get_spool(main, key=key),
+        tags=make_tags(main, job=main.name, fingerprints=data.fingerprints) | track.tags,
+    )
+
+
+def make_tags(variant: Variant, *, job: str, fingerprints: Sequence[str]) -> dict[str, str]:
+    """Tags of a run of the job called `job`."""
+    return {
+        "method": variant.job.method.name,
+        "row": variant.name,
+        "job": job,
+        "cluster": get_cluster_name(variant.job) or socket.gethostname(),
+        "data": " ".join(fingerprint[:12] for fingerprint in fingerprints),
+        "git.commit": get_commit(),
+        "mlflow.source.name": f"facscale run {job}",  # a column of MLflow's list of runs
+        "mlflow.source.type": "JOB",
+        "mlflow.user": get_user(),
+    }
+
+
+def get_spool(main: Variant, *, key: str) -> Path:
+    """Where records wait on this machine until MLflow has them."""
+    return SPOOL_ROOT / f"{sanitize_filename(main.name)}-{key}"
+
+
+def make_default_store(job: Job) -> Path:
+    """The SQLite file where runs are tracked without a server: beside the runs, or at home where those are remote."""
+    folder = Path("~/facscale").expanduser() if "://" in storage_url(job) else Path(storage_url(job))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / "mlflow.db"
+
+
+def log_report(report: Report, run: RunLogger) -> None:
+    """Log everything that a report holds to a run."""
+    for name, text in report.texts.items():
+        run.log_text(text, name)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in report.files.items():
+            file = Path(folder) / Path(name).name
+            file.write_bytes(content)
+            run.log_artifact(file, name)
+    for name, figure in report.figures.items():
+        run.log_figure(figure, name)
+    if report.metrics:
+        run.log_metrics(report.metrics)

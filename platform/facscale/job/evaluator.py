@@ -1,0 +1,203 @@
+"""Evaluation: what models predict for people whom they have not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import numpy as np
+from torch import Tensor, nn
+
+from facscale.data.labels import reindex_labels
+from facscale.data.views import Batch
+from facscale.evaluate.expression import (
+    ConfusionMatrix,
+    ExpressionDataset,
+    evaluate_expression_probe,
+    fit_expression_probe,
+)
+from facscale.evaluate.predictions import Predictions
+from facscale.evaluate.probe import fit_probe, predict_probabilities
+from facscale.evaluate.protocol import LabelledDataset, TrainTestGroup
+from facscale.evaluate.subjects import find_frames
+from facscale.inference.embed import Embeddings, FrameEncoder, FrameModel, embed_dataset
+from facscale.inference.export import load_export
+from facscale.job.plan import EvalNode
+from facscale.methods import Method
+from facscale.nn.heads import LinearProbe
+from facscale.spec import Job
+from facscale.train.trainer import storage_url
+
+FoldOutput = tuple[Embeddings, np.ndarray]  # the frames of some people, and the probability of each AU [N, n]
+FoldPredictor = Callable[[LabelledDataset, Collection[str]], FoldOutput]
+
+
+class SupervisedModel(FrameModel):
+    """A method that has learned AUs itself: the samples that it is tested on -> AU logits."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+        self.views = method.eval_views(method.config)
+        self.dim = len(method.facts.aus)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """AU logits [B, n]."""
+        return self.method.predict(batch)
+
+
+class ProbedEncoder(FrameModel):
+    """A frozen encoder with a linear probe on it: a face -> AU logits."""
+
+    def __init__(self, encoder: nn.Module, probe: LinearProbe) -> None:
+        super().__init__()
+        self.face, self.probe = FrameEncoder(encoder), probe
+        self.views, self.dim = self.face.views, len(probe[1].weight)  # type: ignore[arg-type]
+
+    def forward(self, batch: Batch) -> Tensor:
+        """AU logits [B, n]."""
+        logits: Tensor = self.probe(self.face(batch))
+        return logits
+
+
+class Evaluator:
+    """Carries out the evaluations of a plan, with exported models from wherever they are."""
+
+    def predict(self, node: EvalNode, exports: Mapping[str, bytes]) -> dict[str, Predictions]:
+        """Out-of-fold predictions of a node, by the title of their table. `exports`: of `node.models`, by id."""
+        return predict_out_of_fold(node, self._make_fold_predictors(node, exports))
+
+    def build_first_model(self, node: EvalNode, export: bytes) -> FrameModel:
+        """What predicts the AUs of the first fold's test people: a method of its own, or a probe on the frozen encoder.
+
+        `export`: the first fold's method of a variant that learns from labels, else the pre-trained one.
+        """
+        method = load_export(export)
+        if node.variant.learns_from_labels:
+            return SupervisedModel(method)
+        embeddings = embed_sets(FrameEncoder(method.encoder), node.group.sets, job=node.variant.job)
+        return ProbedEncoder(method.encoder, fit_fold_probe(embeddings, node, fold=0))
+
+    def _make_fold_predictors(self, node: EvalNode, exports: Mapping[str, bytes]) -> Callable[[int], FoldPredictor]:
+        job = node.variant.job
+        if node.head == "own":
+
+            def make_own(fold: int) -> FoldPredictor:
+                model = SupervisedModel(load_export(exports[node.model_of(fold)]))
+
+                def predict(dataset: LabelledDataset, people: Collection[str]) -> FoldOutput:
+                    output = embed_frames(model, dataset, job=job, subjects=people)
+                    return output, 1 / (1 + np.exp(-output.features))
+
+                return predict
+
+            return make_own
+
+        encoder = FrameEncoder(load_export(exports[node.models[0]]).encoder)
+        embeddings = embed_sets(encoder, (*node.group.sets, *node.group.transfer), job=job)
+
+        def make_probe(fold: int) -> FoldPredictor:
+            probe = fit_fold_probe(embeddings, node, fold=fold)
+
+            def predict(dataset: LabelledDataset, people: Collection[str]) -> FoldOutput:
+                frames = select_people(embeddings[dataset.url], people)
+                return frames, predict_probabilities(probe, features=frames.features)
+
+            return predict
+
+        return make_probe
+
+
+def predict_out_of_fold(node: EvalNode, make_predictor: Callable[[int], FoldPredictor]) -> dict[str, Predictions]:
+    """Predict each fold's test people, for the AUs that are both learned and labelled there; by title of the table."""
+    group, parts = node.group, dict[str, list[Predictions]]()
+    for fold in group.folds:
+        predict = make_predictor(fold)
+        for dataset, people in group.test_parts(fold):
+            frames, probability = predict(dataset, people)
+            aus = tuple(au for au in dataset.aus if au in group.aus)
+            predictions = Predictions(
+                node.variant.name,
+                aus,
+                probability[:, [group.aus.index(au) for au in aus]].astype(np.float32),
+                frames.au[:, [dataset.aus.index(au) for au in aus]],
+                frames.identity,
+                frames.video,
+                frames.frame,
+                fold=np.zeros(len(frames), np.int8),
+                folds=(group.fold_name(fold),),
+                source=dataset.split.source,
+            )
+            parts.setdefault(group.table_title(dataset), []).append(predictions)
+    return {title: Predictions.concat(folds) for title, folds in parts.items()}
+
+
+def fit_fold_probe(embeddings: Mapping[str, Embeddings], node: EvalNode, *, fold: int) -> LinearProbe:
+    """Fit a linear probe on a fold's training people. `embeddings`: by data set URL."""
+    evaluate, group = node.variant.job.evaluate, node.group
+    parts = [select_people(embeddings[dataset.url], dataset.split[fold].train) for dataset in group.sets]
+    au = [reindex_labels(part.au, given=part.aus, wanted=group.aus) for part in parts]
+    features = np.concatenate([part.features for part in parts])
+    return fit_probe(features, au=np.concatenate(au), probe=evaluate.probe, seed=evaluate.seed + fold)
+
+
+def evaluate_expressions(
+    export: bytes, datasets: Sequence[ExpressionDataset], *, job: Job
+) -> dict[str, ConfusionMatrix]:
+    """Test probes on the frozen encoder of an exported method on each set's test part; by name of the set.
+
+    A method that is trained in each fold is tested with the encoder of its first fold, as in all measures beyond F1. The
+    encoder stays frozen whatever `evaluate.protocol` is for AUs.
+    """
+    matrices = {}
+    for dataset in datasets:
+        frames = embed_frames(FrameEncoder(load_export(export).encoder), dataset, job=job)
+        rows = dataset.find_rows(identity=frames.identity, video=frames.video, frame=frames.frame)
+        expression, is_test = dataset.expression[rows], dataset.test[rows]
+        probe = fit_expression_probe(
+            frames.features[~is_test],
+            expression=expression[~is_test],
+            classes=len(dataset.classes),
+            probe=job.evaluate.probe,
+            seed=job.evaluate.seed,
+        )
+        matrices[dataset.name] = evaluate_expression_probe(
+            probe, features=frames.features[is_test], expression=expression[is_test], classes=dataset.classes
+        )
+    return matrices
+
+
+def embed_sets(model: FrameModel, sets: Sequence[LabelledDataset], *, job: Job) -> dict[str, Embeddings]:
+    """Embeddings of all frames of several sets, by data set URL."""
+    return {dataset.url: embed_frames(model, dataset, job=job) for dataset in sets}
+
+
+def embed_frames(
+    model: FrameModel,
+    dataset: LabelledDataset | ExpressionDataset,
+    *,
+    job: Job,
+    subjects: Collection[str] | None = None,
+) -> Embeddings:
+    """Outputs of a model for the frames of a data set (of `subjects`), cached beside the job's trainings."""
+    return embed_dataset(
+        model,
+        dataset.url,
+        image_size=job.data.image_size,
+        spec=job.data.augment,
+        cache_dir=f"{storage_url(job)}/embeddings",
+        workers=job.cluster.max_workers,
+        cpus=job.cluster.cpus_per_worker,
+        gpus=job.cluster.gpus_per_worker,
+        max_bad=job.data.max_bad,
+        subjects=subjects,
+    )
+
+
+def select_people(embeddings: Embeddings, people: Collection[str]) -> Embeddings:
+    """The frames of some people."""
+    return embeddings.select(find_frames(people, identity=embeddings.identity))
+
+
+def name_tests(group: TrainTestGroup) -> dict[str, tuple[str, str]]:
+    """What was learned from and what was tested, by title of the table."""
+    return {group.table_title(dataset): (group.name, dataset.name) for dataset, _ in group.test_parts(0)}

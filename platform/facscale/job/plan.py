@@ -1,0 +1,216 @@
+"""The plan of a job: which trainings there are, in which order, and what is evaluated with them.
+
+`build_plan` is a pure function: it needs neither torch's computations, nor Ray, and writes nothing. Check, profile, run,
+sweep and verify all read the same plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Literal
+
+from facscale.evaluate.protocol import TrainTestGroup, build_groups, select_training_split
+from facscale.job.datasets import JobData
+from facscale.job.inputs import fetch_input
+from facscale.job.variants import NOT_IN_TRAINING_KEY, Variant, expand_stages, find_fold_stages, hash_values
+from facscale.methods import DataFacts
+from facscale.methods.supervised import Supervised
+from facscale.spec.models import Evaluate
+from facscale.train.task import TrainingTask
+
+
+@dataclass(frozen=True)
+class TrainNode:
+    """One training."""
+
+    id: str  # the same for trainings that make the same weights under the same title
+    title: str
+    variant: Variant  # what is trained; its data.labelled are the sets of `group`
+    evaluate: Evaluate  # whose folds and `subjects` select the training people
+    group: TrainTestGroup | None = None  # labelled sets that it learns from; None: it learns without labels
+    fold: int | None = None  # of `group`, whose training people are learned from; None: everybody
+    inputs: Mapping[str, str] = field(default_factory=dict)  # "inputs.NAME" or "start" -> id of the training
+
+
+@dataclass(frozen=True)
+class EvalNode:
+    """One evaluation: predictions for people whom the models have not seen."""
+
+    variant: Variant  # whose row in the tables it fills
+    group: TrainTestGroup
+    head: Literal["own", "linear-probe"]  # the models' own AU logits, or a probe on the frozen encoder
+    models: tuple[str, ...]  # ids of trainings: one for each fold, or one for all folds
+
+    def model_of(self, fold: int) -> str:
+        """Id of the training that is evaluated in a fold."""
+        return self.models[fold] if len(self.models) > 1 else self.models[0]
+
+
+@dataclass(frozen=True)
+class VariantPlan:
+    """A row of the job's tables, with one seed."""
+
+    variant: Variant
+    representative: str  # id of the training whose weights are measured and exported: the only one, or the first fold's
+    evaluations: tuple[EvalNode, ...]
+
+    @property
+    def trainings(self) -> tuple[str, ...]:
+        """Ids of the trainings that it uses directly, each once."""
+        models = (model for evaluation in self.evaluations for model in evaluation.models)
+        return tuple(dict.fromkeys([self.representative, *models]))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All trainings and evaluations of a job."""
+
+    trainings: Mapping[str, TrainNode]  # by id; each follows those that it depends on
+    variants: tuple[VariantPlan, ...]
+
+    def collect_upstream(self, ids: Iterable[str]) -> list[TrainNode]:
+        """The trainings `ids` and all that they depend on; each follows those that it depends on."""
+        needed = set(ids)
+        for node in reversed(list(self.trainings.values())):
+            if node.id in needed:
+                needed |= set(node.inputs.values())
+        return [node for node in self.trainings.values() if node.id in needed]
+
+    def find_shared_stages(self, variant_plan: VariantPlan) -> list[TrainNode]:
+        """The stages of a variant that are the same in every fold, and in every trial of a sweep."""
+        upstream = self.collect_upstream(variant_plan.trainings)
+        return [node for node in upstream if node.fold is None and node.id not in variant_plan.trainings]
+
+
+def build_plan(variants: Sequence[Variant], data: JobData) -> Plan:
+    """Plan every variant (with one seed each: `variants.expand_seeds`) on the data of the job."""
+    builder = _PlanBuilder(data)
+    plans = [builder.add_variant(variant) for variant in variants]
+    return Plan(builder.trainings, tuple(plans))
+
+
+class _PlanBuilder:
+    """Collects trainings; the same training is added once, whichever variants need it."""
+
+    def __init__(self, data: JobData) -> None:
+        self._data = data
+        self.trainings: dict[str, TrainNode] = {}
+
+    def add_variant(self, variant: Variant) -> VariantPlan:
+        """A variant that learns from labels is trained in each fold of each group, else once for all of them."""
+        shared = self._add_shared_stages(variant)
+        groups = build_groups(variant.job, self._data.labelled, transfer=self._data.transfer)
+        if variant.learns_from_labels:
+            evaluations = [EvalNode(variant, group, "own", self._add_folds(variant, group, shared)) for group in groups]
+            if not evaluations:
+                raise ValueError(f"{variant.name} learns from labels, and there are none")  # the spec is checked before
+            return VariantPlan(variant, evaluations[0].models[0], tuple(evaluations))
+        pretrained = self._add(
+            title=variant.title, variant=variant, evaluate=variant.job.evaluate, inputs=_select(variant, shared)
+        )
+        return VariantPlan(variant, pretrained, tuple(self._add_probe(variant, group, pretrained) for group in groups))
+
+    def _add_shared_stages(self, variant: Variant) -> dict[str, str]:
+        """Add the stages that are the same in every fold; the ids of their trainings by stage."""
+        fold_stages, ids = find_fold_stages(variant), dict[str, str]()
+        for name, stage in expand_stages(variant).items():
+            if name in fold_stages:
+                continue
+            group = None
+            if stage.learns_from_labels:  # from other sets than the variant's own: from everybody in them
+                group = TrainTestGroup(tuple(self._data.open_stage_set(url) for url in stage.job.data.urls("labelled")))
+            ids[name] = self._add(
+                title=stage.title, variant=stage, evaluate=stage.job.evaluate, group=group, inputs=_select(stage, ids)
+            )
+        return ids
+
+    def _add_folds(self, variant: Variant, group: TrainTestGroup, shared: Mapping[str, str]) -> tuple[str, ...]:
+        """Add the trainings of a variant that learns from labels, one for each fold, with the stages of each fold."""
+        stages, fold_stages = expand_stages(variant), find_fold_stages(variant)
+        models = []
+        for fold in group.folds:
+            title, ids = name_fold(variant, group, fold), dict(shared)
+            add = partial(self._add, evaluate=variant.job.evaluate, group=group, fold=fold)
+            for name, stage in stages.items():
+                if name in fold_stages:
+                    own = restrict_to_group(stage, group)
+                    ids[name] = add(title=f"{title} {name}", variant=own, inputs=_select(stage, ids))
+            models.append(add(title=title, variant=restrict_to_group(variant, group), inputs=_select(variant, ids)))
+        return tuple(models)
+
+    def _add_probe(self, variant: Variant, group: TrainTestGroup, pretrained: str) -> EvalNode:
+        """Evaluate a pre-trained encoder by the spec's protocol."""
+        if variant.job.evaluate.protocol == "linear-probe":
+            return EvalNode(variant, group, "linear-probe", (pretrained,))
+        adapted = make_batchnorm_probe(variant)
+        own, inputs = restrict_to_group(adapted, group), {"inputs.pretrained": pretrained}
+        add = partial(self._add, variant=own, evaluate=variant.job.evaluate, group=group, inputs=inputs)
+        models = [add(title=name_fold(adapted, group, fold), fold=fold) for fold in group.folds]
+        return EvalNode(variant, group, "own", tuple(models))
+
+    def _add(
+        self,
+        *,
+        title: str,
+        variant: Variant,
+        evaluate: Evaluate,
+        group: TrainTestGroup | None = None,
+        fold: int | None = None,
+        inputs: Mapping[str, str],
+    ) -> str:
+        """Add a training unless it is there; returns its id."""
+        spec = variant.job.model_dump(mode="json", exclude=NOT_IN_TRAINING_KEY)
+        sets = [dataset.url for dataset in group.sets] if group else None
+        config = variant.config.model_dump(mode="json")
+        node_id = hash_values([title, spec, config, sets, fold, evaluate.subjects, evaluate.seed, dict(inputs)])
+        node = TrainNode(node_id, title, variant, evaluate, group, fold, dict(inputs))
+        self.trainings.setdefault(node_id, node)
+        return node_id
+
+
+def make_task(node: TrainNode, exports: Mapping[str, bytes], *, identities: int) -> TrainingTask:
+    """The task of a training. `exports`: of its inputs, by id; `identities`: people of the job's unlabelled data.
+
+    Files that the spec names as inputs are read now. Raises SpecError where one cannot be.
+    """
+    facts, subjects = DataFacts(identities=identities), None
+    if node.group is not None:
+        split = select_training_split(node.group.sets, fold=node.fold, evaluate=node.evaluate)
+        facts, subjects = split.facts, split.subjects if node.fold is not None else None
+    given = {place: exports[node_id] for place, node_id in node.inputs.items()}
+    given |= {place: fetch_input(source) for place, source in node.variant.job.dependencies.items() if source.url}
+    start = given.pop("start", None)
+    inputs = {place.removeprefix("inputs."): export for place, export in given.items()}
+    return TrainingTask(
+        node.variant.job, node.variant.config, facts, inputs, start=start, subjects=subjects, name=node.title
+    )
+
+
+def name_fold(variant: Variant, group: TrainTestGroup, fold: int) -> str:
+    """Title of the training of one fold."""
+    return f"{variant.title} {group.name} {group.fold_name(fold)}"
+
+
+def restrict_to_group(variant: Variant, group: TrainTestGroup) -> Variant:
+    """The variant with the labelled sets of one group alone."""
+    data = variant.job.data.model_copy(update={"labelled": tuple(dataset.url for dataset in group.sets)})
+    return replace(variant, job=variant.job.model_copy(update={"data": data}))
+
+
+def make_batchnorm_probe(variant: Variant) -> Variant:
+    """The probe in which the encoder's BatchNorm layers learn too, as a method of its own (CLP, section IV.A)."""
+    probe = variant.job.evaluate.probe
+    optimizer = {"name": "adam", "lr": probe.lr, "weight_decay": probe.weight_decay}
+    train = {"batch_size": probe.batch_size, "epochs": probe.epochs, "optimizer": optimizer}
+    data = variant.job.data.model_copy(update={"per_track": "all"})
+    job = variant.job.model_copy(update={"data": data, "train": type(variant.job.train).model_validate(train)})
+    method = {"method": type(job.method)(name="supervised"), "inputs": {}, "stages": {}, "start": None}
+    config = Supervised.Config(trainable="batchnorm")
+    return replace(variant, job=job.model_copy(update=method), method=Supervised, config=config)
+
+
+def _select(variant: Variant, stages: Mapping[str, str]) -> dict[str, str]:
+    """Which trainings a variant takes, by where the spec names them."""
+    return {place: stages[source.stage] for place, source in variant.job.dependencies.items() if source.stage}

@@ -1,0 +1,180 @@
+"""Carries out the plan of a job: trains what a variant needs, evaluates it, and logs both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+
+from facscale.evaluate.predictions import Predictions
+from facscale.inference.export import load_export
+from facscale.job.card import TrainedWeights, build_card, render_card
+from facscale.job.context import JobContext, log_report
+from facscale.job.evaluator import Evaluator, evaluate_expressions
+from facscale.job.exports import log_encoder_model, log_export, register_encoder
+from facscale.job.measure import measure
+from facscale.job.model_plots import plot_attention, plot_embedding
+from facscale.job.plan import EvalNode, Plan, TrainNode, VariantPlan, make_task
+from facscale.job.recorder import TrainingRecorder
+from facscale.job.results import (
+    VariantResult,
+    report_au_relations,
+    report_expressions,
+    report_fold_scores,
+    report_motion,
+    report_predictions,
+    report_scores,
+)
+from facscale.job.variants import Variant, name_training
+from facscale.track.tracker import RunLogger
+from facscale.train.trainer import TrainedArtifact, Trainer, load_artifact
+
+
+@dataclass(frozen=True)
+class VariantLog:
+    """Where a variant is logged."""
+
+    variant: Variant
+    run: RunLogger
+    weights: dict[str, TrainedWeights] = field(default_factory=dict)  # of its trainings, by title
+
+
+@dataclass(frozen=True)
+class JobRunner:
+    """Runs the variants of a plan. Each training is done once, whichever variants need it."""
+
+    plan: Plan
+    context: JobContext
+    trainer: Trainer
+    evaluator: Evaluator
+    registered: frozenset[str]  # titles of the variants whose encoders are registered as models
+    _finished: dict[str, str] = field(default_factory=dict)  # id of a training -> its name under the job's storage
+
+    def run_variant(self, variant_plan: VariantPlan) -> VariantResult:
+        """Train, evaluate and log one variant with one seed."""
+        variant = variant_plan.variant
+        with self.open_run(variant, variant.title) as run:
+            self.context.describe_run(variant, run)
+            log, predictions = VariantLog(variant, run), dict[str, Predictions]()
+            representative = None
+            if not variant.learns_from_labels:
+                representative = self.train(self.plan.trainings[variant_plan.representative], log)
+            for evaluation in variant_plan.evaluations:
+                artifacts = self._train_models(evaluation, log)
+                representative = representative or artifacts[variant_plan.representative]
+                tables = self.evaluator.predict(evaluation, {key: value.export for key, value in artifacts.items()})
+                predictions |= tables
+                if variant.learns_from_labels:
+                    self._log_folds(evaluation, artifacts, tables)
+            assert representative is not None, "a variant that learns from labels has evaluations"
+            result = self._log_results(variant_plan, representative, predictions, log)
+            self._log_model(variant_plan, representative, result, log)
+        return result
+
+    def train(self, node: TrainNode, log: VariantLog) -> TrainedArtifact:
+        """Train a node of the plan after all that it depends on; load what it made if it is finished."""
+        inputs = {key: self.train(self.plan.trainings[key], log).export for key in node.inputs.values()}
+        job, slots = node.variant.job, self.context.slots
+        with slots.exclusive(node.id):
+            if name := self._finished.get(node.id):
+                artifact = load_artifact(job, name=name)
+            else:
+                task = make_task(node, inputs, identities=self.context.data.identities)
+                name = name_training(task, fingerprints=self.context.data.fingerprints)
+                is_own = node.title == log.variant.title
+                with nullcontext(log.run) if is_own else self.open_run(log.variant, node.title) as run:
+                    recorder = TrainingRecorder(run, title=node.title)
+                    try:
+                        with slots.exclusive(name), slots.slot:
+                            artifact = self.trainer.fit(task, name=name, receive=recorder.receive)
+                    finally:
+                        recorder.finish()
+                self._finished[node.id] = name
+        log.weights[node.title] = TrainedWeights(artifact.url, artifact.sha256)
+        return artifact
+
+    @contextmanager
+    def open_run(self, variant: Variant, title: str) -> Iterator[RunLogger]:
+        """The job's own run for its first training, else a run below it: of further rows, seeds, folds and stages."""
+        if title == self.plan.variants[0].variant.title:
+            yield self.context.tracker
+            return
+        run = self.context.start_run(variant, title)
+        try:
+            yield run
+        except BaseException:
+            run.close("FAILED")
+            raise
+        run.close()
+
+    def _train_models(self, evaluation: EvalNode, log: VariantLog) -> dict[str, TrainedArtifact]:
+        """Train what an evaluation needs, side by side; by id."""
+        nodes = [self.plan.trainings[key] for key in dict.fromkeys(evaluation.models)]
+        artifacts = self.context.slots.map(lambda node: self.train(node, log), nodes)
+        return {node.id: artifact for node, artifact in zip(nodes, artifacts, strict=True)}
+
+    def _log_folds(
+        self, evaluation: EvalNode, artifacts: dict[str, TrainedArtifact], tables: dict[str, Predictions]
+    ) -> None:
+        """Log F1 of each fold, and its trained method, to the run of its training."""
+        threshold = evaluation.variant.job.evaluate.threshold
+        scores = {title: predictions.score(threshold) for title, predictions in tables.items()}
+        for fold in evaluation.group.folds:
+            node = self.plan.trainings[evaluation.model_of(fold)]
+            with self.open_run(evaluation.variant, node.title) as run:
+                log_export(artifacts[node.id].export, run)
+                log_report(report_fold_scores(scores, fold=fold), run)
+
+    def _log_results(
+        self,
+        variant_plan: VariantPlan,
+        representative: TrainedArtifact,
+        predictions: dict[str, Predictions],
+        log: VariantLog,
+    ) -> VariantResult:
+        """Measure the representative model, and log all numbers, predictions and the reproduction card."""
+        variant, data = variant_plan.variant, self.context.data
+        job, export = variant.job, representative.export
+        measures = measure(export, job=job, labelled=data.labelled, fingerprints=data.fingerprints)
+        expressions = evaluate_expressions(export, data.expressions, job=job)
+        scores = {title: table.score(job.evaluate.threshold) for title, table in predictions.items()}
+        report = report_expressions(expressions, title=variant.title).add(report_scores(scores))
+        report.metrics = {**measures.values, **representative.cost, **report.metrics}
+        log_report(report, log.run)
+        log_report(report_motion(measures.lengths, title=variant.title), log.run)
+        for title, table in predictions.items():
+            log_report(report_predictions(table, title=title, threshold=job.evaluate.threshold), log.run)
+        tags = self.context.make_tags(variant)
+        card = build_card(
+            variant,
+            job=self.context.main.name,
+            groups=[evaluation.group for evaluation in variant_plan.evaluations],
+            unlabelled=data.unlabelled,
+            scores=scores,
+            weights=log.weights,
+            commit=tags["git.commit"],
+            cluster=tags["cluster"],
+        )
+        log.run.log_text(card.to_json(), "card.json")
+        log.run.log_text(render_card(card), "card.html")
+        return VariantResult(variant, predictions, scores, report.metrics, expressions)
+
+    def _log_model(
+        self, variant_plan: VariantPlan, representative: TrainedArtifact, result: VariantResult, log: VariantLog
+    ) -> None:
+        """Log plots of the representative model and, where the variant is to be registered, the model itself."""
+        variant, export, labelled = variant_plan.variant, representative.export, self.context.data.labelled
+        if labelled:
+            log_report(plot_embedding(export, labelled[0], variant=variant), log.run)
+        for evaluation in variant_plan.evaluations:
+            first = export
+            if variant.learns_from_labels:
+                first = self.train(self.plan.trainings[evaluation.models[0]], log).export
+            log_report(plot_attention(evaluation, first, evaluator=self.evaluator), log.run)
+        method = load_export(export)
+        log_report(report_au_relations(method, title=variant.title), log.run)
+        if variant.title in self.registered and not variant.learns_from_labels:
+            log_export(export, log.run)
+            log_encoder_model(method, log.run, image_size=variant.job.data.image_size, labelled=labelled)
+            scores = {title: row.mean for title, row in result.scores.items()}
+            register_encoder(scores, log.run, variant=variant, tags=self.context.make_tags(variant))

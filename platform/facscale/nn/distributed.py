@@ -1,0 +1,85 @@
+"""Collectives over the workers of a training, for losses that use the samples of all workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def get_world_size() -> int:
+    """Return the number of workers W; 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def get_rank() -> int:
+    """Return the rank of this worker; 0 without a process group."""
+    return dist.get_rank() if get_world_size() > 1 else 0
+
+
+def all_gather(values: Tensor) -> Tensor:
+    """[N, ...] of each worker -> [W * N, ...], in rank order. No gradient."""
+    if get_world_size() == 1:
+        return values
+    parts = [torch.empty_like(values) for _ in range(get_world_size())]
+    dist.all_gather(parts, values.detach().contiguous())
+    return torch.cat(parts)
+
+
+def all_gather_with_gradient(values: Tensor) -> Tensor:
+    """[N, ...] of each worker -> [W * N, ...], in rank order; the gradient is the sum over all workers' losses."""
+    result: Tensor = _AllGather.apply(values) if get_world_size() > 1 else values
+    return result
+
+
+def all_reduce_sum(values: Tensor) -> Tensor:
+    """Sum [...] over all workers, with gradient."""
+    result: Tensor = _AllReduceSum.apply(values) if get_world_size() > 1 else values
+    return result
+
+
+class _AllGather(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, values: Tensor) -> Tensor:
+        context.rows = len(values)
+        return all_gather(values)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].contiguous().clone()
+        dist.all_reduce(gradient)
+        return gradient[get_rank() * context.rows : (get_rank() + 1) * context.rows]
+
+
+class _AllReduceSum(torch.autograd.Function):
+    @staticmethod
+    def forward(_: Any, values: Tensor) -> Tensor:
+        result = values.contiguous().clone()
+        dist.all_reduce(result)
+        return result
+
+    @staticmethod
+    def backward(_: Any, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].contiguous().clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+@torch.no_grad()
+def shuffled_forward(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+    """Apply `function` [N, ...] -> [N, D] to batches that are shuffled over the workers, and restore the order.
+
+    This is MoCo's shuffling BatchNorm: the batch statistics of a key come from other samples than its query's. No
+    gradient; a single worker does not shuffle.
+    """
+    if get_world_size() == 1:
+        return function(values)
+    all_values = all_gather(values)
+    order = torch.randperm(len(all_values), device=values.device)
+    dist.broadcast(order, src=0)
+    shuffled = all_gather(function(all_values[order.view(get_world_size(), -1)[get_rank()]]))
+    restored = torch.argsort(order)
+    return shuffled[restored[get_rank() * len(values) : (get_rank() + 1) * len(values)]]
