@@ -18,10 +18,19 @@ from facscale.spec.models import Probe
 
 
 def cross_validate(
-    features: np.ndarray, *, au: np.ndarray, identity: np.ndarray, aus: Sequence[int], split: Split, name: str,
-    probe: Probe | None = None, threshold: float = 0.5, seed: int = 0, weighting: Weighting = "class",
+    features: np.ndarray,
+    *,
+    au: np.ndarray,
+    identity: np.ndarray,
+    aus: Sequence[int],
+    split: Split,
+    name: str,
+    probe: Probe | None = None,
+    threshold: float = 0.5,
+    seed: int = 0,
+    weighting: Weighting = "class",
     device: torch.device | str = "cpu",
-) -> F1Table:  # fmt: skip
+) -> F1Table:
     """Train and test a linear probe on every fold.
 
     features [N, D] float32; au [N, n] in {0, 1, -1}; identity [N], the subject of each frame; aus: the n AU numbers.

@@ -1,4 +1,4 @@
-"""A fake API server: it keeps objects, and validates, refuses and answers as Kubernetes does on the paths that we use."""
+"""A fake API server: it keeps, validates, refuses and answers as Kubernetes does on the paths that we use."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Refusal(Exception):  # noqa: N818
 
 
 class FakeApiServer:
-    """`with FakeApiServer() as api:` serves until the end; tests read and write `objects` and `logs`, and its refusals."""
+    """Serves in a `with` block; tests read and write `objects`, `logs`, and what it refuses."""
 
     def __init__(self, namespace="faces"):
         self.namespace = namespace

@@ -170,7 +170,9 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value)
     options = parser.parse_args()
     faces = make_faces(options)
-    split = make_folds(faces.identity, k=options.folds, seed=0, positives=count_positives(faces.au, identity=faces.identity))
+    split = make_folds(
+        faces.identity, k=options.folds, seed=0, positives=count_positives(faces.au, identity=faces.identity)
+    )
     print(f"{options.frames} frames, {torch.get_num_threads()} threads of torch on {os.cpu_count()} cores")
     for fit in (plain, fit_probe):  # what happens once in a process
         fit(faces.features[:1000], au=faces.au[:1000], probe=Probe(epochs=1), seed=0)

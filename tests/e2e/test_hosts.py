@@ -217,7 +217,9 @@ EVERYBODY = list(range(PEOPLE))
 def test_a_fixed_job_waits_for_its_hosts_and_learns_as_if_nothing_had_been(cluster):
     one, two = (cluster.network[name] for name in WORKERS)
     undisturbed = "evaluate.baselines.undisturbed={train: {keep_checkpoints: 3}}"  # another key, the same training
-    job = cluster.submit("fixed", "cluster.workers=2", "cluster.collective_timeout_s=10", "data.labelled=[]", undisturbed)
+    job = cluster.submit(
+        "fixed", "cluster.workers=2", "cluster.collective_timeout_s=10", "data.labelled=[]", undisturbed
+    )
     job.reaches(CUT)
     two.silence()
     job.says("goes on from the latest checkpoint with 2 or more workers")

@@ -40,10 +40,10 @@ class Pair(Method):
 
 
 def job(name, stage, **train):
-    build_optimizer = {"name": name, "lr": 0.05}
+    optimizer = {"name": name, "lr": 0.05}
     return Job(
         method={"name": "pair"},
-        train={"batch_size": BATCH, "optimizer": build_optimizer, "clip": 0.5, **train},
+        train={"batch_size": BATCH, "optimizer": optimizer, "clip": 0.5, **train},
         deepspeed={"zero_optimization": {"stage": stage}},
     )
 

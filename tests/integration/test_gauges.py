@@ -33,7 +33,7 @@ def task(tmp_path_factory):
     write_face_data_set(str(folder / "faces"), [12] * 40, row_group_mb=0.2)
     places = {"data": {"unlabelled": str(folder / "faces"), "image_size": 32}, "cluster": {"storage": str(folder)}}
     job, _, config = methods.configure(merge(Document(TINY, {}), Document(places, {})))
-    return TrainingTask(job, config, DataFacts(), title="CLP seed 1")
+    return TrainingTask(job, config, DataFacts(), name="CLP seed 1")
 
 
 def scraped() -> dict[str, list[tuple[str, float]]]:

@@ -23,7 +23,7 @@ from facscale import methods
 from facscale.data import Dataset, augment
 from facscale.evaluate.protocol import LabelledDataset
 from facscale.inference import export
-from facscale.job.cost import random_batch
+from facscale.job.cost import make_random_batch
 from facscale.job.datasets import JobData
 from facscale.job.plan import build_plan, make_task
 from facscale.job.variants import expand_variants
@@ -196,7 +196,7 @@ def judged(method, *, data, job):
     assert features.std(0).any()
     if method.learns_from_labels(method.config):
         aus = len(method.facts.aus)
-        batch = random_batch(method.eval_views(method.config), size=job.data.image_size, aus=aus, samples=5)
+        batch = make_random_batch(method.eval_views(method.config), size=job.data.image_size, aus=aus, samples=5)
         logits = method.predict(batch)
         assert logits.shape == (5, aus)
         assert logits.isfinite().all()

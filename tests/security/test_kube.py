@@ -22,22 +22,36 @@ SUBMITTERS = [
     *((verb, "workloads", "kueue.x-k8s.io") for verb in ("get", "list", "watch")),
 ]
 NOBODYS = [
-    ("get", "secrets", ""), ("list", "secrets", ""), ("create", "pods", ""), ("create", "pods/exec", ""),
-    ("create", "pods/attach", ""), ("create", "pods/portforward", ""), ("create", "serviceaccounts/token", ""),
-    ("impersonate", "users", ""), ("create", "rolebindings", "rbac.authorization.k8s.io"),
-    ("escalate", "roles", "rbac.authorization.k8s.io"), ("create", "jobs", "batch"), ("get", "nodes", ""),
-]  # fmt: skip
+    ("get", "secrets", ""),
+    ("list", "secrets", ""),
+    ("create", "pods", ""),
+    ("create", "pods/exec", ""),
+    ("create", "pods/attach", ""),
+    ("create", "pods/portforward", ""),
+    ("create", "serviceaccounts/token", ""),
+    ("impersonate", "users", ""),
+    ("create", "rolebindings", "rbac.authorization.k8s.io"),
+    ("escalate", "roles", "rbac.authorization.k8s.io"),
+    ("create", "jobs", "batch"),
+    ("get", "nodes", ""),
+]
 
 
 def test_the_evaluator_knows_places_groups_names_and_stars():
-    role = {"kind": "Role", "metadata": {"name": "r"}, "rules": [
-        {"apiGroups": [""], "resources": ["pods"], "verbs": ["*"]},
-        {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"], "resourceNames": ["one"]},
-    ]}  # fmt: skip
+    role = {
+        "kind": "Role",
+        "metadata": {"name": "r"},
+        "rules": [
+            {"apiGroups": [""], "resources": ["pods"], "verbs": ["*"]},
+            {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"], "resourceNames": ["one"]},
+        ],
+    }
     binding = {
-        "kind": "RoleBinding", "metadata": {"name": "b"}, "roleRef": {"kind": "Role", "name": "r"},
+        "kind": "RoleBinding",
+        "metadata": {"name": "b"},
+        "roleRef": {"kind": "Role", "name": "r"},
         "subjects": [{"kind": "ServiceAccount", "name": "a"}, {"kind": "User", "name": "bob"}],
-    }  # fmt: skip
+    }
     rbac = Rbac([role, binding], namespace="here")
     assert rbac.may(account("a", "here"), "delete", "pods", namespace="here")
     assert rbac.may(Subject("User", "bob"), "delete", "pods", namespace="here")
@@ -120,10 +134,14 @@ def test_pods_hold_no_token_that_they_do_not_need(manifests):
 def forbidding(tmp_path, monkeypatch):
     """An API server that refuses everything in the way Kubernetes does, and a kubeconfig for it."""
     said = {
-        "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403,
+        "kind": "Status",
+        "apiVersion": "v1",
+        "status": "Failure",
+        "reason": "Forbidden",
+        "code": 403,
         "message": 'rayjobs.ray.io is forbidden: User "system:serviceaccount:elsewhere:anna" cannot list resource '
         '"rayjobs" in API group "ray.io" in the namespace "faces"',
-    }  # fmt: skip
+    }
 
     class Refusing(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -142,11 +160,13 @@ def forbidding(tmp_path, monkeypatch):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         place = {
-            "apiVersion": "v1", "kind": "Config", "current-context": "gke",
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "gke",
             "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_address[1]}"}}],
             "users": [{"name": "u", "user": {"token": "top-secret-token"}}],
             "contexts": [{"name": "gke", "context": {"cluster": "c", "user": "u", "namespace": "faces"}}],
-        }  # fmt: skip
+        }
         (tmp_path / "kubeconfig").write_text(yaml.safe_dump(place))
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
         monkeypatch.setenv("FACSCALE_CLUSTERS", str(tmp_path / "none.yaml"))

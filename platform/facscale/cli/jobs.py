@@ -90,12 +90,20 @@ def check_command(spec: Path, overrides: tuple[str, ...]) -> None:
     The plan: the resolved spec, views and batch shapes, parameters, operations and accelerator memory of a step, steps
     and bytes of an epoch, and the time that all this takes. A job that cannot run is an error.
     """
-    from facscale.spec import read_spec
+    from facscale.spec import SpecError, read_spec
+    from facscale.spec.portable import make_resolver
 
-    document = read_spec(spec, overrides)  # before torch is imported: a mistake in the file is reported at once
+    # Before torch is imported, so that a mistake in the file is reported at once. Unset variables stay as they are
+    # written: where they only say where data is, published sizes do instead.
+    document = read_spec(spec, overrides, resolve=make_resolver(os.environ))
+    from facscale.data.errors import DatasetNotFoundError
     from facscale.job.check import check_job
 
-    check_job(document, name=spec.stem)
+    try:
+        check_job(document, name=spec.stem)
+    except (SpecError, DatasetNotFoundError):
+        read_spec(spec, overrides)  # an unset variable is the likelier reason, and a clearer error
+        raise
     if document.data.get("sweep"):
         from facscale.sweep.check import check_sweep
 
@@ -155,11 +163,13 @@ def rehearse_command(
             "To try the pipeline on a few items: facscale run ... source.limit=20 output=/tmp/trial"
         )
     from facscale.profile import Price, profile_job
-    from facscale.sweep.check import count_trials
 
-    sweep = parse(document, Job).sweep if document.data.get("sweep") else None
+    trials = 0
+    if sweep := parse(document, Job).sweep if document.data.get("sweep") else None:
+        from facscale.sweep.check import count_trials
+
+        trials = count_trials(sweep)
     paid = resolve_price(document, Price(gpu=price or 0.0, node=node_price or 0.0))
-    trials = count_trials(sweep) if sweep else 0
     sys.exit(profile_job(document, name=spec.stem, seconds=seconds, price=paid, trials=trials, everything=everything))
 
 

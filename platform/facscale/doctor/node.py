@@ -67,7 +67,7 @@ def is_beside_python(name: str) -> bool:
 
 
 def get_process_limit() -> int:
-    """Return how many threads and processes may run: the lower of the user's limit and the container's; -1: no limit."""
+    """Return how many threads and processes may run: the lower of the user's and the container's limit; -1: none."""
     limits = [resource.getrlimit(resource.RLIMIT_NPROC)[0]]
     for path in ("/sys/fs/cgroup/pids.max", "/sys/fs/cgroup/pids/pids.max"):
         try:

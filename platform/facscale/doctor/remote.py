@@ -24,9 +24,9 @@ def run_on_nodes(
 ) -> dict[str, Any]:
     """Run `function(*arguments)` on all nodes at once; return by node its result, or the exception that it raised.
 
-    A node without an answer within `timeout_s` gives a TimeoutError. `nodes` are those of `context.name_nodes`. Functions
-    of `doctor.node` are pickled by value, so that they run where facscale is not installed. A worker process ends after
-    `max_calls` tasks; 0: never. `options` go to `ray.remote`.
+    A node without an answer within `timeout_s` gives a TimeoutError. `nodes` are those of `context.name_nodes`.
+    Functions of `doctor.node` are pickled by value, so that they run where facscale is not installed. A worker process
+    ends after `max_calls` tasks; 0: never. `options` go to `ray.remote`.
     """
     ray.cloudpickle.register_pickle_by_value(node_module)
     task = ray.remote(max_calls=max_calls)(function)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,9 +19,9 @@ from facscale.data.published_sizes import PublishedSize, find_size
 from facscale.data.views import View
 from facscale.evaluate.protocol import LabelledDataset, build_groups, select_training_split
 from facscale.inference.export import build_method_for_job, load_export
-from facscale.job.cost import Cost, cost_of, matrix_rate
+from facscale.job.cost import Cost, estimate_cost, measure_matrix_rate
 from facscale.job.datasets import JobData, find_stage_urls
-from facscale.job.inputs import fetch_input
+from facscale.job.inputs import fetch_input, has_export
 from facscale.job.plan import Plan, TrainNode, build_plan
 from facscale.job.variants import Variant, expand_stages, expand_variants, hash_values
 from facscale.methods import DataFacts, Method
@@ -32,6 +33,7 @@ from facscale.train.setup import open_streams
 from facscale.train.task import TrainingTask
 
 RATES = {"V100": 125e12, "A100": 312e12, "H100": 990e12}  # dense 16-bit operations a second, from their data sheets
+LOG_WIDTH = 150
 UTILISATION = 0.35  # share of that rate that a ResNet's step reaches, assumed
 
 
@@ -40,7 +42,7 @@ def check_job(document: Document, *, name: str) -> None:
 
     Where data sets of the job are not at hand but their sizes are published, the plan is made for those sizes.
     """
-    console = Console(highlight=False)
+    console = Console(width=None if os.isatty(1) else LOG_WIDTH, highlight=False)
     variants = check_spec(document, name=name)
     console.print(resolve_yaml(variants[0]), markup=False)
     data, published = open_or_outline(variants)
@@ -51,7 +53,7 @@ def check_job(document: Document, *, name: str) -> None:
         )
     estimates: dict[str, Estimate] = {}
     for variant in list_distinct(variants):
-        estimate = Estimate(variant, select_facts(variant, data), published)
+        estimate = Estimate(variant, select_facts(variant, data), published, find_missing_files(variant))
         estimates[variant.title] = estimate
         print_variant(estimate, console)
     print_data(data, published, console)
@@ -129,6 +131,13 @@ def is_missing(url: str) -> bool:
     return False
 
 
+def find_missing_files(variant: Variant) -> list[str]:
+    """The files that a variant or its stages take as inputs and that are not there."""
+    variants = (variant, *expand_stages(variant).values())
+    urls = {source.url for dependent in variants for source in dependent.job.dependencies.values() if source.url}
+    return sorted(url for url in urls if not has_export(url))
+
+
 def outline_labelled(url: str, size: PublishedSize, variant: Variant) -> LabelledDataset:
     """A stand-in for a labelled set: its people, folds and AUs, with a single frame of made-up labels for each person."""
     evaluate = variant.job.evaluate
@@ -156,12 +165,13 @@ class Estimate:
     variant: Variant
     facts: DataFacts
     published: Mapping[str, PublishedSize]  # of data sets that are not at hand, by URL
+    missing_files: Sequence[str]  # inputs that are not at hand; without them nothing is known of the cost
 
     @cached_property
     def cost(self) -> Cost:
         """Operations and memory of a step."""
         inputs = build_untrained_inputs(self.variant, self.facts)
-        return cost_of(self.variant.config, job=self.variant.job, facts=self.facts, inputs=inputs)
+        return estimate_cost(self.variant.config, job=self.variant.job, facts=self.facts, inputs=inputs)
 
     @cached_property
     def epochs(self) -> dict[str, tuple[int, str]]:
@@ -230,6 +240,10 @@ def print_variant(estimate: Estimate, console: Console) -> None:
         table.add_row(f"{source} epoch", description)
     steps = f"{estimate.steps:,} in total, {job.train.batch_size} samples each: {job.train.epochs:g} epochs"
     table.add_row("steps", steps)
+    if estimate.missing_files:
+        table.add_row("cost", f"not known: {', '.join(estimate.missing_files)} is not at hand")
+        console.print(table)
+        return
     for name, text in describe_cost(variant, estimate.cost, workers=workers):
         table.add_row(name, text)
     console.print(table)
@@ -253,7 +267,7 @@ def describe_time(estimate: Estimate, *, workers: int) -> str:
     variant = estimate.variant
     trainings = variant.job.evaluate.folds if variant.learns_from_labels else 1
     if not variant.job.cluster.gpus_per_worker:
-        seconds = trainings * estimate.predict_seconds(0.5 * matrix_rate())
+        seconds = trainings * estimate.predict_seconds(0.5 * measure_matrix_rate())
         return f"{format_duration(seconds)} on this machine's cores, if they reach half of their matrix rate"
     times = (
         f"{format_duration(trainings * estimate.predict_seconds(rate * UTILISATION * workers))} on {name}s"
@@ -295,9 +309,8 @@ def print_data(data: JobData, published: Mapping[str, PublishedSize], console: C
 def draw_plan(plan: Plan, estimates: Mapping[str, Estimate]) -> Tree:
     """The plan as a tree: each training hangs below what it waits for, and evaluations below their trainings."""
     count = sum(node.variant.job.seeds for node in plan.trainings.values())
-    tree = Tree(
-        f"[bold]plan[/bold]: {count} trainings for {len(plan.variants)} rows; each waits for the one that it hangs below"
-    )
+    number = f"{format_count(count, 'training')} for {format_count(len(plan.variants), 'row')}"
+    tree = Tree(f"[bold]plan[/bold]: {number}; each waits for the one that it hangs below")
     branches: dict[str, Tree] = {}
     for nodes in group_folds(plan.trainings.values()):
         waits_for = list(dict.fromkeys(nodes[0].inputs.values()))
@@ -328,7 +341,10 @@ def group_folds(nodes: Iterable[TrainNode]) -> list[list[TrainNode]]:
 def describe_trainings(nodes: Sequence[TrainNode], estimates: Mapping[str, Estimate]) -> str:
     """One line for trainings that differ in their fold alone."""
     first, job = nodes[0], nodes[0].variant.job
-    title = f"{first.title} … {nodes[-1].title.rpartition(' ')[2]}" if len(nodes) > 1 else first.title
+    title = first.title.replace(f" seed {job.seed}", "") if job.seeds > 1 else first.title
+    if len(nodes) > 1 and first.group is not None:
+        folds = [first.group.fold_name(node.fold or 0) for node in (first, nodes[-1])]
+        title = title.replace(folds[0], " … ".join(folds))
     number = len(nodes) * job.seeds
     parts = [f"{number} trainings of {job.method.name}" if number > 1 else job.method.name]
     estimate = estimates.get(first.variant.title)
@@ -340,12 +356,19 @@ def describe_trainings(nodes: Sequence[TrainNode], estimates: Mapping[str, Estim
     return f"[bold]{title}[/bold]: {', '.join(parts)}" + (" each" if number > 1 else "")
 
 
+def format_count(number: int, noun: str) -> str:
+    """As in "1 training", "3 trainings"."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
 def predict_time(estimate: Estimate) -> str:
     """How long one training takes, on the first kind of device that the job asks for."""
     job = estimate.variant.job
     if not estimate.steps:
         return "nothing to train"
+    if estimate.missing_files:
+        return "time not known"
     if not job.cluster.gpus_per_worker:
-        return f"about {format_duration(estimate.predict_seconds(0.5 * matrix_rate()))} on these cores"
+        return f"about {format_duration(estimate.predict_seconds(0.5 * measure_matrix_rate()))} on these cores"
     rate = RATES["H100"] * UTILISATION * job.cluster.max_workers
     return f"about {format_duration(estimate.predict_seconds(rate))} on {job.cluster.max_workers} H100"

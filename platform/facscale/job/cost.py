@@ -1,9 +1,11 @@
-"""What one step of a method costs, measured on one small real step on the CPU and scaled to the batch."""
+"""The cost of a step of a method, counted in one small step on the CPU and scaled to the batch."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,13 +19,13 @@ from facscale.methods import DataFacts, Method
 from facscale.methods.base import sum_losses
 from facscale.spec import Job
 
-TRIED = 2  # samples of the small step: BatchNorm wants more than one
-STATES = {"sgd": 1, "lars": 1, "adam": 2, "adamw": 2}  # tensors that the optimizer keeps for each parameter
+SAMPLES = 2  # samples of the small step: BatchNorm needs more than one
+OPTIMIZER_TENSORS = {"sgd": 1, "lars": 1, "adam": 2, "adamw": 2}  # tensors that the optimizer keeps for each parameter
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one method; operations count a multiplication and an addition as two, forward and backward together."""
+    """The cost of one method. A multiplication and an addition count as two operations; forward and backward together."""
 
     trained: int  # parameters that learn
     parameters: int  # all, momentum copies included
@@ -40,28 +42,31 @@ class Cost:
         return {
             "weights, momentum and queue": float(self.state_bytes),
             "gradients": 4.0 * self.trained / (workers if stage >= 2 else 1),
-            "optimizer": 4.0 * self.trained * STATES[job.train.optimizer.name] / (workers if stage >= 1 else 1),
+            "optimizer": 4.0
+            * self.trained
+            * OPTIMIZER_TENSORS[job.train.optimizer.name]
+            / (workers if stage >= 1 else 1),
             "activations": self.activations_per_sample * micro * width,
             "images": float(self.input_bytes_per_sample * micro),
         }
 
 
-def cost_of(config: Any, *, job: Job, facts: DataFacts, inputs: Mapping[str, Method]) -> Cost:
-    """Run every phase once on random images, and count."""
+def estimate_cost(config: Any, *, job: Job, facts: DataFacts, inputs: Mapping[str, Method]) -> Cost:
+    """Run every phase once on random images, and count operations and memory."""
     method = export.build_method_for_job(job, config, facts, inputs).train()
-    batch = random_batch(method.train_views(config), size=job.data.image_size, aus=len(facts.aus))
+    batch = make_random_batch(method.train_views(config), size=job.data.image_size, aus=len(facts.aus))
     weights = {parameter.untyped_storage().data_ptr() for parameter in method.parameters()}
-    kept: dict[int, int] = {}
+    saved: dict[int, int] = {}  # bytes by address
 
-    def keep(tensor: Tensor) -> Tensor:
+    def record(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
+            saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with FlopCounterMode(display=False) as counter:
         for phase in method.phases():
-            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
                 losses = getattr(method, phase)(batch)
             if losses:
                 sum_losses(losses).backward()
@@ -70,15 +75,17 @@ def cost_of(config: Any, *, job: Job, facts: DataFacts, inputs: Mapping[str, Met
     return Cost(
         trained=sum(p.numel() for root in roots for p in root.parameters() if p.requires_grad),
         parameters=sum(p.numel() for p in method.parameters()),
-        flops_per_sample=counter.get_total_flops() / TRIED,
-        activations_per_sample=sum(kept.values()) / TRIED,
+        flops_per_sample=counter.get_total_flops() / SAMPLES,
+        activations_per_sample=sum(saved.values()) / SAMPLES,
         state_bytes=sum(value.numel() * value.element_size() for value in method.state_dict().values()),
-        input_bytes_per_sample=4 * images // TRIED,
+        input_bytes_per_sample=4 * images // SAMPLES,
     )
 
 
-def random_batch(views: Mapping[str, View], *, size: int, aus: int, samples: int = TRIED, seed: int = 0) -> Batch:
-    """A batch as the stream and the augmentation deliver it, of noise; the samples are different people."""
+def make_random_batch(
+    views: Mapping[str, View], *, size: int, aus: int, samples: int = SAMPLES, seed: int = 0
+) -> Batch:
+    """A batch of noise, shaped as the stream and the augmentation deliver it; every sample is another person."""
     random = torch.Generator().manual_seed(seed)
 
     def column(name: str, view: View) -> Tensor:
@@ -107,10 +114,9 @@ def random_batch(views: Mapping[str, View], *, size: int, aus: int, samples: int
     )
 
 
-def matrix_rate(*, size: int = 1024, rounds: int = 8) -> float:
-    """Operations a second of this machine's float32 matrix multiplication."""
-    import time
-
+@lru_cache(maxsize=1)
+def measure_matrix_rate(*, size: int = 1024, rounds: int = 8) -> float:
+    """Measure operations a second of this machine's float32 matrix multiplication."""
     a = torch.rand(size, size)
     a @ a  # warms up
     began = time.perf_counter()

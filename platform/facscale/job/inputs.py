@@ -32,6 +32,12 @@ def fetch_input(source: Input) -> bytes:
     return data
 
 
+def has_export(url: str) -> bool:
+    """Whether there is a file at a URL. Raises DataError for a store that does not answer."""
+    folder, slash, name = url.rpartition("/")
+    return Folder(folder or slash or ".").exists(name)
+
+
 def read_export(url: str) -> bytes:
     """Read the bytes of an exported method. Raises SpecError, and DataError for a store that does not answer."""
     folder, slash, name = url.rpartition("/")

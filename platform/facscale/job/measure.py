@@ -64,8 +64,8 @@ def measure(export: bytes, *, job: Job, labelled: Sequence[LabelledDataset], fin
     values = measure_frames(export, labelled[0], job=job) if labelled else {}
     cluster = job.cluster
     remote = ray.remote(measure_on_device).options(num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker)
-    known = ray.put(render_ground_truth(job, labelled)) if job.evaluate.rendered_people else None
-    on_device = ray.get(remote.remote(export, known, job))
+    truth = ray.put(render_ground_truth(job, labelled)) if job.evaluate.rendered_people else None
+    on_device = ray.get(remote.remote(export, truth, job))
     measures = Measures(values | on_device.values, on_device.lengths)
     store.makedirs(folder, exist_ok=True)
     store.pipe_file(path, json.dumps(asdict(measures)).encode())
@@ -85,11 +85,11 @@ def measure_frames(export: bytes, dataset: LabelledDataset, *, job: Job) -> dict
     return {name: value for name, value in values.items() if np.isfinite(value)}
 
 
-def measure_on_device(export: bytes, known: GroundTruth | None, job: Job) -> Measures:
+def measure_on_device(export: bytes, truth: GroundTruth | None, job: Job) -> Measures:
     """What needs the accelerator: rendered faces with known truth, and pairs of frames of people who were not trained on."""
     device = torch.device("cuda" if job.cluster.gpus_per_worker else "cpu")
     method = load_export(export).to(device)
-    values = measure_disentanglement(method, known, device=device) if known else {}
+    values = measure_disentanglement(method, truth, device=device) if truth else {}
     lengths = measure_pairs(method, job=job, device=device)
     values |= {f"movement/{name}/length": float(np.mean(of_pairs)) for name, of_pairs in lengths.items()}
     return Measures(values, {name: of_pairs.tolist() for name, of_pairs in lengths.items()})
@@ -102,7 +102,9 @@ def render_ground_truth(job: Job, labelled: Sequence[LabelledDataset]) -> Ground
     visible = crop.model_copy(
         update={"eyes_distance": crop.eyes_distance / side, "eyes_y": 0.5 + (crop.eyes_y - 0.5) / side}
     )
-    return load_ground_truth(people=job.evaluate.rendered_people, size=job.data.image_size, crop=visible, cache=TRUTH_CACHE)
+    return load_ground_truth(
+        people=job.evaluate.rendered_people, size=job.data.image_size, crop=visible, cache=TRUTH_CACHE
+    )
 
 
 def measure_pairs(method: Method, *, job: Job, device: torch.device) -> dict[str, np.ndarray]:

@@ -179,10 +179,10 @@ def make_task(node: TrainNode, exports: Mapping[str, bytes], *, identities: int)
     if node.group is not None:
         split = select_training_split(node.group.sets, fold=node.fold, evaluate=node.evaluate)
         facts, subjects = split.facts, split.subjects if node.fold is not None else None
-    given = {place: exports[node_id] for place, node_id in node.inputs.items()}
-    given |= {place: fetch_input(source) for place, source in node.variant.job.dependencies.items() if source.url}
-    start = given.pop("start", None)
-    inputs = {place.removeprefix("inputs."): export for place, export in given.items()}
+    exported = {place: exports[node_id] for place, node_id in node.inputs.items()}
+    exported |= {place: fetch_input(source) for place, source in node.variant.job.dependencies.items() if source.url}
+    start = exported.pop("start", None)
+    inputs = {place.removeprefix("inputs."): export for place, export in exported.items()}
     return TrainingTask(
         node.variant.job, node.variant.config, facts, inputs, start=start, subjects=subjects, name=node.title
     )

@@ -1,4 +1,4 @@
-"""Who runs a job, and which code."""
+"""Who runs a job, and with which code."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def get_user() -> str:
 
 def get_commit() -> str:
     """Of the code that runs: an image says it, a checkout knows it."""
-    if said := os.environ.get("FACSCALE_COMMIT"):
-        return said
+    if commit := os.environ.get("FACSCALE_COMMIT"):
+        return commit
     command = ["git", "rev-parse", "HEAD"]
     try:
         done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)  # noqa: S603

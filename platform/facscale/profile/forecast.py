@@ -9,7 +9,7 @@ from typing import Self
 
 from facscale.data import Dataset
 from facscale.inference.export import load_export
-from facscale.job.cost import Cost, cost_of
+from facscale.job.cost import Cost, estimate_cost
 from facscale.job.variants import hash_values
 from facscale.methods import find_method
 from facscale.profile.diagnosis import Diagnosis, PartRates, diagnose, estimate_rate
@@ -140,7 +140,7 @@ def compute_pace_key(task: TrainingTask) -> str:
 def count_cost(task: TrainingTask) -> Cost:
     """Count the operations of one small step of a task."""
     inputs = {name: load_export(export) for name, export in task.inputs.items()}
-    return cost_of(task.config, job=task.job, facts=task.facts, inputs=inputs)
+    return estimate_cost(task.config, job=task.job, facts=task.facts, inputs=inputs)
 
 
 def fits_cache(task: TrainingTask) -> bool:

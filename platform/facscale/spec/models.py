@@ -29,7 +29,7 @@ Range = Annotated[tuple[float, float], Field(min_length=2, max_length=2)]
 Url = str  # any fsspec URL: s3://bucket/folder, file:///folder, or a plain path
 
 
-class Method(Block):
+class MethodBlock(Block):
     """The name of a method; the other keys are its hyper-parameters (see `facscale methods`)."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -97,7 +97,7 @@ class Optimizer(Block):
     weight_decay: NonNegativeFloat = 0.0
 
 
-class Schedule(Block):
+class ScheduleBlock(Block):
     """Learning rate over the run, as a factor of `optimizer.lr`."""
 
     name: Literal["constant", "cosine", "step"] = "constant"
@@ -113,7 +113,7 @@ class Train(Block):
     accumulate: PositiveInt = 1  # micro-batches per optimizer step
     epochs: NonNegativeFloat = 200.0  # 0: the encoder keeps its initial weights
     optimizer: Optimizer = Optimizer()
-    schedule: Schedule = Schedule()
+    schedule: ScheduleBlock = ScheduleBlock()
     clip: NonNegativeFloat = 0.0  # maximum gradient norm; 0: no clipping
     precision: Literal["float32", "bf16"] = "float32"  # bf16: autocast; weights and momentum stay float32
     sync_batchnorm: bool = False  # BatchNorm statistics over the batches of all workers
@@ -219,7 +219,7 @@ class Job(Block):
     name: Name = ""  # "": the file's name
     seed: NonNegativeInt = 0
     seeds: PositiveInt = 1  # trainings of every row, with seed, seed + 1, ...; tables show mean and spread
-    method: Method
+    method: MethodBlock
     stages: dict[Name, dict[str, Any]] = {}  # trained first, in this order: patches over this spec
     inputs: dict[str, Input | None] = {}  # trained methods that the method takes, by parameter; null: none
     start: Input | None = None  # initial weights: those of an earlier training that fit by name and shape

@@ -22,7 +22,7 @@ class Source(Block):
     expressions: tuple[str, ...] = ()  # classes to keep, in the order of the tables; empty: all of the layout
 
 
-class Detector(Block):
+class DetectorBlock(Block):
     """The name of a face detector; the other keys are its options."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -38,7 +38,7 @@ class Crop(Block):
     quality: int = Field(default=92, ge=1, le=100)  # JPEG
 
 
-class Flow(Block):
+class FlowBlock(Block):
     """TV-L1 optical flow to a later frame under the same alignment; stored with each frame at a quarter of its size."""
 
     frames: PositiveInt = 3  # distance, in kept frames
@@ -71,8 +71,8 @@ class Pipeline(Block):
     name: Name = ""
     source: Source
     render: Render | None = None
-    detector: Detector = Detector()
+    detector: DetectorBlock = DetectorBlock()
     crop: Crop = Crop()
-    flow: Flow | None = None  # null: not computed; TV-L1 takes 4.5 core hours for 10,000 frames of 256 pixels
+    flow: FlowBlock | None = None  # null: not computed; TV-L1 takes 4.5 core hours for 10,000 frames of 256 pixels
     output: Url
     ingest: Ingest = Ingest()

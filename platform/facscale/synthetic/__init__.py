@@ -9,7 +9,7 @@ makes aligned faces for evaluation, and `benchmark_dlib` measures how well dlib 
 from __future__ import annotations
 
 from facscale.synthetic.actions import AUS
-from facscale.synthetic.clip import Clip, Flow, render_clip
+from facscale.synthetic.clip import Clip, FlowField, render_clip
 from facscale.synthetic.expressions import write_expressions
 from facscale.synthetic.sheet import render_au_sheet, render_contact_sheet
 from facscale.synthetic.trees import TreeSummary, write_tree
@@ -17,7 +17,7 @@ from facscale.synthetic.trees import TreeSummary, write_tree
 __all__ = [
     "AUS",
     "Clip",
-    "Flow",
+    "FlowField",
     "TreeSummary",
     "render_au_sheet",
     "render_clip",

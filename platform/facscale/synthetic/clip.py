@@ -15,12 +15,12 @@ from facscale.synthetic.anatomy import CELL, Array
 from facscale.synthetic.motion import MotionSequence, sample_motion
 from facscale.synthetic.raster import BEHIND_QUADS, SKIN_QUADS, Quads, fit_texel_maps
 from facscale.synthetic.render import FrameRenderer, VisibleQuads, find_visible_quads, get_actor
-from facscale.synthetic.scene import Figure
+from facscale.synthetic.scene import FrameGeometry
 
 Kind = Literal["all", "au", "pose"]
 
 
-class Flow(NamedTuple):
+class FlowField(NamedTuple):
     """A displacement field over an image."""
 
     displacement: Array  # [H, W, 2] pixels, x then y
@@ -32,7 +32,7 @@ class Change(NamedTuple):
     """An image in which only the face or only the head has moved."""
 
     landmarks: Array  # [68, 2]
-    origin: Flow  # from where in the unchanged image each pixel comes
+    origin: FlowField  # from where in the unchanged image each pixel comes
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Clip:
     _renderer: FrameRenderer = field(repr=False)
     _motion: MotionSequence = field(repr=False)
 
-    def compute_flow(self, i: int, j: int, *, kind: Kind = "all") -> Flow:
+    def compute_flow(self, i: int, j: int, *, kind: Kind = "all") -> FlowField:
         """Compute the optical flow from frame `i` to frame `j`.
 
         With `kind="au"`, only the face moves (action units, speech, lids, gaze), and the head stays as in `i`; with
@@ -103,7 +103,7 @@ def _interpolate_positions(quads: Quads, canvas: NDArray[np.int32], at: Array, p
     return np.einsum("hwk,hwkd->hwd", weights, corners)
 
 
-def _compute_flow(renderer: FrameRenderer, first: Figure, second: Figure, *, size: int) -> Flow:
+def _compute_flow(renderer: FrameRenderer, first: FrameGeometry, second: FrameGeometry, *, size: int) -> FlowField:
     a, b = (find_visible_quads(f, size=size, scale=1) for f in (first, second))
     skin_a, at_a = _find_visible(renderer, a, first.points)
     skin_b, at_b = _find_visible(renderer, b, second.points)
@@ -123,7 +123,7 @@ def _compute_flow(renderer: FrameRenderer, first: Figure, second: Figure, *, siz
     same = (skin_a == skin_b[y, x]) & (np.abs(at_b[y, x] - at_a).max(-1) < 1.5 * CELL)
     background = ~person_a & ~person_b[y, x]
     valid = inside & np.where(person_a, same & person_b[y, x], background)
-    return Flow(target.astype(np.float32), valid, person_a)
+    return FlowField(target.astype(np.float32), valid, person_a)
 
 
 def render_clip(*, identity: int, clip: int, seconds: float, fps: float = 25, size: int = 224, seed: int = 0) -> Clip:
@@ -142,6 +142,6 @@ def render_motion(renderer: FrameRenderer, motion: MotionSequence, *, fps: float
     count, size = len(motion.intensities), renderer.size
     frames, marks = np.empty((count, size, size, 3), np.uint8), np.empty((count, 68, 2), np.float32)
     for i in range(count):
-        frames[i], figure = renderer.render_frame(motion, i)
-        marks[i] = renderer.body.locate_landmarks(figure)
+        frames[i], geometry = renderer.render_frame(motion, i)
+        marks[i] = renderer.body.locate_landmarks(geometry)
     return Clip(frames, motion.intensities, motion.pose, marks, renderer.body.identity.number, fps, renderer, motion)

@@ -151,5 +151,5 @@ def render_portrait(person: Person, number: int) -> Portrait:
     motion = sample_motion(actor.identity, frames=1, fps=25, seed=clip_seed)
     zero = np.zeros(1, np.float32)
     motion = replace(motion, intensities=apex[None].astype(np.float32), pucker=zero, blink=zero)
-    image, figure = FrameRenderer(actor, size=person.render.size, seed=clip_seed).render_frame(motion, 0)
-    return Portrait(image, motion.intensities[0], actor.body.locate_landmarks(figure))
+    image, geometry = FrameRenderer(actor, size=person.render.size, seed=clip_seed).render_frame(motion, 0)
+    return Portrait(image, motion.intensities[0], actor.body.locate_landmarks(geometry))

@@ -24,7 +24,7 @@ from facscale.data import align
 from facscale.progress import Progress
 from facscale.spec.pipelines import Crop
 from facscale.synthetic.anatomy import Array
-from facscale.synthetic.clip import Clip, Flow, Kind, render_clip
+from facscale.synthetic.clip import Clip, FlowField, Kind, render_clip
 
 VERSION = 1  # to be raised when the same arguments give other faces
 FIRST_IDENTITY = 100_000
@@ -116,7 +116,7 @@ def _align_clip(clip: Clip, crop: Crop) -> GroundTruth:
     )
 
 
-def _compute_origin(clip: Clip, source: int, target: int, *, kind: Kind, matrix: Array, crop: Crop) -> Flow:
+def _compute_origin(clip: Clip, source: int, target: int, *, kind: Kind, matrix: Array, crop: Crop) -> FlowField:
     """Compute from where in the source the pixels of the changed image come.
 
     The source is aligned by `matrix`, the changed image by its own landmarks.
@@ -135,7 +135,7 @@ def _compute_origin(clip: Clip, source: int, target: int, *, kind: Kind, matrix:
         for mask in (change.origin.valid, change.origin.person)
     ]
     shape = (crop.size, crop.size)
-    return Flow((origin - here).reshape(*shape, 2).astype(np.float32), masks[0] & inside.reshape(shape), masks[1])
+    return FlowField((origin - here).reshape(*shape, 2).astype(np.float32), masks[0] & inside.reshape(shape), masks[1])
 
 
 def _fit_alignment(landmarks: Array, crop: Crop) -> Array:

@@ -19,7 +19,7 @@ from facscale.synthetic.identity import Identity, sample_identity
 from facscale.synthetic.motion import MotionSequence
 from facscale.synthetic.parts import paint_atlas
 from facscale.synthetic.raster import BEHIND_QUADS, SKIN_QUADS, Quads, draw_quads, fit_texel_maps
-from facscale.synthetic.scene import Body, Figure
+from facscale.synthetic.scene import Body, FrameGeometry
 from facscale.synthetic.wrinkles import get_wrinkles
 
 _AT = get_vertex_slices()
@@ -38,12 +38,12 @@ class VisibleQuads:
     scale: int  # of this resolution to that of the image
 
 
-def find_visible_quads(figure: Figure, *, size: int, scale: int) -> VisibleQuads:
+def find_visible_quads(geometry: FrameGeometry, *, size: int, scale: int) -> VisibleQuads:
     """Find the quads that are visible in an image of `size` pixels, at `scale` times its resolution."""
     skin, behind = (np.full((size * scale, size * scale), -1, np.int32) for _ in range(2))
-    points = figure.points * scale + (scale - 1) / 2
+    points = geometry.points * scale + (scale - 1) / 2
     draw_quads(BEHIND_QUADS, points, depth=None, canvas=behind)
-    draw_quads(SKIN_QUADS, points, depth=figure.space[:, 2], canvas=skin)
+    draw_quads(SKIN_QUADS, points, depth=geometry.space[:, 2], canvas=skin)
     return VisibleQuads(skin, behind, scale)
 
 
@@ -72,12 +72,12 @@ class FrameRenderer:
         self.background = _render_background(random, size=size * self.scale).reshape(-1, 3)
         self.noise = random.normal(0, random.uniform(0.5, 2.0), size=(4, size, size, 1)).astype(np.float32)
 
-    def render_frame(self, motion: MotionSequence, frame: int) -> tuple[NDArray[np.uint8], Figure]:
+    def render_frame(self, motion: MotionSequence, frame: int) -> tuple[NDArray[np.uint8], FrameGeometry]:
         """Render an RGB image [size, size, 3]; also returns its geometry."""
-        figure = self.body.pose(motion, frame, size=self.size)
-        visible = find_visible_quads(figure, size=self.size, scale=self.scale)
-        points = figure.points * self.scale + (self.scale - 1) / 2
-        light, detail = _compute_light(figure, motion, frame), _compute_wrinkle_shade(motion.intensities[frame])
+        geometry = self.body.pose(motion, frame, size=self.size)
+        visible = find_visible_quads(geometry, size=self.size, scale=self.scale)
+        points = geometry.points * self.scale + (self.scale - 1) / 2
+        light, detail = _compute_light(geometry, motion, frame), _compute_wrinkle_shade(motion.intensities[frame])
         image = self.background * np.float32(0.5 + 0.5 * motion.strength[frame].sum())
         skin, at = _select_pixels(visible.skin, visible.skin >= 0)
         front = _shade_pixels(
@@ -98,7 +98,7 @@ class FrameRenderer:
         image = image.reshape(*visible.skin.shape, 3)
         if self.scale > 1:
             image = cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_AREA)
-        return np.clip(image + self.noise[frame % 4], 0, 255).astype(np.uint8), figure
+        return np.clip(image + self.noise[frame % 4], 0, 255).astype(np.uint8), geometry
 
 
 def _select_pixels(canvas: NDArray[np.int32], mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], Array]:
@@ -148,14 +148,14 @@ def _compute_normals(space: Array, rows: int, columns: int) -> Array:
     return n / np.maximum(np.linalg.norm(n, axis=-1, keepdims=True), 1e-8)
 
 
-def _compute_light(figure: Figure, motion: MotionSequence, frame: int) -> Array:
+def _compute_light(geometry: FrameGeometry, motion: MotionSequence, frame: int) -> Array:
     """Brightness [rows, columns, 3] of every vertex of the atlas: ambient light, key light, a highlight on the skin."""
     towards, (ambient, key) = motion.light[frame], motion.strength[frame]
     out = np.ones((ATLAS[0] // CELL, ATLAS[1] // CELL, 3), np.float32)
     half = towards + np.array([0, 0, 1], np.float32)
     half /= np.linalg.norm(half)
     for patch in PATCHES:
-        n = _compute_normals(figure.space[_AT[patch.name]], patch.rows, patch.columns)
+        n = _compute_normals(geometry.space[_AT[patch.name]], patch.rows, patch.columns)
         facing = (n @ towards)[..., None]
         direct = np.clip((facing + _WRAP) / (1 + _WRAP), 0, None)
         sky = 0.75 + 0.25 * np.clip(n[..., 2:], 0, 1) - 0.2 * n[..., 1:2] + 0.25 * np.clip(n[..., 1:2], 0, 1)
@@ -163,7 +163,7 @@ def _compute_light(figure: Figure, motion: MotionSequence, frame: int) -> Array:
         if patch is SKIN:
             value += 0.10 * key * np.clip(n @ half, 0, 1)[..., None] ** 18
         if patch.name in _IN_MOUTH:
-            value *= figure.mouth_open
+            value *= geometry.mouth_open
         out[patch.top : patch.top + patch.rows + 1, patch.left : patch.left + patch.columns + 1] = value
     return out
 

@@ -40,7 +40,7 @@ _AT = get_vertex_slices()
 
 
 @dataclass(frozen=True)
-class Figure:
+class FrameGeometry:
     """The vertices of a person in a frame."""
 
     space: Array  # [N, 3] after rotation, in eye distances
@@ -131,7 +131,7 @@ class Body:
             v[:, 1] += push * (t.below - 0.4) * near
         return v
 
-    def pose(self, motion: MotionSequence, frame: int, *, size: int) -> Figure:
+    def pose(self, motion: MotionSequence, frame: int, *, size: int) -> FrameGeometry:
         """Move all vertices as in `frame` of a motion sequence, and project them to an image of `size` pixels."""
         a = motion.intensities[frame]
         skin = self.deform_skin(intensities=a, pucker=float(motion.pucker[frame]), blink=float(motion.blink[frame]))
@@ -147,7 +147,7 @@ class Body:
         gap = (self.interpolate(self._lips[2], skin) - self.interpolate(self._lips[1], skin))[:, 1].max()
         return self._project(np.concatenate([skin, behind]), motion.pose[frame], size=size, gap=float(gap))
 
-    def _project(self, vertices: Array, pose: Array, *, size: int, gap: float) -> Figure:
+    def _project(self, vertices: Array, pose: Array, *, size: int, gap: float) -> FrameGeometry:
         yaw, pitch, roll, x, y, scale = (float(p) for p in pose)
         space = (vertices - NECK) @ make_rotation(yaw=yaw, pitch=pitch, roll=roll).T + NECK
         bust = _AT["bust"]
@@ -156,14 +156,14 @@ class Body:
         factor = ZOOM * size * scale * CAMERA / (CAMERA - space[:, 2:] + 1.3)
         middle = np.array([0.0, 0.55], np.float32)
         points = (space[:, :2] - middle) * factor + np.array(CENTRE, np.float32) * size
-        return Figure(space.astype(np.float32), points.astype(np.float32), min(1.0, 0.1 + gap / 0.09))
+        return FrameGeometry(space.astype(np.float32), points.astype(np.float32), min(1.0, 0.1 + gap / 0.09))
 
-    def locate_landmarks(self, figure: Figure) -> Array:
+    def locate_landmarks(self, geometry: FrameGeometry) -> Array:
         """Locate the landmarks [68, 2] in pixels.
 
         On the side that turns away, those of the jaw slide to the outline, where annotators put them.
         """
-        skin = figure.points[: SKIN.vertices]
+        skin = geometry.points[: SKIN.vertices]
         out = self.interpolate(self.marks, skin)
         grid = skin.reshape(ROWS + 1, COLUMNS + 1, 2)
         edge = np.abs(get_template().angle[: COLUMNS + 1]) < np.deg2rad(82)

@@ -36,7 +36,7 @@ class Engine:
         with redirect_stdout(StringIO()):  # it prints what it compiles
             self._deepspeed, *_ = deepspeed.initialize(
                 model=modules,
-                build_optimizer=build_optimizer(job, self._group_parameters(method)),
+                optimizer=build_optimizer(job, self._group_parameters(method)),
                 config=build_deepspeed_config(job, world=world),
                 dist_init_required=False,
             )

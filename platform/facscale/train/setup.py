@@ -70,8 +70,8 @@ def select_unlabelled_people(
     if not (job.data.validation or job.data.test):
         return None
     everybody = {person for dataset in datasets for person in dataset.runs.identities}
-    found = partition(everybody, validation=job.data.validation, test=job.data.test, seed=job.seed)[part]
-    return {dataset.url: found for dataset in datasets}
+    people = partition(everybody, validation=job.data.validation, test=job.data.test, seed=job.seed)[part]
+    return {dataset.url: people for dataset in datasets}
 
 
 def select_labelled_people(

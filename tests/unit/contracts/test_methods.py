@@ -19,7 +19,7 @@ from facscale.cli.methods import CITATION
 from facscale.data.augment import Augmenter
 from facscale.data.stream import Stream
 from facscale.inference import export
-from facscale.job.cost import random_batch
+from facscale.job.cost import make_random_batch
 from facscale.methods import DataFacts
 from facscale.methods.base import sum_losses
 from facscale.nn import ResNet
@@ -60,7 +60,7 @@ def case(request, plugins):
 
 
 def make_batch(kind, config, seed=0):
-    return random_batch(kind.train_views(config), size=32, aus=2, samples=6, seed=seed)
+    return make_random_batch(kind.train_views(config), size=32, aus=2, samples=6, seed=seed)
 
 
 def step(method, batch):
@@ -277,7 +277,7 @@ def test_a_checkpoint_with_torchvisions_names(depth, width, pack):
     torch.testing.assert_close(result.encoder(images), source(images))
     child = export.build_method("supervised", methods.find_method("supervised").Config(), FACTS, pretrained=result)
     rebuilt = export.load_export(export.save_export(child))
-    batch = random_batch(child.eval_views(child.config), size=32, aus=2)
+    batch = make_random_batch(child.eval_views(child.config), size=32, aus=2)
     torch.testing.assert_close(rebuilt.predict(batch), child.eval().predict(batch))
 
 

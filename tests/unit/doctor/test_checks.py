@@ -98,9 +98,7 @@ def test_clocks_may_differ_a_little(apart, state):
 
 def test_a_healthy_gpu_is_fine():
     (one,) = gpus.check_node_gpus("b", gpus=[CARD], driver=[COOL], ray_count=1)
-    assert (one.severity, one.message) == (
-        "ok", "b, GPU 0 (H100): 79.0 of 80.0 GiB free, multiplies as the CPU does",
-    )  # fmt: skip
+    assert (one.severity, one.message) == ("ok", "b, GPU 0 (H100): 79.0 of 80.0 GiB free, multiplies as the CPU does")
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,8 @@ class Cluster(FakeApiServer):
         self.queue = {"status": {"pendingWorkloads": 3, "conditions": [{"type": "Active", "status": "True"}]}}
         self.alive = True
         label = {"facscale.dev/template": "rayjob"}
-        self.add("configmaps", {"metadata": {"name": "facscale-rayjob", "labels": label}, "data": {"rayjob.yaml": yaml.safe_dump(template())}})  # fmt: skip
+        data = {"rayjob.yaml": yaml.safe_dump(template())}
+        self.add("configmaps", {"metadata": {"name": "facscale-rayjob", "labels": label}, "data": data})
         self.add("configmaps", {"metadata": {"name": "facscale-environment"}, "data": dict(ENVIRONMENT)})
 
     def answer(self, method, url, headers, body):

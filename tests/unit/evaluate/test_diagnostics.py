@@ -68,8 +68,14 @@ def test_diagnose_sees_learning_and_collapse():
     good = torch.tensor(np.concatenate([3 * au, random.normal(size=(270, 6))], axis=1), dtype=torch.float32)
     found = diagnose(good, au=au, identity=identity, positives=good)
     assert set(found) == {
-        "std", "effective_rank", "uniformity", "alignment", "alignment_uniformity", "knn/f1", "probe/f1",
-    }  # fmt: skip
+        "std",
+        "effective_rank",
+        "uniformity",
+        "alignment",
+        "alignment_uniformity",
+        "knn/f1",
+        "probe/f1",
+    }
     assert found["probe/f1"] > 0.9
     assert found["knn/f1"] > 0.8
     assert found["alignment"] == 0

@@ -23,10 +23,17 @@ def predictions(frames=60, *, name="ours", seed=0, aus=AUS, fold="fold0"):
     random = np.random.default_rng(seed)
     number = random.permutation(frames)
     return Predictions(
-        name, aus, random.random((frames, len(aus)), np.float32), random.integers(-1, 2, (frames, len(aus)), np.int8),
-        identity=np.array([f"id{one % 4}" for one in number]), video=np.array([f"v{one // 4 % 2}" for one in number]),
-        frame=number.astype(np.int32), fold=np.zeros(frames, np.int8), folds=(fold,), source="drawn",
-    )  # fmt: skip
+        name,
+        aus,
+        random.random((frames, len(aus)), np.float32),
+        random.integers(-1, 2, (frames, len(aus)), np.int8),
+        identity=np.array([f"id{one % 4}" for one in number]),
+        video=np.array([f"v{one // 4 % 2}" for one in number]),
+        frame=number.astype(np.int32),
+        fold=np.zeros(frames, np.int8),
+        folds=(fold,),
+        source="drawn",
+    )
 
 
 def same(one, other):
@@ -59,9 +66,16 @@ def test_its_f1_is_that_of_the_cross_validation():
     assert sorted(ours.frame.tolist()) == list(range(600))
     for threshold in (0.5, 0.9):
         theirs = cross_validate(
-            features, au=au, identity=identity, aus=AUS, split=split, name="ours", probe=probe, threshold=threshold,
+            features,
+            au=au,
+            identity=identity,
+            aus=AUS,
+            split=split,
+            name="ours",
+            probe=probe,
+            threshold=threshold,
             seed=5,
-        ).rows[0]  # fmt: skip
+        ).rows[0]
         found = ours.score(threshold)
         assert np.array_equal(found.by_fold, theirs.by_fold, equal_nan=True)
         assert np.array_equal(found.pooled, theirs.pooled, equal_nan=True)
@@ -136,9 +150,16 @@ def test_the_video_with_most_change_is_a_slow_loops():
 def test_change_from_one_video_to_the_next_is_none():
     au = np.array([[0], [0], [1], [1], [0], [1]], np.int8)
     ours = Predictions(
-        "ours", (1,), np.zeros((6, 1), np.float32), au, np.array(["a", "a", "b", "b", "c", "c"]), np.full(6, "v"),
-        np.array([0, 1, 0, 1, 0, 1], np.int32), np.zeros(6, np.int8), ("fold0",),
-    )  # fmt: skip
+        "ours",
+        (1,),
+        np.zeros((6, 1), np.float32),
+        au,
+        np.array(["a", "a", "b", "b", "c", "c"]),
+        np.full(6, "v"),
+        np.array([0, 1, 0, 1, 0, 1], np.int32),
+        np.zeros(6, np.int8),
+        ("fold0",),
+    )
     assert ours.find_most_changing_video() == ("c", "v")
 
 
@@ -148,11 +169,18 @@ def test_methods_are_compared_on_the_frames_that_all_have():
     parts = [[0, 1, 2], [3, 2, 1]]
     methods = [
         Predictions(
-            f"m{number}", (1,), frames[rows, None].astype(np.float32) / 10, np.ones((3, 1), np.int8), names[rows],
-            np.full(3, "v"), frames[rows], fold=np.zeros(3, np.int8), folds=("all",),
+            f"m{number}",
+            (1,),
+            frames[rows, None].astype(np.float32) / 10,
+            np.ones((3, 1), np.int8),
+            names[rows],
+            np.full(3, "v"),
+            frames[rows],
+            fold=np.zeros(3, np.int8),
+            folds=("all",),
         )
         for number, rows in enumerate(parts)
-    ]  # fmt: skip
+    ]
     first, second = align_predictions(methods)
     assert first.identity.tolist() == second.identity.tolist() == ["a", "b"]
     assert first.frame.tolist() == second.frame.tolist() == [2, 1]

@@ -15,9 +15,16 @@ from facscale.evaluate import Predictions, adjacency_distance, correlate_aus, co
 def predicted(probability, au):
     frames, aus = np.shape(au)
     return Predictions(
-        "ours", tuple(range(1, aus + 1)), np.array(probability, np.float32), np.array(au, np.int8),
-        np.full(frames, "a"), np.full(frames, "v"), np.arange(frames, dtype=np.int32), np.zeros(frames, np.int8), ("fold0",),
-    )  # fmt: skip
+        "ours",
+        tuple(range(1, aus + 1)),
+        np.array(probability, np.float32),
+        np.array(au, np.int8),
+        np.full(frames, "a"),
+        np.full(frames, "v"),
+        np.arange(frames, dtype=np.int32),
+        np.zeros(frames, np.int8),
+        ("fold0",),
+    )
 
 
 def drawn(frames=80, *, seed=0):

@@ -143,9 +143,13 @@ def test_a_fitted_probe_says_what_the_usual_one_says():
         theirs = LinearProbe(dim=12, aus=4)
     labelled = (au >= 0).any(axis=1)
     plain(
-        theirs, x=torch.from_numpy(features[labelled]), y=torch.from_numpy(au[labelled]), weights=compute_label_weights(au),
-        probe=probe, random=torch.Generator().manual_seed(5),
-    )  # fmt: skip
+        theirs,
+        x=torch.from_numpy(features[labelled]),
+        y=torch.from_numpy(au[labelled]),
+        weights=compute_label_weights(au),
+        probe=probe,
+        random=torch.Generator().manual_seed(5),
+    )
     ours = predict_probabilities(fit_probe(features, au=au, probe=probe, seed=5), features=features)
     np.testing.assert_allclose(ours, predict_probabilities(theirs.eval(), features=features), atol=1e-3)
 

@@ -17,11 +17,16 @@ def predictions(frames=300, *, seed=0, folds=2):
     random = np.random.default_rng(seed)
     person = random.integers(0, 6, frames)
     return Predictions(
-        "ours", (1, 2, 12), random.random((frames, 3), np.float32), random.integers(-1, 2, (frames, 3), np.int8),
-        identity=np.array([f"id{number}" for number in person]), video=np.full(frames, "v"),
-        frame=np.arange(frames, dtype=np.int32), fold=(person % folds).astype(np.int8),
+        "ours",
+        (1, 2, 12),
+        random.random((frames, 3), np.float32),
+        random.integers(-1, 2, (frames, 3), np.int8),
+        identity=np.array([f"id{number}" for number in person]),
+        video=np.full(frames, "v"),
+        frame=np.arange(frames, dtype=np.int32),
+        fold=(person % folds).astype(np.int8),
         folds=tuple(f"fold{number}" for number in range(folds)),
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("kind", [str, object])
@@ -50,10 +55,16 @@ def test_a_person_is_what_scikit_learn_says_of_their_frames():
 def test_aus_that_a_person_never_shows_are_left_out():
     # a: AU1 is found in one of two frames, F1 = 2 / 3; AU2 is never shown. b shows nothing.
     ours = Predictions(
-        "ours", (1, 2), np.array([[0.9, 0.9], [0.1, 0.9], [0.9, 0.9]], np.float32),
-        np.array([[1, 0], [1, 0], [0, -1]], np.int8), np.array(["a", "a", "b"]), np.full(3, "v"),
-        np.arange(3, dtype=np.int32), np.zeros(3, np.int8), ("fold0",),
-    )  # fmt: skip
+        "ours",
+        (1, 2),
+        np.array([[0.9, 0.9], [0.1, 0.9], [0.9, 0.9]], np.float32),
+        np.array([[1, 0], [1, 0], [0, -1]], np.int8),
+        np.array(["a", "a", "b"]),
+        np.full(3, "v"),
+        np.arange(3, dtype=np.int32),
+        np.zeros(3, np.int8),
+        ("fold0",),
+    )
     assert score_subjects(ours, threshold=0.5) == pytest.approx({"a": 2 / 3, "b": np.nan}, nan_ok=True)
 
 

@@ -111,7 +111,9 @@ def test_a_card_says_everything(judged, data):
 def test_what_papers_print_stands_beside_ours():
     (line,) = [line for line in find_results("BP4D", paper="CLP", method="clp") if line.aus]
     aus = tuple(line.aus)[::-1]
-    ours = MethodScores("clp", aus, np.array([[line.values[au] / 100 + 0.01 for au in aus]]), np.zeros(len(aus)), ("fold0",))
+    ours = MethodScores(
+        "clp", aus, np.array([[line.values[au] / 100 + 0.01 for au in aus]]), np.zeros(len(aus)), ("fold0",)
+    )
     found = compare_to_paper(ours, line)
     assert found["difference"] == pytest.approx(dict.fromkeys((f"AU{au}" for au in aus), 1.0))
     assert found["mean_difference"] == pytest.approx(1.0)
@@ -186,7 +188,11 @@ def test_a_card_from_before_keys_were_renamed_is_read(judged, capsys):
 
 
 def test_what_is_no_card_is_refused(tmp_path):
-    for text, message in (("{}", "is not a reproduction card"), ('{"schema": 9}', "has schema 9"), ("x", "is not a repro")):
+    for text, message in (
+        ("{}", "is not a reproduction card"),
+        ('{"schema": 9}', "has schema 9"),
+        ("x", "is not a repro"),
+    ):
         (tmp_path / "card.json").write_text(text)
         with pytest.raises(CardError, match=message):
             verify.verify_card(str(tmp_path / "card.json"))

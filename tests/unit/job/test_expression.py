@@ -109,8 +109,9 @@ def test_matrices_and_tables_are_reported(folder):
     (axes,) = report.figures["confusion_my-moods"].axes
     assert [text.get_text() for text in axes.texts] == [".75", ".25", ".50", ".50"]
     assert (axes.get_ylabel(), axes.get_xlabel()) == ("true", "recognised")
-    tables, console = report_expression_tables({"ours": [matrices, matrices], "random": [matrices]}), Console(
-        file=io.StringIO(), width=120
+    tables, console = (
+        report_expression_tables({"ours": [matrices, matrices], "random": [matrices]}),
+        Console(file=io.StringIO(), width=120),
     )
     console.print(*(table.to_rich() for table in tables.tables))
     assert "Accuracy x 100 of expressions on my moods, 6 test faces" in console.file.getvalue()

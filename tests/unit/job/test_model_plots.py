@@ -79,4 +79,6 @@ def test_aus_that_are_seen_most_are_shown_in_their_order():
 
 
 def test_different_people_come_first():
-    np.testing.assert_array_equal(model_plots.put_identities_first(np.array([4, 2, 0, 1, 3]), np.array([7, 7, 5, 5, 5])), [4, 0, 2, 1, 3])
+    np.testing.assert_array_equal(
+        model_plots.put_identities_first(np.array([4, 2, 0, 1, 3]), np.array([7, 7, 5, 5, 5])), [4, 0, 2, 1, 3]
+    )

@@ -114,7 +114,9 @@ def test_a_start_gives_what_fits_and_nothing_that_is_frozen(written):
 
 def test_a_row_that_is_trained_once_may_not_be_built_on_labels_of_test_people(written, plugins):
     staged = "method: {name: tiny-staged}\nstages: {s: {method: {name: supervised}}}\ninputs: {teacher: {stage: s}}\n"
-    with pytest.raises(SpecError, match=r'tiny-staged is trained once for all folds, but the stage "s", on which it depends'):
+    with pytest.raises(
+        SpecError, match=r'tiny-staged is trained once for all folds, but the stage "s", on which it depends'
+    ):
         written(staged + "data: {labelled: [ONE]}\n")
     own = staged.replace("supervised}}", "supervised}, data: {labelled: [OTHER]}}")
     assert find_fold_stages(written(own + "data: {labelled: [ONE]}\n")[0]) == frozenset()
@@ -131,7 +133,10 @@ def test_stages_that_a_row_does_not_take_are_left_out(written):
 
 
 def test_what_sees_no_image_is_no_row(written):
-    with pytest.raises(SpecError, match=r"job0.yaml:\d+: labelvae has no image encoder, so it cannot be evaluated; name it under stages"):
+    with pytest.raises(
+        SpecError,
+        match=r"job0.yaml:\d+: labelvae has no image encoder, so it cannot be evaluated; name it under stages",
+    ):
         written("method: {name: labelvae}\ndata: {labelled: [ONE]}\n")
 
 
@@ -164,11 +169,11 @@ def test_mixed_sets_are_learned_from_together_and_tested_each(written, urls, mon
 
 def pretended(model, on, *, job, subjects=None):
     """Logits that are the numbers of their columns."""
-    expand_variants = np.flatnonzero(np.isin(on.identity, list(subjects)))
+    rows = np.flatnonzero(np.isin(on.identity, list(subjects)))
     return Embeddings(
-        features=np.tile(np.arange(model.dim, dtype=np.float32), (len(expand_variants), 1)),
-        identity=on.identity[expand_variants], video=np.full(len(expand_variants), "v0"), frame=(expand_variants % 6).astype(np.int32),
-        au=on.au[expand_variants], aus=on.aus,
+        features=np.tile(np.arange(model.dim, dtype=np.float32), (len(rows), 1)),
+        identity=on.identity[rows], video=np.full(len(rows), "v0"), frame=(rows % 6).astype(np.int32),
+        au=on.au[rows], aus=on.aus,
     )  # fmt: skip
 
 

@@ -28,7 +28,10 @@ def test_a_baseline_is_the_job_with_a_patch(tmp_path):
 def test_null_leaves_an_inherited_baseline_out(tmp_path):
     path = tmp_path / "job.yaml"
     path.write_text(JOB)
-    assert [row.name for row in expand_variants(read_spec(path, ["evaluate.baselines.random=null"]), name="main")] == ["main", "wide"]
+    assert [row.name for row in expand_variants(read_spec(path, ["evaluate.baselines.random=null"]), name="main")] == [
+        "main",
+        "wide",
+    ]
 
 
 def test_a_row_is_repeated_for_each_seed_and_only_the_seed_decides_the_weights(tmp_path):
@@ -37,7 +40,10 @@ def test_a_row_is_repeated_for_each_seed_and_only_the_seed_decides_the_weights(t
     (main, *_), (once, *_) = (expand_variants(read_spec(path, [f"seeds={n}", "seed=4"]), name="main") for n in (2, 1))
     assert [(row.title, row.job.seed) for row in expand_seeds(main)] == [("main seed 4", 4), ("main seed 5", 5)]
     assert [row.title for row in expand_seeds(once)] == ["main"]
-    keys = [make_training_key(TrainingTask(row.job, row.config, DataFacts()), fingerprints=[]) for row in [*expand_seeds(main), once]]
+    keys = [
+        make_training_key(TrainingTask(row.job, row.config, DataFacts()), fingerprints=[])
+        for row in [*expand_seeds(main), once]
+    ]
     assert keys[0] == keys[2] != keys[1]
 
 

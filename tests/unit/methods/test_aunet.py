@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from facscale import methods
 from facscale.data.labels import compute_au_weights
 from facscale.inference import export
-from facscale.job.cost import random_batch
+from facscale.job.cost import make_random_batch
 from facscale.methods import DataFacts
 from facscale.methods.base import sum_losses
 from facscale.spec import SpecError
@@ -50,7 +50,7 @@ def batch_of(method, *, samples=4, seed=0, views=None):
     """Smooth faces of noise; the five points of neighbours lie a little apart."""
     views = views or KIND.train_views(method.config)
     size = method.facts.image_size
-    batch = random_batch(views, size=size, aus=len(method.facts.aus), samples=samples, seed=seed)
+    batch = make_random_batch(views, size=size, aus=len(method.facts.aus), samples=samples, seed=seed)
     random = torch.Generator().manual_seed(seed)
     few = torch.rand(*batch.face.images.shape[:3], 3, 8, 8, generator=random)
     batch.face.images = torch.nn.functional.interpolate(few.flatten(0, 2), size=size, mode="bicubic").view(

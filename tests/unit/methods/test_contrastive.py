@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from facscale.data.views import Batch, Faces
-from facscale.job.cost import random_batch
+from facscale.job.cost import make_random_batch
 from facscale.methods import DataFacts, find_method
 from facscale.methods.simsiam import distance
 from facscale.methods.tcnet import TCNet, ranking_loss
@@ -24,7 +24,7 @@ def built(name, **options):
 
 
 def batch_of(method, *, samples=6, seed=0):
-    return random_batch(method.train_views(method.config), size=32, aus=0, samples=samples, seed=seed)
+    return make_random_batch(method.train_views(method.config), size=32, aus=0, samples=samples, seed=seed)
 
 
 def unit(*shape, seed=0):

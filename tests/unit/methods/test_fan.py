@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 
 from facscale import methods
 from facscale.inference import export
-from facscale.job.cost import random_batch
+from facscale.job.cost import make_random_batch
 from facscale.methods import DataFacts
 from facscale.methods.fan import is_inside, make_heatmaps, normalised_error
 from facscale.nn.fan import FAN
@@ -29,7 +29,7 @@ def build(*, size=32, **options):
 
 
 def batch_of(method, *, samples=3, seed=0):
-    return random_batch(
+    return make_random_batch(
         KIND.train_views(method.config), size=method.facts.image_size, aus=0, samples=samples, seed=seed
     )
 

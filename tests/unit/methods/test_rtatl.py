@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from facscale import methods
 from facscale.data.views import Batch
 from facscale.inference import export
-from facscale.job.cost import random_batch
+from facscale.job.cost import make_random_batch
 from facscale.methods import DataFacts
 from facscale.nn.rois import fill_missing, mask_random_au
 from facscale.spec import SpecError
@@ -31,7 +31,7 @@ def build(*, size=64, aus=AUS[:5], **options):
 
 def batch_of(method, *, samples=4, seed=0):
     """With landmarks of an upright face, each moved a little."""
-    batch = random_batch(
+    batch = make_random_batch(
         KIND.train_views(method.config),
         size=method.facts.image_size,
         aus=len(method.facts.aus),
@@ -60,7 +60,7 @@ def operations(run):
 def full_size():
     """The method at the paper's size, and a labelled face, which loses its squares."""
     method = build(size=192, aus=AUS, width=64, hidden=2048, patch_width=1024, removed=1.0)
-    batch = random_batch(KIND.train_views(method.config), size=192, aus=len(AUS), samples=1)
+    batch = make_random_batch(KIND.train_views(method.config), size=192, aus=len(AUS), samples=1)
     return method, Batch(labelled=batch.labelled)
 
 

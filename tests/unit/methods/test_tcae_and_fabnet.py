@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from facscale.job.cost import random_batch
+from facscale.job.cost import make_random_batch
 from facscale.methods import DataFacts, find_method
 from facscale.methods.base import sum_losses
 from facscale.nn.displacement import identity_grid
@@ -21,7 +21,7 @@ def built(name, **options):
 
 
 def pair(method, *, samples=4, seed=0):
-    return random_batch(method.train_views(method.config), size=SIZE, aus=0, samples=samples, seed=seed)
+    return make_random_batch(method.train_views(method.config), size=SIZE, aus=0, samples=samples, seed=seed)
 
 
 def sampled(image, grid):

@@ -71,7 +71,10 @@ def test_a_full_memory_forbids_a_larger_batch():
 def test_cores_that_others_use_are_named_on_the_cpu():
     job = JOB.model_copy(update={"cluster": JOB.cluster.model_copy(update={"gpus_per_worker": 0.0})})
     found = [replace(CALM, device="", gpu=None, cores=1.0)]
-    assert diagnose(found, PartRates.from_workers(found, job=job, frames=9), job=job, cached=False).bottleneck == "neighbours"
+    assert (
+        diagnose(found, PartRates.from_workers(found, job=job, frames=9), job=job, cached=False).bottleneck
+        == "neighbours"
+    )
     busy = [replace(CALM, device="", gpu=None, cores=4.0)]
     assert diagnose(busy, PartRates.from_workers(busy, job=job, frames=9), job=job, cached=False).bottleneck == "model"
 
@@ -88,7 +91,9 @@ def test_another_training_is_told_from_operations_or_from_frames():
 def test_money_is_told_where_a_price_is():
     assert "10.0 GPU-hours, 2.0 node-hours" in page.describe_price(gpu_hours=10, node_hours=2, price=Price())
     assert page.describe_price(gpu_hours=10, node_hours=2, price=Price(gpu=2.5)).startswith("cost: 25.00 (")
-    assert page.describe_price(gpu_hours=0, node_hours=2, price=Price(node=3)).startswith("cost: 6.00 (2.0 node-hours at 3")
+    assert page.describe_price(gpu_hours=0, node_hours=2, price=Price(node=3)).startswith(
+        "cost: 6.00 (2.0 node-hours at 3"
+    )
 
 
 def test_the_clusters_file_knows_prices(tmp_path, monkeypatch):
@@ -129,7 +134,10 @@ def planned(tmp_path_factory):
             "evaluate": {"folds": 3, "baselines": {"random": {"train": {"epochs": 0}}, "supervised": supervised}},
         }
         variants = expand_variants(Document({**spec, **changes}, {(): "?"}), name="job")
-        sets = [LabelledDataset.open(url, evaluate=variants[0].job.evaluate) for url in variants[0].job.data.urls("labelled")]
+        sets = [
+            LabelledDataset.open(url, evaluate=variants[0].job.evaluate)
+            for url in variants[0].job.data.urls("labelled")
+        ]
         data = JobData(tuple(sets), identities=40)
         return variants[0], list_trainings(variants, data)
 

@@ -34,9 +34,12 @@ def test_aus_that_divide_the_frames_are_shown():
     au = np.array([[1, 0, -1, 1], [0, 0, -1, 1], [1, 0, 1, 1], [0, 1, 0, 1]] * 4, np.int8)
     assert select_balanced_aus(au) == [0, 1, 2]  # AU of the last column is always there
     figure = plot_embedding_map(
-        np.random.default_rng(0).normal(size=(16, 2)), identity=np.repeat(["a", "b"], 8), au=au, aus=(1, 4, 9, 12),
+        np.random.default_rng(0).normal(size=(16, 2)),
+        identity=np.repeat(["a", "b"], 8),
+        au=au,
+        aus=(1, 4, 9, 12),
         title="map",
-    )  # fmt: skip
+    )
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["2 people", "AU1", "AU4", "AU9"]
     without, with_it = figure.axes[3].collections
     assert (len(without.get_offsets()), len(with_it.get_offsets())) == (4, 4)  # AU9: half is not labelled

@@ -33,8 +33,10 @@ def test_mean_and_spread_of_the_seeds():
 def test_the_csv_holds_every_figure_unrounded():
     lines = list(csv.DictReader(io.StringIO(build_training_table(METRICS).to_csv())))
     assert [(line["method"], line["training"], line["f1/mean"]) for line in lines] == [
-        ("clp", "0", "0.3"), ("clp", "1", "0.34"), ("random", "0", "0.2"),
-    ]  # fmt: skip
+        ("clp", "0", "0.3"),
+        ("clp", "1", "0.34"),
+        ("random", "0", "0.2"),
+    ]
     assert lines[2]["loss"] == "1.5"
     assert lines[2]["effective_rank"] == ""
 

@@ -73,7 +73,9 @@ def test_what_decides_the_objective_is_what_matters():
 def test_the_page_holds_every_trial_and_needs_no_network():
     trials = [trial(n, margin=n / 8, course=((20, 0.1), (100, n / 10))) for n in range(6)]
     trials += [trial(6, course=((20, -math.inf),), stop_reason="collapsed"), trial(7, course=(), error="<no memory>")]
-    text = build_page(trials, Sweep(space=SPACE), title="clp & co: 8 trials", best=trials[5], spec="method: {name: clp}")
+    text = build_page(
+        trials, Sweep(space=SPACE), title="clp & co: 8 trials", best=trials[5], spec="method: {name: clp}"
+    )
     assert "clp &amp; co" in text
     assert "&lt;no memory&gt;" in text
     assert "<no memory>" not in text

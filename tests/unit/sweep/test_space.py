@@ -51,7 +51,9 @@ def test_domains_are_ray_tunes(document):
 
 def test_a_trial_is_the_spec_with_its_values_and_without_the_sweep(document):
     spec = document()
-    row = build_variant(apply_values(spec, {"method.margin": 0.05, "method.queue_size": 64, "train.epochs": 3}), name="trial")
+    row = build_variant(
+        apply_values(spec, {"method.margin": 0.05, "method.queue_size": 64, "train.epochs": 3}), name="trial"
+    )
     assert (row.config.margin, row.config.queue_size, row.job.train.epochs) == (0.05, 64, 3)
     assert row.job.sweep is None
     assert spec.data["method"]["margin"] == 0.2
@@ -59,9 +61,17 @@ def test_a_trial_is_the_spec_with_its_values_and_without_the_sweep(document):
 
 def test_pbt_is_brought_back_into_the_ranges(document):
     values = {"method.margin": 0.6, "method.queue_size": 128, "train.epochs": 4.8}
-    assert clip_to_space(values, sweep_of(document())) == {"method.margin": 0.5, "method.queue_size": 128, "train.epochs": 4}
+    assert clip_to_space(values, sweep_of(document())) == {
+        "method.margin": 0.5,
+        "method.queue_size": 128,
+        "train.epochs": 4,
+    }
     low = {"method.margin": 0.008, "method.queue_size": 64, "train.epochs": 2.4}
-    assert clip_to_space(low, sweep_of(document())) == {"method.margin": 0.01, "method.queue_size": 64, "train.epochs": 2}
+    assert clip_to_space(low, sweep_of(document())) == {
+        "method.margin": 0.01,
+        "method.queue_size": 64,
+        "train.epochs": 2,
+    }
 
 
 @pytest.mark.parametrize(

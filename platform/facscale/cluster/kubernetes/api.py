@@ -185,16 +185,15 @@ def _read_context(target: KubeTarget) -> dict[str, Any]:
         contexts, _ = config.list_kube_config_contexts(get_kubeconfig())  # type: ignore[no-untyped-call]
     except config.ConfigException as error:
         raise KubeError(
-            f"{get_kubeconfig()}: no usable kubeconfig: {error}. Get one from the cluster's administrator (for instance "
-            "`gcloud container clusters get-credentials`), or set KUBECONFIG; Ray clusters need none: --ray"
+            f"{get_kubeconfig()}: no usable kubeconfig: {error}. Get one from the cluster's administrator (for "
+            "instance `gcloud container clusters get-credentials`), or set KUBECONFIG; Ray clusters need none: --ray"
         ) from None
     by_name = {str(context["name"]): context for context in contexts}
     if target.context not in by_name:
         names = {*by_name, *(name for name, entry in load_targets().items() if isinstance(entry, KubeTarget))}
         origin = "" if target.name == target.context else f" (the context of {target.name} in your clusters file)"
-        raise KubeError(
-            f'{get_kubeconfig()}: there is no context "{target.context}"{origin}{suggest_nearest(target.context, sorted(names))}'
-        )
+        suggestion = suggest_nearest(target.context, sorted(names))
+        raise KubeError(f'{get_kubeconfig()}: there is no context "{target.context}"{origin}{suggestion}')
     return by_name[target.context]
 
 

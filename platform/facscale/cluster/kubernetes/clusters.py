@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import NonNegativeFloat, model_validator
 
-from facscale.spec import Block, SpecError, suggest_nearest, parse, read_spec
+from facscale.spec import Block, SpecError, parse, read_spec, suggest_nearest
 
 DEFAULT_PATH = "~/.config/facscale/clusters.yaml"
 SCHEMES = ("http://", "https://")
@@ -112,8 +112,8 @@ def resolve_ray_target(name: str) -> RayTarget:
     if entry is None and not name.startswith(SCHEMES):
         names = [target.name for target in targets.values() if isinstance(target, RayTarget)]
         raise SpecError(
-            f'{get_clusters_path()} has no Ray cluster "{name}"{suggest_nearest(name, names)}; add it there with its address, or '
-            "use --ray http://HOST:8265"
+            f'{get_clusters_path()} has no Ray cluster "{name}"{suggest_nearest(name, names)}; add it there with its '
+            "address, or use --ray http://HOST:8265"
         )
     return entry or RayTarget(name, address=name)
 

@@ -59,7 +59,7 @@ def list_files(folder: Path) -> list[Path]:
     """List the files to pack, sorted."""
     command = ["git", "-C", str(folder), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
-        git = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - fixed arguments, no shell
+        git = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - no shell
     except FileNotFoundError:
         git = None  # git is not installed
     is_checkout = git is not None and git.returncode == 0
@@ -82,6 +82,6 @@ def build_size_error(folder: Path, paths: list[Path], size: str) -> CodeError:
     lines = "\n".join(f"  {path.stat().st_size / 1e6:9.2f} MB  {path.relative_to(folder)}" for path in largest)
     return CodeError(
         f"--working-dir {folder} has {size}; code that is uploaded with a job may have {MAX_ZIP_BYTES / 1e6:.0f} MB. "
-        f"The largest files:\n{lines}\nName a folder with the code alone, add the others to .gitignore, or build an image: "
-        "--image"
+        f"The largest files:\n{lines}\nName a folder with the code alone, add the others to .gitignore, or build an "
+        "image: --image"
     )

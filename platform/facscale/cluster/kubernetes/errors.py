@@ -90,8 +90,8 @@ def build_error(response: ApiResponse, *, request: ApiRequest, target: KubeTarge
     where = f"{target.name}, namespace {namespace}"
     if response.status == 401 or ANONYMOUS in response.message:
         return KubeError(
-            f"{target.name}: the cluster does not know you (401): log in again; `kubectl --context {target.context} auth "
-            "whoami` should name you"
+            f"{target.name}: the cluster does not know you (401): log in again; `kubectl --context {target.context} "
+            "auth whoami` should name you"
         )
     denial = RBAC.search(response.message)
     if response.status == 403 and denial:
@@ -104,21 +104,21 @@ def build_error(response: ApiResponse, *, request: ApiRequest, target: KubeTarge
         return UnreachableKubeError(
             f"{where}: {request.verb} {request.resource} failed ({response.status}): {response.message}"
         )
-    if response.status in {400, 403, 409, 422} and request.verb in {"create", "patch"}:
-        return KubeError(
-            f"{where}: the cluster refuses {request.resource} {request.name}: {response.message}{get_hint(response)}"
-        )
-    return KubeError(
-        f"{where}: {request.verb} {request.resource} {request.name} failed ({response.status}): {response.message}"
-    )
+    is_refusal = response.status in {400, 403, 409, 422} and request.verb in {"create", "patch"}
+    if is_refusal:
+        failure = f"the cluster refuses {request.resource} {request.name}"
+    else:
+        failure = f"{request.verb} {request.resource} {request.name} failed ({response.status})"
+    return KubeError(f"{where}: {failure}: {response.message}{get_hint(response) if is_refusal else ''}")
 
 
 def build_rbac_error(denial: re.Match[str], *, request: ApiRequest, target: KubeTarget, namespace: str) -> KubeError:
     """Build the error for a request that RBAC denies; `denial` is a match of `RBAC`."""
     return KubeError(
-        f"{target.name}: {denial['user']} may not {denial['verb']} {request.resource} in the namespace {namespace} (403). "
-        "The chart's role facscale-submitter (RELEASE-submitter) allows what researchers need: ask the cluster's "
-        "administrator to add you to the chart's value `researchers`, or name the right namespace in your clusters file"
+        f"{target.name}: {denial['user']} may not {denial['verb']} {request.resource} in the namespace "
+        f"{namespace} (403). The chart's role facscale-submitter (RELEASE-submitter) allows what researchers need: ask "
+        "the cluster's administrator to add you to the chart's value `researchers`, or name the right namespace in "
+        "your clusters file"
     )
 
 
@@ -133,8 +133,8 @@ def build_namespace_error(target: KubeTarget, namespace: str) -> KubeError:
 def build_kuberay_error(target: KubeTarget) -> KubeError:
     """Build the error for a cluster without the resource RayJob."""
     return KubeError(
-        f"{target.name}: the cluster knows no RayJobs (ray.io/v1): the KubeRay operator and its CRDs have to be installed "
-        "first (helm/facscale/README.md)"
+        f"{target.name}: the cluster knows no RayJobs (ray.io/v1): the KubeRay operator and its CRDs have to be "
+        "installed first (helm/facscale/README.md)"
     )
 
 

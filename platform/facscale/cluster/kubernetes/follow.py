@@ -33,8 +33,8 @@ class LogScreen(Protocol):
 def follow_job(client: ClusterClient, job: str, *, screen: LogScreen) -> JobStatus:
     """Show what a job waits for, then its log, until it ends; return its last status. Survives lost connections.
 
-    Raises JobNotFoundError if the job does not exist at the start, UnreachableError if the cluster gives no answer for a
-    quarter of an hour.
+    Raises JobNotFoundError if the job does not exist at the start, UnreachableError if the cluster gives no answer
+    for a quarter of an hour.
     """
     status, last_text = client.get_job(job), ""
     log = client.open_log(job)

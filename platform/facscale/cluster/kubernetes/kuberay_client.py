@@ -143,8 +143,8 @@ class KubeRayClient:
         while self.api.get(resource, name) is not None:
             if time.monotonic() > end:
                 raise KubeError(
-                    f"{self.target.name}: {resource.full_name} {name} is deleted, but does not go: does the KubeRay operator "
-                    "run? It removes the finalizer once the job has stopped"
+                    f"{self.target.name}: {resource.full_name} {name} is deleted, but does not go: does the KubeRay "
+                    "operator run? It removes the finalizer once the job has stopped"
                 )
             time.sleep(PAUSE_S)
 

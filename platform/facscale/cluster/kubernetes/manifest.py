@@ -1,4 +1,4 @@
-"""Build what is sent for a job from template and submission: a RayJob, and a ConfigMap with the spec. Pure functions."""
+"""Build the RayJob of a submission, and the ConfigMap with its spec, from the chart's template. Pure functions."""
 
 from __future__ import annotations
 
@@ -47,9 +47,8 @@ def plan_pods(template: RayJobTemplate, request: ResourceRequest, options: Submi
     names = [group.name for group in fitting]
     kind = "GPU" if request.gpus_per_worker else "CPU"
     if options.group and options.group not in names:
-        raise SpecError(
-            f"--group {options.group}: {template.source} has no such {kind} group{suggest_nearest(options.group, names)}"
-        )
+        suggestion = suggest_nearest(options.group, names)
+        raise SpecError(f"--group {options.group}: {template.source} has no such {kind} group{suggestion}")
     if not fitting:
         is_gpu_job = bool(request.gpus_per_worker)
         fix = "cluster.gpus_per_worker=0 trains on CPUs" if is_gpu_job else "add one to the chart's values"
@@ -140,9 +139,9 @@ def build_rayjob(
 def select_groups(
     template: RayJobTemplate, plan: PodPlan, *, is_gpu_job: bool, cluster: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Return the worker groups of the manifest that a job keeps: the planned one, and for a GPU job those of data workers.
+    """Return the worker groups of the manifest that a job keeps.
 
-    Of the groups that could train, only the planned one stays.
+    That is the planned one, and for a GPU job also the groups without GPUs, whose workers load data.
     """
     gpu_groups = {group.name for group in template.worker_groups if group.gpus}
     groups: list[dict[str, Any]] = cluster.get("workerGroupSpecs") or []

@@ -129,8 +129,8 @@ class RayJobsClient:
         while not self.get_job(job).state.is_terminal:
             if time.monotonic() > end:
                 raise RayError(
-                    f"{self.target.name}: {job} still runs, {STOP_TIMEOUT_S:.0f} s after the request to stop it; look at its "
-                    "log, and try again"
+                    f"{self.target.name}: {job} still runs, {STOP_TIMEOUT_S:.0f} s after the request to stop it; look "
+                    "at its log, and try again"
                 )
             time.sleep(POLL_S)
 
@@ -176,13 +176,14 @@ class RayJobsClient:
             file = self.target.token_file
             reason = f"the token in {file} is not the one" if file else "it wants a token"
             raise RayError(
-                f"{name}: the Ray cluster at {address} does not let you in: {reason}. Add `token_file:` with the cluster's "
-                "token to your clusters file, or set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+                f"{name}: the Ray cluster at {address} does not let you in: {reason}. Add `token_file:` with the "
+                "cluster's token to your clusters file, or set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
             ) from None
         except (OSError, requests.RequestException) as error:
             reason = str(error).rpartition(": ")[2]
             raise UnreachableRayError(
-                f"{name}: no Ray cluster answers at {address} ({reason}): does it still run, is the VPN or port-forward on?"
+                f"{name}: no Ray cluster answers at {address} ({reason}): does it still run, is the VPN or "
+                "port-forward on?"
             ) from None
         except RuntimeError as error:  # all other errors of Ray's client
             if "404" in str(error) or "does not exist" in str(error):

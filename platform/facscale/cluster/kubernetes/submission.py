@@ -14,7 +14,7 @@ from pathlib import Path
 from facscale.cluster.kubernetes.code_archive import CodeArchive
 from facscale.spec import Document, Job, Pipeline, SpecError, merge, read_spec
 from facscale.spec.document import keep_variables
-from facscale.spec.portable import encode_canonical, dump_spec, make_resolver, find_variables
+from facscale.spec.portable import dump_spec, encode_canonical, find_variables, make_resolver
 from facscale.spec.renamed import restore_old_names
 
 NOT_IN_TRAINING_DIGEST = {
@@ -124,8 +124,8 @@ def check_shared_storage(document: Document, environment: Mapping[str, str]) -> 
     is_remote = "://" in path and not path.startswith(("file://", "local://"))
     if not is_remote and not (shared and path.startswith(shared)):
         raise SpecError(
-            f"{document.source_location(tuple(key.split('.')))}: {key} is {path}, a folder that each pod would have for itself, "
-            f"until it ends: write s3://bucket/..., or {fix}"
+            f"{document.source_location(tuple(key.split('.')))}: {key} is {path}, a folder that each pod would have "
+            f"for itself, until it ends: write s3://bucket/..., or {fix}"
         )
 
 

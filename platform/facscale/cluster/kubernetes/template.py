@@ -63,8 +63,8 @@ def load_template(api: KubeApi) -> RayJobTemplate:
     if len(configmaps) > 1:
         names = ", ".join(sorted(configmap["metadata"]["name"] for configmap in configmaps))
         raise KubeError(
-            f"{target.name}: several charts left a template in {api.namespace}: {names}; choose one in your clusters file: "
-            f"{target.name}: {{context: {target.context}, template: ...}}"
+            f"{target.name}: several charts left a template in {api.namespace}: {names}; choose one in your clusters "
+            f"file: {target.name}: {{context: {target.context}, template: ...}}"
         )
     return parse_template(configmaps[0], api)
 

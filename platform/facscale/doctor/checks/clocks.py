@@ -44,7 +44,7 @@ def list_servers(context: DiagnosticContext) -> dict[str, str]:
 
 
 def measure_skew(address: str) -> float | None:
-    """Return by how many seconds at least a server's clock is off ours; None if it does not answer, or sends no date."""
+    """Return how many seconds at least a server's clock is off ours; None if it does not answer, or sends no date."""
     start = time.time()
     request = urllib.request.Request(address, method="HEAD")  # noqa: S310 - an address of the user's
     try:

@@ -13,7 +13,7 @@ from facscale.doctor.context import DiagnosticContext
 from facscale.doctor.finding import Finding, get_first_line, ok, problem, warning
 from facscale.doctor.runner import register_check
 
-TOKEN_FIX = "give RAY_AUTH_MODE=token and the cluster's token: RAY_AUTH_TOKEN, or a file that RAY_AUTH_TOKEN_PATH names"  # noqa: S105
+TOKEN_FIX = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or the file of RAY_AUTH_TOKEN_PATH"  # noqa: S105
 LOCAL_PREFIXES = ("127.", "localhost", "local", "auto", "[::1]")  # of addresses of this machine
 JOIN_TIMEOUT_S = 90
 FAILURE_MARK = "facscale-doctor: "

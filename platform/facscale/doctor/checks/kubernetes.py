@@ -95,7 +95,7 @@ def check_permissions(context: DiagnosticContext) -> Iterator[Finding]:
 
 
 def is_allowed(api: Any, resource: str, verb: str) -> bool:
-    """Ask the server whether we may use a verb on a resource, written as GROUP/RESOURCE or GROUP/RESOURCE/SUBRESOURCE."""
+    """Ask the server whether we may use a verb on GROUP/RESOURCE or GROUP/RESOURCE/SUBRESOURCE."""
     group, _, rest = resource.partition("/")
     name, _, subresource = rest.partition("/")
     attributes = {

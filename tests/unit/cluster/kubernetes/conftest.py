@@ -66,7 +66,7 @@ def template():
 
 @pytest.fixture
 def kube_api(tmp_path, monkeypatch):
-    """An API server with the chart in the namespace `faces`; the context gke-munich, which our file calls munich, leads there."""
+    """An API server with the chart in the namespace `faces`, for the context gke-munich, "munich" in the clusters file."""
     with FakeApiServer() as api:
         label = {"facscale.dev/template": "rayjob"}
         text = yaml.safe_dump(TEMPLATE)

@@ -134,7 +134,8 @@ def test_no_template(kube_api):
 
 
 def test_two_templates_are_told_apart_by_the_clusters_file(kube_api, template):
-    second = dict(kube_api.objects["configmaps", "facscale-rayjob"], metadata={"name": "b", "labels": {"facscale.dev/template": "rayjob"}})  # fmt: skip
+    metadata = {"name": "b", "labels": {"facscale.dev/template": "rayjob"}}
+    second = kube_api.objects["configmaps", "facscale-rayjob"] | {"metadata": metadata}
     kube_api.add("configmaps", second)
     with pytest.raises(KubeError, match="several charts left a template in faces: b, facscale-rayjob"):
         load_template(KubeApi(resolve_kube_target("munich")))

@@ -1,4 +1,4 @@
-"""What the chart installs and what submit makes of it: with its own template, environment and role, valid for KubeRay."""
+"""Submitting with the chart's own template, environment and role makes what KubeRay accepts."""
 
 from __future__ import annotations
 

@@ -73,11 +73,22 @@ def test_seeds_of_a_row_are_one_entry():
 
 
 def test_names_are_as_short_as_they_can_be():
-    found = collect_entries([run(1, row="clp"), run(2, row="supervised", parent=id_of(1)), run(3, row="wide", job="wide"),
-                     run(4, row="supervised", job="wide", parent=id_of(3)), run(5, row="clp", cluster="b")])  # fmt: skip
+    found = collect_entries(
+        [
+            run(1, row="clp"),
+            run(2, row="supervised", parent=id_of(1)),
+            run(3, row="wide", job="wide"),
+            run(4, row="supervised", job="wide", parent=id_of(3)),
+            run(5, row="clp", cluster="b"),
+        ]
+    )
     assert {one.name for one in found} == {
-        "wide", "supervised (clp)", "supervised (wide)", "clp (clp, a)", "clp (clp, b)",
-    }  # fmt: skip
+        "wide",
+        "supervised (clp)",
+        "supervised (wide)",
+        "clp (clp, a)",
+        "clp (clp, b)",
+    }
     assert find_entry(found, "supervised").job == "wide", "the newest"
     assert find_entry(found, "clp/supervised").job == "clp"
     assert find_entry(found, "clp (clp, a)").cluster == "a"

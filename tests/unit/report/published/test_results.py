@@ -43,8 +43,10 @@ def test_a_method_is_found_wherever_it_stands():
     assert names(data="disfa", method="tcnet") == ["Lu et al. (CLP, Table II)", "TC-Net (RTATL, Table 3)"]
     assert names(data="AffectNet", method="fab-net") == ["FAB-Net (CLP, Table VI)"]
     assert names(data="bp4d", method="AU-TDN") == [
-        "AU-TDN (AUNet, Table VII)", "+TDN (AUNet, Table XI)", "AU-TDN (AUNet, Table XII)",
-    ]  # fmt: skip
+        "AU-TDN (AUNet, Table VII)",
+        "+TDN (AUNet, Table XI)",
+        "AU-TDN (AUNet, Table XII)",
+    ]
     assert names(method="Lu et al.") == names(method="tcnet")
     assert names(data="bp4d", paper="rtatl", method="RoII only") == ["RoII (RTATL, Table 1)"]
 

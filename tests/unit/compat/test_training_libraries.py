@@ -1,0 +1,60 @@
+"""The private names of Ray Train, DeepSpeed and torch that `facscale.compat` touches still exist upstream."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+import torch
+from ray.train.torch import TorchConfig
+from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
+from torch import distributed
+from torch.distributed import distributed_c10d as c10d
+
+from facscale.compat import ray_train
+from facscale.compat.deepspeed import LINK, is_sharded
+from facscale.compat.torch import set_collective_timeouts
+
+
+def test_ray_train_has_the_backend_that_forms_the_process_group():
+    assert TorchConfig().backend_cls is ray_train.TORCH_BACKEND
+    assert callable(ray_train.TORCH_BACKEND.on_start)
+
+
+def test_ray_trains_worker_group_can_be_forgotten():
+    class Group(WorkerGroup):
+        def __init__(self):
+            self._worker_group_state = self._replica_groups = self._worker_rank_to_replica_group_rank = "held"
+            self._world_rank_to_ongoing_poll = {0: "poll"}
+
+    group = Group()
+    ray_train.forget_worker_group(group)
+    assert group._worker_group_state is None
+    assert not group.has_started()
+
+
+def test_ray_trains_controller_can_be_asked_to_abort():
+    assert callable(TrainController.abort)
+
+
+def test_deepspeed_links_the_states_of_its_sharded_optimizer():
+    from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+
+    assert callable(getattr(DeepSpeedZeroOptimizer, LINK))
+    assert is_sharded(object.__new__(DeepSpeedZeroOptimizer))
+    assert not is_sharded(torch.optim.SGD([torch.zeros(1)]))
+
+
+@pytest.mark.skipif(distributed.is_initialized(), reason="another test of this process has a process group")
+def test_torch_sets_the_timeout_of_groups_that_nobody_holds():
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        distributed.new_group([0])  # as DeepSpeed makes one
+        assert len(c10d._world.pg_map) == 2
+        set_collective_timeouts(7)
+        for group in c10d._world.pg_map:
+            assert group._get_backend(torch.device("cpu")).options._timeout == timedelta(seconds=7)
+    finally:
+        distributed.destroy_process_group()
+    set_collective_timeouts(7)  # without a process group there is nothing to set

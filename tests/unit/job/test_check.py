@@ -1,0 +1,84 @@
+"""The plan that `facscale check` prints: as a tree, and without the data at hand."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+
+from conftest import ROOT
+from faces import write_face_data_set
+from facscale.cli import main
+
+
+@pytest.fixture
+def check(monkeypatch):
+    def run(*words):
+        monkeypatch.delenv("FACSCALE_DATA", raising=False)
+        monkeypatch.delenv("FACSCALE_WEIGHTS", raising=False)
+        return CliRunner().invoke(main, ["check", *map(str, words)])
+
+    return run
+
+
+def plan_of(done):
+    """The lines of the tree."""
+    assert done.exit_code == 0, done.output
+    return done.output[done.output.index("plan: ") :].splitlines()
+
+
+def test_a_job_whose_data_is_elsewhere_is_planned_with_published_sizes(check):
+    done = check(ROOT / "jobs" / "clp.yaml")
+    assert "not at hand: ${FACSCALE_DATA}/voxceleb2; the plan takes the published size of VoxCeleb2" in done.output
+    assert "about 1,092,009 samples of VoxCeleb2" in done.output
+    assert "folds from BP4D's published parts: 14 people, 14 people, 13 people" in done.output
+    head, training, *evaluations = plan_of(done)
+    assert head == "plan: 1 training for 1 row; each waits for the one that it hangs below"
+    assert training.startswith("└── clp: clp, 3,412,529 steps, about ")
+    assert [line.strip(" │├└─") for line in evaluations] == [
+        f"F1 on {name} by a linear probe on the frozen encoder, 3 folds" for name in ("BP4D", "DISFA")
+    ]
+
+
+def test_folds_stand_together_below_what_they_wait_for(check):
+    done = check(ROOT / "jobs" / "aunet_disfa.yaml")
+    assert "is not at hand" in done.output
+    head, labels, pretrained, folds, *_ = plan_of(done)
+    assert head.startswith("plan: 8 trainings for 1 row;")
+    assert labels.startswith("├── bp4d_labels: labelvae, 114,725 steps")
+    assert pretrained.startswith("│   └── bp4d: aunet, 27,534 steps, time not known")
+    assert "aunet_disfa DISFA fold0 … fold2: 3 trainings of aunet" in folds
+    assert folds.endswith("waits for aunet_disfa DISFA fold0 labels too")
+
+
+def test_baselines_seeds_and_adapted_probes_are_counted(check, tmp_path):
+    write_face_data_set(str(tmp_path / "u"), [12] * 6, row_group_mb=0.2)
+    write_face_data_set(str(tmp_path / "l"), [20] * 6, au=(1, 12), row_group_mb=0.2, name="labelled")
+    (tmp_path / "job.yaml").write_text(
+        "method: {name: simclr, depth: 18, width: 4}\nseeds: 2\n"
+        f"data: {{unlabelled: {tmp_path}/u, labelled: {tmp_path}/l, image_size: 32}}\n"
+        "train: {batch_size: 4, epochs: 2}\ncluster: {gpus_per_worker: 0}\n"
+        "evaluate: {folds: 2, protocol: adapted-batchnorm, baselines: {random: {train: {epochs: 0}}}}\n"
+    )
+    done = check(tmp_path / "job.yaml")
+    assert "not at hand" not in done.output
+    head, *lines = plan_of(done)
+    assert head.startswith("plan: 12 trainings for 2 rows;")  # two rows of two seeds: once, and in each of two folds
+    assert any("job: 2 trainings of simclr" in line for line in lines)
+    assert any(
+        "job labelled fold0 … fold1: 4 trainings of supervised, 30 epochs of BatchNorm" in line for line in lines
+    )
+    assert sum("F1 on labelled by its own logits, 2 folds" in line for line in lines) == 2
+
+
+def test_a_variable_that_is_not_set_is_named_where_no_size_is_published(check):
+    done = check(ROOT / "jobs" / "demo.yaml")
+    assert done.exit_code == 2
+    assert "demo.yaml:16: the environment variable FACSCALE_DATA is not set" in done.output
+
+
+def test_a_damaged_data_set_is_an_error_whatever_is_published(check, tmp_path):
+    (tmp_path / "bp4d").mkdir()
+    (tmp_path / "bp4d" / "manifest.json").write_text("{")
+    done = check(ROOT / "jobs" / "clp.yaml", f"data.labelled=[{tmp_path}/bp4d]")
+    assert done.exit_code == 2
+    assert "is damaged" in done.output
