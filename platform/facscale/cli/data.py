@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import difflib
 import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.shell_completion import CompletionItem
 
-from facscale.cli.arguments import Command, OutputFile
+from facscale.cli.arguments import Command, OutputFile, Rule
 from facscale.cli.completion import complete_file, complete_method
 from facscale.errors import UserError
 
+if TYPE_CHECKING:
+    from facscale.data import Dataset
+
 URL = click.argument("url", shell_complete=complete_file)
+SHOWN = 10  # names of a list
 DEFAULT = "describe"  # the command that is meant by `facscale data URL`
 
 
@@ -86,6 +93,79 @@ def verify(url: str) -> None:
     sys.exit(0 if verify_data(url) else 1)
 
 
+@data_command.command(cls=Command)
+@click.argument("first", shell_complete=complete_file)
+@click.argument("second", shell_complete=complete_file)
+@click.option("--frames", is_flag=True, help="Read both sets and compare pictures, landmarks and labels of each frame.")
+def diff(first: str, second: str, *, frames: bool) -> None:
+    """Show what differs between two data sets.
+
+    \b
+        facscale data diff s3://faces/bp4d s3://faces/bp4d-v2
+        facscale data diff s3://faces/bp4d s3://faces/bp4d-v2 --frames
+
+    Settings, people, videos, tracks and their lengths are compared. Exit status 1: something differs.
+    """
+    sys.exit(1 if show_difference(first, second, should_read_frames=frames) else 0)
+
+
+@data_command.command(cls=Command)
+@click.argument("source", shell_complete=complete_file)
+@click.argument("target", shell_complete=complete_file)
+def copy(source: str, target: str) -> None:
+    """Copy a data set to another folder or store.
+
+    \b
+        facscale data copy s3://faces/bp4d /scratch/bp4d
+
+    Each shard is read back and compared with its checksums. An interrupted copy continues where it was; a finished one
+    is checked again, and shards that are damaged or missing in TARGET are replaced.
+    """
+    copy_data(source, target)
+
+
+@data_command.command(cls=Command)
+@click.argument("source", shell_complete=complete_file)
+@click.argument("target", shell_complete=complete_file)
+@click.option("--people", type=click.IntRange(min=1), required=True, metavar="N", help="How many people to keep.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draw.")
+def sample(source: str, target: str, *, people: int, seed: int) -> None:
+    """Write a data set of a few people, drawn at random.
+
+    \b
+        facscale data sample s3://faces/voxceleb2 /scratch/small --people 100
+
+    All videos of a person are kept. With the same seed, a larger sample contains every smaller one.
+    """
+    from facscale.data import Dataset
+    from facscale.data.derivation import draw_people, select_people
+
+    dataset = Dataset(source)
+    drawn = draw_people(dataset, count=people, seed=seed)
+    with show_row_groups("sampled", [dataset], identities=drawn) as advance:
+        step = {"command": "sample", "people": people, "seed": seed}
+        select_people(dataset, target, identities=drawn, step=step, advance=advance)
+    show_data(target, sheet=None)
+
+
+@data_command.command(
+    cls=Command, rules=(Rule("--prefix", excludes=("--same-people",), why="people are either the same or not"),)
+)
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE SOURCE... TARGET", shell_complete=complete_file)
+@click.option("--name", default="", metavar="NAME", help="Name of the new data set; else those of its sources.")
+@click.option("--prefix", is_flag=True, help="Put the name of its data set before each identity.")
+@click.option("--same-people", is_flag=True, help="An identity that is in several sets is one person.")
+def merge(sources: tuple[str, ...], *, name: str, prefix: bool, same_people: bool) -> None:
+    """Write one data set from several.
+
+    \b
+        facscale data merge s3://faces/voxceleb1 s3://faces/voxceleb2 s3://faces/voxceleb
+
+    Labels get the AUs of all sets, and are unknown where a set does not have one. Crops must have one size.
+    """
+    merge_data(sources, name=name, should_prefix=prefix, is_same_people=same_people)
+
+
 def verify_data(url: str) -> bool:
     """Print what is damaged in a data set; True if nothing is."""
     from rich.console import Console
@@ -113,6 +193,87 @@ def verify_data(url: str) -> bool:
             f"{dataset.url}: all {len(shards)} shards with {groups:,} row groups are as they were written", markup=False
         )
     return not faults
+
+
+def show_difference(first: str, second: str, *, should_read_frames: bool) -> bool:
+    """Print what differs between two data sets; True if something does."""
+    from rich.console import Console
+
+    from facscale.data import Dataset
+    from facscale.data.difference import compare_datasets
+
+    pair = Dataset(first), Dataset(second)
+    with show_row_groups("compared", pair if should_read_frames else ()) as advance:
+        difference = compare_datasets(*pair, should_read_frames=should_read_frames, advance=advance)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    for name, (one, other) in difference.settings.items():
+        console.print(f"{name}: {one} | {other}")
+    for kind in ("identities", "videos", "tracks"):
+        for url, names in zip((first, second), getattr(difference, kind), strict=True):
+            if names:
+                console.print(f"{len(names):,} {kind} only in {url}: {shorten(names)}")
+    if difference.lengths:
+        texts = [f"{name} ({one} | {other})" for name, (one, other) in difference.lengths.items()]
+        console.print(f"{len(texts):,} tracks with other numbers of frames: {shorten(texts)}")
+    for kind in ("labels", "pixels", "landmarks"):
+        counts = getattr(difference, kind)
+        if counts:
+            texts = [f"{name} ({count})" for name, count in counts.items()]
+            console.print(f"{sum(counts.values()):,} frames with other {kind}: {shorten(texts)}")
+    if not difference:
+        checked = "" if should_read_frames else "; --frames also compares each frame"
+        console.print(f"no difference between {first} and {second}{checked}")
+    return bool(difference)
+
+
+def copy_data(source: str, target: str) -> None:
+    """Copy a data set and print how much of it was there already."""
+    from facscale.data import Dataset
+    from facscale.data.transfer import copy_dataset
+    from facscale.progress import Progress
+
+    dataset = Dataset(source)
+    total = len(dataset.manifest.shards)
+    with Progress("copied", total=total, unit="shards") as bar:
+        written = copy_dataset(dataset, target, advance=bar.advance)
+    click.echo(f"{target}: {written} shards copied, {total - written} were there; all checksums are right")
+
+
+def merge_data(urls: Sequence[str], *, name: str, should_prefix: bool, is_same_people: bool) -> None:
+    """Merge all but the last URL into the last. Raises UserError for fewer than two sources."""
+    from facscale.data import Dataset
+    from facscale.data.derivation import find_recipe_differences, merge_datasets
+
+    *sources, target = urls
+    if len(sources) < 2:
+        raise UserError("facscale data merge needs at least two data sets, and then the folder of the new one")
+    datasets = [Dataset(url) for url in sources]
+    for key, values in find_recipe_differences(datasets).items():
+        texts = "; ".join(f"{url}: {value}" for url, value in zip(sources, values, strict=True))
+        click.echo(f"warning: these data sets were made with another {key} ({texts})", err=True)
+    with show_row_groups("merged", datasets) as advance:
+        merge_datasets(
+            datasets, target, name=name, should_prefix=should_prefix, is_same_people=is_same_people, advance=advance
+        )
+    show_data(target, sheet=None)
+
+
+@contextmanager
+def show_row_groups(
+    title: str, datasets: Sequence[Dataset], *, identities: Collection[str] | None = None
+) -> Iterator[Callable[[], None]]:
+    """A bar over the row groups of data sets, of these identities alone; yields what advances it."""
+    from facscale.data.tracks import find_row_groups
+    from facscale.progress import Progress
+
+    total = sum(len(find_row_groups(dataset, identities=identities)) for dataset in datasets)
+    with Progress(title, total=total, unit="row groups", is_shown=bool(datasets)) as bar:
+        yield bar.advance
+
+
+def shorten(names: Sequence[str]) -> str:
+    """The first names of a list that may be long."""
+    return ", ".join(names[:SHOWN]) + (f", and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")
 
 
 def show_data(url: str, *, sheet: Path | None) -> None:

@@ -127,6 +127,7 @@ class Folder:
 
     def put(self, name: str, *, source: Path) -> None:
         """Copy a local file into the folder; it appears complete or not at all. Raises DataError."""
+        self._discard_handle(name)  # of a file that is replaced
         if self.is_local:
             self._put_local(name, source)
             return

@@ -53,3 +53,27 @@ def test_every_command_explains_itself_with_an_example(facscale, name):
     assert first.endswith(".")
     assert empty == ""
     assert example.startswith(f"facscale data {name}")
+
+
+def test_diff_tells_by_its_exit_status_whether_the_sets_differ(facscale, faces, tmp_path):
+    assert facscale("copy", faces.url, tmp_path / "copy").exit_code == 0
+    done = facscale("diff", faces.url, tmp_path / "copy", "--frames")
+    assert done.exit_code == 0, done.output
+    assert "no difference" in done.output
+    assert facscale("sample", faces.url, tmp_path / "few", "--people", 3).exit_code == 0
+    done = facscale("diff", faces.url, tmp_path / "few")
+    assert done.exit_code == 1
+    assert f"6 identities only in {faces.url}: id0000" in done.output
+
+
+def test_merge_needs_two_sources_and_warns_of_other_crops(facscale, faces, tmp_path):
+    done = facscale("merge", faces.url, tmp_path / "new")
+    assert done.exit_code == 2
+    assert "needs at least two data sets" in done.output
+    other = write_face_data_set(str(tmp_path / "other"), [5], au=(4,), name="other", recipe={"crop": {"eyes_y": 0.4}})
+    done = facscale("merge", faces.url, other.url, tmp_path / "new", "--prefix", "--name", "both")
+    assert done.exit_code == 0, done.output
+    assert "warning: these data sets were made with another crop" in done.output
+    assert "both: 10 identities" in done.output
+    assert "AU1" in done.output
+    assert "AU4" in done.output
