@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import itertools
+import os
+import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from facscale.data import Dataset
 
 URL = click.argument("url", shell_complete=complete_file)
+WIDTH = 160  # characters of a table where the output is no terminal
 SHOWN = 10  # names of a list
 DEFAULT = "describe"  # the command that is meant by `facscale data URL`
 
@@ -166,6 +170,27 @@ def merge(sources: tuple[str, ...], *, name: str, prefix: bool, same_people: boo
     merge_data(sources, name=name, should_prefix=prefix, is_same_people=same_people)
 
 
+@data_command.command(cls=Command, rules=(Rule("--tracker", excludes=("--no-tracker",), why="no run is searched for"),))
+@click.argument("identities", nargs=-1, required=True, metavar="IDENTITY...")
+@click.option("--in", "url", required=True, metavar="URL", shell_complete=complete_file, help="The data set.")
+@click.option(
+    "--out", "target", metavar="URL", help="Folder of the new version; else the old one's name with -v2, -v3 ..."
+)
+@click.option("--tracker", default="", metavar="URI", help="MLflow server; else MLFLOW_TRACKING_URI.")
+@click.option("--no-tracker", is_flag=True, help="Do not look for runs that have seen them.")
+def forget(identities: tuple[str, ...], *, url: str, target: str | None, tracker: str, no_tracker: bool) -> None:
+    """Write a new version of a data set without a person.
+
+    \b
+        facscale data forget id00012 --in s3://faces/voxceleb2 --tracker http://mlflow:5000
+
+    Listed are all tracked runs whose data held the person, what they did with it, and the models and weights that they
+    left. Nothing is deleted: neither the old version nor a model. The new version keeps hashes of the names, so that
+    later searches know that it no longer holds the person.
+    """
+    forget_data(identities, url=url, target=target, tracker=tracker, should_search=not no_tracker)
+
+
 def verify_data(url: str) -> bool:
     """Print what is damaged in a data set; True if nothing is."""
     from rich.console import Console
@@ -256,6 +281,71 @@ def merge_data(urls: Sequence[str], *, name: str, should_prefix: bool, is_same_p
             datasets, target, name=name, should_prefix=should_prefix, is_same_people=is_same_people, advance=advance
         )
     show_data(target, sheet=None)
+
+
+def forget_data(identities: Sequence[str], *, url: str, target: str | None, tracker: str, should_search: bool) -> None:
+    """List the runs that have seen the people, and write a data set without them. Raises UserError without a tracker."""
+    from facscale.data import Dataset
+    from facscale.data.derivation import forget_people
+    from facscale.data.tracks import check_identities
+
+    uri = tracker or os.environ.get("MLFLOW_TRACKING_URI", "")
+    if should_search and not uri:
+        raise UserError(
+            "which runs have seen them? set MLFLOW_TRACKING_URI, or add --tracker http://HOST:PORT or sqlite:///FILE; "
+            "--no-tracker leaves the search out"
+        )
+    dataset, names = Dataset(url), ", ".join(identities)
+    check_identities(dataset, identities)
+    target = target or find_next_version(url)
+    if should_search:
+        show_exposed_runs(uri, dataset, identities)
+    else:
+        click.echo(f"no run was searched for; those that have seen {names} remain unknown", err=True)
+    remaining = set(dataset.runs.identities) - set(identities)
+    with show_row_groups("written", [dataset], identities=remaining) as advance:
+        manifest = forget_people(dataset, target, identities=identities, advance=advance)
+    lost = dataset.manifest.counts["frames"] - manifest.counts["frames"]
+    click.echo(f"{target}: without {names}, {lost:,} frames less; fingerprint {manifest.fingerprint}")
+    click.echo(f"{dataset.url} still holds {names}, as do its copies and its source; delete them yourself")
+
+
+def show_exposed_runs(uri: str, dataset: Dataset, identities: Sequence[str]) -> None:
+    """Print a table of the runs that have seen the people, then their models and weights."""
+    from rich.console import Console
+
+    from facscale.job.exposure import find_exposed_runs
+    from facscale.report.table import Column, ReportTable
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    exposed = find_exposed_runs(uri, dataset, identities)
+    if not exposed:
+        click.echo(f"{uri}: no run had a data set with {', '.join(identities)}")
+        return
+    columns = [
+        Column(heading, align="left") for heading in ("run", "experiment", "id", "status", "what it did", "models")
+    ]
+    rows = [
+        [entry.run.name, entry.experiment, entry.run.id[:8], entry.run.status, entry.use, ", ".join(entry.models)]
+        for entry in exposed
+    ]
+    console.print(ReportTable(columns, rows, title=f"{len(rows)} runs of {uri}").to_rich())
+    for weights in dict.fromkeys(url for entry in exposed if entry.is_trained for url, _ in entry.weights):
+        click.echo(f"weights: {weights}")
+
+
+def find_next_version(url: str) -> str:
+    """The first of URL-v2, URL-v3, ... at which there is no data set yet."""
+    from facscale.data import Dataset
+    from facscale.data.errors import DatasetNotFoundError
+
+    base, number = re.fullmatch(r"(.*?)(?:-v(\d+))?", url.rstrip("/")).groups()  # type: ignore[union-attr]
+    for version in itertools.count(int(number or 1) + 1):
+        try:
+            Dataset(f"{base}-v{version}")
+        except DatasetNotFoundError:
+            return f"{base}-v{version}"
+    raise AssertionError
 
 
 @contextmanager

@@ -77,3 +77,21 @@ def test_merge_needs_two_sources_and_warns_of_other_crops(facscale, faces, tmp_p
     assert "both: 10 identities" in done.output
     assert "AU1" in done.output
     assert "AU4" in done.output
+
+
+def test_forget_writes_the_next_version_and_leaves_the_old_one(facscale, faces, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    done = facscale("forget", "id00002", "--in", faces.url)
+    assert done.exit_code == 2
+    assert "which runs have seen them?" in done.output
+    assert not (tmp_path / "faces-v2").exists()
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    done = facscale("forget", "id00002", "--in", faces.url, "--tracker", store)
+    assert done.exit_code == 0, done.output
+    assert "no run had a data set with id00002" in done.output
+    assert f"{faces.url} still holds id00002" in done.output
+    done = facscale("forget", "id00003", "--in", f"{faces.url}-v2", "--no-tracker")
+    assert done.exit_code == 0, done.output
+    assert f"{faces.url}-v3: without id00003, 12 frames less" in done.output
+    assert facscale("forget", "id00002", "--in", f"{faces.url}-v3", "--no-tracker").exit_code == 2
+    assert "9 identities" in facscale(faces.url).output
