@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 import av
@@ -25,6 +27,7 @@ AV_OPTIONS = {
     "format_whitelist": "avi,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mpeg,mpegts,mpegvideo",
     "protocol_whitelist": "file",
 }
+AHEAD = 16  # images of a remote source that are read at the same time
 MIN_DECODED_SHARE = 0.9  # of the announced frames: fewer means that some are missing (headers can be a little off)
 
 
@@ -70,10 +73,11 @@ class FrameReader:
     def _read_images(self) -> Iterator[Frame]:
         positions = range(0, len(self.item.files), self.every)
         errors: list[str] = []
-        for position in positions:
+        contents = read_ahead([self.item.files[position] for position in positions], root=self.root)
+        for position, content in zip(positions, contents, strict=True):
             name, number = self.item.files[position], self.item.numbers[position]
             try:
-                image = decode_image(read_bytes(self.root, name), name)
+                image = decode_image(content.result(), name)
             except (ValueError, FileNotFoundError, PermissionError) as error:
                 errors.append(f"{name}: {error}")
                 continue
@@ -131,6 +135,27 @@ class FrameReader:
             if frame is None:
                 return
             yield frame
+
+
+def read_ahead(names: Sequence[str], *, root: str) -> Iterator[Future[bytes]]:
+    """Yield the content of each file of a source, in order, while the next AHEAD are being read.
+
+    Waiting for a store would otherwise take longer than the work. A local disk is read one file at a time.
+    """
+    system, _ = open_root(root)
+    readers = 1 if isinstance(system, LocalFileSystem) else AHEAD
+    remaining, pending = iter(names), deque[Future[bytes]]()
+    with ThreadPoolExecutor(readers, thread_name_prefix="images") as pool:
+        try:
+            pending.extend(pool.submit(read_bytes, root, name) for name in islice(remaining, readers))
+            while pending:
+                content = pending.popleft()
+                wait([content])
+                pending.extend(pool.submit(read_bytes, root, name) for name in islice(remaining, 1))
+                yield content
+        finally:
+            for content in pending:
+                content.cancel()
 
 
 def decode_image(content: bytes, name: str) -> np.ndarray:

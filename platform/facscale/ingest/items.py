@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-import fsspec
 import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 
 from facscale.data import DataError
+from facscale.data.storage import open_fsspec
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png"})
@@ -186,7 +186,7 @@ def get_suffix(name: str) -> str:
 
 def open_root(root: str) -> tuple[Any, str]:
     """Return the fsspec file system of a URL, and the path in it without a trailing slash."""
-    system, base = fsspec.core.url_to_fs(root)
+    system, base = open_fsspec(root)
     return system, base.rstrip("/")
 
 

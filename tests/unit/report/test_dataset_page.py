@@ -1,0 +1,52 @@
+"""The page of a data set: complete, self-contained and safe."""
+
+from __future__ import annotations
+
+import re
+
+from faces import make_track, write_expression_data_set, write_face_data_set, write_tracks
+from facscale.data import Dataset
+from facscale.report.dataset_page import build_dataset_page, make_coverage
+
+
+def test_a_page_holds_everything_and_asks_no_network(tmp_path):
+    recipe = {
+        "detector": {"name": "dlib"},
+        "licence": "research <b>only</b>",
+        "history": [{"command": "merge", "from": []}],
+    }
+    dataset = write_face_data_set(str(tmp_path), [20] * 9, au=(1, 2, 12), name="BP4D", recipe=recipe)
+    page = build_dataset_page(dataset)
+    for text in (
+        "dlib",
+        "research &lt;b&gt;only",
+        "Beside its published size",
+        "Co-occurrence",
+        "least sharp",
+        "merge",
+    ):
+        assert text in page, text
+    assert "<b>only" not in page
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert len(sources) > 40
+    assert all(source.startswith("data:image/") for source in sources)
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_sets_without_labels_landmarks_or_videos_have_a_page_too(tmp_path):
+    for dataset in (
+        write_face_data_set(str(tmp_path / "a"), [3]),
+        write_expression_data_set(str(tmp_path / "b")),
+        write_tracks(str(tmp_path / "c"), [make_track(0, frames=[0])], fps=0.0, name=""),
+    ):
+        page = build_dataset_page(dataset)
+        assert "Co-occurrence" not in page
+        assert "Detection" not in page
+
+
+def test_coverage_says_what_is_missing(tmp_path):
+    dataset = write_face_data_set(str(tmp_path), [20] * 4, au=(1, 2), name="disfa_25")
+    text = make_coverage(dataset).to_csv()
+    assert "people,4,27,-23,14.8 %" in text
+    assert "AU4 AU6 AU9 AU12 AU25 AU26" in text
+    assert make_coverage(Dataset(write_face_data_set(str(tmp_path / "own"), [3]).url)) is None
