@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import boto3
 import pytest
 
 from faces import write_face_data_set
-from facscale.data import DataError, Dataset
+from facscale.data import DataError, Dataset, s3
+from facscale.data.storage import Folder
 from facscale.data.transfer import copy_dataset
 from facscale.data.verification import verify_dataset
 
@@ -49,3 +51,43 @@ def test_copies_go_both_ways(faces, s3_bucket, tmp_path):
     assert copy_dataset(Dataset(str(tmp_path / "here")), f"{s3_bucket}/back") == len(faces.manifest.shards)
     assert copy_dataset(faces, f"{s3_bucket}/back") == 0
     assert verify_dataset(Dataset(f"{s3_bucket}/back")) == []
+
+
+def test_a_key_that_is_replaced_in_its_file_is_read_again(faces, s3_server, monkeypatch, tmp_path):
+    """As a process does that renews temporary credentials: the old key ends while the folder is open."""
+    file, admin = tmp_path / "credentials", s3_server.environment
+    iam = boto3.client(
+        "iam",
+        endpoint_url=s3_server.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=admin["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=admin["AWS_SECRET_ACCESS_KEY"],
+    )
+    bucket = faces.url.removeprefix("s3://").partition("/")[0]
+    iam.create_user(UserName="reader")
+    iam.put_user_policy(
+        UserName="reader",
+        PolicyName="read",
+        PolicyDocument='{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["s3:Get*","s3:List*"],'
+        f'"Resource":["arn:aws:s3:::{bucket}","arn:aws:s3:::{bucket}/*"]}}]}}',
+    )
+
+    def renew():
+        key = iam.create_access_key(UserName="reader")["AccessKey"]
+        file.write_text(
+            f"[default]\naws_access_key_id={key['AccessKeyId']}\naws_secret_access_key={key['SecretAccessKey']}\n"
+        )
+        return key["AccessKeyId"]
+
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    old = renew()
+    s3.forget_clients()
+    folder = Folder(faces.url)
+    name = faces.manifest.shards[0].file
+    first = folder.read_range(name, offset=0, length=100)
+    renew()
+    iam.delete_access_key(UserName="reader", AccessKeyId=old)
+    assert folder.read_range(name, offset=0, length=100) == first
+    assert folder.measure(name) == faces.manifest.shards[0].bytes
