@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 import boto3
 import pytest
 
 from faces import write_face_data_set
-from facscale.data import DataError, Dataset, s3
+from facscale.data import DataError, Dataset, storage
 from facscale.data.storage import Folder
 from facscale.data.transfer import copy_dataset
 from facscale.data.verification import verify_dataset
@@ -83,11 +85,22 @@ def test_a_key_that_is_replaced_in_its_file_is_read_again(faces, s3_server, monk
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
     old = renew()
-    s3.forget_clients()
-    folder = Folder(faces.url)
-    name = faces.manifest.shards[0].file
+    folder, name = Folder(faces.url), faces.manifest.shards[0].file
     first = folder.read_range(name, offset=0, length=100)
-    renew()
+    new = renew()
     iam.delete_access_key(UserName="reader", AccessKeyId=old)
-    assert folder.read_range(name, offset=0, length=100) == first
-    assert folder.measure(name) == faces.manifest.shards[0].bytes
+    assert folder.read_range(name, offset=0, length=100) == first, "the new key was there in time"
+
+    class LateRenewal(logging.Handler):
+        def emit(self, record):
+            assert "retrying" in record.getMessage()
+            renewed.append(renew())
+
+    renewed, handler = [], LateRenewal(level=logging.WARNING)
+    monkeypatch.setattr(storage.log, "handlers", [handler])
+    iam.delete_access_key(UserName="reader", AccessKeyId=new)
+    assert folder.read_range(name, offset=0, length=100) == first, "the new key came late"
+    assert renewed
+    iam.delete_access_key(UserName="reader", AccessKeyId=renewed[-1])
+    with pytest.raises(DataError, match="refused the key"):  # one that never worked is an error at once
+        Folder(faces.url).read_range(name, offset=0, length=100)

@@ -5,7 +5,8 @@
     AWS_VIRTUAL_HOSTING=TRUE|FALSE   bucket.host/key, or host/bucket/key; unset: the former for AWS, the latter for others
 
 These names are GDAL's. Keys are found by the AWS SDK, by its own rules: variables, profile, container, instance role, web
-identity. It renews temporary ones, except those in variables, which nobody can change in a running process.
+identity. It looks for them anew at each request, so keys may be renewed while a run goes on; only those in variables cannot,
+since nobody else can change the variables of a running process.
 """
 
 from __future__ import annotations
@@ -67,11 +68,6 @@ def connect(path: str) -> pafs.S3FileSystem:
     return _connect(
         get_endpoint(), key, _find_region(path), anonymous=is_anonymous(), virtual=bool(is_virtual_hosted())
     )
-
-
-def forget_clients() -> None:
-    """Let the next `connect` build a new client, which reads the keys again."""
-    _connect.cache_clear()
 
 
 @lru_cache(maxsize=16)

@@ -11,6 +11,7 @@ import logging
 import os
 import random
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 OPEN_TIMEOUT_S = 10.0  # a user is waiting for the answer
 READ_TIMEOUT_S = 300.0  # in the middle of a long run: long enough for a store to restart
+RENEWAL_S = 60.0  # how long whoever renews temporary keys may be late
 MAX_PAUSE_S = 10.0
 # Permanent errors, by the words of the AWS SDK inside pyarrow's message and of botocore's inside fsspec's.
 ACCESS_ERRORS = (
@@ -42,8 +44,6 @@ ACCESS_ERRORS = (
     "ExpiredToken",
     "HTTP status 403",
 )
-# Of these, what a key that was good a moment ago gets when it has expired or was replaced.
-STALE_KEY_ERRORS = tuple(word for word in ACCESS_ERRORS if word not in ("ACCESS_DENIED", "AccessDenied"))
 BUCKET_ERRORS = ("NO_SUCH_BUCKET", "NoSuchBucket", "Bucket does not exist")
 
 
@@ -204,22 +204,19 @@ class Folder:
             assert state.outcome is not None
             log.warning("%s/%s: %s; retrying", self.url, name, _get_first_line(state.outcome.exception()))
 
-        def reconnect_and_log(state: RetryCallState) -> None:
-            assert state.outcome is not None
-            if _has_word(state.outcome.exception(), STALE_KEY_ERRORS):
-                self._renew_client()
-            log_retry(state)
+        started = time.monotonic()
 
         def should_retry(error: BaseException) -> bool:
-            is_stale = self._has_worked and not self.is_local and _has_word(error, STALE_KEY_ERRORS)
-            return is_stale or _is_temporary(error)
+            # A key that was accepted before has expired. The SDK reads keys anew for each request, so the next one may have it.
+            is_renewable = self._has_worked and time.monotonic() - started < RENEWAL_S
+            return _is_temporary(error) or (is_renewable and _has_word(error, ACCESS_ERRORS))
 
         retrying = Retrying(
             retry=retry_if_exception(should_retry),
             stop=stop_after_delay(timeout),
             wait=_draw_pause,
             sleep=sleep,
-            before_sleep=reconnect_and_log,
+            before_sleep=log_retry,
             reraise=True,
         )
         try:
@@ -231,13 +228,6 @@ class Folder:
         except (OSError, pa.ArrowException) as error:
             raise StoreError(self._explain(error)) from None
         return result
-
-    def _renew_client(self) -> None:
-        """Connect again, so that keys are read again: another process may have renewed them in their file."""
-        s3.forget_clients()
-        with self._lock:
-            self._filesystem, self._path, self.is_local = _open_filesystem(self.url)
-            self._handles.clear()
 
     def _check_bucket(self) -> None:
         """Raise DataError if the bucket is missing: a store gives the same answer for a missing file and a missing bucket."""
