@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 import kubernetes_validate
-from helm.chart import objects, values_of
+from helm.chart import load_values, render_objects
 from kubernetes_validate import utils
 
 Doc = dict[str, Any]
@@ -20,12 +20,12 @@ utils.schema_contents = functools.cache(utils.schema_contents)  # else 3 MB are 
 @functools.cache
 def installed(name: str) -> list[Doc]:
     """All objects by one of the chart's value files. Everybody gets the same ones: change none."""
-    return objects(values_of(name))
+    return render_objects(load_values(name))
 
 
 def changed(name: str, changes: Doc) -> Doc:
     """Values of a file with others for some paths, as {"ray.cluster.enabled": False}."""
-    values = values_of(name)
+    values = load_values(name)
     for path, value in changes.items():
         for key in reversed(path.split(".")):
             value = {key: value}  # noqa: PLW2901 - wrapped, from the inside outwards

@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from helm.chart import objects
+from helm.chart import render_objects
 
 from containers import command, environment, start
 from facscale.cli.demo import get_ray_credentials, start_ray, stop_ray
@@ -31,7 +31,7 @@ METRICS = importlib.util.find_spec("prometheus_flask_exporter") is not None
 @pytest.fixture(scope="module")
 def docs():
     ingress = {"enabled": True, "host": "mlflow.example.org", "tlsSecret": "certificate"}
-    return objects(changed("values-gpu.yaml", {"mlflow.ingress": ingress, "monitoring.enabled": METRICS}))
+    return render_objects(changed("values-gpu.yaml", {"mlflow.ingress": ingress, "monitoring.enabled": METRICS}))
 
 
 def status(url, host=None, headers=(), body=None):
@@ -155,11 +155,11 @@ def mlflow(docs, tmp_path_factory, postgres):
 def test_mlflow_is_healthy_closed_and_open_to_our_jobs(docs, mlflow, tmp_path):
     code, said = helm_test(docs, "mlflow", {"MLFLOW_TRACKING_URI": mlflow}, tmp_path / "log")
     assert code == 0, said
-    assert "healthy, closed to others, open to our jobs" in said
+    assert "healthy, refuses requests without a login, accepts the login of our jobs" in said
     wrong = {"MLFLOW_TRACKING_URI": mlflow, "MLFLOW_TRACKING_PASSWORD": "wrong"}
     code, said = helm_test(docs, "mlflow", wrong, tmp_path / "wrong")
     assert code == 1
-    assert "answers 401 to our jobs' login" in said
+    assert "answers 401 to the login of our jobs" in said
 
 
 @pytest.mark.parametrize(

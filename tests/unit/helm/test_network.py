@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from helm.chart import VALUE_FILES, objects, values_of
+from helm.chart import VALUE_FILES, load_values, render_objects
 
 from manifests import installed
 from pods import Pod, pods, selects
@@ -180,4 +180,4 @@ def test_who_may_leave_the_cluster_and_where(name, component, ports):
 
 
 def test_without_policies_there_are_none():
-    assert policies(objects({**values_of("values-gpu.yaml"), "networkPolicy": {"enabled": False}})) == []
+    assert policies(render_objects({**load_values("values-gpu.yaml"), "networkPolicy": {"enabled": False}})) == []

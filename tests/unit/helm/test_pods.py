@@ -8,7 +8,7 @@ import re
 
 import pytest
 import yaml
-from helm.chart import VALUE_FILES, objects, values_of
+from helm.chart import VALUE_FILES, load_values, render_objects
 
 from manifests import installed
 from pods import breaches, pods, rayjob
@@ -77,7 +77,8 @@ def test_no_secret_material_in_production(name):
 @pytest.mark.parametrize("name", TRIALS)
 def test_a_trials_secrets_are_generated_long_and_differ(name):
     first, second = (
-        {doc["metadata"]["name"]: doc for doc in objects(values_of(name)) if doc["kind"] == "Secret"} for _ in range(2)
+        {doc["metadata"]["name"]: doc for doc in render_objects(load_values(name)) if doc["kind"] == "Secret"}
+        for _ in range(2)
     )
     names = {"facscale-ray-token", "facscale-mlflow", "facscale-tracking", "facscale-postgres", "facscale-object-store"}
     assert set(first) == names
@@ -98,7 +99,7 @@ def test_a_trials_secrets_are_generated_long_and_differ(name):
 def test_secrets_that_pods_ask_for_are_there_or_named(name):
     docs = installed(name)
     made = {doc["metadata"]["name"] for doc in docs if doc["kind"] == "Secret"}
-    named = set(re.findall(r"(?:existingSecret|mlflowSecret): ([\w-]+)", yaml.safe_dump(values_of(name))))
+    named = set(re.findall(r"(?:existingSecret|mlflowSecret): ([\w-]+)", yaml.safe_dump(load_values(name))))
     asked = set(re.findall(r"secret(?:Key)?Ref:\s+(?:key: \S+\s+)?name: ([\w-]+)", yaml.safe_dump_all(docs)))
     asked |= {job["spec"]["rayClusterSpec"]["authOptions"]["secretName"] for job in [rayjob(docs)]}
     assert asked

@@ -11,7 +11,7 @@ import helm_python
 import pytest
 import ray
 import yaml
-from helm.chart import CHART, NAMESPACE, RELEASE, VALUE_FILES, objects, render, values_of
+from helm.chart import CHART, NAMESPACE, RELEASE, VALUE_FILES, load_values, render, render_objects
 
 import facscale
 import kuberay
@@ -23,7 +23,7 @@ needs_crds = pytest.mark.skipif(kuberay.find_crds() is None, reason=kuberay.MISS
 
 @pytest.mark.parametrize("name", VALUE_FILES)
 def test_lint_finds_nothing(name):
-    report = helm_python.lint(str(CHART), values_of(name), strict=True, kube_version=f"v{NEWEST}.0")
+    report = helm_python.lint(str(CHART), load_values(name), strict=True, kube_version=f"v{NEWEST}.0")
     assert report["errors"] == []
     assert [line for line in report["messages"] if line["error"] != "icon is recommended"] == []
 
@@ -99,7 +99,7 @@ def test_min_above_max_is_refused():
 
 @pytest.mark.parametrize("release", ["r" * 53, "facscale", "a"])
 def test_names_stay_within_limits(release):
-    for doc in objects(values_of("values-fleet.yaml"), name=release, namespace="n" * 63):
+    for doc in render_objects(load_values("values-fleet.yaml"), name=release, namespace="n" * 63):
         assert len(doc["metadata"]["name"]) <= 63
         if doc["kind"] == "RayCluster":
             assert kuberay.list_operator_errors(doc) == []
@@ -108,17 +108,17 @@ def test_names_stay_within_limits(release):
 def test_versions_agree():
     chart = (CHART / "Chart.yaml").read_text()
     assert re.search(r"^appVersion: (\S+)", chart, re.MULTILINE)[1] == facscale.__version__
-    assert values_of("values.yaml")["ray"]["version"] == ray.__version__
+    assert load_values("values.yaml")["ray"]["version"] == ray.__version__
 
 
 @pytest.mark.parametrize("name", VALUE_FILES)
 def test_notes_say_what_to_type(name):
-    values = values_of(name)
+    values = load_values(name)
     notes = next(text for path, text in render(values).items() if path.endswith("NOTES.txt"))
     assert "facscale submit jobs/clp.yaml --kube" in notes
     assert "helm test facscale --namespace research" in notes
     typed = {word.rstrip(":") for word in re.findall(r"(?:secret|service/|ConfigMap )\s?(facscale[\w-]*)", notes)}
-    made = {doc["metadata"]["name"] for doc in objects(values)} | set(_names(values)) | {"facscale-head-svc"}
+    made = {doc["metadata"]["name"] for doc in render_objects(values)} | set(_names(values)) | {"facscale-head-svc"}
     assert typed
     assert typed <= made
 
@@ -156,7 +156,7 @@ def test_schema_is_json_that_people_wrote_once():
 @pytest.mark.parametrize("name", VALUE_FILES)
 def test_an_installation_is_planned_as_it_is_rendered(name):
     config = helm_python.Config(namespace=NAMESPACE, storage_driver="memory")
-    plan = config.install(helm_python.Chart.load(str(CHART)), RELEASE, values_of(name), dry_run="client")
+    plan = config.install(helm_python.Chart.load(str(CHART)), RELEASE, load_values(name), dry_run="client")
     planned = {f"{doc['kind']}/{doc['metadata']['name']}" for doc in yaml.safe_load_all(plan["manifest"]) if doc}
     hooks = {label for label, doc in zip(labels(installed(name)), installed(name), strict=True) if is_hook(doc)}
     assert planned == set(labels(installed(name))) - hooks

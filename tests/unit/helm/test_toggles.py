@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from helm.chart import objects
+from helm.chart import render_objects
 
 import kuberay
 from manifests import changed, installed, labels, one, validate
@@ -44,7 +44,7 @@ SWITCHES = [  # value file, switches, kind and name of what they make (or, with 
 
 @pytest.mark.parametrize(("name", "switches", "made"), SWITCHES)
 def test_switches(name, switches, made):
-    docs = objects(changed(name, switches))
+    docs = render_objects(changed(name, switches))
     before, after = labels(installed(name)), labels(docs)
     there, gone = (before, after) if made.startswith("-") else (after, before)
     assert made.removeprefix("-") in there
@@ -58,7 +58,7 @@ def test_switches(name, switches, made):
 
 
 def test_a_queue_without_elastic_jobs_means_a_fixed_number_of_workers():
-    docs = objects(changed("values-gpu.yaml", {"kueue.jobs": "trainings"}))
+    docs = render_objects(changed("values-gpu.yaml", {"kueue.jobs": "trainings"}))
     job, cluster = rayjob(docs), one(docs, "RayCluster/facscale")
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "trainings"
     assert job["spec"]["rayClusterSpec"]["enableInTreeAutoscaling"] is False

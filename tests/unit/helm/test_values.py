@@ -9,7 +9,7 @@ from typing import Any
 import helm_python
 import pytest
 import yaml
-from helm.chart import CHART, objects, render
+from helm.chart import CHART, render, render_objects
 
 from manifests import changed
 
@@ -137,5 +137,5 @@ def test_values_and_schema_have_the_same_keys():
 
 def test_a_group_of_the_defaults_can_be_taken_away():
     values = changed("values-gpu.yaml", {"ray.groups.cpu": None})
-    cluster = next(doc for doc in objects(values) if doc["kind"] == "RayCluster")
+    cluster = next(doc for doc in render_objects(values) if doc["kind"] == "RayCluster")
     assert [group["groupName"] for group in cluster["spec"]["workerGroupSpecs"]] == ["gpu"]
