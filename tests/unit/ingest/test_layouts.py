@@ -24,7 +24,8 @@ def read_labels(name, item, **contents):
 
 
 def test_every_layout_of_the_spec_exists():
-    assert layouts.list_names() == ("affectnet", "affwild2", "bp4d", "disfa", "rafdb", "videos", "voxceleb2")
+    assert {"affectnet", "affwild2", "bp4d", "disfa", "rafdb", "videos", "voxceleb2"} <= set(layouts.list_names())
+    assert "base" not in layouts.list_names()
     with pytest.raises(SpecError, match="bp4d"):
         layouts.find("bp4")
 
@@ -180,10 +181,9 @@ def test_affwild2_rows_belong_to_images_from_one_on(au):
         ("0,1\n0,0\n", "occ, line 1: '0,1' does not name AUs"),
         ("Neutral,Anger\n0,0\n", "occ, line 1: 'Neutral,Anger' does not name AUs"),
         ("AU1,AU9\n0,0\n", "occ, line 1: 'AU1,AU9' does not name AUs of Aff-Wild2"),
-        ("AU1,AU1\n0,0\n", "occ, line 1: 'AU1,AU1' does not name AUs .* each once; put the file"),
         ("AU1,AU2\n0,1\n0\n", "occ, line 3: 1 values under a header of 2; unpack"),
         ("AU1,AU2\n0,1\n\n0,1\n", "occ, line 3: 1 values under a header of 2"),
-        ("AU1,AU2\n0,x\n", "occ, line 2: 'x' is none of 0, 1, -1; unpack"),
+        ("AU1,AU2\n0,x\n", "occ, line 2: 'x' is none of 0, 1, -1"),
         ("AU1,AU2\n0,0.5\n", "occ, line 2: '0.5' is none of 0, 1, -1"),
     ],
 )
