@@ -17,6 +17,7 @@ from facscale.ingest.items import Labels
 
 UNLABELLED = -1
 WHOLE_NUMBER = re.compile(r"\+?(-?\d+)(\.0*)?", re.ASCII)
+AU_NAME = re.compile(r"(?:AU[ _]?)?0*([1-9]\d?)(?:_c|_occ)?", re.IGNORECASE | re.ASCII)
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -60,6 +61,28 @@ def parse_code(word: str, codes: Mapping[str, int], place: str) -> int | None:
     if code is None:
         raise ValueError(f"{place}: {word[:40]!r} is none of {', '.join(codes)}")
     return code
+
+
+def parse_au(word: str) -> int | None:
+    """Parse the name of an AU: `1`, `AU1`, `AU01`, `AU 1`, `'AU 1'`, `AU01_c`, `AU1_occ`; None for anything else."""
+    match = AU_NAME.fullmatch(word.strip().strip("'\""))
+    return int(match[1]) if match else None
+
+
+def join_columns(name: str, columns: Sequence[LabelRows], *, present_from: int) -> tuple[Labels, list[str]]:
+    """Join files of intensities of one AU each; a frame that a file lacks is not labelled by its AU."""
+    notes: list[str] = []
+    rows: dict[int, dict[int, int]] = {}
+    for column in columns:
+        values, remarks = column.build(has_intensity=True)
+        notes += remarks
+        for number, index in values.rows.items():
+            rows.setdefault(number, {})[column.au[0]] = int(values.intensity[index, 0])
+    joined = LabelRows(name, sorted({column.au[0] for column in columns}))
+    for number, row in rows.items():
+        joined.add(number, [row.get(au, UNLABELLED) for au in joined.au], name)
+    labels, _ = joined.build(present_from=present_from, has_intensity=True)
+    return labels, notes
 
 
 class LabelRows:

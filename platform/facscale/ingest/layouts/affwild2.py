@@ -7,7 +7,7 @@ those of the other challenges, have no label file. `annotations/` may have anoth
 Annotations/...), lie deeper, or be left out.
 
 The folder of its label file tells the part of the published split that a video belongs to: `source.parts: [train]` or
-`[validation]` reads one of them, as the challenges do.
+`[validation]` reads one of them, as the challenges do. Folders without labels belong to no part.
 
 The data set names no subjects: each folder of images is an identity of its own. VIDEO_left and VIDEO_right show two
 people of one recording, so they are two identities. Some people appear in several videos (458 people in 558 videos),
@@ -63,7 +63,7 @@ class AffWild2(Layout):
                 part="",
                 fps=float(fps[1]) if fps else DEFAULT_FPS,
                 labels=tuple(sorted(labels)),
-                split=next(iter(labels.values()), "test"),
+                split=next(iter(labels.values()), ""),
                 **frames,
             )
 

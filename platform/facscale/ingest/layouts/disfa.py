@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from facscale.ingest.items import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Files, Item, Labels, get_stem, get_suffix
-from facscale.ingest.label_files import LabelRows, iterate_rows, parse_code, parse_whole
+from facscale.ingest.label_files import LabelRows, iterate_rows, join_columns, parse_code, parse_whole
 from facscale.ingest.layouts.base import FrameFolders, Layout, LayoutConfig, Read
 
 AU = (1, 2, 4, 5, 6, 9, 12, 15, 17, 20, 25, 26)
@@ -80,24 +80,17 @@ class DISFA(Layout):
 
     def read_labels(self, item: Item, read: Read) -> tuple[Labels, list[str]]:
         """Read the intensities, and derive the occurrences from them."""
-        labels, notes = LabelRows(item.identity, AU), []
-        columns = {int(get_stem(name).rpartition("_au")[2]): name for name in item.labels}
-        missing = [au for au in AU if au not in columns]
-        if missing:
+        notes, columns = [], []
+        by_au = {int(get_stem(name).rpartition("_au")[2]): name for name in item.labels}
+        if missing := [au for au in AU if au not in by_au]:
             notes.append(f"no label file for AU {', '.join(map(str, missing))}: stored as not labelled")
-        rows: dict[int, dict[int, int | None]] = {}
-        for au, name in columns.items():
+        for au, name in by_au.items():
             column = LabelRows(name, (au,))
             for line, cells in iterate_rows(read(name), name):
                 place = f"{name}, line {line}"
                 if len(cells) != 2:
                     raise ValueError(f"{place}: {','.join(cells)[:40]!r} is not frame,intensity")
                 column.add(parse_whole(cells[0], place), [parse_code(cells[1], INTENSITY, place)], place)
-            values, remarks = column.build(has_intensity=True)
-            notes += remarks
-            for number, index in values.rows.items():
-                rows.setdefault(number, {})[au] = int(values.intensity[index, 0])
-        for number, row in rows.items():
-            labels.add(number, [row.get(au, -1) for au in AU], "")
-        result, _ = labels.build(present_from=MIN_PRESENT, has_intensity=True)
-        return result, notes
+            columns.append(column)
+        labels, remarks = join_columns(item.identity, columns, present_from=MIN_PRESENT)
+        return labels, [*notes, *remarks]

@@ -25,14 +25,19 @@ class VoxCeleb2(Layout):
 
     def list_items(self, files: Files) -> Iterator[Item]:
         """Yield one item per utterance."""
-        for name in files:
-            match = UTTERANCE.fullmatch(name)
-            if not match or get_suffix(name) not in VIDEO_SUFFIXES:
-                continue
-            above, identity, video, utterance = match.groups()
-            folders = (above or "").split("/")
-            if OTHER.intersection(folders):
-                continue
-            split = next((folder for folder in reversed(folders) if folder in SPLITS), "")
-            part = f"{split}/{utterance}" if split else utterance
-            yield Item(identity=identity, video=video, part=part, files=(name,), split=SPLITS.get(split, ""))
+        return list_utterances(files)
+
+
+def list_utterances(files: Files) -> Iterator[Item]:
+    """Yield one item per utterance of VoxCeleb1 or VoxCeleb2."""
+    for name in files:
+        match = UTTERANCE.fullmatch(name)
+        if not match or get_suffix(name) not in VIDEO_SUFFIXES:
+            continue
+        above, identity, video, utterance = match.groups()
+        folders = (above or "").split("/")
+        if OTHER.intersection(folders):
+            continue
+        split = next((folder for folder in reversed(folders) if folder in SPLITS), "")
+        part = f"{split}/{utterance}" if split else utterance
+        yield Item(identity=identity, video=video, part=part, files=(name,), split=SPLITS.get(split, ""))
