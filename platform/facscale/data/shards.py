@@ -116,6 +116,10 @@ class Dataset:
         except (pa.ArrowException, OSError) as error:
             raise CorruptError(f"corrupt row group {row_group} of {self.url}/{description.file}: {error}") from None
 
+    def check_footer(self, shard: int) -> None:
+        """Read a shard's footer, unless it was read before. Raises as `read`."""
+        self._load_footer(shard)
+
     def read_columns(self, columns: Sequence[str]) -> pa.Table:
         """Read columns of all frames in stored order: for small ones (labels, identity). Raises DataError, CorruptError."""
         tables = []

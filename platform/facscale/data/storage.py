@@ -78,6 +78,10 @@ class Folder:
 
     def exists(self, name: str) -> bool:
         """Return whether the file `name` exists. Raises DataError when the store refuses or does not answer."""
+        return self.measure(name) is not None
+
+    def measure(self, name: str) -> int | None:
+        """Return the size of a file in bytes; None if there is no such file. Raises as `exists` does."""
 
         def get_info() -> pafs.FileInfo:
             return self._filesystem.get_file_info(self._join(name))
@@ -85,7 +89,8 @@ class Folder:
         info = self._retry(get_info, name=name, timeout=OPEN_TIMEOUT_S)
         if info.type != pafs.FileType.File:
             self._check_bucket()
-        return bool(info.type == pafs.FileType.File)
+            return None
+        return int(info.size)
 
     def read(self, name: str) -> bytes:
         """Read all bytes of a small file. Raises FileNotFoundError, DataError."""
@@ -122,6 +127,7 @@ class Folder:
 
     def put(self, name: str, *, source: Path) -> None:
         """Copy a local file into the folder; it appears complete or not at all. Raises DataError."""
+        self._discard_handle(name)  # of a file that is replaced
         if self.is_local:
             self._put_local(name, source)
             return

@@ -99,6 +99,22 @@ def read_artifact(uri: str, *, run: str, path: str) -> bytes | None:
         return Path(api.download_artifacts(run, path, folder)).read_bytes()
 
 
+def list_model_versions(uri: str) -> dict[str, list[str]]:
+    """Return the registered models' versions, "clp/3", by the id of their run. Raises QueryError."""
+    versions: dict[str, list[str]] = {}
+    token: str | None = None
+    try:
+        while True:
+            page = MlflowClient(uri).search_model_versions(max_results=PAGE_SIZE, page_token=token)
+            for version in page:
+                versions.setdefault(version.run_id or "", []).append(f"{version.name}/{version.version}")
+            token = page.token
+            if not token:
+                return versions
+    except MlflowException as error:
+        raise _make_query_error(uri, error) from error
+
+
 def _make_query_error(uri: str, error: Exception) -> QueryError:
     """Explain the error of a tracker that does not answer a query."""
     if is_login_refused(error):

@@ -9,7 +9,17 @@ from click.testing import CliRunner
 from facscale.cli import main
 from facscale.cli.arguments import format_parameter
 
-COMMANDS = sorted(main.commands)
+
+def list_commands(group=main, words=()):
+    """Every command that does something, by its words."""
+    for name, command in sorted(group.commands.items()):
+        if isinstance(command, click.Group):
+            yield from list_commands(command, (*words, name))
+        else:
+            yield (*words, name), command
+
+
+COMMANDS = dict(list_commands())
 
 
 @pytest.fixture(autouse=True)
@@ -43,39 +53,41 @@ def refuse(facscale):
 
 def options():
     """Every option of every command."""
-    for name in COMMANDS:
-        for option in main.commands[name].params:
+    for name, command in COMMANDS.items():
+        for option in command.params:
             if isinstance(option, click.Option):
-                yield pytest.param(name, option, id=f"{name} {option.opts[0]}")
+                yield pytest.param(name, option, id=f"{' '.join(name)} {option.opts[0]}")
 
 
 def arguments(name):
     """As many words as a command needs."""
-    required = [param for param in main.commands[name].params if isinstance(param, click.Argument) and param.required]
+    required = [param for param in COMMANDS[name].params if isinstance(param, click.Argument) and param.required]
     return ["word"] * len(required)
 
 
 @pytest.mark.parametrize(("name", "option"), options())
 def test_an_option_is_given_once(refuse, name, option):
     words = [option.opts[0], *([] if option.is_flag else ["3"])]
-    assert f"{format_parameter(option)} is given twice; leave one out" in refuse(name, *arguments(name), *words, *words)
+    assert f"{format_parameter(option)} is given twice; leave one out" in refuse(
+        *name, *arguments(name), *words, *words
+    )
 
 
 @pytest.mark.parametrize(("name", "option"), [case for case in options() if not case.values[1].is_flag])
 def test_an_empty_value_is_refused(refuse, name, option):
     """As in a script whose variable is not set: the option would have no effect."""
-    message = refuse(name, *arguments(name), option.opts[0], "")
+    message = refuse(*name, *arguments(name), option.opts[0], "")
     assert f"{format_parameter(option)} is empty; give it a value, or leave it out" in message
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if arguments(name)])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if arguments(name)], ids=" ".join)
 def test_an_empty_argument_is_refused(refuse, name):
-    first = next(param for param in main.commands[name].params if isinstance(param, click.Argument))
-    assert f"{format_parameter(first)} is empty" in refuse(name, *[""] * len(arguments(name)))
+    first = next(param for param in COMMANDS[name].params if isinstance(param, click.Argument))
+    assert f"{format_parameter(first)} is empty" in refuse(*name, *[""] * len(arguments(name)))
 
 
 def test_every_rule_names_parameters_of_its_command():
-    for name, command in main.commands.items():
+    for name, command in COMMANDS.items():
         names = {text for param in command.params for text in (format_parameter(param), *param.opts)}
         for rule in command.rules:
             assert {rule.option, *rule.needs, *rule.excludes} <= names, name
