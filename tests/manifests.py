@@ -1,4 +1,4 @@
-"""The chart's manifests for tests: made by a value file and changes of it, and valid for Kubernetes or not."""
+"""The chart's manifests for tests: result by a value file and changes of it, and valid for Kubernetes or not."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 import kubernetes_validate
-from helm.chart import objects, values_of
+from helm.chart import load_values, render_objects
 from kubernetes_validate import utils
 
 Doc = dict[str, Any]
@@ -18,28 +18,28 @@ utils.schema_contents = functools.cache(utils.schema_contents)  # else 3 MB are 
 
 
 @functools.cache
-def installed(name: str) -> list[Doc]:
+def load_objects(name: str) -> list[Doc]:
     """All objects by one of the chart's value files. Everybody gets the same ones: change none."""
-    return objects(values_of(name))
+    return render_objects(load_values(name))
 
 
-def changed(name: str, changes: Doc) -> Doc:
+def change_values(name: str, changes: Doc) -> Doc:
     """Values of a file with others for some paths, as {"ray.cluster.enabled": False}."""
-    values = values_of(name)
+    values = load_values(name)
     for path, value in changes.items():
         for key in reversed(path.split(".")):
             value = {key: value}  # noqa: PLW2901 - wrapped, from the inside outwards
-        values = merged(values, value)
+        values = merge_values(values, value)
     return values
 
 
-def merged(base: Doc, patch: Doc) -> Doc:
+def merge_values(base: Doc, patch: Doc) -> Doc:
     """As Helm merges value files."""
-    made = dict(base)
+    result = dict(base)
     for key, value in patch.items():
-        both = isinstance(value, dict) and isinstance(made.get(key), dict)
-        made[key] = merged(made[key], value) if both else value
-    return made
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merge_values(result[key], value) if both else value
+    return result
 
 
 def validate(doc: Doc, version: str = NEWEST) -> None:
@@ -53,6 +53,6 @@ def labels(docs: list[Doc]) -> list[str]:
     return [f"{doc['kind']}/{doc['metadata']['name']}" for doc in docs]
 
 
-def one(docs: list[Doc], label: str) -> Doc:
+def find_object(docs: list[Doc], label: str) -> Doc:
     """The object Kind/name."""
     return docs[labels(docs).index(label)]

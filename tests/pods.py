@@ -24,16 +24,16 @@ class Pod(NamedTuple):
         return [*self.spec.get("initContainers", []), *self.spec["containers"]]
 
 
-def pods(docs: list[Doc]) -> list[Pod]:
+def list_pods(docs: list[Doc]) -> list[Pod]:
     """Of all objects, and of the RayJob that lies in the ConfigMap of the chart."""
     return [pod for doc in docs for pod in _pods(doc)]
 
 
-def rayjob(docs: list[Doc]) -> Doc:
+def load_rayjob(docs: list[Doc]) -> Doc:
     """The template of `facscale submit`."""
-    found = [doc for doc in docs if doc["metadata"].get("labels", {}).get("facscale.dev/template") == "rayjob"]
-    assert len(found) == 1
-    return yaml.load(found[0]["data"]["rayjob.yaml"], Loader=yaml.CSafeLoader)
+    templates = [doc for doc in docs if doc["metadata"].get("labels", {}).get("facscale.dev/template") == "rayjob"]
+    assert len(templates) == 1
+    return yaml.load(templates[0]["data"]["rayjob.yaml"], Loader=yaml.CSafeLoader)
 
 
 def _pods(doc: Doc) -> Iterator[Pod]:
@@ -57,16 +57,16 @@ def _cluster(where: str, spec: Doc) -> Iterator[Pod]:
     """Of a Ray cluster. The operator puts an autoscaler beside the head, made of autoscalerOptions."""
     head = spec["headGroupSpec"]["template"]
     scaler = [{"name": "autoscaler", **spec["autoscalerOptions"]}] if "autoscalerOptions" in spec else []
-    whole = {**head["spec"], "containers": head["spec"]["containers"] + scaler}
-    yield Pod(f"{where} head", head["metadata"]["labels"], whole)
+    head_spec = {**head["spec"], "containers": head["spec"]["containers"] + scaler}
+    yield Pod(f"{where} head", head["metadata"]["labels"], head_spec)
     for group in spec["workerGroupSpecs"]:
         yield Pod(f"{where} {group['groupName']}", group["template"]["metadata"]["labels"], group["template"]["spec"])
 
 
-def breaches(pod: Pod) -> list[str]:
+def list_breaches(pod: Pod) -> list[str]:
     """What pod security "restricted" forbids, and the two that this chart asks for beyond it."""
-    found = [f"pod: {key}" for key in ("hostNetwork", "hostPID", "hostIPC", "hostUsers") if pod.spec.get(key)]
-    found += [f"volume {one['name']}" for one in pod.spec.get("volumes", []) if not VOLUMES & one.keys()]
+    violations = [f"pod: {key}" for key in ("hostNetwork", "hostPID", "hostIPC", "hostUsers") if pod.spec.get(key)]
+    violations += [f"volume {volume['name']}" for volume in pod.spec.get("volumes", []) if not VOLUMES & volume.keys()]
     common = pod.spec.get("securityContext", {})
     for container in pod.containers:
         context = {**common, **container.get("securityContext", {})}
@@ -79,10 +79,10 @@ def breaches(pod: Pod) -> list[str]:
             "takes a port of its node": any("hostPort" in port for port in container.get("ports", [])),
             "may write to its root": context.get("readOnlyRootFilesystem") is not True,
         }
-        found += [f"{container['name']} {words}" for words, broken in rules.items() if broken]
+        violations += [f"{container['name']} {words}" for words, broken in rules.items() if broken]
     if pod.spec.get("automountServiceAccountToken") is not False:
-        found.append("pod: holds a key to the Kubernetes API")
-    return found
+        violations.append("pod: holds a key to the Kubernetes API")
+    return violations
 
 
 def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
@@ -97,4 +97,4 @@ def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
         "DoesNotExist": lambda key, _: key not in labels,
     }
     conditions = selector.get("matchExpressions", [])
-    return all(tests[one["operator"]](one["key"], one.get("values", [])) for one in conditions)
+    return all(tests[entry["operator"]](entry["key"], entry.get("values", [])) for entry in conditions)

@@ -1,4 +1,4 @@
-"""Run at the end of an image's build: what is installed is what the locks say, for the right device, and works.
+"""Checks an image at the end of its build: installed versions, the build of torch, DeepSpeed's operator, and all imports.
 
 Usage: verify.py --device cpu|cuda LOCK...
 """  # noqa: INP001 - a program of its own
@@ -16,43 +16,49 @@ from pathlib import Path
 
 
 def main(device: str, *locks: str) -> None:
-    """Ends with status 1, and all that is wrong, where something is."""
-    faults = [*unlocked(locks), *conflicts(), *wrong_torch(device), *uncompiled(), *unimportable()]
-    sys.exit("\n".join(faults) or 0)
+    """Print all problems and exit with status 1 if there are any."""
+    problems = [
+        *find_unlocked(locks),
+        *find_conflicts(),
+        *find_wrong_torch(device),
+        *find_uncompiled(),
+        *find_unimportable(),
+    ]
+    sys.exit("\n".join(problems) or 0)
 
 
-def unlocked(locks: tuple[str, ...]) -> Iterator[str]:
-    """What is installed in another version than a lock says, or that no lock knows."""
+def find_unlocked(locks: tuple[str, ...]) -> Iterator[str]:
+    """Find packages that no lock lists, or that are installed in another version."""
     pins = [line.partition(";")[0].strip() for lock in locks for line in Path(lock).read_text().splitlines()]
-    wanted = {normal(name): version for name, _, version in (pin.partition("==") for pin in pins)}
-    for found in distributions():
-        name, version = normal(found.metadata["Name"]), found.version.partition("+")[0]
-        if name != "facscale" and wanted.get(name) != version:
-            yield f"{name}=={version} is installed, the locks say {wanted.get(name, 'nothing')}"
+    locked = {normalize_name(name): version for name, _, version in (pin.partition("==") for pin in pins)}
+    for package in distributions():
+        name, version = normalize_name(package.metadata["Name"]), package.version.partition("+")[0]
+        if name != "facscale" and locked.get(name) != version:
+            yield f"{name}=={version} is installed, but the locks have {locked.get(name, 'no version of it')}"
 
 
-def normal(name: str) -> str:
-    """As indexes compare names."""
+def normalize_name(name: str) -> str:
+    """Normalise a name as package indexes do (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def conflicts() -> Iterator[str]:
-    """What packages miss, by their own word."""
-    done = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False)
-    if done.returncode:
-        yield done.stdout.strip()
+def find_conflicts() -> Iterator[str]:
+    """Find packages whose declared dependencies are missing."""
+    result = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False)
+    if result.returncode:
+        yield result.stdout.strip()
 
 
-def wrong_torch(device: str) -> Iterator[str]:
-    """A CPU build of PyTorch in the CUDA image, or the other way round."""
+def find_wrong_torch(device: str) -> Iterator[str]:
+    """Find a CPU build of PyTorch in the CUDA image, or a CUDA build in the CPU image."""
     import torch
 
     if (torch.version.cuda is not None) != (device == "cuda"):
-        yield f"torch {torch.__version__} is not for {device}; which one pip finds is for its configuration to say"
+        yield f"torch {torch.__version__} is no build for {device}; name an index that has one in pip's configuration"
 
 
-def uncompiled() -> Iterator[str]:
-    """DeepSpeed would compile its operator on the pod, where there is no compiler."""
+def find_uncompiled() -> Iterator[str]:
+    """Find out whether DeepSpeed would compile its operator on the pod, where there is no compiler."""
     from deepspeed.git_version_info import installed_ops
 
     if not installed_ops["deepspeed_shm_comm"]:
@@ -60,8 +66,8 @@ def uncompiled() -> Iterator[str]:
     importlib.import_module("deepspeed.ops.comm.deepspeed_shm_comm_op")
 
 
-def unimportable() -> Iterator[str]:
-    """Modules of ours that do not import."""
+def find_unimportable() -> Iterator[str]:
+    """Find modules of facscale that cannot be imported."""
     import facscale
 
     for module in pkgutil.walk_packages(facscale.__path__, "facscale."):

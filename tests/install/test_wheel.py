@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
+from facscale.ingest.detectors import mediapipe
 from hosts import Network, missing
 
 pytestmark = pytest.mark.slow("builds, installs, and begins a demo with Ray and MLflow of its own", minutes=2)
@@ -83,7 +84,8 @@ def test_the_wheel_holds_code_jobs_pipelines_and_licence(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     code = {str(path.relative_to(ROOT / "platform")) for path in (ROOT / "platform").rglob("*.py")}
     yaml = {f"facscale/shipped/{kind}/{name}" for kind, files in YAML.items() for name in files}
-    assert code | yaml | {"facscale/py.typed", "facscale/published/index.toml"} <= names
+    weights = {f"facscale/ingest/detectors/weights/{name}" for name in mediapipe.SHA256}
+    assert code | yaml | weights | {"facscale/py.typed", "facscale/report/published/index.toml"} <= names
     assert {f"facscale-{read_version()}.dist-info/licenses/{name}" for name in PROJECT["license-files"]} <= names
 
 

@@ -14,11 +14,11 @@ import urllib.error
 import urllib.request
 
 import pytest
-from helm.chart import objects
+from helm.chart import render_objects
 
-from containers import command, environment, start
+from containers import build_command, build_environment, start_container
 from facscale.cli.demo import get_ray_credentials, start_ray, stop_ray
-from manifests import changed, one
+from manifests import change_values, find_object
 from ports import free_port, free_run
 from s3 import free_ports
 
@@ -31,7 +31,7 @@ METRICS = importlib.util.find_spec("prometheus_flask_exporter") is not None
 @pytest.fixture(scope="module")
 def docs():
     ingress = {"enabled": True, "host": "mlflow.example.org", "tlsSecret": "certificate"}
-    return objects(changed("values-gpu.yaml", {"mlflow.ingress": ingress, "monitoring.enabled": METRICS}))
+    return render_objects(change_values("values-gpu.yaml", {"mlflow.ingress": ingress, "monitoring.enabled": METRICS}))
 
 
 def status(url, host=None, headers=(), body=None):
@@ -62,9 +62,9 @@ def stop(process):
 
 def helm_test(docs, name, others, log):
     """Run the program of a pod of `helm test`: its exit status, and what it said."""
-    container = one(docs, f"Pod/facscale-test-{name}")["spec"]["containers"][0]
-    variables = environment(docs, container, {"HOME": str(log.parent), **others})
-    process = start(command(container, variables), variables, log)
+    container = find_object(docs, f"Pod/facscale-test-{name}")["spec"]["containers"][0]
+    variables = build_environment(docs, container, {"HOME": str(log.parent), **others})
+    process = start_container(build_command(container, variables), variables, log)
     return process.wait(600), log.read_text()
 
 
@@ -72,12 +72,14 @@ def helm_test(docs, name, others, log):
 def store(docs, tmp_path_factory):
     """The object store's container, on other ports and another disk."""
     folder = tmp_path_factory.mktemp("store")
-    container = one(docs, "StatefulSet/facscale-object-store")["spec"]["template"]["spec"]["containers"][0]
+    container = find_object(docs, "StatefulSet/facscale-object-store")["spec"]["template"]["spec"]["containers"][0]
     s3, master, volume, filer = free_ports(4)
-    variables = environment(docs, container, {"TMPDIR": str(folder)})
-    words = [word.replace("=/data", f"={folder}").replace("=8333", f"={s3}") for word in command(container, variables)]
+    variables = build_environment(docs, container, {"TMPDIR": str(folder)})
+    words = [
+        word.replace("=/data", f"={folder}").replace("=8333", f"={s3}") for word in build_command(container, variables)
+    ]
     words += [f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"]
-    process = start(words, variables, folder / "log")
+    process = start_container(words, variables, folder / "log")
     wait(f"http://127.0.0.1:{s3}{container['readinessProbe']['httpGet']['path']}", process, folder / "log")
     yield {"url": f"http://127.0.0.1:{s3}", "s3": s3, "closed": [master, volume, filer]}
     stop(process)
@@ -85,12 +87,12 @@ def store(docs, tmp_path_factory):
 
 def test_object_store_is_written_and_read_by_its_key_alone(docs, store, tmp_path):
     other = {"AWS_ENDPOINT_URL": store["url"]}
-    code, said = helm_test(docs, "storage", other, tmp_path / "log")
-    assert code == 0, said
-    assert "s3://facscale/runs: written, read and deleted" in said
-    code, said = helm_test(docs, "storage", {**other, "AWS_SECRET_ACCESS_KEY": "wrong"}, tmp_path / "wrong")
+    code, log = helm_test(docs, "storage", other, tmp_path / "log")
+    assert code == 0, log
+    assert "s3://facscale/runs: written, read and deleted" in log
+    code, log = helm_test(docs, "storage", {**other, "AWS_SECRET_ACCESS_KEY": "wrong"}, tmp_path / "wrong")
     assert code == 1
-    assert "SignatureDoesNotMatch" in said or "PermissionError" in said
+    assert "SignatureDoesNotMatch" in log or "PermissionError" in log
 
 
 def test_of_the_object_store_only_s3_can_be_reached(store):
@@ -116,14 +118,14 @@ def mlflow(docs, tmp_path_factory, postgres):
     if importlib.util.find_spec("flask_wtf") is None:
         pytest.skip("MLflow's logins are missing: pip install 'mlflow[auth]'")
     folder = tmp_path_factory.mktemp("mlflow")
-    pod = one(docs, "Deployment/facscale-mlflow")["spec"]["template"]["spec"]
+    pod = find_object(docs, "Deployment/facscale-mlflow")["spec"]["template"]["spec"]
     port = free_port()
     here = postgres.url.removesuffix("/postgres").replace("postgres@", "")  # user and password are libpq's to find
-    sql = one(docs, "ConfigMap/facscale-postgres")["data"]["databases.sql"] + "CREATE DATABASE mlflow;"
+    sql = find_object(docs, "ConfigMap/facscale-postgres")["data"]["databases.sql"] + "CREATE DATABASE mlflow;"
     psql = [postgres._bin / "psql", "-h", "127.0.0.1", "-p", str(postgres.port), "-U", "postgres"]
     for line in sql.split("\n"):
         subprocess.run([*psql, "-c", line], check=True, capture_output=True)
-    settings = one(docs, "ConfigMap/facscale-mlflow")["data"]["auth.ini"]
+    settings = find_object(docs, "ConfigMap/facscale-mlflow")["data"]["auth.ini"]
     (folder / "auth.ini").write_text(settings.replace("postgresql+psycopg2://facscale-postgres:5432", here))
     others = {
         "HOME": str(folder),
@@ -135,31 +137,31 @@ def mlflow(docs, tmp_path_factory, postgres):
     }
     migrate, server = pod["initContainers"][0], pod["containers"][0]
     for _ in range(2):  # the second time there is nothing to do
-        variables = environment(docs, migrate, others)
-        assert start(command(migrate, variables), variables, folder / "log").wait(900) == 0, (
+        variables = build_environment(docs, migrate, others)
+        assert start_container(build_command(migrate, variables), variables, folder / "log").wait(900) == 0, (
             folder / "log"
         ).read_text()
-    variables = environment(docs, server, others)
+    variables = build_environment(docs, server, others)
     words = [
         word.replace("5000", str(port))
         .replace("s3://facscale/mlflow", (folder / "artifacts").as_uri())
         .replace("/tmp/metrics", str(folder / "metrics"))
-        for word in command(server, variables)
+        for word in build_command(server, variables)
     ]
-    process = start(words, variables, folder / "log")
+    process = start_container(words, variables, folder / "log")
     wait(f"http://127.0.0.1:{port}{server['readinessProbe']['httpGet']['path']}", process, folder / "log")
     yield f"http://127.0.0.1:{port}"
     stop(process)
 
 
 def test_mlflow_is_healthy_closed_and_open_to_our_jobs(docs, mlflow, tmp_path):
-    code, said = helm_test(docs, "mlflow", {"MLFLOW_TRACKING_URI": mlflow}, tmp_path / "log")
-    assert code == 0, said
-    assert "healthy, closed to others, open to our jobs" in said
+    code, log = helm_test(docs, "mlflow", {"MLFLOW_TRACKING_URI": mlflow}, tmp_path / "log")
+    assert code == 0, log
+    assert "healthy, refuses requests without a login, accepts the login of our jobs" in log
     wrong = {"MLFLOW_TRACKING_URI": mlflow, "MLFLOW_TRACKING_PASSWORD": "wrong"}
-    code, said = helm_test(docs, "mlflow", wrong, tmp_path / "wrong")
+    code, log = helm_test(docs, "mlflow", wrong, tmp_path / "wrong")
     assert code == 1
-    assert "answers 401 to our jobs' login" in said
+    assert "answers 401 to the login of our jobs" in log
 
 
 @pytest.mark.parametrize(
@@ -180,14 +182,14 @@ def test_mlflow_answers_to_its_own_names_alone(mlflow, host, answer):
 
 def login(docs):
     """The header by which jobs are let in."""
-    data = one(docs, "Secret/facscale-tracking")["data"]
+    data = find_object(docs, "Secret/facscale-tracking")["data"]
     words = [base64.b64decode(data[f"MLFLOW_TRACKING_{part}"]).decode() for part in ("USERNAME", "PASSWORD")]
     return {"Authorization": f"Basic {base64.b64encode(':'.join(words).encode()).decode()}"}
 
 
 @pytest.mark.skipif(not METRICS, reason="MLflow's metrics are missing: pip install prometheus-flask-exporter")
 def test_prometheus_reads_mlflows_metrics_at_the_pods_address_with_a_login(docs, mlflow):
-    monitor = one(docs, "ServiceMonitor/facscale-mlflow")["spec"]["endpoints"][0]
+    monitor = find_object(docs, "ServiceMonitor/facscale-mlflow")["spec"]["endpoints"][0]
     address = mlflow.removeprefix("http://")  # POD_IP and port, as Prometheus calls it
     assert status(mlflow + monitor["path"], host=address) == 401
     assert status(mlflow + monitor["path"], host=address, headers=login(docs)) == 200
@@ -211,10 +213,10 @@ def test_ray_takes_jobs_by_the_token_alone(docs, tmp_path_factory):
     try:
         token = get_ray_credentials(folder)["RAY_AUTH_TOKEN"]
         here = {"DASHBOARD": f"http://127.0.0.1:{dashboard}", "TOKEN": token}
-        code, said = helm_test(docs, "ray", here, folder / "test")
-        assert code == 0, said
-        code, said = helm_test(docs, "ray", {**here, "TOKEN": "another"}, folder / "wrong")
+        code, log = helm_test(docs, "ray", here, folder / "test")
+        assert code == 0, log
+        code, log = helm_test(docs, "ray", {**here, "TOKEN": "another"}, folder / "wrong")
         assert code == 1
-        assert "to the right token" in said
+        assert "to the right token" in log
     finally:
         stop_ray(folder / "ray.pid")

@@ -137,7 +137,7 @@ class TestRehearsal:
             "images/s",
             "bottleneck: ",
             "-> ",
-            "told from its operations and frames",
+            "estimated from its operations and frames",
             "to the end: ",
             "at 3 a node-hour",
         ):

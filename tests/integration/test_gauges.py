@@ -50,7 +50,7 @@ def scraped() -> dict[str, list[tuple[str, float]]]:
 
 
 def test_a_node_exports_how_its_training_goes(ray_cluster, task):
-    RayTrainer().train(task, name="run")
+    RayTrainer().fit(task, name="run")
     end, found = time.monotonic() + PATIENCE_S, {}
     while not found.keys() >= GAUGES.keys() and time.monotonic() < end:
         time.sleep(0.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from facscale import ingest
 from facscale.ingest import detectors
 from facscale.methods import configure
 from facscale.spec import Job, Pipeline, SpecError, parse, read_spec
@@ -71,9 +72,9 @@ def test_a_detector_must_be_ours_or_an_installed_plug_in(spec, name):
         detectors.parse_options(parse(read_spec(spec(text)), Pipeline))
 
 
-def test_a_layout_must_be_ours(spec):
-    with pytest.raises(SpecError, match=r'"source\.layout"'):
-        parse(read_spec(spec("source: {layout: os.path, root: /videos}\noutput: /faces\n")), Pipeline)
+def test_a_layout_must_be_ours_or_an_installed_plug_in(spec):
+    with pytest.raises(SpecError, match=r"job.yaml:1: there is no layout"):
+        ingest.configure(read_spec(spec("source: {layout: os.path, root: /videos}\noutput: /faces\n")))
 
 
 def test_an_entry_point_that_is_not_a_method_is_refused(spec, plugins):

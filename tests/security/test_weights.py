@@ -176,8 +176,8 @@ def test_other_files_are_no_card(text):
 def test_numbers_in_an_old_label_file_are_no_pickle(tmp_path):
     file = io.BytesIO()
     np.save(file, np.array([Harmful()], dtype=object), allow_pickle=True)
-    from facscale.ingest.layouts.affectnet import list_images
+    from facscale.ingest.layouts.affectnet import AffectNet
 
     image, label = "train_set/images/1.jpg", "train_set/annotations/1_exp.npy"
     with pytest.raises(ValueError, match="no number can be read"):
-        list(list_images({image: 1, label: 1}, lambda _: file.getvalue()))
+        list(AffectNet().list_images({image: 1, label: 1}, lambda _: file.getvalue()))

@@ -1,5 +1,5 @@
-"""What training does with storage, once and small: write, read back, delete, under storage.runs."""
-# ruff: noqa: INP001, T201 - a pod of `helm test` runs it as it stands
+"""Write a small file under storage.runs, read it back and delete it, as training does."""
+# ruff: noqa: INP001, T201 - a script that a pod of `helm test` runs
 
 import os
 import uuid
@@ -7,9 +7,9 @@ import uuid
 import fsspec
 
 folder = os.environ["FACSCALE_RUNS"].rstrip("/")
-files, path = fsspec.url_to_fs(f"{folder}/helm-test-{uuid.uuid4().hex}")
-words = uuid.uuid4().bytes
-files.pipe_file(path, words)
-assert files.cat_file(path) == words, f"{path} reads otherwise than it was written"
-files.rm_file(path)
+store, path = fsspec.url_to_fs(f"{folder}/helm-test-{uuid.uuid4().hex}")
+content = uuid.uuid4().bytes
+store.pipe_file(path, content)
+assert store.cat_file(path) == content, f"{path} has other content than was written"
+store.rm_file(path)
 print(f"{folder}: written, read and deleted")

@@ -1,4 +1,4 @@
-{{/* What no schema can say: values that do not go together. Each refusal says what to do. */}}
+{{/* Checks that a schema cannot express: values that contradict each other. Each error message says what to do. */}}
 {{- define "facscale.check" -}}
 {{- $v := .Values -}}
 {{- if and (not $v.mlflow.enabled) (not $v.tracking.uri) -}}
@@ -8,19 +8,19 @@
 {{- fail "two MLflow servers: tracking.uri names another server, so set mlflow.enabled=false, or leave tracking.uri empty" -}}
 {{- end -}}
 {{- if and $v.mlflow.enabled $v.mlflow.auth.existingSecret (not $v.tracking.existingSecret) -}}
-{{- fail "jobs cannot log in: mlflow.auth.existingSecret is yours, so tracking.existingSecret must name a secret with MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" -}}
+{{- fail "jobs cannot log in: mlflow.auth.existingSecret names your own secret, so tracking.existingSecret must name a secret with the keys MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" -}}
 {{- end -}}
 {{- if and $v.mlflow.enabled (not $v.postgres.enabled) (or (not $v.mlflow.database.host) (not $v.mlflow.database.existingSecret)) -}}
-{{- fail "MLflow has no database: set mlflow.database.host and mlflow.database.existingSecret (keys username, password), or postgres.enabled=true for a small one to try things out" -}}
+{{- fail "MLflow has no database: set mlflow.database.host and mlflow.database.existingSecret (keys username, password), or postgres.enabled=true for a small one for trials" -}}
 {{- end -}}
 {{- if and $v.postgres.enabled $v.mlflow.database.host -}}
-{{- fail "two databases: mlflow.database.host names yours, so set postgres.enabled=false" -}}
+{{- fail "two databases: mlflow.database.host names your own, so set postgres.enabled=false, or leave it empty" -}}
 {{- end -}}
 {{- if and $v.postgres.enabled (not $v.mlflow.enabled) -}}
 {{- fail "postgres.enabled=true serves MLflow alone, and mlflow.enabled is false: set postgres.enabled=false" -}}
 {{- end -}}
 {{- if and $v.objectStore.enabled (or $v.storage.endpoint $v.storage.existingSecret) -}}
-{{- fail "two object stores: storage.endpoint or storage.existingSecret name yours, so set objectStore.enabled=false" -}}
+{{- fail "two object stores: storage.endpoint or storage.existingSecret name your own, so set objectStore.enabled=false, or leave both empty" -}}
 {{- end -}}
 {{- if and $v.mlflow.ingress.enabled (not $v.mlflow.ingress.host) -}}
 {{- fail "mlflow.ingress.enabled=true needs mlflow.ingress.host" -}}
@@ -30,9 +30,9 @@
 {{- end -}}
 {{- range $name, $group := $v.ray.groups -}}
 {{- if $group -}}
-{{- $whole := mergeOverwrite (deepCopy $v.ray.groupDefaults) $group -}}
-{{- if gt (int $whole.minReplicas) (int $whole.maxReplicas) -}}
-{{- fail (printf "ray.groups.%s: minReplicas %d is above maxReplicas %d" $name (int $whole.minReplicas) (int $whole.maxReplicas)) -}}
+{{- $merged := mergeOverwrite (deepCopy $v.ray.groupDefaults) $group -}}
+{{- if gt (int $merged.minReplicas) (int $merged.maxReplicas) -}}
+{{- fail (printf "ray.groups.%s: minReplicas %d is above maxReplicas %d" $name (int $merged.minReplicas) (int $merged.maxReplicas)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

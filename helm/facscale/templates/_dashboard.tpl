@@ -1,4 +1,4 @@
-{{/* A dashboard for Grafana from a file under dashboards/: two panels a row, one line for each query. */}}
+{{/* A Grafana dashboard from a file under dashboards/: two panels in a row, one line for each query. */}}
 {{- define "facscale.dashboard" -}}
 {{- $source := dict "type" "prometheus" "uid" "$datasource" -}}
 {{- $variables := list (dict "name" "datasource" "type" "datasource" "query" "prometheus" "label" "data source") -}}

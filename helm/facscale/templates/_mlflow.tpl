@@ -1,4 +1,4 @@
-{{/* Addresses of the two databases: (dict "root" $ "name" "mlflow"). User and password are libpq's to find, in PGUSER and PGPASSWORD. */}}
+{{/* Address of a database: (dict "root" $ "name" "mlflow"). libpq reads user and password from PGUSER and PGPASSWORD. */}}
 {{- define "facscale.mlflow.database" -}}
 {{- $database := .root.Values.mlflow.database -}}
 {{- if .root.Values.postgres.enabled -}}
@@ -17,7 +17,7 @@ postgresql+psycopg2://{{ $database.host }}:{{ int $database.port }}/{{ .name }}
 - {name: PGCONNECT_TIMEOUT, value: "10"}
 {{- end -}}
 
-{{/* The container that brings both databases to the schema of this image. It creates what is empty, and run twice it does nothing. */}}
+{{/* The container that upgrades both databases to the schema of this image, or creates it. A second run changes nothing. */}}
 {{- define "facscale.mlflow.migrate" -}}
 name: migrate
 {{ include "facscale.image" (dict "root" . "cuda" false) }}
@@ -43,7 +43,7 @@ volumeMounts:
   - {name: tmp, mountPath: /tmp}
 {{- end -}}
 
-{{/* Names by which the server may be called; it answers 403 to others. A name counts with its port, so each stands here both ways. */}}
+{{/* Host names that the server accepts; it answers 403 to others. Names are compared with their port, so each is listed with and without. */}}
 {{- define "facscale.mlflow.hosts" -}}
 {{- $name := printf "%s-mlflow" (include "facscale.fullname" .) -}}
 {{- $hosts := list $name (printf "%s:*" $name) (printf "%s.*" $name) "localhost" "localhost:*" "127.0.0.1:*" "$(POD_IP):5000" -}}
@@ -53,7 +53,7 @@ volumeMounts:
 {{- concat $hosts .Values.mlflow.allowedHosts | join "," -}}
 {{- end -}}
 
-{{/* Pages from which a browser may change something: the server's own. Without them its UI would find nothing, for it searches by POST. */}}
+{{/* Origins from which a browser may send changes: the server's own pages. Without them its UI would show no runs, because it searches by POST. */}}
 {{- define "facscale.mlflow.origins" -}}
 {{- $origins := list -}}
 {{- with .Values.mlflow.ingress -}}

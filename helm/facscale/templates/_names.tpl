@@ -1,17 +1,17 @@
-{{/* What everything is called. 40 characters leave room for the longest ending, and for what the operator adds to a cluster's name. */}}
+{{/* First part of all names. 40 characters leave room for the longest suffix, and for what the operator appends to a cluster's name. */}}
 {{- define "facscale.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
-{{- $whole := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
-{{- default $whole .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- default $full .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* Labels by which selectors find our pods: (dict "root" $ "component" "mlflow"). */}}
+{{/* Labels by which selectors match our pods: (dict "root" $ "component" "mlflow"). */}}
 {{- define "facscale.selector" -}}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
-{{/* Labels of a pod: what selects it, and what the cloud asks for. They do not change with the chart's version. */}}
+{{/* Labels of a pod. They do not change with the chart's version. */}}
 {{- define "facscale.podLabels" -}}
 {{ include "facscale.selector" . }}
 app.kubernetes.io/part-of: facscale
@@ -34,7 +34,7 @@ labels:
   {{- include "facscale.labels" . | nindent 2 }}
 {{- end -}}
 
-{{/* Names of secrets: the one that the values name, else the one that this chart generates. */}}
+{{/* Names of secrets: that of the values, else that of the secret that this chart generates. */}}
 {{- define "facscale.secret.token" -}}
 {{- default (printf "%s-ray-token" (include "facscale.fullname" .)) .Values.ray.auth.existingSecret -}}
 {{- end -}}
@@ -45,12 +45,12 @@ labels:
 {{- default (printf "%s-postgres" (include "facscale.fullname" .)) .Values.mlflow.database.existingSecret -}}
 {{- end -}}
 
-{{/* The secret with the keys of storage; empty where pods prove who they are by their service account. */}}
+{{/* The secret with the keys of the storage; empty if pods authenticate with their service account. */}}
 {{- define "facscale.secret.storage" -}}
 {{- if .Values.objectStore.enabled -}}{{ include "facscale.fullname" . }}-object-store{{- else -}}{{ .Values.storage.existingSecret }}{{- end -}}
 {{- end -}}
 
-{{/* The secret by which jobs log in to MLflow; empty for a server without logins. */}}
+{{/* The secret with which jobs log in to MLflow; empty for a server without logins. */}}
 {{- define "facscale.secret.tracking" -}}
 {{- if .Values.tracking.existingSecret -}}
 {{ .Values.tracking.existingSecret }}
@@ -59,7 +59,7 @@ labels:
 {{- end -}}
 {{- end -}}
 
-{{/* Addresses. */}}
+{{/* Addresses of services. */}}
 {{- define "facscale.url.tracking" -}}
 {{- if .Values.mlflow.enabled -}}http://{{ include "facscale.fullname" . }}-mlflow.{{ .Release.Namespace }}.svc:5000{{- else -}}{{ .Values.tracking.uri }}{{- end -}}
 {{- end -}}

@@ -1,4 +1,4 @@
-{{/* Pod security "restricted", of the pod. `user` is the image's: (dict "user" 10001). */}}
+{{/* Security context of a pod for pod security "restricted". `user` is that of the image: (dict "user" 10001). */}}
 {{- define "facscale.podSecurity" -}}
 securityContext:
   runAsNonRoot: true
@@ -9,7 +9,7 @@ securityContext:
   seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
-{{/* The same of a container. What it writes lies in volumes. */}}
+{{/* The same for a container. It can only write to volumes. */}}
 {{- define "facscale.security" -}}
 allowPrivilegeEscalation: false
 privileged: false
@@ -19,7 +19,7 @@ capabilities: {drop: [ALL]}
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
-{{/* Image and pull policy of a container of ours: (dict "root" $ "cuda" false). */}}
+{{/* Image and pull policy of a container with our image: (dict "root" $ "cuda" false). */}}
 {{- define "facscale.image" -}}
 {{- $image := .root.Values.image -}}
 {{- $tag := default .root.Chart.AppVersion $image.tag -}}
@@ -36,7 +36,7 @@ imagePullSecrets:
 {{- end }}
 {{- end -}}
 
-{{/* Memory is asked for as it is limited: a pod that was placed is not ended because its neighbour grew. */}}
+{{/* Requests equal limits, so that a running pod is not killed because another pod on its node needs more memory. */}}
 {{- define "facscale.resources" -}}
 resources:
   requests: {{ toJson . }}
@@ -56,14 +56,15 @@ affinity: {{ toJson . }}
 {{- end }}
 {{- end -}}
 
-{{/* A class of pods by importance, if this chart makes them: (dict "root" $ "class" "head"). */}}
+{{/* Priority class of a pod, if this chart creates the classes: (dict "root" $ "class" "head"). */}}
 {{- define "facscale.priority" -}}
 {{- if .root.Values.priorityClasses.create }}
 priorityClassName: {{ include "facscale.fullname" .root }}-{{ .class }}
 {{- end }}
 {{- end -}}
 
-{{/* Pods that begin at once are not pods that are ready: the same probe three ways, (dict "path" "/health" "port" "http" "start" 60). */}}
+{{/* The same request as startup, readiness and liveness probe: (dict "path" "/health" "port" "http" "start" 60). The
+     startup probe restarts the container after `start` failures, the liveness probe after `failures` (default 6). */}}
 {{- define "facscale.probes" -}}
 startupProbe:
   httpGet: {path: {{ .path }}, port: {{ .port }}}
@@ -79,10 +80,10 @@ livenessProbe:
   httpGet: {path: {{ .path }}, port: {{ .port }}}
   periodSeconds: 20
   timeoutSeconds: 10
-  failureThreshold: {{ default 6 .patience }}
+  failureThreshold: {{ default 6 .failures }}
 {{- end -}}
 
-{{/* Keys of storage and its place, for whoever reads or writes there. */}}
+{{/* Region and address of the storage, for pods that read or write there. */}}
 {{- define "facscale.storageEnv" -}}
 - {name: AWS_REGION, value: {{ .Values.storage.region | quote }}}
 {{- with include "facscale.url.storage" . }}

@@ -11,7 +11,7 @@ matchExpressions:
 {{- end }}
 {{- end -}}
 
-{{/* Rules from and to our own pods: (dict "root" $ "components" (list "mlflow") "port" 5000). */}}
+{{/* Rules for traffic from and to our own pods: (dict "root" $ "components" (list "mlflow") "port" 5000). */}}
 {{- define "facscale.policy.from" -}}
 - from:
     - podSelector:
@@ -25,7 +25,7 @@ matchExpressions:
   ports: [{port: {{ .port }}}]
 {{- end -}}
 
-{{/* A rule to somebody else: (dict "to" peers "ports" (list 443) "udp" false). No peers are all of them, at these ports. */}}
+{{/* A rule for traffic to peers outside the release: (dict "to" peers "ports" (list 443) "udp" false). Without peers it allows all, at these ports. */}}
 {{- define "facscale.policy.outside" -}}
 - ports:
     {{- range .ports }}

@@ -1,4 +1,4 @@
-{{/* Where Ray's pods have their environment from: what the chart says, then secrets by their names. */}}
+{{/* Sources of the environment of Ray's pods: the chart's ConfigMap, then secrets. */}}
 {{- define "facscale.ray.envFrom" -}}
 envFrom:
   - configMapRef: {name: {{ include "facscale.fullname" . }}-environment}
@@ -13,7 +13,7 @@ envFrom:
   {{- end }}
 {{- end -}}
 
-{{/* Volumes and mounts of a Ray pod: (dict "sharedMemory" "2Gi" "scratch" "20Gi"). /dev/shm is Ray's object store, and counts as memory. */}}
+{{/* Volumes and mounts of a Ray pod: (dict "sharedMemory" "2Gi" "scratch" "20Gi"). /dev/shm holds Ray's object store, and counts as memory. */}}
 {{- define "facscale.ray.volumes" -}}
 - name: shm
   emptyDir: {medium: Memory, sizeLimit: {{ .sharedMemory }}}
@@ -28,14 +28,14 @@ envFrom:
 - {name: home, mountPath: /home/facscale}
 {{- end -}}
 
-{{/* Ray's object store in bytes, for "4Gi" of /dev/shm: nine tenths, since Ray takes another, slow place for one that does not fit. */}}
+{{/* Size of Ray's object store in bytes, for "4Gi" of /dev/shm: nine tenths, because Ray puts one that does not fit on a slow disk. */}}
 {{- define "facscale.ray.objectStore" -}}
 {{- $units := dict "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "" 1 -}}
 {{- $unit := regexFind "[A-Za-z]*$" . -}}
 {{- mulf (float64 (trimSuffix $unit .)) (get $units $unit) 0.9 | int64 | quote -}}
 {{- end -}}
 
-{{/* Metadata of a Ray pod: (dict "root" $ "component" "ray-head" "lifetime" "standing"). Nothing takes a node away under a training to save money. */}}
+{{/* Metadata of a Ray pod: (dict "root" $ "component" "ray-head" "lifetime" "standing"). The annotations keep autoscalers from removing the node of a running training to save cost. */}}
 {{- define "facscale.ray.podMetadata" -}}
 labels:
   {{- include "facscale.podLabels" . | nindent 2 }}
@@ -51,7 +51,7 @@ annotations:
   karpenter.sh/do-not-disrupt: "true"
 {{- end -}}
 
-{{/* The head: no tasks run there, only Ray's own services and the drivers of jobs. */}}
+{{/* The head. It runs Ray's services and the drivers of jobs, no tasks. */}}
 {{- define "facscale.ray.head" -}}
 {{- $head := .root.Values.ray.head -}}
 serviceType: ClusterIP
@@ -85,12 +85,12 @@ template:
           - {name: as-metrics, containerPort: 44217}
           - {name: dash-metrics, containerPort: 44227}
         {{- include "facscale.resources" $head.resources | nindent 8 }}
-        {{- include "facscale.probes" (dict "path" "/api/healthz" "port" 52365 "start" 60 "patience" 30) | nindent 8 }}
+        {{- include "facscale.probes" (dict "path" "/api/healthz" "port" 52365 "start" 60 "failures" 30) | nindent 8 }}
         volumeMounts:
           {{- include "facscale.ray.mounts" . | nindent 10 }}
     volumes:
       {{- include "facscale.ray.volumes" $head | nindent 6 }}
-      # the autoscaler's key to the Kubernetes API, mounted into its container alone: a job's own code never holds it
+      # the autoscaler's token for the Kubernetes API, mounted into its container only: the code of a job has no access to it
       - name: kubernetes
         projected:
           defaultMode: 0440
@@ -100,7 +100,7 @@ template:
             - downwardAPI: {items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]}
 {{- end -}}
 
-{{/* One group of workers: (dict "root" $ "name" "gpu" "group" {...} "lifetime" "job"). */}}
+{{/* A worker group: (dict "root" $ "name" "gpu" "group" {...} "lifetime" "job"). */}}
 {{- define "facscale.ray.group" -}}
 {{- $group := mergeOverwrite (deepCopy .root.Values.ray.groupDefaults) .group -}}
 {{- $gpus := int $group.gpus -}}
@@ -147,16 +147,16 @@ template:
         ports:
           - {name: metrics, containerPort: 8080}
         {{- include "facscale.resources" $resources | nindent 8 }}
-        {{- include "facscale.probes" (dict "path" "/api/healthz" "port" 52365 "start" 60 "patience" 30) | nindent 8 }}
+        {{- include "facscale.probes" (dict "path" "/api/healthz" "port" 52365 "start" 60 "failures" 30) | nindent 8 }}
         volumeMounts:
           {{- include "facscale.ray.mounts" . | nindent 10 }}
     volumes:
       {{- include "facscale.ray.volumes" $group | nindent 6 }}
 {{- end -}}
 
-{{/* The whole cluster, standing or of one job: (dict "root" $ "lifetime" "standing" "autoscale" true). */}}
+{{/* A Ray cluster, permanent or of one job: (dict "root" $ "lifetime" "standing" "autoscale" true). */}}
 {{- define "facscale.ray.spec" -}}
-{{- $all := . -}}
+{{- $cluster := . -}}
 {{- $autoscaler := .root.Values.ray.autoscaler -}}
 rayVersion: {{ .root.Values.ray.version | quote }}
 authOptions:
@@ -183,7 +183,7 @@ headGroupSpec:
 workerGroupSpecs:
   {{- range $name, $group := .root.Values.ray.groups }}
   {{- if $group }}
-  - {{ include "facscale.ray.group" (dict "root" $all.root "name" $name "group" $group "lifetime" $all.lifetime) | indent 4 | trim }}
+  - {{ include "facscale.ray.group" (dict "root" $cluster.root "name" $name "group" $group "lifetime" $cluster.lifetime) | indent 4 | trim }}
   {{- end }}
   {{- end }}
 {{- end -}}

@@ -1,4 +1,4 @@
-{{/* A whole RayJob, as `facscale submit` begins with it: a name, the entrypoint, groups and the spec's volume come from there. */}}
+{{/* The RayJob that `facscale submit` starts from; it sets the name, the entrypoint, the groups and the volume with the spec. */}}
 {{- define "facscale.rayjob" -}}
 {{- $queue := .Values.kueue.jobs -}}
 {{- $autoscale := or (not $queue) .Values.kueue.elastic -}}

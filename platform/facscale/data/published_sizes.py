@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 BP4D_AUS = (1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24)
@@ -37,3 +37,32 @@ def find_size(url: str) -> PublishedSize | None:
     name = re.sub(r"[^a-z0-9]", "", url.rstrip("/").rpartition("/")[2].lower())
     matches: Sequence[PublishedSize] = [size for size in SIZES if name.startswith(size.name.lower())]
     return max(matches, key=lambda size: len(size.name), default=None)
+
+
+@dataclass(frozen=True)
+class PublishedCounts:
+    """What a data set holds as published, to compare a reading of it with; None: not known."""
+
+    name: str
+    source: str
+    people: int | None = None
+    videos: int | None = None  # files or sequences as a layout lists them; single images
+    labelled_frames: int | None = None
+    positives: Mapping[int, int] | None = None  # positive frames by AU
+
+
+COUNTS = (
+    PublishedCounts("VoxCeleb2", "Chung et al. 2018", people=6_112, videos=1_128_246),
+    PublishedCounts("VoxCeleb1", "Nagrani et al. 2017", people=1_251, videos=153_516),
+    PublishedCounts("BP4D", "RTATL and ME-GraphAU", people=41, videos=328, labelled_frames=146_847),
+    PublishedCounts("BP4D+", "FMAE-IAT", people=140),
+    PublishedCounts("DISFA", "27 videos of 4,845 frames", people=27, videos=27, labelled_frames=130_815),
+    PublishedCounts("CK+", "Lucey et al. 2010", people=123, videos=593),
+    PublishedCounts("RAF-DB", "Li et al. 2017", videos=15_339),
+    PublishedCounts("AffectNet", "its later release", videos=287_651 + 3_999),
+)
+
+
+def find_counts(name: str) -> PublishedCounts | None:
+    """The published counts of the data set with exactly this name; None: not known."""
+    return next((counts for counts in COUNTS if counts.name == name), None)

@@ -3,8 +3,7 @@
     pipeline = ingest.configure(spec.read_spec("pipelines/videos.yaml"))
     report = ingest.run(pipeline)
 
-To add a layout, add a module to `layouts/`. To add a detector, add a module to `detectors/`, or an entry point to
-another package.
+To add a layout or a detector, add a module to `layouts/` or `detectors/`, or an entry point to another package.
 """
 
 from facscale.ingest.contact_sheet import draw_contact_sheet

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ import simplejpeg
 
 from facscale.data import DataError
 from facscale.ingest import detectors, layouts
+from facscale.ingest.coverage import MisalignedError, check_alignment, measure_coverage
 from facscale.ingest.crops import FaceCrop, crop_faces
-from facscale.ingest.frames import FrameReader
+from facscale.ingest.frames import Frame, FrameReader
 from facscale.ingest.items import Fault, ImageBatch, Item, Labels, read_bytes
 from facscale.ingest.tracking import FaceTracker, drop_short_tracks
 from facscale.ingest.work_store import ItemStatus, WorkStore
@@ -37,7 +38,7 @@ class FaceExtractor:
         self.pipeline, self.run = pipeline, run
         self.options = detectors.parse_options(pipeline)
         self.detector = detectors.find(pipeline.detector.name)(self.options)
-        self.layout = layouts.find(pipeline.source.layout)
+        self.layout = layouts.open_layout(pipeline.source)
         self.store = WorkStore(pipeline.output)
 
     def __call__(self, item: Item, key: str) -> ItemStatus:
@@ -49,7 +50,7 @@ class FaceExtractor:
         if stored is not None:
             return stored
         started = time.monotonic()
-        blank = ItemStatus(key, item.source, *item.sort_key)
+        blank = ItemStatus(key, item.source, *item.sort_key, images=len(item.numbers))
         with tempfile.TemporaryDirectory(prefix="facscale-") as folder:
             path = Path(folder) / "faces.parquet"
             if self.store.count_attempt(key, self.run) > ATTEMPTS:
@@ -61,7 +62,7 @@ class FaceExtractor:
         return status
 
     def _extract(self, item: Item, status: ItemStatus, path: Path) -> ItemStatus:
-        faults: list[Fault] = []
+        faults = [Fault(item.source, "list", reason) for reason in item.notes]
 
         def note(stage: str, reason: str) -> None:
             faults.append(Fault(item.source, stage, reason))
@@ -71,12 +72,15 @@ class FaceExtractor:
             labels, remarks = self._read_labels(item)
             for remark in remarks:
                 note("labels", remark)
-            stage = "decode"
             labels = labels.select_coded(only=self.pipeline.source.aus)
+            check_alignment(labels, item.numbers)
+            stage = "decode"
             frames = FrameReader(item, root=self.pipeline.source.root, every=self.pipeline.source.every, note=note)
             status = self._write_faces(frames, labels, status, path)
         except (DataError, SpecError):
             raise
+        except MisalignedError as error:
+            return _add_fault(replace(status, faults=tuple(faults)), "labels", _format_error(error))
         except Exception as error:  # an error in one video must not end the others
             if _is_outage(error):
                 raise DataError(
@@ -91,8 +95,10 @@ class FaceExtractor:
         return replace(status, faults=tuple(faults))
 
     def _read_labels(self, item: Item) -> tuple[Labels, list[str]]:
-        if isinstance(item, ImageBatch):
-            return Labels(), []  # its expressions are part of the item
+        if not self.pipeline.source.labels:
+            return Labels(), []
+        if item.au or isinstance(item, ImageBatch):
+            return item.parse_labels(), []
         return self.layout.read_labels(item, lambda name: read_bytes(self.pipeline.source.root, name))
 
     def _write_faces(self, frames: FrameReader, labels: Labels, status: ItemStatus, path: Path) -> ItemStatus:
@@ -101,8 +107,10 @@ class FaceExtractor:
         dropped: list[int] = []
         is_batch = isinstance(frames.item, ImageBatch)
         shortest = 1 if is_batch else self.options.shortest_track
-        faces = drop_short_tracks(shortest, tracker.track(frames), dropped)
+        numbers: list[int] = []
+        faces = drop_short_tracks(shortest, tracker.track(_record_numbers(frames, numbers)), dropped)
         flow_to = self.pipeline.flow.frames * frames.step if self.pipeline.flow else 0
+        kept: list[int] = []
         n_faces, tracks = 0, set()
         writer: pq.ParquetWriter | None = None
         try:
@@ -111,12 +119,16 @@ class FaceExtractor:
                 writer = writer or pq.ParquetWriter(path, table.schema, compression="none", use_dictionary=False)
                 writer.write_table(table)
                 n_faces += len(crops)
+                kept += [crop.number for crop in crops]
                 tracks |= {crop.track for crop in crops}
         finally:
             if writer is not None:
                 writer.close()
+        present = frames.item.numbers or _fill_gaps(numbers, step=frames.step)
+        check_alignment(labels, present)
         return replace(
             status,
+            **asdict(measure_coverage(labels, present=present, read=numbers, kept=kept)),
             frames=frames.frames_read,
             faces=n_faces,
             faceless=tracker.faceless,
@@ -146,9 +158,22 @@ class FaceExtractor:
             columns["intensity"] = to_fixed_size_list(np.stack(intensities))
         if isinstance(item, ImageBatch):
             columns["identity"] = pa.array([item.people[number] for number in numbers])
-            columns["expression"] = pa.array([item.expressions[number] for number in numbers], pa.int8())
+            if item.expressions:
+                columns["expression"] = pa.array([item.expressions[number] for number in numbers], pa.int8())
             columns |= {name: pa.array([0] * len(crops), columns[name].type) for name in ("frame", "time_s")}
         return pa.table(columns)
+
+
+def _record_numbers(frames: Iterable[Frame], numbers: list[int]) -> Iterator[Frame]:
+    """Pass the frames on, and append their numbers to `numbers`."""
+    for frame in frames:
+        numbers.append(frame.number)
+        yield frame
+
+
+def _fill_gaps(numbers: Sequence[int], *, step: int) -> range:
+    """Return the numbers of all frames of a video file of which every `step`-th was read."""
+    return range(numbers[0], numbers[-1] + max(step, 1)) if numbers else range(0)
 
 
 def to_fixed_size_list(rows: np.ndarray) -> pa.FixedSizeListArray:

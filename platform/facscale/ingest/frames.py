@@ -60,7 +60,7 @@ class FrameReader:
 
         0 for single images, which have no neighbours.
         """
-        if isinstance(self.item, ImageBatch):
+        if self.item.still or isinstance(self.item, ImageBatch):
             return 0
         gaps = np.diff(self.item.numbers)
         return self.every * (int(np.median(gaps)) if len(gaps) else 1)

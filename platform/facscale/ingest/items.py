@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -23,6 +23,8 @@ MAX_PATH_BYTES = 1024  # S3's limit
 MAX_NAME_BYTES = 255  # the limit of most file systems, for each part of a path
 UNSAFE = re.compile(r"[\\\x00-\x1f\x7f]")
 
+OPTIONAL = frozenset({"still", "notes", "au", "occurrence", "intensity"})  # fields of an Item
+
 Files = Mapping[str, int]  # path relative to the source's root -> bytes
 
 
@@ -31,7 +33,8 @@ class Item:
     """One video of one identity: a video file, or the image files of its frames.
 
     Items of the same (identity, video) differ in `part`; their tracks are numbered consecutively in the order of their
-    parts. The field names enter `compute_key`, and so the fingerprints of stored data sets: they must not change.
+    parts. The field names enter `compute_key`, and so the fingerprints of stored data sets: they must not change, and
+    those from `still` on enter it only where they are set.
     """
 
     identity: str
@@ -42,6 +45,12 @@ class Item:
     first: int = 0  # number of a video file's first frame
     fps: float = 25.0  # of images; for a video file its header counts
     labels: tuple[str, ...] = ()  # label files
+    still: bool = False  # pictures that are not neighbours in time: each is a track of its own
+    notes: tuple[str, ...] = ()  # for the report: what the layout found odd about the item
+    split: str = ""  # part of the published split: "train", "validation", "test"; "": none. Never in the key
+    au: tuple[int, ...] = ()  # AUs of `occurrence`, for labels that lie in no file of the item
+    occurrence: tuple[str, ...] = ()  # a character per AU for each frame: 0, 1, - not labelled
+    intensity: tuple[str, ...] = ()  # likewise: 0 to 5, -; empty: none
 
     @property
     def sort_key(self) -> tuple[str, str, str]:
@@ -52,6 +61,14 @@ class Item:
     def source(self) -> str:
         """The video file, or the folder of the images."""
         return str(PurePosixPath(self.files[0]).parent) if self.numbers else self.files[0]
+
+    def parse_labels(self) -> Labels:
+        """Return the labels that the item itself holds; empty if it holds none."""
+        if not self.au:
+            return Labels()
+        occurrence = _parse_codes(self.occurrence, len(self.au))
+        intensity = _parse_codes(self.intensity, len(self.au)) if self.intensity else np.full_like(occurrence, -1)
+        return Labels(self.au, {number: row for row, number in enumerate(self.numbers)}, occurrence, intensity)
 
     def to_json(self) -> str:
         """Serialize the item, to send it to a worker."""
@@ -67,17 +84,21 @@ class Item:
     def compute_key(self, sizes: Files) -> str:
         """Hash the item and the sizes of its files to the key of its part: 32 hex digits."""
         listing = [(name, sizes.get(name)) for name in (*self.files, *self.labels)]
-        text = json.dumps([asdict(self), listing], sort_keys=True)
+        fields = asdict(self)
+        fields = {name: value for name, value in fields.items() if name not in OPTIONAL or value}
+        del fields["split"]
+        text = json.dumps([fields, listing], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 class LabelledImage(NamedTuple):
-    """One image with a facial expression, as the lists of a data set name it."""
+    """One image with a facial expression or with AUs, as the lists of a data set name it."""
 
     name: str  # of the person: such data sets name nobody, so every image is a person of its own
     file: str
-    part: str  # of the published split: "train" or "test"
-    expression: str  # one of the layout's EXPRESSIONS
+    part: str = ""  # of the published split: "train" or "test"; "": there is none
+    expression: str = ""  # one of the layout's `expressions`; "" where it has none
+    au: tuple[tuple[int, int], ...] = ()  # (AU, 1 or 0) for each AU that is labelled
 
 
 @dataclass(frozen=True)
@@ -97,7 +118,7 @@ class ImageBatch(Item):
 class Fault:
     """Something that was left out of the data set, and why."""
 
-    item: str  # path in the source: a video file, or the folder of the images
+    item: str  # path in the source: a video file, the folder of the images, or a folder
     stage: str  # list, labels, decode, detect, faces, crash
     reason: str
 
@@ -139,6 +160,11 @@ class Listing:
         """Hash the items: changes when a file that an item reads appears, vanishes or changes its size."""
         keys = [item.compute_key(self.files) for item in items]
         return hashlib.sha256("\n".join(keys).encode()).hexdigest()
+
+
+def _parse_codes(rows: Sequence[str], width: int) -> np.ndarray:
+    codes = [[int(code) if code.isdigit() else -1 for code in row] for row in rows]
+    return np.array(codes, np.int8).reshape(len(rows), width)
 
 
 def list_files(root: str) -> Listing:

@@ -93,7 +93,7 @@ def _complete_columns(track: pa.Table, status: ItemStatus, *, number: int, au: S
         "track": pa.array(np.full(rows, number, np.int32)),
         **{name: track[name] for name in COPIED_COLUMNS if name in track.column_names},
     }
-    if status.stills:
+    if "expression" in track.column_names:
         columns |= {"expression": track["expression"], "part": pa.array([status.part] * rows)}
     for name in ("au", "intensity") if au else ():
         values = np.full((rows, len(au)), -1, np.int8)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from fsspec.implementations.local import LocalFileSystem
 
@@ -20,14 +20,27 @@ from facscale.data.storage import Folder
 from facscale.ingest import detectors, layouts
 from facscale.ingest.contact_sheet import write_contact_sheet
 from facscale.ingest.images import build_batches
-from facscale.ingest.items import Item, Listing, list_files, open_root
+from facscale.ingest.items import Fault, Item, Listing, list_files, open_root
 from facscale.ingest.merge import merge_items
+from facscale.ingest.passed_over import find_passed_over
+from facscale.ingest.published import compare_published
 from facscale.ingest.report import IngestReport, build_report
+from facscale.ingest.selection import select_items
 from facscale.ingest.work_store import ItemStatus, WorkStore
 from facscale.progress import Progress
 from facscale.spec import Pipeline, SpecError
 
+SELECTION = {"labels", "parts", "include", "exclude", "identities", "videos_per_identity"}  # absent unless they are set
 RECIPE_VERSION = 1  # increase it when the same spec gives different crops
+
+
+class Selection(NamedTuple):
+    """The items that a pipeline reads, and what its report says about the other files."""
+
+    items: tuple[Item, ...]
+    faults: tuple[Fault, ...]
+    notes: tuple[str, ...]
+    passed_over: int  # files
 
 
 def run(pipeline: Pipeline, *, progress: bool = True) -> IngestReport:
@@ -45,13 +58,13 @@ def run(pipeline: Pipeline, *, progress: bool = True) -> IngestReport:
     if pipeline.render:
         _render(pipeline, progress=progress)
     listing = list_files(pipeline.source.root)
-    items = _list_items(pipeline, listing)
-    recipe = {**recipe, "listing": listing.fingerprint(items)}
+    selection = _list_items(pipeline, listing)
+    recipe = {**recipe, "listing": listing.fingerprint(selection.items)}
     if dataset and _without_terms(dataset.manifest.recipe) != _without_terms(recipe):
         raise _recipe_error(pipeline, dataset, recipe)
     if dataset:
         return _reuse_dataset(pipeline)
-    return _build_dataset(pipeline, listing=listing, items=items, recipe=recipe, progress=progress)
+    return _build_dataset(pipeline, listing=listing, selection=selection, recipe=recipe, progress=progress)
 
 
 def build_recipe(pipeline: Pipeline) -> dict[str, Any]:
@@ -60,6 +73,9 @@ def build_recipe(pipeline: Pipeline) -> dict[str, Any]:
     optional: dict[str, Any] = {"flow": pipeline.flow.model_dump(mode="json")} if pipeline.flow else {}
     if expressions := layouts.select_expressions(source):
         optional["expressions"] = list(expressions)
+    if options := layouts.dump_options(source):
+        optional["layout_options"] = options
+    optional |= source.model_dump(mode="json", include=SELECTION, exclude_defaults=True)
     optional |= {term: getattr(source, term) for term in TERMS if getattr(source, term)}
     return optional | {
         "version": RECIPE_VERSION,
@@ -73,30 +89,41 @@ def build_recipe(pipeline: Pipeline) -> dict[str, Any]:
     }
 
 
-def _list_items(pipeline: Pipeline, listing: Listing) -> tuple[Item, ...]:
-    if layouts.select_expressions(pipeline.source):
+def _list_items(pipeline: Pipeline, listing: Listing) -> Selection:
+    source, root = pipeline.source, pipeline.source.root
+    layout = layouts.open_layout(source)
+    faults: list[Fault] = []
+    also_read: set[str] = set()
+    notes: list[str] = []
+    if layout.has_images:
         if pipeline.flow:
-            raise SpecError(
-                f"flow: the layout {pipeline.source.layout} has single images, and flow needs videos; remove flow"
+            raise SpecError(f"flow: the layout {source.layout} has single images, and flow needs videos; remove flow")
+        found: tuple[Item, ...] = build_batches(source, listing, add_fault=faults.append, also_read=also_read)
+        items = found
+    else:
+        found = tuple(layout.list_items(listing.files))
+        if not found:
+            raise DataError(
+                f"{root}: none of its {len(listing.files)} files is where the layout "
+                f'"{source.layout}" expects videos; check source.root and source.layout'
             )
-        return build_batches(pipeline.source, listing)
-    layout = layouts.find(pipeline.source.layout)
-    items = tuple(sorted(layout.list_items(listing.files), key=lambda item: item.sort_key))
-    if not items:
-        raise DataError(
-            f"{pipeline.source.root}: none of its {len(listing.files)} files is where the layout "
-            f'"{pipeline.source.layout}" expects videos; check source.root and source.layout'
-        )
-    return items[: pipeline.source.limit or None]
+        if layout.label_place and source.labels and not any(item.labels for item in found):
+            raise DataError(
+                f'{root}: there is no label file where the layout "{source.layout}" expects them '
+                f"({layout.label_place}); unpack them there, or set source.labels=false to store no labels"
+            )
+        items, notes = select_items(source, found)
+    count, remarks = find_passed_over(listing.files, found, also_read)
+    return Selection(items, tuple(faults), (*notes, *remarks), count)
 
 
 def _build_dataset(
-    pipeline: Pipeline, *, listing: Listing, items: Sequence[Item], recipe: dict[str, Any], progress: bool
+    pipeline: Pipeline, *, listing: Listing, selection: Selection, recipe: dict[str, Any], progress: bool
 ) -> IngestReport:
     started = time.monotonic()
     store = WorkStore(pipeline.output)
     store.check_recipe(_without_listing(recipe))
-    items_by_key = {item.compute_key(listing.files): item for item in items}
+    items_by_key = {item.compute_key(listing.files): item for item in selection.items}
     reused = store.read_statuses(set(items_by_key))
     pending = [(key, item) for key, item in items_by_key.items() if key not in reused]
     new = _extract_pending(pending, pipeline=pipeline, reused=len(reused), progress=progress)
@@ -105,7 +132,9 @@ def _build_dataset(
         name=pipeline.name,
         output=pipeline.output,
         statuses=statuses,
-        faults=listing.faults,
+        faults=(*listing.faults, *selection.faults),
+        notes=(*selection.notes, *compare_published(pipeline, statuses)),
+        passed_over=selection.passed_over,
         reused=len(reused),
         wall_s=time.monotonic() - started,
     )

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from facscale.data.manifest import ABOUT
 from facscale.data.storage import Folder
 from facscale.ingest.items import Fault
+from facscale.ingest.published import count_positives
 from facscale.ingest.work_store import ItemStatus, put_file, put_text
 
 REPORT, TEXT, ITEMS = (f"{ABOUT}/{name}" for name in ("report.json", "report.txt", "items.parquet"))
@@ -38,6 +39,12 @@ class IngestReport:
     work_s: float  # over all workers
     wall_s: float
     faults: tuple[Fault, ...]
+    label_rows: int = 0  # rows of label files that label some AU
+    rows_without_image: int = 0
+    frames_without_label: int = 0  # of those decoded, in items with labels
+    positives: tuple[tuple[int, int, int], ...] = ()  # (AU, positive frames decoded, of these left out)
+    passed_over: int = 0  # files of the source that no item reads
+    notes: tuple[str, ...] = ()  # on the source as a whole
 
     @property
     def detection_rate(self) -> float:
@@ -60,7 +67,10 @@ class IngestReport:
             fields = json.loads(Folder(output).read_about(REPORT))
         except FileNotFoundError:
             return None
-        return cls(**{**fields, "faults": tuple(Fault(**fault) for fault in fields["faults"])})
+        fields["faults"] = tuple(Fault(**fault) for fault in fields["faults"])
+        fields["positives"] = tuple(tuple(row) for row in fields.get("positives", ()))
+        fields["notes"] = tuple(fields.get("notes", ()))
+        return cls(**fields)
 
     def __str__(self) -> str:
         return self.format_text()
@@ -77,6 +87,10 @@ class IngestReport:
             f"  left out {n_left_out:>9}   {self.faceless} frames without a face, {self.dropped} in short tracks",
             f"  tracks   {self.tracks:>9}   of {self.identities} identities",
         ]
+        lines += self._format_labels()
+        if self.passed_over:
+            lines.append(f"  unused   {self.passed_over:>9}   files of the source that belong to no item")
+        lines += [f"  note     {note}" for note in self.notes]
         if self.faults:
             stages = Counter(fault.stage for fault in self.faults)
             lines.append("  faults   " + ", ".join(f"{count} {stage}" for stage, count in sorted(stages.items())))
@@ -86,6 +100,18 @@ class IngestReport:
             if len(self.faults) > MAX_FAULTS:
                 lines.append(f"    ... and {len(self.faults) - MAX_FAULTS} more in {REPORT}")
         return "\n".join(lines)
+
+    def _format_labels(self) -> list[str]:
+        if not self.label_rows:
+            return []
+        rows = f"{self.rows_without_image} without an image, {self.frames_without_label} frames without labels"
+        lines = [f"  labels   {self.label_rows:>9}   {rows}"]
+        total, lost = (sum(row[column] for row in self.positives) for column in (1, 2))
+        if total:
+            au, positive, lost_of_au = max(self.positives, key=lambda row: row[2] / max(row[1], 1))
+            worst = f", most of AU{au}: {lost_of_au} of {positive}" if lost_of_au else ""
+            lines.append(f"  positive {total:>9}   {lost} lost with frames that were left out{worst}")
+        return lines
 
     def write(self, statuses: Sequence[ItemStatus]) -> None:
         """Write the report beside the data set, and the statuses as a table with one row per item."""
@@ -102,9 +128,17 @@ class IngestReport:
 
 
 def build_report(
-    *, name: str, output: str, statuses: Sequence[ItemStatus], faults: Sequence[Fault], reused: int, wall_s: float
+    *,
+    name: str,
+    output: str,
+    statuses: Sequence[ItemStatus],
+    faults: Sequence[Fault],
+    reused: int,
+    wall_s: float,
+    notes: Sequence[str] = (),
+    passed_over: int = 0,
 ) -> IngestReport:
-    """Sum up the statuses of all items; `faults` are those of the listing."""
+    """Sum up the statuses of all items; `faults`, `notes` and `passed_over` are those of the listing."""
     faces = sum(status.faces for status in statuses)
     identities = len({status.identity for status in statuses if status.faces and not status.stills})
     return IngestReport(
@@ -122,4 +156,10 @@ def build_report(
         work_s=round(sum(status.seconds for status in statuses), 1),
         wall_s=round(wall_s, 1),
         faults=(*faults, *(fault for status in statuses for fault in status.faults)),
+        label_rows=sum(status.label_rows for status in statuses),
+        rows_without_image=sum(status.rows_without_image for status in statuses),
+        frames_without_label=sum(status.frames_without_label for status in statuses if status.label_rows),
+        positives=tuple((au, *counts) for au, counts in count_positives(statuses).items()),
+        passed_over=passed_over,
+        notes=tuple(notes),
     )

@@ -43,6 +43,12 @@ class ItemStatus:
     stills: bool = False  # single images: each face is a person of its own
     seconds: float = 0.0  # of work
     au: tuple[int, ...] = ()
+    images: int = 0  # image files of the item; 0: a video file
+    label_rows: int = 0  # that label some AU
+    rows_without_image: int = 0
+    frames_without_label: int = 0  # of those decoded
+    positives: tuple[int, ...] = ()  # by AU, in the frames decoded
+    positives_lost: tuple[int, ...] = ()  # of these, in frames that were left out
     faults: tuple[Fault, ...] = ()
 
     @property
@@ -59,7 +65,8 @@ class ItemStatus:
         """Parse the output of `to_json`."""
         fields = json.loads(text)
         faults = tuple(Fault(**fault) for fault in fields.pop("faults"))
-        return ItemStatus(**{**fields, "au": tuple(fields["au"])}, faults=faults)
+        fields |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+        return ItemStatus(**fields, faults=faults)
 
 
 class WorkStore:

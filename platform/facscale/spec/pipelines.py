@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -12,12 +12,19 @@ from facscale.spec.safety import Name
 
 
 class Source(Block):
-    """Raw videos or images in the folder layout of a public data set."""
+    """Raw videos or images in the folder layout of a public data set. Further keys are options of the layout."""
 
-    layout: Literal["voxceleb2", "bp4d", "disfa", "affwild2", "rafdb", "affectnet", "videos"]
+    model_config = ConfigDict(extra="allow", frozen=True)
+    layout: str
     root: Url
     every: PositiveInt = 1  # keep each n-th frame
-    limit: NonNegativeInt = 0  # maximum number of videos, or of images of each part; 0: all
+    parts: tuple[str, ...] = ()  # of the published split (train, validation, test); empty: all
+    include: tuple[str, ...] = ()  # identities, patterns such as id100*, or @URL of a file with one on each line
+    exclude: tuple[str, ...] = ()  # likewise; empty: nobody is left out
+    identities: NonNegativeInt = 0  # maximum number of people, chosen evenly; 0: all
+    videos_per_identity: NonNegativeInt = 0  # maximum, chosen evenly, with all utterances of a video; 0: all
+    limit: NonNegativeInt = 0  # maximum number of videos in the order of names, or of images of each part; 0: all
+    labels: bool = True  # false: read no action units, also where there are label files
     aus: tuple[PositiveInt, ...] = ()  # action units to keep (those of the protocol); empty: all that are coded
     expressions: tuple[str, ...] = ()  # classes to keep, in the order of the tables; empty: all of the layout
     licence: str = ""  # of the material, in free words; stored with the data set

@@ -27,7 +27,8 @@ from facscale.job.variants import Variant, build_variant, hash_values, name_trai
 from facscale.spec import Document
 from facscale.spec.sweep import Sweep
 from facscale.sweep.space import Values, apply_values
-from facscale.train.events import ControllerStarted, Event, EventSink, StepMetrics, StepProgress
+from facscale.train.events import ControllerStarted, Event, StepMetrics, StepProgress
+from facscale.train.ray.event_queue import RayEventQueue
 from facscale.train.ray.launch import RayTrainer
 from facscale.train.task import TrainingTask
 from facscale.train.trainer import TrainedArtifact, is_finished, storage_url
@@ -54,7 +55,7 @@ class Search:
     sweep: Sweep
     title: str  # of the row that the best trial becomes
     fingerprints: tuple[str, ...]
-    events: EventSink  # of the job's own process
+    events: RayEventQueue  # of the job's own process
 
     def build_variant(self, values: Values) -> Variant:
         """The spec with the values of one trial."""
@@ -154,7 +155,7 @@ class Trial(tune.Trainable):
         if isinstance(event, ControllerStarted):
             self.controller = event.controller
             return
-        self.search.events.put(TrialEvent(self.trial_id, self.values, event))
+        self.search.events.put_and_wait(TrialEvent(self.trial_id, self.values, event))  # before Ray Tune's report
         if isinstance(event, StepProgress):
             self.steps = event.steps
         if isinstance(event, StepMetrics):

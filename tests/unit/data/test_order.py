@@ -106,10 +106,12 @@ def test_the_order_is_a_function_of_its_arguments_and_differs_between_epochs_and
     first, again = (order.order_epoch(runs, seed=seed, epoch=4, **shape) for _ in range(2))
     for name in ("member", "start", "key"):
         np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
+    distinct = len(set(zip(first.member.tolist(), first.start.tolist(), strict=True)))
     for seed_, epoch in ((seed, 5), (seed + 1, 4)):
         other = order.order_epoch(runs, seed=seed_, epoch=epoch, **shape)
         assert not set(first.key.tolist()) & set(other.key.tolist()), "no sample is augmented alike twice"
-        assert first.member.tolist() != other.member.tolist() or first.start.tolist() != other.start.tolist()
+        if distinct >= 12:  # few samples have few orders, of which two may be the same
+            assert first.member.tolist() != other.member.tolist() or first.start.tolist() != other.start.tolist()
 
 
 def slow_arrangement(runs, samples, *, seed, epoch, streams, block):

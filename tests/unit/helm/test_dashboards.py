@@ -1,4 +1,4 @@
-"""Dashboards ask for metrics that somebody exports."""
+"""Dashboards query only metrics that Ray or facscale exports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import ray
 import yaml
 from helm.chart import CHART
 
-from manifests import installed
+from manifests import load_objects
 
 OURS = {
     "ray_facscale_data_wait_share",
@@ -27,14 +27,16 @@ PANELS = Path(ray.__file__).parent / "dashboard/modules/metrics/dashboards/defau
 
 
 def dashboards() -> dict[str, dict]:
-    docs = [doc for doc in installed("values-fleet.yaml") if doc["metadata"]["name"].startswith("facscale-dashboard")]
+    docs = [
+        doc for doc in load_objects("values-fleet.yaml") if doc["metadata"]["name"].startswith("facscale-dashboard")
+    ]
     return {name: json.loads(text) for doc in docs for name, text in doc["data"].items()}
 
 
-def asked(board: dict) -> set[str]:
-    """Names of metrics in its queries."""
+def list_metrics(board: dict) -> set[str]:
+    """Names of the metrics that a dashboard queries."""
     queries = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
-    queries += [one["query"] for one in board["templating"]["list"]]
+    queries += [variable["query"] for variable in board["templating"]["list"]]
     return {name for query in queries for name in re.findall(r"\b((?:ray|autoscaler)_(?!io_)\w+)", query)}
 
 
@@ -43,14 +45,14 @@ def test_there_are_two():
 
 
 def test_ray_exports_what_its_dashboard_asks_for():
-    known = PANELS.read_text()
-    names = asked(dashboards()["facscale-ray.json"])
+    panels = PANELS.read_text()
+    names = list_metrics(dashboards()["facscale-ray.json"])
     assert len(names) > 10
-    assert [name for name in sorted(names) if name not in known] == []
+    assert [name for name in sorted(names) if name not in panels] == []
 
 
 def test_the_training_dashboard_shows_all_our_metrics():
-    assert asked(dashboards()["facscale-training.json"]) == OURS
+    assert list_metrics(dashboards()["facscale-training.json"]) == OURS
 
 
 @pytest.mark.parametrize("name", ["ray", "training"])
@@ -63,6 +65,6 @@ def test_panels_stand_side_by_side_and_are_all_there(name):
     places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in board["panels"]]
     assert len(set(places)) == len(places)
     assert {x for x, _ in places} == {0, 12}
-    variables = {one["name"] for one in board["templating"]["list"]}
+    variables = {variable["name"] for variable in board["templating"]["list"]}
     used = set(re.findall(r"\$(\w+)", json.dumps(board["panels"])))
     assert used <= variables

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from helm.chart import CHART, GOLDEN, VALUE_FILES, golden, readme
+from helm.chart import CHART, GOLDEN, VALUE_FILES, build_readme, render_golden
 
 RENEW = "python helm/chart.py writes it anew; review the difference"
 
@@ -11,7 +11,7 @@ RENEW = "python helm/chart.py writes it anew; review the difference"
 @pytest.mark.parametrize("name", VALUE_FILES)
 def test_renderings_are_the_golden_ones(name):
     kept = (GOLDEN / name).read_text()
-    assert golden(name).splitlines() == kept.splitlines(), RENEW
+    assert render_golden(name).splitlines() == kept.splitlines(), RENEW
 
 
 def test_every_golden_rendering_has_its_value_file():
@@ -19,4 +19,4 @@ def test_every_golden_rendering_has_its_value_file():
 
 
 def test_readme_is_up_to_date():
-    assert readme().splitlines() == (CHART / "README.md").read_text().splitlines(), RENEW
+    assert build_readme().splitlines() == (CHART / "README.md").read_text().splitlines(), RENEW

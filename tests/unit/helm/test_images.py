@@ -21,10 +21,10 @@ def instructions():
 
 
 def test_it_is_made_of_known_instructions_and_begins_with_an_argument():
-    found = instructions()
-    assert {word for word, _ in found} <= KNOWN
-    assert found[0] == ("ARG", "BASE=debian:12.11-slim")
-    assert [rest for word, rest in found if word == "FROM"] == ["${BASE} AS build", "${BASE}"]
+    lines = instructions()
+    assert {word for word, _ in lines} <= KNOWN
+    assert lines[0] == ("ARG", "BASE=debian:12.11-slim")
+    assert [rest for word, rest in lines if word == "FROM"] == ["${BASE} AS build", "${BASE}"]
 
 
 def test_it_runs_as_a_user_without_rights():
@@ -69,7 +69,8 @@ def test_the_context_holds_the_code_and_no_more():
     allowed = [line.removeprefix("!") for line in lines if line.startswith("!")]
     for path in copied:
         assert any(
-            path == one or path.startswith(f"{one}/") or re.fullmatch(one.replace("*", ".*"), path) for one in allowed
+            path == entry or path.startswith(f"{entry}/") or re.fullmatch(entry.replace("*", ".*"), path)
+            for entry in allowed
         )
     assert not {".git", "tests", "demo", ".venv"} & set(allowed)
 

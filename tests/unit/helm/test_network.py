@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from helm.chart import VALUE_FILES, objects, values_of
+from helm.chart import VALUE_FILES, load_values, render_objects
 
-from manifests import installed
-from pods import Pod, pods, selects
+from manifests import load_objects
+from pods import Pod, list_pods, selects
 
 OURS = {"podSelector"}  # a peer with this key alone is in our namespace
 
@@ -19,35 +19,35 @@ def policies(docs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def named(docs: list[dict[str, Any]], component: str) -> Pod:
-    return next(pod for pod in pods(docs) if pod.labels["app.kubernetes.io/component"] == component)
+    return next(pod for pod in list_pods(docs) if pod.labels["app.kubernetes.io/component"] == component)
 
 
 def allows(docs: list[dict[str, Any]], source: Pod, target: Pod, port: int) -> bool:
     """As the network would decide: both sides have to agree."""
 
-    def agreed(here: Pod, there: Pod, direction: str, key: str) -> bool:
-        mine = [
-            one
-            for one in policies(docs)
-            if selects(one["podSelector"], here.labels) and direction in one["policyTypes"]
+    def is_allowed(here: Pod, there: Pod, direction: str, key: str) -> bool:
+        own = [
+            policy
+            for policy in policies(docs)
+            if selects(policy["podSelector"], here.labels) and direction in policy["policyTypes"]
         ]
-        rules = [rule for one in mine for rule in one.get(direction.lower(), [])]
-        return not mine or any(
-            port in [one["port"] for one in rule.get("ports", [{"port": port}])]
+        rules = [rule for policy in own for rule in policy.get(direction.lower(), [])]
+        return not own or any(
+            port in [entry["port"] for entry in rule.get("ports", [{"port": port}])]
             and any(peer.keys() == OURS and selects(peer["podSelector"], there.labels) for peer in rule.get(key, []))
             for rule in rules
         )
 
-    return agreed(source, target, "Egress", "to") and agreed(target, source, "Ingress", "from")
+    return is_allowed(source, target, "Egress", "to") and is_allowed(target, source, "Ingress", "from")
 
 
 @pytest.mark.parametrize("name", VALUE_FILES)
 def test_every_pod_is_closed_both_ways(name):
-    docs = installed(name)
+    docs = load_objects(name)
     closed = next(doc["spec"] for doc in docs if doc["metadata"]["name"] == "facscale-closed")
     assert "ingress" not in closed
-    assert {one["port"] for rule in closed["egress"] for one in rule["ports"]} == {53}
-    for pod in pods(docs):
+    assert {entry["port"] for rule in closed["egress"] for entry in rule["ports"]} == {53}
+    for pod in list_pods(docs):
         assert selects(closed["podSelector"], pod.labels), pod.where
 
 
@@ -68,15 +68,17 @@ def selectors(docs: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]
 
 @pytest.mark.parametrize("name", VALUE_FILES)
 def test_every_selector_chooses_somebody(name):
-    docs = installed(name)
-    labels = [pod.labels for pod in pods(docs)]
-    found = list(selectors(docs))
-    assert found
-    assert [where for where, selector in found if not any(selects(selector, one) for one in labels)] == []
+    docs = load_objects(name)
+    labels = [pod.labels for pod in list_pods(docs)]
+    matches = list(selectors(docs))
+    assert matches
+    assert [
+        where for where, selector in matches if not any(selects(selector, pod_labels) for pod_labels in labels)
+    ] == []
 
 
 def test_a_service_monitor_finds_the_service():
-    docs = installed("values-fleet.yaml")
+    docs = load_objects("values-fleet.yaml")
     monitor = next(doc for doc in docs if doc["kind"] == "ServiceMonitor")
     services = [
         doc
@@ -84,24 +86,24 @@ def test_a_service_monitor_finds_the_service():
         if doc["kind"] == "Service" and selects(monitor["spec"]["selector"], doc["metadata"]["labels"])
     ]
     assert [doc["metadata"]["name"] for doc in services] == ["facscale-mlflow"]
-    ports = {one["name"] for one in services[0]["spec"]["ports"]}
-    assert {one["port"] for one in monitor["spec"]["endpoints"]} <= ports
+    ports = {port["name"] for port in services[0]["spec"]["ports"]}
+    assert {entry["port"] for entry in monitor["spec"]["endpoints"]} <= ports
 
 
 def test_ports_of_services_and_monitors_are_ports_of_their_pods():
-    docs = installed("values-fleet.yaml") + installed("values-gpu.yaml")
+    docs = load_objects("values-fleet.yaml") + load_objects("values-gpu.yaml")
     for doc in docs:
         if doc["kind"] in {"Service", "PodMonitor"}:
             service = doc["kind"] == "Service"
             selector = {"matchLabels": doc["spec"]["selector"]} if service else doc["spec"]["selector"]
-            asked = (
-                {one["targetPort"] for one in doc["spec"]["ports"]}
+            ports = (
+                {port["targetPort"] for port in doc["spec"]["ports"]}
                 if service
-                else {one["port"] for one in doc["spec"]["podMetricsEndpoints"]}
+                else {entry["port"] for entry in doc["spec"]["podMetricsEndpoints"]}
             )
-            for pod in pods(docs):
+            for pod in list_pods(docs):
                 if selects(selector, pod.labels):
-                    assert asked <= {one["name"] for one in pod.spec["containers"][0]["ports"]}
+                    assert ports <= {port["name"] for port in pod.spec["containers"][0]["ports"]}
 
 
 @pytest.mark.parametrize(
@@ -121,7 +123,7 @@ def test_ports_of_services_and_monitors_are_ports_of_their_pods():
     ],
 )
 def test_what_is_needed_is_open(source, target, port):
-    docs = installed("values-gpu.yaml")
+    docs = load_objects("values-gpu.yaml")
     assert allows(docs, named(docs, source), named(docs, target), port)
 
 
@@ -143,7 +145,7 @@ def test_what_is_needed_is_open(source, target, port):
     ],
 )
 def test_what_is_not_needed_is_closed(source, target, port):
-    docs = installed("values-gpu.yaml")
+    docs = load_objects("values-gpu.yaml")
     assert not allows(docs, named(docs, source), named(docs, target), port)
 
 
@@ -176,8 +178,8 @@ def outside(docs: list[dict[str, Any]], component: str) -> set[int]:
     ],
 )
 def test_who_may_leave_the_cluster_and_where(name, component, ports):
-    assert outside(installed(name), component) == ports
+    assert outside(load_objects(name), component) == ports
 
 
 def test_without_policies_there_are_none():
-    assert policies(objects({**values_of("values-gpu.yaml"), "networkPolicy": {"enabled": False}})) == []
+    assert policies(render_objects({**load_values("values-gpu.yaml"), "networkPolicy": {"enabled": False}})) == []

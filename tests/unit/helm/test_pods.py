@@ -8,10 +8,10 @@ import re
 
 import pytest
 import yaml
-from helm.chart import VALUE_FILES, objects, values_of
+from helm.chart import VALUE_FILES, load_values, render_objects
 
-from manifests import installed
-from pods import breaches, pods, rayjob
+from manifests import load_objects
+from pods import list_breaches, list_pods, load_rayjob
 
 PRODUCTION = ["values-fleet.yaml", "values-first-cluster.yaml", "values-second-cluster.yaml"]
 TRIALS = [name for name in VALUE_FILES if name not in PRODUCTION]
@@ -19,9 +19,9 @@ TRIALS = [name for name in VALUE_FILES if name not in PRODUCTION]
 
 @pytest.mark.parametrize("name", VALUE_FILES)
 def test_every_pod_is_restricted(name):
-    found = pods(installed(name))
-    assert len(found) >= 5
-    assert {pod.where: breaches(pod) for pod in found if breaches(pod)} == {}
+    every_pod = list_pods(load_objects(name))
+    assert len(every_pod) >= 5
+    assert {pod.where: list_breaches(pod) for pod in every_pod if list_breaches(pod)} == {}
 
 
 @pytest.mark.parametrize(
@@ -36,16 +36,16 @@ def test_every_pod_is_restricted(name):
     ],
 )
 def test_a_breach_is_seen(change, words):
-    head = next(pod for pod in pods(installed("values-gpu.yaml")) if pod.where == "RayCluster/facscale head")
+    head = next(pod for pod in list_pods(load_objects("values-gpu.yaml")) if pod.where == "RayCluster/facscale head")
     spec = copy.deepcopy(head.spec)
     change(spec)
-    assert [line for line in breaches(head._replace(spec=spec)) if words in line]
+    assert [line for line in list_breaches(head._replace(spec=spec)) if words in line]
 
 
 @pytest.mark.parametrize("name", VALUE_FILES)
 def test_only_the_autoscaler_holds_a_key_to_kubernetes(name):
-    for pod in pods(installed(name)):
-        keys = {one["name"] for one in pod.spec.get("volumes", []) if "projected" in one}
+    for pod in list_pods(load_objects(name)):
+        keys = {volume["name"] for volume in pod.spec.get("volumes", []) if "projected" in volume}
         holders = {
             container["name"]
             for container in pod.containers
@@ -57,16 +57,16 @@ def test_only_the_autoscaler_holds_a_key_to_kubernetes(name):
 
 @pytest.mark.parametrize("name", PRODUCTION)
 def test_no_secret_material_in_production(name):
-    docs = installed(name)
+    docs = load_objects(name)
     assert [doc for doc in docs if doc["kind"] == "Secret"] == []
     text = yaml.safe_dump_all(docs)
     assert re.findall(r"://[^/\s]*:[^/\s]*@", text) == []
-    for pod in pods(docs):
+    for pod in list_pods(docs):
         for container in pod.containers:
             loud = [
-                one["name"]
-                for one in container.get("env", [])
-                if re.search("PASS|SECRET|TOKEN|KEY", one["name"]) and "value" in one
+                variable["name"]
+                for variable in container.get("env", [])
+                if re.search("PASS|SECRET|TOKEN|KEY", variable["name"]) and "value" in variable
             ]
             assert loud == [], pod.where
     for doc in docs:
@@ -77,7 +77,8 @@ def test_no_secret_material_in_production(name):
 @pytest.mark.parametrize("name", TRIALS)
 def test_a_trials_secrets_are_generated_long_and_differ(name):
     first, second = (
-        {doc["metadata"]["name"]: doc for doc in objects(values_of(name)) if doc["kind"] == "Secret"} for _ in range(2)
+        {doc["metadata"]["name"]: doc for doc in render_objects(load_values(name)) if doc["kind"] == "Secret"}
+        for _ in range(2)
     )
     names = {"facscale-ray-token", "facscale-mlflow", "facscale-tracking", "facscale-postgres", "facscale-object-store"}
     assert set(first) == names
@@ -86,9 +87,11 @@ def test_a_trials_secrets_are_generated_long_and_differ(name):
         ("postgres", "password"),
         ("object-store", "AWS_SECRET_ACCESS_KEY"),
     ]:
-        one, other = (base64.b64decode(docs[f"facscale-{secret}"]["data"][key]) for docs in (first, second))
-        assert len(one) == 40
-        assert one != other
+        first_value, second_value = (
+            base64.b64decode(docs[f"facscale-{secret}"]["data"][key]) for docs in (first, second)
+        )
+        assert len(first_value) == 40
+        assert first_value != second_value
     login = first["facscale-tracking"]["data"]["MLFLOW_TRACKING_PASSWORD"]
     assert login == first["facscale-mlflow"]["data"]["admin-password"]
     assert all(doc["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep" for doc in first.values())
@@ -96,18 +99,18 @@ def test_a_trials_secrets_are_generated_long_and_differ(name):
 
 @pytest.mark.parametrize("name", VALUE_FILES)
 def test_secrets_that_pods_ask_for_are_there_or_named(name):
-    docs = installed(name)
-    made = {doc["metadata"]["name"] for doc in docs if doc["kind"] == "Secret"}
-    named = set(re.findall(r"(?:existingSecret|mlflowSecret): ([\w-]+)", yaml.safe_dump(values_of(name))))
-    asked = set(re.findall(r"secret(?:Key)?Ref:\s+(?:key: \S+\s+)?name: ([\w-]+)", yaml.safe_dump_all(docs)))
-    asked |= {job["spec"]["rayClusterSpec"]["authOptions"]["secretName"] for job in [rayjob(docs)]}
-    assert asked
-    assert asked <= made | named
+    docs = load_objects(name)
+    generated = {doc["metadata"]["name"] for doc in docs if doc["kind"] == "Secret"}
+    named = set(re.findall(r"(?:existingSecret|mlflowSecret): ([\w-]+)", yaml.safe_dump(load_values(name))))
+    referenced = set(re.findall(r"secret(?:Key)?Ref:\s+(?:key: \S+\s+)?name: ([\w-]+)", yaml.safe_dump_all(docs)))
+    referenced |= {job["spec"]["rayClusterSpec"]["authOptions"]["secretName"] for job in [load_rayjob(docs)]}
+    assert referenced
+    assert referenced <= generated | named
 
 
 @pytest.mark.parametrize("name", VALUE_FILES)
 def test_rights_are_few_and_of_the_namespace(name):
-    docs = installed(name)
+    docs = load_objects(name)
     assert [doc["kind"] for doc in docs if doc["kind"].startswith("Cluster")] == []
     for role in (doc for doc in docs if doc["kind"] == "Role"):
         for rule in role["rules"]:
@@ -128,33 +131,38 @@ def test_rights_are_few_and_of_the_namespace(name):
 
 @pytest.mark.parametrize("name", VALUE_FILES)
 def test_service_accounts_that_pods_name_are_there_and_mount_nothing(name):
-    docs = installed(name)
+    docs = load_objects(name)
     accounts = {doc["metadata"]["name"]: doc for doc in docs if doc["kind"] == "ServiceAccount"}
     assert all(doc["automountServiceAccountToken"] is False for doc in accounts.values())
-    named = {pod.spec["serviceAccountName"] for pod in pods(docs) if "serviceAccountName" in pod.spec}
+    named = {pod.spec["serviceAccountName"] for pod in list_pods(docs) if "serviceAccountName" in pod.spec}
     assert named == set(accounts)
 
 
 @pytest.mark.parametrize("name", VALUE_FILES)
 def test_memory_is_asked_for_as_it_is_limited_and_shm_is_part_of_it(name):
-    for pod in pods(installed(name)):
+    for pod in list_pods(load_objects(name)):
         for container in pod.containers:
             resources = container["resources"]
             assert resources["requests"] == resources["limits"], pod.where
-        shm = [one["emptyDir"]["sizeLimit"] for one in pod.spec.get("volumes", []) if one["name"] == "shm"]
+        shm = [volume["emptyDir"]["sizeLimit"] for volume in pod.spec.get("volumes", []) if volume["name"] == "shm"]
         if shm:
             assert gib(shm[0]) < gib(pod.spec["containers"][0]["resources"]["limits"]["memory"]), pod.where
 
 
 def test_only_our_own_image_is_never_fetched():
-    containers = [one for pod in pods(installed("values-kind.yaml")) for one in pod.containers if "image" in one]
-    policies = {(one["image"].split(":")[0], one["imagePullPolicy"]) for one in containers}
+    containers = [
+        container
+        for pod in list_pods(load_objects("values-kind.yaml"))
+        for container in pod.containers
+        if "image" in container
+    ]
+    policies = {(container["image"].split(":")[0], container["imagePullPolicy"]) for container in containers}
     assert policies == {("facscale", "Never"), ("postgres", "IfNotPresent"), ("chrislusf/seaweedfs", "IfNotPresent")}
 
 
 @pytest.mark.parametrize("name", VALUE_FILES)
 def test_rays_object_store_fits_into_shared_memory(name):
-    spec = rayjob(installed(name))["spec"]["rayClusterSpec"]
+    spec = load_rayjob(load_objects(name))["spec"]["rayClusterSpec"]
     for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
         volumes = {volume["name"]: volume for volume in group["template"]["spec"]["volumes"]}
         share = (
@@ -169,7 +177,7 @@ def gib(quantity: str) -> float:
 
 
 def test_gpu_groups_run_the_cuda_image_on_nodes_with_gpus():
-    groups = rayjob(installed("values-fleet.yaml"))["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    groups = load_rayjob(load_objects("values-fleet.yaml"))["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     pods_by_group = {group["groupName"]: group["template"] for group in groups}
     assert list(pods_by_group) == ["cpu", "gpu", "gpu-spot"]
     for name, template in pods_by_group.items():
@@ -177,14 +185,14 @@ def test_gpu_groups_run_the_cuda_image_on_nodes_with_gpus():
         has_gpus = "nvidia.com/gpu" in spec["containers"][0]["resources"]["limits"]
         assert has_gpus == name.startswith("gpu")
         assert spec["containers"][0]["image"].endswith("-cuda") == has_gpus
-        assert any(one["key"] == "nvidia.com/gpu" for one in spec.get("tolerations", [])) == has_gpus
+        assert any(toleration["key"] == "nvidia.com/gpu" for toleration in spec.get("tolerations", [])) == has_gpus
         capacity = template["metadata"]["labels"]["facscale.dev/capacity"]
         assert capacity == ("on-demand" if name == "gpu" else "spot")
 
 
 @pytest.mark.parametrize("name", VALUE_FILES)
 def test_the_template_is_what_submit_expects(name):
-    job = rayjob(installed(name))
+    job = load_rayjob(load_objects(name))
     spec, cluster = job["spec"], job["spec"]["rayClusterSpec"]
     assert spec["entrypoint"] == "facscale run /etc/facscale/job/job.yaml"
     assert spec["shutdownAfterJobFinishes"] is True
@@ -200,7 +208,7 @@ def test_the_template_is_what_submit_expects(name):
 
 
 def test_jobs_and_the_standing_cluster_are_made_alike():
-    docs = installed("values-gpu.yaml")
+    docs = load_objects("values-gpu.yaml")
     standing = next(doc for doc in docs if doc["kind"] == "RayCluster")["spec"]
-    text = yaml.safe_dump(rayjob(docs)["spec"]["rayClusterSpec"]).replace("lifetime: job", "lifetime: standing")
+    text = yaml.safe_dump(load_rayjob(docs)["spec"]["rayClusterSpec"]).replace("lifetime: job", "lifetime: standing")
     assert yaml.safe_load(text) == standing

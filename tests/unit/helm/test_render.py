@@ -11,19 +11,19 @@ import helm_python
 import pytest
 import ray
 import yaml
-from helm.chart import CHART, NAMESPACE, RELEASE, VALUE_FILES, objects, render, values_of
+from helm.chart import CHART, NAMESPACE, RELEASE, VALUE_FILES, load_values, render, render_objects
 
 import facscale
 import kuberay
-from manifests import NEWEST, OLDEST, changed, installed, labels, validate
-from pods import rayjob
+from manifests import NEWEST, OLDEST, change_values, labels, load_objects, validate
+from pods import load_rayjob
 
 needs_crds = pytest.mark.skipif(kuberay.find_crds() is None, reason=kuberay.MISSING)
 
 
 @pytest.mark.parametrize("name", VALUE_FILES)
 def test_lint_finds_nothing(name):
-    report = helm_python.lint(str(CHART), values_of(name), strict=True, kube_version=f"v{NEWEST}.0")
+    report = helm_python.lint(str(CHART), load_values(name), strict=True, kube_version=f"v{NEWEST}.0")
     assert report["errors"] == []
     assert [line for line in report["messages"] if line["error"] != "icon is recommended"] == []
 
@@ -31,13 +31,13 @@ def test_lint_finds_nothing(name):
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
 @pytest.mark.parametrize("name", VALUE_FILES)
 def test_core_objects_are_valid(name, version):
-    for doc in installed(name):
+    for doc in load_objects(name):
         validate(doc, version)
 
 
 @pytest.mark.parametrize("name", VALUE_FILES)
 def test_submitter_pod_of_a_job_is_valid(name):
-    template = rayjob(installed(name))["spec"]["submitterPodTemplate"]
+    template = load_rayjob(load_objects(name))["spec"]["submitterPodTemplate"]
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -50,15 +50,15 @@ def test_submitter_pod_of_a_job_is_valid(name):
 @needs_crds
 @pytest.mark.parametrize("name", VALUE_FILES)
 def test_ray_objects_keep_to_kuberays_schema_and_rules(name):
-    docs = installed(name)
-    for doc in [rayjob(docs), *(doc for doc in docs if doc["kind"] == "RayCluster")]:
+    docs = load_objects(name)
+    for doc in [load_rayjob(docs), *(doc for doc in docs if doc["kind"] == "RayCluster")]:
         assert kuberay.list_schema_errors(doc) == []
         assert kuberay.list_operator_errors(doc) == []
 
 
 @needs_crds
 def test_the_schema_finds_a_wrong_key_deep_inside():
-    job = rayjob(installed("values-gpu.yaml"))
+    job = load_rayjob(load_objects("values-gpu.yaml"))
     group = job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
     group["template"]["spec"]["containers"][0]["imagePolicy"] = "Always"
     del group["maxReplicas"]  # has a default, so it may be missing
@@ -82,7 +82,7 @@ def test_the_schema_finds_a_wrong_key_deep_inside():
     ],
 )
 def test_operator_rules_refuse(path, value, words):
-    job = rayjob(installed("values-gpu.yaml"))
+    job = load_rayjob(load_objects("values-gpu.yaml"))
     node = job
     *parents, last = path.split(".")
     for key in parents:
@@ -92,14 +92,14 @@ def test_operator_rules_refuse(path, value, words):
 
 
 def test_min_above_max_is_refused():
-    values = changed("values-gpu.yaml", {"ray.groups.gpu.minReplicas": 5})
+    values = change_values("values-gpu.yaml", {"ray.groups.gpu.minReplicas": 5})
     with pytest.raises(helm_python.HelmError, match="ray.groups.gpu: minReplicas 5 is above maxReplicas 1"):
         render(values)
 
 
 @pytest.mark.parametrize("release", ["r" * 53, "facscale", "a"])
 def test_names_stay_within_limits(release):
-    for doc in objects(values_of("values-fleet.yaml"), name=release, namespace="n" * 63):
+    for doc in render_objects(load_values("values-fleet.yaml"), name=release, namespace="n" * 63):
         assert len(doc["metadata"]["name"]) <= 63
         if doc["kind"] == "RayCluster":
             assert kuberay.list_operator_errors(doc) == []
@@ -108,19 +108,19 @@ def test_names_stay_within_limits(release):
 def test_versions_agree():
     chart = (CHART / "Chart.yaml").read_text()
     assert re.search(r"^appVersion: (\S+)", chart, re.MULTILINE)[1] == facscale.__version__
-    assert values_of("values.yaml")["ray"]["version"] == ray.__version__
+    assert load_values("values.yaml")["ray"]["version"] == ray.__version__
 
 
 @pytest.mark.parametrize("name", VALUE_FILES)
 def test_notes_say_what_to_type(name):
-    values = values_of(name)
+    values = load_values(name)
     notes = next(text for path, text in render(values).items() if path.endswith("NOTES.txt"))
     assert "facscale submit jobs/clp.yaml --kube" in notes
     assert "helm test facscale --namespace research" in notes
     typed = {word.rstrip(":") for word in re.findall(r"(?:secret|service/|ConfigMap )\s?(facscale[\w-]*)", notes)}
-    made = {doc["metadata"]["name"] for doc in objects(values)} | set(_names(values)) | {"facscale-head-svc"}
+    names = {doc["metadata"]["name"] for doc in render_objects(values)} | set(_names(values)) | {"facscale-head-svc"}
     assert typed
-    assert typed <= made
+    assert typed <= names
 
 
 def _names(value) -> list[str]:
@@ -134,7 +134,7 @@ def test_probes_are_programs():
     for path in sorted((CHART / "probes").glob("*.py")):
         compile(path.read_text(), str(path), "exec")
         rendered = [
-            pod for pod in installed("values-fleet.yaml") if pod["metadata"]["name"].endswith(f"test-{path.stem}")
+            pod for pod in load_objects("values-fleet.yaml") if pod["metadata"]["name"].endswith(f"test-{path.stem}")
         ]
         assert rendered[0]["spec"]["containers"][0]["args"][0].strip() == path.read_text().strip()
 
@@ -156,10 +156,10 @@ def test_schema_is_json_that_people_wrote_once():
 @pytest.mark.parametrize("name", VALUE_FILES)
 def test_an_installation_is_planned_as_it_is_rendered(name):
     config = helm_python.Config(namespace=NAMESPACE, storage_driver="memory")
-    plan = config.install(helm_python.Chart.load(str(CHART)), RELEASE, values_of(name), dry_run="client")
+    plan = config.install(helm_python.Chart.load(str(CHART)), RELEASE, load_values(name), dry_run="client")
     planned = {f"{doc['kind']}/{doc['metadata']['name']}" for doc in yaml.safe_load_all(plan["manifest"]) if doc}
-    hooks = {label for label, doc in zip(labels(installed(name)), installed(name), strict=True) if is_hook(doc)}
-    assert planned == set(labels(installed(name))) - hooks
+    hooks = {label for label, doc in zip(labels(load_objects(name)), load_objects(name), strict=True) if is_hook(doc)}
+    assert planned == set(labels(load_objects(name))) - hooks
     assert "facscale submit" in plan["notes"]
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import helm_python
 import pytest
 import yaml
-from helm.chart import CHART, objects, render
+from helm.chart import CHART, render, render_objects
 
-from manifests import changed
+from manifests import change_values
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 OPEN = {"nodeAffinity", "podAffinity", "podAntiAffinity", "global"}  # Kubernetes' and Helm's own
@@ -40,7 +40,7 @@ OPEN = {"nodeAffinity", "podAffinity", "podAntiAffinity", "global"}  # Kubernete
     ],
 )
 def test_a_wrong_key_is_refused(path):
-    values = changed("values-gpu.yaml", {path: "x"})
+    values = change_values("values-gpu.yaml", {path: "x"})
     with pytest.raises(helm_python.HelmError) as refused:
         render(values)
     assert path.split(".")[-1] in str(refused.value) or "want array" in str(refused.value)
@@ -65,7 +65,7 @@ def test_a_wrong_key_is_refused(path):
 )
 def test_a_wrong_value_is_refused(path, value):
     with pytest.raises(helm_python.HelmError):
-        render(changed("values-gpu.yaml", {path: value}))
+        render(change_values("values-gpu.yaml", {path: value}))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_wrong_value_is_refused(path, value):
     ],
 )
 def test_values_that_do_not_go_together_are_refused_in_words(name, patch, words):
-    values = changed(name, patch)
+    values = change_values(name, patch)
     with pytest.raises(helm_python.HelmError, match=words):
         render(values)
 
@@ -102,13 +102,13 @@ def mappings(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def test_the_schema_is_closed_everywhere():
-    found = list(mappings(SCHEMA))
-    assert len(found) > 40
+    nodes = list(mappings(SCHEMA))
+    assert len(nodes) > 40
     still_open = [
-        path for path, node in found if "additionalProperties" not in node and path.split("/")[-1] not in OPEN
+        path for path, node in nodes if "additionalProperties" not in node and path.split("/")[-1] not in OPEN
     ]
     assert still_open == []
-    assert not any(node.get("additionalProperties") is True for _, node in found)
+    assert not any(node.get("additionalProperties") is True for _, node in nodes)
 
 
 def test_every_key_has_a_meaning():
@@ -125,9 +125,9 @@ def test_values_and_schema_have_the_same_keys():
     values = yaml.safe_load((CHART / "values.yaml").read_text())
 
     def compare(node: dict[str, Any], value: dict[str, Any], path: str) -> None:
-        known = set(node["properties"]) - {"global"}
-        assert known == set(value), path
-        for key in known:
+        keys = set(node["properties"]) - {"global"}
+        assert keys == set(value), path
+        for key in keys:
             part = node["properties"][key]
             if "properties" in part and "$ref" not in part:
                 compare(part, value[key], f"{path}.{key}")
@@ -136,6 +136,6 @@ def test_values_and_schema_have_the_same_keys():
 
 
 def test_a_group_of_the_defaults_can_be_taken_away():
-    values = changed("values-gpu.yaml", {"ray.groups.cpu": None})
-    cluster = next(doc for doc in objects(values) if doc["kind"] == "RayCluster")
+    values = change_values("values-gpu.yaml", {"ray.groups.cpu": None})
+    cluster = next(doc for doc in render_objects(values) if doc["kind"] == "RayCluster")
     assert [group["groupName"] for group in cluster["spec"]["workerGroupSpecs"]] == ["gpu"]

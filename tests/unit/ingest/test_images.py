@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ TABLES = {part: f"Manually_Annotated_file_lists/{part}.csv" for part in ("traini
 
 def read_list(layout, files):
     contents = {name: text.encode() if isinstance(text, str) else text for name, text in files.items()}
-    return list(layouts.list_images(layout, dict.fromkeys(contents, 1), contents.__getitem__))
+    return list(layouts.find(layout).list_images(dict.fromkeys(contents, 1), contents.__getitem__))
 
 
 def source(tmp_path, files, layout, **more):
@@ -46,7 +47,7 @@ def build(source):
 
 def test_rafdb_lists_parts_and_classes():
     images = read_list("rafdb", RAF)
-    assert [tuple(entry) for entry in images] == [
+    assert [entry[:4] for entry in images] == [
         ("train_00001", "basic/Image/aligned/train_00001_aligned.jpg", "train", "sad"),
         ("train_00002", "basic/Image/aligned/train_00002_aligned.jpg", "train", "neutral"),
         ("test_0001", "basic/Image/aligned/test_0001_aligned.jpg", "test", "surprise"),
@@ -94,7 +95,7 @@ def test_affectnet_new_tree_has_one_label_file_per_image():
             "val_set/annotations/10_aro.npy": npy(0.5),
         },
     )
-    assert sorted(tuple(entry) for entry in images) == [
+    assert sorted(entry[:4] for entry in images) == [
         ("test_10", "val_set/images/10.jpg", "test", "neutral"),
         ("train_10", "train_set/images/10.jpg", "train", "contempt"),
         ("train_9", "train_set/images/9.jpg", "train", "anger"),
@@ -104,7 +105,7 @@ def test_affectnet_new_tree_has_one_label_file_per_image():
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, r"1 of 1 label files are missing, such as train_set/annotations/9_exp.npy; unpack"),
+        ({}, r"all 1 label files are missing, such as train_set/annotations/9_exp.npy; unpack"),
         ({"train_set/annotations/9_exp.npy": b"no array"}, r"9_exp.npy: no number can be read"),
         ({"train_set/annotations/9_exp.npy": b""}, r"9_exp.npy: no number can be read"),
         ({"train_set/annotations/9_exp.npy": npy(11)}, r"9_exp.npy: '11' is not an expression of AffectNet"),
@@ -130,7 +131,7 @@ def tables(training, validation):
 
 def test_affectnet_old_tree_has_two_tables():
     images = read_list("affectnet", tables([row("689/737db2.jpg", 1), row("1/a.png", 9)], [row("2/B.JPG", 3)]))
-    assert [tuple(entry) for entry in images] == [
+    assert [entry[:4] for entry in images] == [
         ("train_689_737db2", "Manually_Annotated_Images/689/737db2.jpg", "train", "happy"),
         ("test_2_B", "Manually_Annotated_Images/2/B.JPG", "test", "surprise"),
     ]
@@ -166,17 +167,46 @@ def image(name):
     return f"basic/Image/aligned/{name}_aligned.jpg"
 
 
-def test_images_that_are_all_missing_or_listed_twice_are_rejected(tmp_path):
+def test_images_that_are_all_missing_are_rejected(tmp_path):
     missing = source(tmp_path, {**RAF, image("train_00001"): b"x"}, "rafdb")
     with pytest.raises(
         DataError, match=r"none of the 1 listed test images exists, such as .*test_0001_aligned.jpg; unp"
     ):
         build(missing)
-    twice = {LIST: RAF[LIST] + "train_00002.jpg 6\n", image("test_0001"): b"x"}
-    with pytest.raises(DataError, match=r"train_00002 is listed twice, as .* \(neutral\) and .* \(anger\); remove"):
-        build(source(tmp_path, twice, "rafdb"))
     with pytest.raises(DataError, match="none of the 0 listed test images exists; unpack"):
         build(source(tmp_path, {LIST: "train_00001.jpg 5\n"}, "rafdb"))
+
+
+def test_an_image_with_two_labels_or_with_none_costs_only_itself(tmp_path):
+    lines = f"{RAF[LIST]}train_00002.jpg 6\ntrain_00001.jpg 5.0\n"
+    files = {LIST: lines, **{image(name): b"x" for name in ("train_00001", "train_00002", "test_0001")}}
+    faults = []
+    rafdb = source(tmp_path, files, "rafdb")
+    train, test = build_batches(rafdb, list_files(rafdb.root), add_fault=faults.append)
+    assert (train.people, test.people) == (("train_00001",), ("test_0001",))
+    (fault,) = faults
+    assert fault.stage == "labels"
+    assert re.match(r"train_00002 is listed twice, as .* \(neutral\) and .* \(anger\): left out", fault.reason)
+
+    files = tables([row("1/a.jpg", 1), row("1/b.jpg", ""), row("1/a.jpg", "1.0")], [row("2/c.jpg", "3.0")])
+    files |= {f"Manually_Annotated_Images/{name}": b"x" for name in ("1/a.jpg", "1/b.jpg", "2/c.jpg")}
+    affectnet = source(tmp_path / "affectnet", files, "affectnet")
+    faults.clear()
+    train, test = build_batches(affectnet, list_files(affectnet.root), add_fault=faults.append)
+    assert (train.people, test.people) == (("train_1_a",), ("test_2_c",))
+    assert [fault.reason for fault in faults] == [
+        "1 images have no label, such as Manually_Annotated_Images/1/b.jpg: left out"
+    ]
+
+
+def test_one_part_of_the_split_can_be_selected_and_nobody_by_name(tmp_path):
+    files = {**RAF, image("train_00001"): b"x", image("test_0001"): b"x"}
+    (batch,) = build(source(tmp_path, files, "rafdb", parts=("test",)))
+    assert batch.people == ("test_0001",)
+    with pytest.raises(DataError, match=r"no part 'valid'; there are: train, test"):
+        build(source(tmp_path, files, "rafdb", parts=("valid",)))
+    with pytest.raises(SpecError, match=r"source\.exclude: the layout rafdb has single images of nobody"):
+        build(source(tmp_path, files, "rafdb", exclude=("x",)))
 
 
 @pytest.mark.parametrize(
@@ -226,7 +256,7 @@ def test_from_rendered_images_to_shards(tmp_path):
     (root / image("train_00007")).write_bytes(simplejpeg.encode_jpeg(np.full((128, 128, 3), 90, np.uint8)))
     spec = pipeline(root, out)
     listing = list_files(str(root))
-    items = sorted(_list_items(spec, listing), key=lambda item: item.sort_key)
+    items = sorted(_list_items(spec, listing).items, key=lambda item: item.sort_key)
     extract = FaceExtractor(spec, run="r")
     statuses = [extract(item, item.compute_key(listing.files)) for item in items]
     assert [(status.part, status.frames, status.faces, status.faceless) for status in statuses] == [

@@ -1,4 +1,4 @@
-{{/* A pod of `helm test` that runs a program of probes/: (dict "root" $ "name" "mlflow" "env" "<yaml list>" "secrets" (list "name")). */}}
+{{/* A pod of `helm test` that runs a script of probes/: (dict "root" $ "name" "mlflow" "env" "<yaml list>" "secrets" (list "name")). */}}
 {{- define "facscale.test" -}}
 apiVersion: v1
 kind: Pod

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from facscale.ingest import layouts
 from facscale.ingest.detectors.base import LANDMARKS, Box, Detector, DetectorConfig
 from facscale.spec import Document, Pipeline, Plugins, parse
 
@@ -20,8 +21,9 @@ list_names, find = _detectors.names, _detectors.find
 
 
 def configure(document: Document) -> Pipeline:
-    """Parse a pipeline and check its detector's options. Raises SpecError with file, line and key."""
+    """Parse a pipeline and check the options of its layout and detector. Raises SpecError with file, line and key."""
     pipeline = parse(document, Pipeline)
+    layouts.check_source(document)
     block = {"name": pipeline.detector.name, **(document.get(("detector",)) or {})}
     _detectors.configure(Document({"detector": block}, document.locations))
     return pipeline

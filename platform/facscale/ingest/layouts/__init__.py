@@ -1,54 +1,67 @@
-"""The file layouts of published data sets: `layout: bp4d` in a pipeline is the module `bp4d` in this package.
+"""The layouts of data sets: `source: {layout: bp4d}` in a pipeline is the module `bp4d` in this package.
 
-The layout of a data set of videos is a module with
-- `list_items(files)`: yields the videos in a listing of the source, in any order;
-- `read_labels(item, read)`: returns the labels of one video and notes on missing ones; `read(name)` gives a file's bytes.
-
-The layout of a data set of single images with facial expressions is a module with
-- `EXPRESSIONS`: the names of the classes;
-- `list_images(files, read)`: yields the images that its lists name.
+There is no list to edit. Another package adds a layout through the entry-point group `facscale.layouts` (the value is
+its Layout class); a pipeline can name no other code. A layout's own options (`Config`) are further keys of `source`.
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol, cast
+from typing import Any
 
-from facscale.ingest.items import Files, Item, LabelledImage, Labels
-from facscale.spec import SpecError, suggest_nearest
+import pydantic
+
+from facscale.ingest.layouts.base import FrameFolders, Layout, LayoutConfig, Read
+from facscale.spec import Document, Plugins, SpecError, parse, suggest_nearest
 from facscale.spec.pipelines import Source
 
-Read = Callable[[str], bytes]
+__all__ = [
+    "FrameFolders",
+    "Layout",
+    "LayoutConfig",
+    "Read",
+    "check_source",
+    "dump_options",
+    "find",
+    "list_names",
+    "open_layout",
+    "select_expressions",
+]
 
-
-class Layout(Protocol):
-    """The functions in the module of a layout of videos."""
-
-    def list_items(self, files: Files) -> Iterator[Item]:
-        """Yield the videos among `files`; files that belong to no video are ignored."""
-        ...
-
-    def read_labels(self, item: Item, read: Read) -> tuple[Labels, list[str]]:
-        """Return the item's labels, and notes on missing ones. Raises ValueError, naming the file, for unreadable ones."""
-        ...
-
-
-def list_names() -> tuple[str, ...]:
-    """List all layouts that a pipeline can name."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+_layouts: Plugins[Any] = Plugins("layout", Layout, __name__, excluded=frozenset({"base"}), group="facscale.layouts")
+list_names, find_class = _layouts.names, _layouts.find
 
 
 def find(name: str) -> Layout:
-    """Import the layout `name` of videos. Raises SpecError for an unknown one."""
-    return cast("Layout", _import(name))
+    """Return the layout `name` with its default options. Raises SpecError for an unknown one."""
+    layout: Layout = find_class(name)()
+    return layout
 
 
-def list_images(name: str, files: Files, read: Read) -> Iterator[LabelledImage]:
-    """Yield the images in the layout `name` of single images. Raises ValueError for lists that are missing or wrong."""
-    images: Iterator[LabelledImage] = _import(name).list_images(files, read)
-    return images
+def open_layout(source: Source) -> Layout:
+    """Return the layout of a source with its options. Raises SpecError for an unknown layout or option."""
+    layout = find_class(source.layout)
+    options = source.model_extra or {}
+    config = parse(Document({"source": options}, {}), layout.Config, ("source",)) if options else layout.Config()
+    opened: Layout = layout(config)
+    return opened
+
+
+def dump_options(source: Source) -> dict[str, Any]:
+    """Return the layout's options that differ from their defaults, as plain data."""
+    return open_layout(source).config.model_dump(mode="json", exclude_defaults=True)
+
+
+def check_source(document: Document) -> None:
+    """Check the block `source` of a pipeline with its layout's options. Raises SpecError with file, line and key."""
+    name = document.get(("source", "layout"))
+    try:
+        layout = find_class(name)
+    except SpecError as error:
+        raise SpecError(f"{document.source_location(('source', 'layout'))}: {error}") from None
+    both: Any = pydantic.create_model("Source", __base__=(layout.Config, Source))
+    both.model_config["extra"] = "forbid"
+    both.model_rebuild(force=True)
+    parse(document, both, ("source",))
 
 
 def select_expressions(source: Source) -> tuple[str, ...]:
@@ -56,7 +69,7 @@ def select_expressions(source: Source) -> tuple[str, ...]:
 
     Raises SpecError for classes that the layout does not have.
     """
-    available: tuple[str, ...] = getattr(_import(source.layout), "EXPRESSIONS", ())
+    available: tuple[str, ...] = find_class(source.layout).expressions
     for name in source.expressions:
         if name not in available:
             hint = suggest_nearest(name, available) if available else f": the layout {source.layout} has no expressions"
@@ -64,9 +77,3 @@ def select_expressions(source: Source) -> tuple[str, ...]:
     if source.expressions and len(set(source.expressions)) < max(2, len(source.expressions)):
         raise SpecError("source.expressions: name two or more, each once")
     return source.expressions or available
-
-
-def _import(name: str) -> Any:
-    if name not in list_names():
-        raise SpecError(f'there is no layout "{name}"{suggest_nearest(name, list_names())}')
-    return importlib.import_module(f"{__name__}.{name}")

@@ -11,16 +11,17 @@ test part: the labels of the test set were never published. Papers with seven cl
 
 from __future__ import annotations
 
-import csv
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 
 import numpy as np
 
 from facscale.ingest.items import IMAGE_SUFFIXES, Files, LabelledImage, get_stem, get_suffix
+from facscale.ingest.label_files import iterate_rows, parse_whole
+from facscale.ingest.layouts.base import Layout, Read
 
 EXPRESSIONS = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "anger", "contempt")  # 0 to 7
 LEFT_OUT = ("8", "9", "10")
@@ -42,22 +43,37 @@ COLUMNS = (
 READERS = 16
 
 
-def list_images(files: Files, read: Callable[[str], bytes]) -> Iterator[LabelledImage]:
-    """Yield all images of the new tree or, if it has none, those that the tables of the old tree list."""
-    images = [name for name in files if IMAGE.fullmatch(name) and get_suffix(name) in IMAGE_SUFFIXES]
-    return _list_new_tree(images, files, read) if images else _list_old_tree(files, read)
+class AffectNet(Layout):
+    """Images with expressions, and a label file for each or a table for each part."""
+
+    expressions = EXPRESSIONS
+    has_images = True
+    parts = ("train", "test")
+    published = "AffectNet"
+
+    def list_images(self, files: Files, read: Read) -> Iterator[LabelledImage]:
+        """Yield all images of the new tree or, if it has none, those that the tables of the old tree list."""
+        images = [name for name in files if IMAGE.fullmatch(name) and get_suffix(name) in IMAGE_SUFFIXES]
+        return _list_new_tree(images, files, read) if images else _list_old_tree(files, read)
 
 
-def _list_new_tree(images: list[str], files: Files, read: Callable[[str], bytes]) -> Iterator[LabelledImage]:
-    labels = [f"{PurePosixPath(name).parents[1]}/annotations/{get_stem(name)}_exp.npy" for name in images]
-    if missing := [name for name in labels if name not in files]:
-        raise ValueError(f"{len(missing)} of {len(labels)} label files are missing, such as {missing[0]}; unpack them")
+def _list_new_tree(images: list[str], files: Files, read: Read) -> Iterator[LabelledImage]:
+    labels = {name: f"{PurePosixPath(name).parents[1]}/annotations/{get_stem(name)}_exp.npy" for name in images}
+    missing = [label for label in labels.values() if label not in files]
+    if len(missing) == len(labels):
+        raise ValueError(f"all {len(labels)} label files are missing, such as {missing[0]}; unpack them")
+    labelled = [(name, label) for name, label in labels.items() if label in files]
     with ThreadPoolExecutor(READERS) as pool:
-        for name, label, content in zip(images, labels, pool.map(read, labels), strict=True):
+        for (name, label), content in zip(labelled, pool.map(read, (label for _, label in labelled)), strict=True):
             expression = _parse_expression(_parse_number(content, label), label)
-            part = "train" if name.startswith("train") else "test"
-            if expression:
-                yield LabelledImage(f"{part}_{get_stem(name)}", name, part, expression)
+            if expression is not None:
+                yield _build_image(name, expression)
+    yield from (_build_image(name, "") for name, label in labels.items() if label not in files)
+
+
+def _build_image(name: str, expression: str) -> LabelledImage:
+    part = "train" if name.startswith("train") else "test"
+    return LabelledImage(f"{part}_{get_stem(name)}", name, part, expression)
 
 
 def _parse_number(content: bytes, name: str) -> str:
@@ -69,28 +85,31 @@ def _parse_number(content: bytes, name: str) -> str:
         raise ValueError(f"{name}: no number can be read from it ({error}); unpack it again") from None
 
 
-def _list_old_tree(files: Files, read: Callable[[str], bytes]) -> Iterator[LabelledImage]:
+def _list_old_tree(files: Files, read: Read) -> Iterator[LabelledImage]:
     for part, table in LISTS.items():
         name = f"{FOLDER}/{table}.csv"
         if name not in files:
             raise ValueError(f"there is neither {name} nor an image train_set/images/ID.jpg; check source.root")
-        rows = csv.reader(io.TextIOWrapper(io.BytesIO(read(name)), encoding="utf-8-sig", errors="replace"))
-        for number, row in enumerate(rows, start=1):
-            if not row or row[0] == COLUMNS[0]:
+        for number, row in iterate_rows(read(name), name):
+            if row[0] == COLUMNS[0]:
                 continue
             if len(row) != len(COLUMNS):
                 raise ValueError(
                     f"{name}, line {number}: {len(row)} values instead of {len(COLUMNS)}; unpack the file again"
                 )
             path, code = row[0], row[COLUMNS.index("expression")]
-            expression = _parse_expression(code.strip(), f"{name}, line {number}")
-            if expression:
+            expression = _parse_expression(code, f"{name}, line {number}")
+            if expression is not None:
                 person = str(PurePosixPath(path).with_suffix("")).replace("/", "_")
                 yield LabelledImage(f"{part}_{person}", f"Manually_Annotated_Images/{path}", part, expression)
 
 
 def _parse_expression(code: str, place: str) -> str | None:
-    """Return the name of an expression; None for those that are left out. Raises ValueError for an unknown code."""
-    if code not in CODES and code not in LEFT_OUT:
+    """Return the name of an expression: "" for an empty cell, None for those that are left out.
+
+    Raises ValueError for an unknown code.
+    """
+    number = str(parse_whole(code, place)) if code else ""
+    if number and number not in CODES and number not in LEFT_OUT:
         raise ValueError(f"{place}: {code!r} is not an expression of AffectNet; they are 0 to {LEFT_OUT[-1]}")
-    return CODES.get(code)
+    return CODES.get(number) if number else ""

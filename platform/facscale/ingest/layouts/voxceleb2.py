@@ -1,27 +1,43 @@
 """VoxCeleb2 (Chung et al., 2018): {dev,test}/mp4/IDENTITY/VIDEO/UTTERANCE.mp4, 25 fps, one speaker in each file.
 
-The utterances of a video become its tracks. There are no labels.
+The forms in which people have it are read too: without `mp4/`, without `dev/`, and any number of folders deeper
+(vox2/dev/mp4/...): what counts is IDENTITY (id and five digits), then VIDEO, then UTTERANCE. The part of the published
+split is that of a folder `dev` or `test` above it. The utterances of a video become its tracks. There are no labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 
-from facscale.ingest.items import VIDEO_SUFFIXES, Files, Item, Labels, get_stem, get_suffix
+from facscale.ingest.items import VIDEO_SUFFIXES, Files, Item, get_suffix
+from facscale.ingest.layouts.base import Layout
 
-DEPTH = 5  # dev / mp4 / id00012 / 21Uxsk56VDQ / 00001.mp4
+UTTERANCE = re.compile(r"(?:(.*)/)?(id\d{5})/([^/]+)/([^/]+)\.\w+", re.ASCII)
+SPLITS = {"dev": "train", "test": "test"}
+OTHER = {"aac", "txt"}  # folders with the sound and the face boxes, of the same form
 
 
-def list_items(files: Files) -> Iterator[Item]:
-    """Yield one item per utterance."""
+class VoxCeleb2(Layout):
+    """Videos of utterances."""
+
+    published = "VoxCeleb2"
+
+    def list_items(self, files: Files) -> Iterator[Item]:
+        """Yield one item per utterance."""
+        return list_utterances(files)
+
+
+def list_utterances(files: Files) -> Iterator[Item]:
+    """Yield one item per utterance of VoxCeleb1 or VoxCeleb2."""
     for name in files:
-        parts = name.split("/")
-        if len(parts) != DEPTH or parts[0] not in ("dev", "test") or parts[1] != "mp4":
+        match = UTTERANCE.fullmatch(name)
+        if not match or get_suffix(name) not in VIDEO_SUFFIXES:
             continue
-        if get_suffix(name) in VIDEO_SUFFIXES:
-            yield Item(identity=parts[2], video=parts[3], part=f"{parts[0]}/{get_stem(name)}", files=(name,))
-
-
-def read_labels(item: Item, read: Callable[[str], bytes]) -> tuple[Labels, list[str]]:  # noqa: ARG001
-    """Return no labels."""
-    return Labels(), []
+        above, identity, video, utterance = match.groups()
+        folders = (above or "").split("/")
+        if OTHER.intersection(folders):
+            continue
+        split = next((folder for folder in reversed(folders) if folder in SPLITS), "")
+        part = f"{split}/{utterance}" if split else utterance
+        yield Item(identity=identity, video=video, part=part, files=(name,), split=SPLITS.get(split, ""))

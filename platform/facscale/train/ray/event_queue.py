@@ -63,6 +63,7 @@ class EventDispatcher:
         )
         self._receive, self._every_s = receive, every_s
         self._closed = threading.Event()
+        self._draining = threading.Lock()
         self._thread = threading.Thread(target=self._poll, name="events", daemon=True)
         self._thread.start()
 
@@ -74,9 +75,10 @@ class EventDispatcher:
         ray.kill(self.queue.actor)
 
     def drain(self) -> None:
-        """Pass on the events that have arrived."""
-        for event in self.queue.take():
-            self._receive(event)
+        """Pass on the events that have arrived. When it returns, those that the thread has taken are passed on too."""
+        with self._draining:
+            for event in self.queue.take():
+                self._receive(event)
 
     def _poll(self) -> None:
         while not self._closed.wait(self._every_s):

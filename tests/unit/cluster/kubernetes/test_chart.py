@@ -11,7 +11,7 @@ import kubeapi
 import kuberay
 from facscale.cli import main
 from kubeapi import FakeApiServer
-from manifests import installed, one, validate
+from manifests import find_object, load_objects, validate
 
 CPUS = "{workers: 2, gpus_per_worker: 0, cpus_per_worker: 1}"
 GPUS = "{workers: [1, 2], gpus_per_worker: 0.5}"
@@ -19,14 +19,14 @@ GPUS = "{workers: [1, 2], gpus_per_worker: 0.5}"
 
 def rules(docs):
     """The role of researchers, by resource, as the API server of the tests has it."""
-    found = one(docs, "Role/facscale-submitter")["rules"]
+    found = find_object(docs, "Role/facscale-submitter")["rules"]
     return {kind.removeprefix("pods/"): " ".join(rule["verbs"]) for rule in found for kind in rule["resources"]}
 
 
 @pytest.fixture
 def cluster(request, tmp_path, monkeypatch):
     """A namespace in which the chart is installed with a value file, and no more allowed than its role allows."""
-    docs = installed(request.param)
+    docs = load_objects(request.param)
     with FakeApiServer("research") as api:
         for doc in docs:
             if doc["kind"] == "ConfigMap":
