@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+from typing import ClassVar
+
 import av
 import cv2
 import fsspec
+import fsspec.implementations.memory
 import numpy as np
 import pytest
 import simplejpeg
 
-from facscale.ingest.frames import FrameReader, decode_image
+from facscale.ingest.frames import AHEAD, FrameReader, decode_image
 from facscale.ingest.items import Item
 from plugins.blob_faces import draw, write_video
 
@@ -145,3 +149,35 @@ def test_png_and_misnamed_images_decode():
     assert (decode_image(png, "a.jpg") == image).all()
     with pytest.raises(ValueError, match="empty file"):
         decode_image(b"", "a.jpg")
+
+
+class CrowdedStore(fsspec.implementations.memory.MemoryFileSystem):
+    """Answers the first AHEAD reads only when all of them wait, and counts the reads."""
+
+    protocol = "crowded"
+    store: ClassVar[dict] = {}
+    crowd = threading.Barrier(AHEAD, timeout=60)
+    read: ClassVar[list] = []
+
+    def cat_file(self, path, start=None, end=None, **options):
+        self.read.append(path)
+        if len(self.read) <= AHEAD:
+            self.crowd.wait()
+        return super().cat_file(path, start=start, end=end, **options)
+
+
+def test_images_of_a_store_are_read_ahead_in_order_and_not_all_at_once():
+    """One after the other, 400 images at 30 ms each would wait for 12 s; a bad one costs itself alone."""
+    fsspec.register_implementation("crowded", CrowdedStore, clobber=True)
+    system, base = fsspec.core.url_to_fs("crowded://faces")
+    for number, picture in enumerate(greys(3 * AHEAD)):
+        system.pipe_file(f"{base}/{number:03d}.jpg", b"no JPEG" if number == 5 else simplejpeg.encode_jpeg(picture))
+    names = tuple(f"{number:03d}.jpg" for number in range(3 * AHEAD))
+    item = Item("anna", "a", "", names, numbers=tuple(range(3 * AHEAD)))
+    notes = []
+    frames = iter(FrameReader(item, root="crowded://faces", every=1, note=lambda *note: notes.append(note)))
+    assert next(frames).number == 0
+    assert len(CrowdedStore.read) <= AHEAD + 1
+    assert [frame.number for frame in frames] == [number for number in range(1, 3 * AHEAD) if number != 5]
+    assert len(CrowdedStore.read) == 3 * AHEAD
+    assert [note[0] for note in notes] == ["decode"]
