@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -12,12 +13,14 @@ from matplotlib.figure import Figure
 from facscale.data import Dataset
 from facscale.data.published_sizes import find_size
 from facscale.data.statistics import FrameSample, LabelStatistics, count_people, measure_labels, sample_frames
+from facscale.data.tracks import find_frame_step
 from facscale.ingest import IngestReport
 from facscale.report.figures import COLOURS, INK, add_axes
 from facscale.report.pages import encode_png, render_page
 from facscale.report.table import Column, ReportTable
 
 CROPS = 16  # in each row of crops
+CROPS_OF_VIDEO = 2  # of these: neighbouring frames look alike
 PLACES = 1  # decimals of shares in percent
 
 
@@ -124,7 +127,13 @@ def select_crops(sample: FrameSample) -> list[CropRow]:
 
 
 def _make_crop_row(sample: FrameSample, title: str, order: np.ndarray, values: np.ndarray, text: str) -> CropRow:
-    rows = [row for row in np.argsort(order, kind="stable") if np.isfinite(values[row])][:CROPS]
+    per_video: Counter[str] = Counter()
+    rows: list[int] = []
+    for row in np.argsort(order, kind="stable"):
+        video = sample.names[row].rsplit("/", 2)[0]
+        if len(rows) < CROPS and np.isfinite(values[row]) and per_video[video] < CROPS_OF_VIDEO:
+            per_video[video] += 1
+            rows.append(int(row))
     images = [
         (
             f"data:image/jpeg;base64,{base64.b64encode(sample.jpegs[row]).decode()}",
@@ -138,12 +147,12 @@ def _make_crop_row(sample: FrameSample, title: str, order: np.ndarray, values: n
 def plot_people(dataset: Dataset, counts: dict[str, np.ndarray]) -> Figure:
     """Histograms of videos and frames of each person, and of the lengths of runs."""
     rate = dataset.manifest.fps
-    lengths = counts["run_frames"] / rate if rate else counts["run_frames"].astype(float)
+    lengths = counts["run_frames"] * find_frame_step(dataset) / rate if rate else counts["run_frames"].astype(float)
     return _plot_histograms(
         [
             ("videos of a person", counts["videos"], "people"),
             ("frames of a person", counts["frames"], "people"),
-            ("seconds of a run, if every frame is kept" if rate else "frames of a run", lengths, "runs"),
+            ("seconds of a run" if rate else "frames of a run", lengths, "runs"),
         ]
     )
 

@@ -6,7 +6,8 @@ import re
 
 from faces import make_track, write_expression_data_set, write_face_data_set, write_tracks
 from facscale.data import Dataset
-from facscale.report.dataset_page import build_dataset_page, make_coverage
+from facscale.data.statistics import sample_frames
+from facscale.report.dataset_page import CROPS_OF_VIDEO, build_dataset_page, make_coverage, select_crops
 
 
 def test_a_page_holds_everything_and_asks_no_network(tmp_path):
@@ -42,6 +43,14 @@ def test_sets_without_labels_landmarks_or_videos_have_a_page_too(tmp_path):
         page = build_dataset_page(dataset)
         assert "Co-occurrence" not in page
         assert "Detection" not in page
+
+
+def test_no_video_fills_a_row_of_crops(tmp_path):
+    sample = sample_frames(write_face_data_set(str(tmp_path), [200, 3, 4]))
+    rows = {row.title: row.images for row in select_crops(sample)}
+    assert len(rows["darkest"]) == 3 * CROPS_OF_VIDEO
+    values = [float(caption.rpartition(" ")[2]) for _, caption in rows["darkest"]]
+    assert values == sorted(values)
 
 
 def test_coverage_says_what_is_missing(tmp_path):
