@@ -17,6 +17,10 @@ from facscale.data.shards import Dataset
 
 ROW_GROUPS = 64  # of which frames are sampled
 FRAMES = 2048  # in the sample
+STORED = (
+    "disagreement",
+    "outside",
+)  # columns that a pipeline measures: of two fits of the landmarks; beyond the picture
 GREY_SIDE = 128  # pixels at which light and sharpness are measured, so that crops of any size compare
 # A face of which the six landmarks are known in three dimensions (arbitrary units, y up, z towards the camera): nose tip,
 # chin, outer corners of the right and left eye, right and left corner of the mouth. Widely used with OpenCV's solvePnP.
@@ -38,6 +42,7 @@ class FrameSample:
     contrast: np.ndarray  # [F] standard deviation of the grey values
     sharpness: np.ndarray  # [F] variance of the Laplacian of the grey crop at GREY_SIDE pixels
     unreadable: int  # frames that did not decode
+    stored: dict[str, np.ndarray]  # of STORED, those that the data set has [F]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -94,6 +99,8 @@ def sample_frames(dataset: Dataset, *, count: int = FRAMES, advance: Callable[[]
     places = list_sampled_row_groups(dataset)
     per_group = -(-count // len(places))
     names, jpegs, measures, unreadable = list[str](), list[bytes](), list[tuple[float, ...]](), 0
+    columns = [name for name in STORED if name in dataset.arrow_schema.names]
+    stored: dict[str, list[float]] = {name: [] for name in columns}
     for shard, row_group in places:
         advance()
         try:
@@ -113,9 +120,13 @@ def sample_frames(dataset: Dataset, *, count: int = FRAMES, advance: Callable[[]
                 continue
             names.append("/".join(str(table[name][row].as_py()) for name in ("identity", "video", "track", "frame")))
             jpegs.append(jpeg)
+            for name in columns:
+                value = table[name][row].as_py()
+                stored[name].append(float("nan") if value is None else value)
             measures.append((*estimate_pose(points[row], size=len(image)), *measure_light(image)))
     yaw, pitch, light, contrast, sharpness = np.array(measures, float).reshape(-1, 5).T
-    return FrameSample(tuple(names), tuple(jpegs), yaw, pitch, light, contrast, sharpness, unreadable)
+    arrays = {name: np.array(values, float) for name, values in stored.items()}
+    return FrameSample(tuple(names), tuple(jpegs), yaw, pitch, light, contrast, sharpness, unreadable, arrays)
 
 
 def list_sampled_row_groups(dataset: Dataset) -> list[tuple[int, int]]:

@@ -17,7 +17,7 @@ from facscale.data.labels import reindex_labels, union_aus
 from facscale.data.manifest import Manifest
 from facscale.data.rows import PER_AU, to_numpy
 from facscale.data.shards import Dataset
-from facscale.data.writer import ShardWriter
+from facscale.data.writer import BASE_SCHEMA, ShardWriter
 
 TrackKey = tuple[str, str, int]  # identity, video, track
 Advance = Callable[[], None]
@@ -119,8 +119,9 @@ def write_tracks(
         recipe=recipe,
     )
     with writer:
+        measures = find_measures(sources)
         labelled = [
-            _complete_labels(stream, given=manifest.au, wanted=aus)
+            _complete_columns(stream, given=manifest.au, wanted=aus, measures=measures)
             for stream, manifest in zip(streams, manifests, strict=True)
         ]
         for key, same in groupby(heapq.merge(*labelled, key=lambda track: track.key), key=lambda track: track.key):
@@ -165,8 +166,16 @@ def _prefix(tracks: Iterator[Track], prefix: str) -> Iterator[Track]:
         yield Track((f"{prefix}{identity}", video, number), track.rows.set_column(position, "identity", names))
 
 
-def _complete_labels(tracks: Iterator[Track], *, given: Sequence[int], wanted: Sequence[int]) -> Iterator[Track]:
-    """Give each track the label columns of all AUs in `wanted`."""
+def find_measures(datasets: Sequence[Dataset]) -> list[str]:
+    """List the columns with a measured number for each frame (float32) that a data set may lack, such as its sharpness."""
+    fields = [field for dataset in datasets for field in dataset.arrow_schema if field.name not in BASE_SCHEMA.names]
+    return sorted({field.name for field in fields if field.type == pa.float32()})
+
+
+def _complete_columns(
+    tracks: Iterator[Track], *, given: Sequence[int], wanted: Sequence[int], measures: Sequence[str]
+) -> Iterator[Track]:
+    """Give each track the label columns of all AUs in `wanted`, and nan for measures that its data set lacks."""
     for track in tracks:
         rows = track.rows
         for name in PER_AU if tuple(given) != tuple(wanted) else ():
@@ -176,16 +185,20 @@ def _complete_labels(tracks: Iterator[Track], *, given: Sequence[int], wanted: S
             column = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), len(wanted))
             rows = rows.drop_columns([name]) if has_column else rows
             rows = rows.append_column(name, column)
+        for name in measures:
+            if name not in rows.column_names:
+                rows = rows.append_column(name, pa.array(np.full(rows.num_rows, np.nan, np.float32)))
         yield Track(track.key, rows)
 
 
 def _check_compatible(sources: Sequence[Dataset]) -> None:
     """Raise DataError where the sources differ in what all rows of a data set share."""
+    own = {*PER_AU, *find_measures(sources)}
     for title, read in (
         ("crops of one size", lambda source: f"{source.manifest.image_size} px"),
         ("the same expressions", lambda source: ", ".join(source.manifest.expressions) or "none"),
         ("frames at one distance", find_frame_step),
-        ("the same columns", lambda source: ", ".join(sorted(set(source.arrow_schema.names) - set(PER_AU)))),
+        ("the same columns", lambda source: ", ".join(sorted(set(source.arrow_schema.names) - own))),
     ):
         values = [(source.url, read(source)) for source in sources]
         if len({value for _, value in values}) > 1:

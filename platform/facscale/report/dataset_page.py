@@ -117,7 +117,9 @@ def make_detection(dataset: Dataset) -> ReportTable | None:
 def select_crops(sample: FrameSample) -> list[CropRow]:
     """The crops at both ends of each measure."""
     turned = np.abs(sample.yaw)
+    worst = {"disagreement": "landmarks least certain", "outside": "most outside the picture"}
     return [
+        *(_make_crop_row(sample, worst[name], -values, values, "{:.2f}") for name, values in sample.stored.items()),
         _make_crop_row(sample, "sharpest", -sample.sharpness, sample.sharpness, "{:.0f}"),
         _make_crop_row(sample, "least sharp", sample.sharpness, sample.sharpness, "{:.0f}"),
         _make_crop_row(sample, "darkest", sample.light, sample.light, "grey {:.0f}"),
@@ -166,6 +168,7 @@ def plot_frames(sample: FrameSample) -> Figure:
             ("mean grey value", sample.light, "frames"),
             ("contrast", sample.contrast, "frames"),
             ("sharpness, log10", np.log10(np.maximum(sample.sharpness, 1e-3)), "frames"),
+            *((name, values, "frames") for name, values in sample.stored.items()),
         ]
     )
 

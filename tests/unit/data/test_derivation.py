@@ -155,3 +155,13 @@ def test_expressions_and_further_columns_are_kept(tmp_path):
     flow = write_face_data_set(str(tmp_path / "f"), [4, 5], flow=True)
     forget_people(flow, str(tmp_path / "g"), identities=["id00000"])
     assert "flow" in read_rows(Dataset(str(tmp_path / "g"))).column_names
+
+
+def test_measures_that_one_of_the_sets_lacks_are_unknown_there(source, tmp_path):
+    track = make_track(30, frames=range(5), au=2)
+    track = track.append_column("sharpness", pa.array(np.arange(5, dtype=np.float32)))
+    other = write_tracks(str(tmp_path / "o"), [track], au=(1, 12), name="other")
+    merge_datasets([source, other], str(tmp_path / "union"))
+    values = read_rows(Dataset(str(tmp_path / "union")))["sharpness"].to_numpy()
+    assert np.isnan(values[:-5]).all()
+    np.testing.assert_array_equal(values[-5:], np.arange(5))

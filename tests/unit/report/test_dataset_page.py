@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
+import pyarrow as pa
+
 from faces import make_track, write_expression_data_set, write_face_data_set, write_tracks
 from facscale.data import Dataset
 from facscale.data.statistics import sample_frames
@@ -59,3 +62,13 @@ def test_coverage_says_what_is_missing(tmp_path):
     assert "people,4,27,-23,14.8 %" in text
     assert "AU4 AU6 AU9 AU12 AU25 AU26" in text
     assert make_coverage(Dataset(write_face_data_set(str(tmp_path / "own"), [3]).url)) is None
+
+
+def test_quality_that_the_pipeline_stored_is_shown(tmp_path):
+    track = make_track(0, frames=range(30)).append_column(
+        "outside", pa.array(np.linspace(0, 0.5, 30, dtype=np.float32))
+    )
+    page = build_dataset_page(write_tracks(str(tmp_path), [track]))
+    assert "most outside the picture" in page
+    assert "id00000/v0/0/29: 0.50" in page
+    assert "landmarks least certain" not in page
