@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 
+from facscale.ingest.containers import get_container
 from facscale.ingest.items import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Files, Item, get_suffix
 
 OTHER_MEDIA = frozenset(
@@ -21,7 +22,7 @@ def find_passed_over(files: Files, items: Iterable[Item], also_read: Collection[
     """
     items = list(items)
     labels = {name for item in items for name in item.labels}
-    used = {name for item in items for name in item.files} | labels | set(also_read)
+    used = {get_container(name) for item in items for name in item.files} | labels | set(also_read)
     rest = [name for name in files if name not in used]
     places = {_get_place(name) for name in labels} | {_get_shape(name) for name in labels}
     groups: dict[tuple[str, str], list[str]] = {}
