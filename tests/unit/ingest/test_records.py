@@ -14,6 +14,7 @@ import pytest
 import simplejpeg
 
 from facscale.data import DataError, Dataset
+from facscale.data.manifest import Runs
 from facscale.ingest.extract import FaceExtractor
 from facscale.ingest.items import Fault, Item, list_files, read_bytes
 from facscale.ingest.merge import merge_items
@@ -56,6 +57,24 @@ def build(made):
     table = data.read_columns([name for name in data.read(shard=0, row_group=0).column_names if name != "landmarks"])
     levels = [round(float(simplejpeg.decode_jpeg(jpeg).mean())) for jpeg in table["jpeg"].to_pylist()]
     return data, table.drop_columns(["jpeg"]).to_pydict(), levels
+
+
+def test_each_track_keeps_its_own_frame_rate(tmp_path):
+    root = tmp_path / "raw/cropped_aligned"
+    for folder, numbers in (("46-24-484x360", (1, 2, 3, 4)), ("video59", (10, 20, 30))):
+        (root / folder).mkdir(parents=True)
+        for number in numbers:
+            (root / folder / f"{number:05d}.jpg").write_bytes(picture(number))
+    data, _, _ = build(pipeline(tmp_path / "raw", tmp_path / "out", layout="affwild2", labels=False))
+    runs = data.runs
+    people = [runs.identities[code] for code in runs.identity]
+    assert list(zip(people, runs.frames, runs.fps, runs.every, strict=True)) == [
+        ("46-24-484x360", 4, 24, 1),
+        ("video59", 3, 30, 10),
+    ]
+    assert data.manifest.fps == 24  # of most faces
+    older = pq.read_table(tmp_path / "out/index.parquet").drop_columns(["fps", "every"])
+    assert Runs.from_table(older).fps is None
 
 
 def write_folder(root, rows, *, table="labels.csv", images=range(6)):
