@@ -120,6 +120,7 @@ def _list_items(pipeline: Pipeline, listing: Listing) -> Selection:
             )
         is_anonymous = isinstance(found[0], ImageBatch)  # its parts and number are selected already
         items, notes = (found, []) if is_anonymous else select_items(source, found)
+    also_read.add(getattr(layout.config, "table", ""))
     count, remarks = find_passed_over(listing.files, found, also_read)
     return Selection(items, tuple(faults), (*notes, *remarks), count)
 

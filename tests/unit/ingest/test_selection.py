@@ -63,3 +63,18 @@ def test_a_part_of_the_split_is_selected():
     assert people(select(parts=("test",))[0]) == ["id00003"]
     with pytest.raises(DataError, match="no video is in validation; the parts in this source are: test, train"):
         select(parts=("validation",))
+
+
+def test_people_in_two_unicode_spellings_are_joined():
+    composed, decomposed = "Jos\u00e9", "Jose\u0301"
+    items = [Item(name, name, "", (f"{name}.mp4",)) for name in (composed, decomposed, "Zo\u0308e")]
+    selected, notes = select_items(Source(layout="videos", root=""), items)
+    assert people(selected) == [composed, "Zo\u0308e"]
+    assert notes == [f"1 people have folders in two spellings, such as {composed}: joined"]
+
+
+def test_people_of_a_long_list_are_selected():
+    many = [Item(f"id{number:05d}", "v", "", (f"{number}.mp4",)) for number in range(6000)]
+    names = tuple(item.identity for item in many[::2])
+    selected, _ = select_items(Source(layout="voxceleb2", root="", include=names), many)
+    assert len(selected) == 3000
