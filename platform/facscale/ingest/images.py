@@ -58,7 +58,7 @@ def batch_images(
     expressions = layouts.select_expressions(source)
     unique = _drop_contradictions(images, add_fault)
     if expressions:
-        reason = "images have no label"
+        reason = "images without a label"
         _note_left_out([image for image in unique if not image.expression], reason, add_fault)
         unique = [image for image in unique if image.expression in expressions]
     batches: list[ImageBatch] = []
@@ -73,7 +73,7 @@ def batch_images(
             )
         if not expressions:
             in_present = set(present)
-            reason = f"of {len(in_part)} label rows have no image"
+            reason = f"label rows without an image (of {len(in_part)})"
             _note_left_out([image for image in in_part if image not in in_present], reason, add_fault)
         limited = (in_part if expressions else present)[: source.limit or None]
         batches += [
@@ -85,7 +85,7 @@ def batch_images(
 
 def _note_left_out(images: Sequence[LabelledImage], reason: str, add_fault: AddFault | None) -> None:
     if images and add_fault:
-        text = f"{len(images)} {reason}, such as {images[0].file}: left out"
+        text = f"{reason}: {len(images)}, such as {images[0].file}; left out"
         add_fault(Fault(images[0].file, "labels", text))
 
 

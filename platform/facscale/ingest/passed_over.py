@@ -29,16 +29,16 @@ def find_passed_over(files: Files, items: Iterable[Item], also_read: Collection[
     for name in rest:
         suffix = get_suffix(name)
         if places & {_get_place(name), _get_shape(name)}:
-            groups.setdefault(("label files of no video that is here", ""), []).append(name)
+            groups.setdefault(("label files without a video", ""), []).append(name)
         elif suffix in MEDIA:
             folder = name.partition("/")[0] if "/" in name else ""
             groups.setdefault((f"{suffix} files", folder), []).append(name)
     notes = []
     for (kind, folder), names in sorted(groups.items()):
         where = f" in {folder}/" if folder else ""
-        notes.append(f"{len(names)} {kind}{where} are passed over, such as {min(names)}")
+        notes.append(f"passed over: {kind}{where}: {len(names)}, such as {min(names)}")
     if len(notes) > MAX_NOTES:
-        notes = [*notes[:MAX_NOTES], f"{len(notes) - MAX_NOTES} more kinds of files are passed over"]
+        notes = [*notes[:MAX_NOTES], f"passed over: {len(notes) - MAX_NOTES} more kinds of files"]
     return len(rest), notes
 
 

@@ -85,7 +85,7 @@ def drop_missing(records: Sequence[Record], files: Files, add_fault: Callable[[F
     if len(present) < len(records):
         first = next(record for record in records if get_container(record.file) not in files)
         n_missing = len(records) - len(present)
-        reason = f"{n_missing} of {len(records)} label rows have no image, such as {first.place}: left out"
+        reason = f"label rows without an image (of {len(records)}): {n_missing}, such as {first.place}; left out"
         add_fault(Fault(first.file, "labels", reason))
     return present
 

@@ -36,7 +36,7 @@ def select_items(source: Source, items: Sequence[Item]) -> tuple[tuple[Item, ...
         names = read_names(getattr(source, key))
         chosen, absent = match_people(people, names)
         if absent:
-            notes.append(f"source.{key} names {len(absent)} people who are not in the source, such as {absent[0]}")
+            notes.append(f"source.{key}: not in the source: {len(absent)} of {len(names)} names, such as {absent[0]}")
         if names:
             selected = [item for item in selected if (item.identity in chosen) == (key == "include")]
     if not selected:
@@ -56,7 +56,7 @@ def select_items(source: Source, items: Sequence[Item]) -> tuple[tuple[Item, ...
         selected = [item for item in selected if (item.identity, item.video) in chosen_videos]
     ordered = sorted(selected, key=lambda item: item.sort_key)[: source.limit or None]
     if len(ordered) < len(items):
-        notes.append(f"{len(ordered)} of {len(items)} videos of the source are selected")
+        notes.append(f"selected: {len(ordered)} of {len(items)} videos of the source")
     return tuple(ordered), notes
 
 
@@ -102,7 +102,7 @@ def unify_spellings(items: Sequence[Item]) -> tuple[Sequence[Item], list[str]]:
         return items, []
     unified = [replace(item, identity=double.get(item.identity, item.identity)) for item in items]
     example = min(double.values())
-    return unified, [f"{len(set(double.values()))} people have folders in two spellings, such as {example}: joined"]
+    return unified, [f"people with folders in two spellings, joined: {len(set(double.values()))}, such as {example}"]
 
 
 def _choose(names: Iterable[str], count: int, *, of: str = "") -> list[str]:

@@ -138,9 +138,9 @@ def test_rows_that_do_not_fit_are_said_and_cost_only_themselves(tmp_path):
     assert [file for item in selection.items for file in item.files] == [f"img/{n}.jpg" for n in (0, 2, 3, 4, 5)]
     assert selection.faults == (
         Fault("img/1.jpg", "labels", "two rows that differ (labels.csv, line 3; labels.csv, line 11): left out"),
-        Fault("img/6.jpg", "labels", "2 of 7 label rows have no image, such as labels.csv, line 8: left out"),
+        Fault("img/6.jpg", "labels", "label rows without an image (of 7): 2, such as labels.csv, line 8; left out"),
     )
-    assert selection.notes[0] == "1 .jpg files in img/ are passed over, such as img/1.jpg"
+    assert selection.notes[0] == "passed over: .jpg files in img/: 1, such as img/1.jpg"
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_emotionet_has_lists_of_links(tmp_path):
     made = pipeline(tmp_path / "raw", tmp_path / "out", layout="emotionet", aus=[1, 2, 12, 43])
     selection = select(made)
     assert [(fault.stage, fault.reason) for fault in selection.faults] == [
-        ("labels", "1 of 4 label rows have no image, such as N_0000000003_00001.jpg: left out")
+        ("labels", "label rows without an image (of 4): 1, such as N_0000000003_00001.jpg; left out")
     ]
     data, columns, _ = build(made)
     assert data.manifest.au == (1, 2, 12)
