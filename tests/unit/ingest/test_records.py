@@ -27,12 +27,12 @@ def picture(level):
     return simplejpeg.encode_jpeg(np.full((32, 32, 3), level, np.uint8))
 
 
-def pipeline(root, out="/nowhere", *, layout="table", **source):
+def pipeline(root, out="/nowhere", *, layout="table", detector=None, **source):
     return Pipeline.model_validate(
         {
             "name": "t",
             "source": {"layout": layout, "root": str(root), **source},
-            "detector": {"name": "none"},
+            "detector": detector or {"name": "none"},
             "crop": {"size": 32},
             "output": str(out),
         }
@@ -98,8 +98,10 @@ def test_a_table_with_people_videos_and_frames_gives_videos(tmp_path):
 
 def test_a_table_with_people_alone_gives_a_track_for_each_image(tmp_path):
     write_folder(tmp_path / "raw", ["image,identity,AU1", *(f"./img/{n}.jpg,p{n % 2},1.0" for n in range(6))])
-    data, columns, levels = build(pipeline(tmp_path / "raw", tmp_path / "out"))
+    made = pipeline(tmp_path / "raw", tmp_path / "out", detector={"name": "none", "shortest_track": 5})
+    data, columns, levels = build(made)
     assert columns["identity"] == ["p0"] * 3 + ["p1"] * 3
+    assert data.manifest.fps == 0
     assert columns["track"] == [0, 1, 2, 0, 1, 2]
     assert data.manifest.counts["tracks"] == 6
     assert levels == pytest.approx([0, 80, 160, 40, 120, 200], abs=2)
