@@ -106,7 +106,8 @@ class FaceExtractor:
         tracker = FaceTracker(self.detector, config=self.options, step=frames.step)
         dropped: list[int] = []
         is_batch = isinstance(frames.item, ImageBatch)
-        shortest = 1 if is_batch else self.options.shortest_track
+        is_still = is_batch or frames.item.still
+        shortest = 1 if is_still else self.options.shortest_track
         numbers: list[int] = []
         faces = drop_short_tracks(shortest, tracker.track(_record_numbers(frames, numbers)), dropped)
         flow_to = self.pipeline.flow.frames * frames.step if self.pipeline.flow else 0
@@ -134,7 +135,7 @@ class FaceExtractor:
             faceless=tracker.faceless,
             dropped=sum(dropped),
             tracks=len(tracks),
-            fps=0.0 if is_batch else frames.fps,
+            fps=0.0 if is_still else frames.fps,
             step=frames.step,
             stills=is_batch,
             au=labels.au,

@@ -54,7 +54,8 @@ def merge_items(
             if status.sort_key[:2] != video:
                 video, number = (status.identity, status.video), 0
             for track in _read_tracks(store, status):
-                writer.add_track(_complete_columns(track, status, number=number, au=au))
+                columns = _complete_columns(track, status, number=number, au=au)
+                writer.add_track(columns, fps=status.fps, every=status.step)
                 number += not status.stills
             advance()
         return writer.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from fsspec.implementations.local import LocalFileSystem
@@ -18,11 +18,19 @@ from facscale.data.manifest import MANIFEST
 from facscale.data.storage import Folder
 from facscale.ingest import detectors, layouts
 from facscale.ingest.contact_sheet import write_contact_sheet
-from facscale.ingest.images import build_batches
-from facscale.ingest.items import Fault, Item, Listing, list_files, open_root
+from facscale.ingest.images import batch_images, build_batches
+from facscale.ingest.items import Fault, ImageBatch, Item, Listing, list_files, open_root
 from facscale.ingest.merge import merge_items
 from facscale.ingest.passed_over import find_passed_over
 from facscale.ingest.published import compare_published
+from facscale.ingest.records import (
+    RecordLayout,
+    build_images,
+    build_items,
+    drop_contradictions,
+    drop_missing,
+    has_identities,
+)
 from facscale.ingest.report import IngestReport, build_report
 from facscale.ingest.selection import select_items
 from facscale.ingest.work_store import ItemStatus, WorkStore
@@ -99,7 +107,7 @@ def _list_items(pipeline: Pipeline, listing: Listing) -> Selection:
         found: tuple[Item, ...] = build_batches(source, listing, add_fault=faults.append, also_read=also_read)
         items = found
     else:
-        found = tuple(layout.list_items(listing.files))
+        found = _list_videos(pipeline, layout, listing, faults.append)
         if not found:
             raise DataError(
                 f"{root}: none of its {len(listing.files)} files is where the layout "
@@ -110,9 +118,32 @@ def _list_items(pipeline: Pipeline, listing: Listing) -> Selection:
                 f'{root}: there is no label file where the layout "{source.layout}" expects them '
                 f"({layout.label_place}); unpack them there, or set source.labels=false to store no labels"
             )
-        items, notes = select_items(source, found)
+        is_anonymous = isinstance(found[0], ImageBatch)  # its parts and number are selected already
+        items, notes = (found, []) if is_anonymous else select_items(source, found)
+    also_read.add(getattr(layout.config, "table", ""))
     count, remarks = find_passed_over(listing.files, found, also_read)
     return Selection(items, tuple(faults), (*notes, *remarks), count)
+
+
+def _list_videos(
+    pipeline: Pipeline, layout: layouts.Layout, listing: Listing, add_fault: Callable[[Fault], None]
+) -> tuple[Item, ...]:
+    """List the items of a layout of videos or of records: those of records that name nobody are batches of images."""
+    if not isinstance(layout, RecordLayout):
+        return tuple(layout.list_items(listing.files))
+    source = pipeline.source
+    try:
+        records = drop_contradictions(layout.list_records(listing.files, source.root), add_fault)
+        records = drop_missing(records, listing.files, add_fault)
+        if has_identities(records, layout.config):
+            if layout.config.expression:
+                raise SpecError("source.expression: images with expressions must not name people; set source.identity")
+            return tuple(build_items(records, layout.config))
+        images = build_images(records, layout.config)
+    except ValueError as error:
+        raise DataError(f"{source.root}: {error}") from None
+    parts = ("train", "test") if layout.config.expression else ()
+    return batch_images(images, source, listing, parts=parts, add_fault=add_fault)
 
 
 def _build_dataset(

@@ -77,7 +77,11 @@ def test_keys_of_a_job_are_completed():
 
 
 def test_keys_of_a_pipeline_are_completed():
-    assert complete("run", str(ROOT / "pipelines" / "bp4d.yaml"), "source.l") == ["source.layout=", "source.limit=", "source.labels="]
+    assert complete("run", str(ROOT / "pipelines" / "bp4d.yaml"), "source.l") == [
+        "source.layout=",
+        "source.limit=",
+        "source.labels=",
+    ]
 
 
 def test_methods_are_completed_as_they_are_listed(plugins):

@@ -86,7 +86,7 @@ class AffWild2(Layout):
         result.occurrence[(result.occurrence < 0).any(axis=1)] = -1
         n_beyond = sum(number > len(lines) for number in item.numbers)
         if n_beyond:
-            notes.append(f"{n_beyond} images come after the last row of {name}: stored as not labelled")
+            notes.append(f"images after the last row of {name}: {n_beyond}; stored as not labelled")
         return result, notes
 
 

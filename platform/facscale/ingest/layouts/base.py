@@ -69,6 +69,6 @@ class FrameFolders:
         """Yield (folder, the fields `files`, `numbers` and `notes` of its item)."""
         for folder, frames in self._frames.items():
             twice = self._twice.get(folder, [])
-            notes = (f"{len(twice)} frames have two files, such as {min(twice)}: the first is used",) if twice else ()
+            notes = (f"frames with two files: {len(twice)}, such as {min(twice)}; the first is used",) if twice else ()
             numbers = tuple(sorted(frames))
             yield folder, {"files": tuple(frames[number] for number in numbers), "numbers": numbers, "notes": notes}
