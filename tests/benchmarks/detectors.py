@@ -10,18 +10,22 @@ hardly depend on what else runs.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
-import cv2
-import numpy as np
+sys.path[:0] = [str(Path(__file__).parents[2] / "platform")]
 
-from facscale.data.align import locate_eyes
-from facscale.ingest import detectors
-from facscale.ingest.detectors import Box
-from facscale.synthetic.actions import AUS
-from facscale.synthetic.sheet import render_stills
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+
+from facscale.data.align import locate_eyes  # noqa: E402
+from facscale.ingest import detectors  # noqa: E402
+from facscale.ingest.detectors import Box  # noqa: E402
+from facscale.synthetic.actions import AUS  # noqa: E402
+from facscale.synthetic.sheet import render_stills  # noqa: E402
 
 NAMES = ("mediapipe", "dlib")
 FIRST_IDENTITY = 200_000
@@ -47,17 +51,19 @@ class Picture(NamedTuple):
     truths: list[np.ndarray]
 
 
-def render(person: int, pose: tuple[int, int, int]) -> Picture:
-    """Render a person with two action units, turned by `pose` (degrees) to either side."""
+def render(person: int) -> dict[str, Picture]:
+    """Render a person with two action units in each of POSES, give or take two degrees, to either side."""
     random = np.random.default_rng(person)
     intensities = np.zeros((1, len(AUS)), np.float32)
     intensities[0, random.choice(len(AUS), 2, replace=False)] = 3
-    yaw, pitch, roll = np.deg2rad(np.array(pose) * random.choice([-1, 1], 3) + random.normal(0, 2, 3))
-    identity = FIRST_IDENTITY + person
-    frames, marks = render_stills(
-        identity=identity, intensities=intensities, size=SIZE, pose=(yaw, pitch, roll, 0, 0, 1)
-    )
-    return Picture(frames[0], [marks[0]])
+    pictures = {}
+    for name, pose in POSES.items():
+        turn = np.deg2rad(np.array(pose) * random.choice([-1, 1], 3) + random.normal(0, 2, 3))
+        frames, marks = render_stills(
+            identity=FIRST_IDENTITY + person, intensities=intensities, size=SIZE, pose=(*turn, 0, 0, 1)
+        )
+        pictures[name] = Picture(frames[0], [marks[0]])
+    return pictures
 
 
 def darken(picture: Picture, *, seed: int) -> Picture:
@@ -84,9 +90,10 @@ def place(faces: list[Picture], *, widths: list[int], seed: int) -> Picture:
 
 def make_cases(people: int) -> Iterator[tuple[str, dict[str, float], list[Picture]]]:
     """Yield the name of each case, the detectors' options in it, and its pictures."""
-    frontal = [render(person, (0, 0, 0)) for person in range(people)]
-    for name, pose in POSES.items():
-        yield name, {}, frontal if name == "frontal" else [render(person, pose) for person in range(people)]
+    rendered = [render(person) for person in range(people)]
+    for name in POSES:
+        yield name, {}, [pictures[name] for pictures in rendered]
+    frontal = [pictures["frontal"] for pictures in rendered]
     yield "low light", {}, [darken(face, seed=seed) for seed, face in enumerate(frontal)]
     for width in WIDTHS:
         pictures = [place([face], widths=[width], seed=seed) for seed, face in enumerate(frontal)]
