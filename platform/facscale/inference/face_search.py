@@ -20,7 +20,7 @@ from facscale.ingest.tracking import FaceTracker
 from facscale.methods import Method
 from facscale.spec import SpecError, suggest_nearest
 from facscale.spec.models import Augment
-from facscale.spec.pipelines import Crop
+from facscale.spec.pipelines import Crop, DetectorBlock
 
 AUGMENT = Augment()  # evaluation uses its centre crop
 
@@ -97,7 +97,7 @@ def load_photo(path: Path, dataset: Dataset) -> Face:
     recipe = (
         dataset.manifest.recipe if "version" in dataset.manifest.recipe else {}
     )  # only facscale's describe alignment
-    options = {"name": "dlib", **recipe.get("detector", {})}
+    options = {"name": DetectorBlock().name, **recipe.get("detector", {})}
     detector = detectors.find(options.pop("name"))
     config = detector.Config.model_validate(options)
     crop = Crop.model_validate(recipe.get("crop", {"size": dataset.manifest.image_size}))

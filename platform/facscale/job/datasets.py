@@ -9,6 +9,7 @@ from functools import cached_property
 from facscale.data import DataError, Dataset
 from facscale.evaluate.expression import ExpressionDataset
 from facscale.evaluate.protocol import LabelledDataset, open_transfer_sets
+from facscale.job.recipes import check_recipes
 from facscale.job.variants import Variant, expand_stages
 from facscale.spec import Job
 from facscale.spec.models import Evaluate
@@ -31,16 +32,25 @@ class JobData:
 
     @classmethod
     def open(cls, variants: Sequence[Variant]) -> JobData:
-        """Open the data sets of a job's variants, the job's own first. Raises DataError for one that cannot be used."""
+        """Open the data sets of a job's variants, the job's own first.
+
+        Raises DataError for one that cannot be used, or whose crops do not fit the others.
+        """
         job = variants[0].job
         labelled = [LabelledDataset.open(url, evaluate=job.evaluate) for url in job.data.urls("labelled")]
         unlabelled = tuple(Dataset(url) for url in job.data.urls("unlabelled"))
+        stage_only = tuple(Dataset(url) for url in find_stage_urls(variants))
+        check_recipes(
+            (*unlabelled, *stage_only),
+            [Dataset(url) for url in job.data.urls("labelled")],
+            [Dataset(url) for url in (*job.evaluate.transfer, *job.evaluate.expressions)],
+        )
         return cls(
             labelled=tuple(labelled),
             transfer=tuple(open_transfer_sets(job, sets=labelled)),
             unlabelled=unlabelled,
             expressions=tuple(open_expression_sets(job)),
-            stage_only=tuple(Dataset(url) for url in find_stage_urls(variants)),
+            stage_only=stage_only,
             identities=sum(dataset.manifest.counts["identities"] for dataset in unlabelled),
             evaluate=job.evaluate,
         )

