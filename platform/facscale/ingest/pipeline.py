@@ -26,7 +26,7 @@ from facscale.ingest.work_store import ItemStatus, WorkStore
 from facscale.progress import Progress
 from facscale.spec import Pipeline, SpecError
 
-RECIPE_VERSION = 1  # increase it when the same spec gives different crops
+RECIPE_VERSION = 2  # increase it when the same spec gives different crops
 
 
 def run(pipeline: Pipeline, *, progress: bool = True) -> IngestReport:
