@@ -38,7 +38,7 @@ from facscale.progress import Progress
 from facscale.spec import Pipeline, SpecError
 
 SELECTION = {"labels", "parts", "include", "exclude", "identities", "videos_per_identity"}  # absent unless they are set
-RECIPE_VERSION = 1  # increase it when the same spec gives different crops
+RECIPE_VERSION = 2  # increase it when the same spec gives different crops
 
 
 class Selection(NamedTuple):

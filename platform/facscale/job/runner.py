@@ -87,8 +87,12 @@ class JobRunner:
                     try:
                         with slots.exclusive(name), slots.slot:
                             artifact = self.trainer.fit(task, name=name, receive=recorder.receive)
-                    finally:
+                    except (KeyboardInterrupt, SystemExit):  # a stopped job is killed after 3 s: no time to draw curves
+                        raise
+                    except BaseException:
                         recorder.finish()
+                        raise
+                    recorder.finish()
                 self._finished[node.id] = name
         log.weights[node.title] = TrainedWeights(artifact.url, artifact.sha256)
         return artifact

@@ -26,7 +26,7 @@ from facscale.ingest.detectors.base import LANDMARKS, Box, Detector, DetectorCon
 from facscale.spec import SpecError
 
 WINDOW = 80  # pixels, side of dlib's sliding window
-CHIP_SIZE = 320  # pixels to which a face box is scaled for the landmarks, which dlib rounds to whole pixels
+CHIP_SIZE = 80  # pixels to which a face box is scaled for the landmarks, which dlib rounds to whole pixels
 MARGIN = 0.5  # of the box on each side: the regression trees also sample pixels outside of it
 
 
@@ -68,11 +68,11 @@ class Dlib(Detector):
         width = round(CHIP_SIZE * (1 + 2 * MARGIN))
         x, y = -scale * corner + (scale - 1) / 2
         matrix = np.array([[scale, 0, x], [0, scale, y]])
-        chip = warp(image, matrix, width)
+        chip = cv2.cvtColor(warp(image, matrix, width), cv2.COLOR_RGB2GRAY)
         edge = round(CHIP_SIZE * MARGIN)
         right, bottom = edge + round(scale * (box.right - box.left)), edge + round(scale * (box.bottom - box.top))
         rectangle = dlib.rectangle(edge, edge, right - 1, bottom - 1)
-        parts = self._predictor(cv2.cvtColor(chip, cv2.COLOR_RGB2GRAY), rectangle).parts()
+        parts = self._predictor(chip, rectangle).parts()
         points = np.array([(point.x, point.y) for point in parts], np.float32)
         if len(points) != LANDMARKS:
             raise SpecError(
