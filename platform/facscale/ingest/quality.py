@@ -92,20 +92,26 @@ class QualityMeter:
 
     def summarize(self) -> QualitySummary:
         """Return means and counts."""
-        means = [round(float(s / n), 4) if n else None for s, n in zip(self._sums, self._counts, strict=True)]
-        return QualitySummary(*means, doubtful=self._doubtful, cut_off=self._cut_off)
+        disagreement, sharpness, outside = (
+            round(float(total / count), 4) if count else None
+            for total, count in zip(self._sums, self._counts, strict=True)
+        )
+        return QualitySummary(disagreement, sharpness, outside, doubtful=self._doubtful, cut_off=self._cut_off)
 
 
 def merge_summaries(summaries: Iterable[tuple[int, Mapping[str, Any]]]) -> QualitySummary:
     """Merge the summaries of items, each given as the number of its crops and its values by name."""
     pairs = list(summaries)
-    means = []
-    for name in COLUMNS:
-        known = [(crops, values[name]) for crops, values in pairs if values[name] is not None and crops]
-        total = sum(crops for crops, _ in known)
-        means.append(round(sum(crops * value for crops, value in known) / total, 4) if total else None)
-    counts = {name: sum(values[name] for _, values in pairs) for name in ("doubtful", "cut_off")}
-    return QualitySummary(*means, **counts)
+    disagreement, sharpness, outside = (_average(pairs, name) for name in COLUMNS)
+    doubtful, cut_off = (sum(values[name] for _, values in pairs) for name in ("doubtful", "cut_off"))
+    return QualitySummary(disagreement, sharpness, outside, doubtful=doubtful, cut_off=cut_off)
+
+
+def _average(summaries: Iterable[tuple[int, Mapping[str, Any]]], name: str) -> float | None:
+    """Average a value over all crops of which it is known; None if there are none."""
+    known = [(crops, values[name]) for crops, values in summaries if crops and values[name] is not None]
+    total = sum(crops for crops, _ in known)
+    return round(float(sum(crops * value for crops, value in known) / total), 4) if total else None
 
 
 def _list_corners(width: int, height: int) -> np.ndarray:
