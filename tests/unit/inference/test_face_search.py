@@ -71,7 +71,7 @@ def test_a_photo_is_aligned_as_the_data_set_was(tmp_path, clip, phone):
     (box,) = dlib.detect(clip.frames[0])
     wanted = align.fit_similarity(align.locate_eyes(dlib.predict_landmarks(clip.frames[0], box)), Crop(**SHARE))
     expected = align.warp(clip.frames[0], wanted, 64).astype(int)
-    assert np.abs(face.image - expected).mean() < (2 if phone else 1e-9)  # JPEG changes pixels, and eyes a little
+    assert np.abs(face.image - expected).mean() < (5 if phone else 1e-9)  # JPEG changes pixels, and eyes a little
     assert (face.identity, face.active) == (None, None)
 
 

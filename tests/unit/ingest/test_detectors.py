@@ -36,7 +36,8 @@ def test_own_detectors_are_named_by_their_modules():
 def test_pipelines_use_weights_that_are_open_for_commerce(file, monkeypatch):
     monkeypatch.setenv("FACSCALE_DATA", "/data")
     pipeline = configure(spec.read_spec(file))
-    assert build_recipe(pipeline)["detector"]["name"] == "mediapipe"
+    expected = "none" if file.stem == "crops" else "mediapipe"  # crops that exist already need no detector
+    assert build_recipe(pipeline)["detector"]["name"] == expected
 
 
 @pytest.mark.usefixtures("plugins")

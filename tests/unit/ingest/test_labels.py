@@ -25,7 +25,7 @@ def pipeline(tmp_path, layout="bp4d", **source):
         {
             "name": "t",
             "source": {"layout": layout, "root": str(tmp_path / "raw"), **source},
-            "detector": {"name": "blob", "shortest_track": 2, "detect_every": 1},
+            "detector": {"name": "blob", "shortest_track_s": 0.0, "detect_every_s": 0.0},
             "crop": {"size": 48, "eyes_y": 0.38, "eyes_distance": 0.38},
             "output": str(tmp_path / "out"),
         }

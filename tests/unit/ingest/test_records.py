@@ -82,7 +82,7 @@ def write_folder(root, rows, *, table="labels.csv", images=range(6)):
     (root / table).write_text("".join(f"{row}\n" for row in rows))
     for number in images:
         (root / "img").mkdir(exist_ok=True)
-        (root / f"img/{number}.jpg").write_bytes(picture(40 * number))
+        (root / f"img/{number}.jpg").write_bytes(picture(12 * number))
 
 
 def test_a_table_with_people_videos_and_frames_gives_videos(tmp_path):
@@ -93,18 +93,18 @@ def test_a_table_with_people_videos_and_frames_gives_videos(tmp_path):
     assert columns["video"] == ["v0"] * 3 + ["v1"] * 3
     assert (columns["frame"], columns["track"]) == (list(range(6)), [0] * 6)
     assert columns["au"] == [[0], [1], [0], [1], [0], [1]]
-    assert levels == pytest.approx([40 * n for n in range(6)], abs=2)
+    assert levels == pytest.approx([12 * n for n in range(6)], abs=2)
 
 
 def test_a_table_with_people_alone_gives_a_track_for_each_image(tmp_path):
     write_folder(tmp_path / "raw", ["image,identity,AU1", *(f"./img/{n}.jpg,p{n % 2},1.0" for n in range(6))])
-    made = pipeline(tmp_path / "raw", tmp_path / "out", detector={"name": "none", "shortest_track": 5})
+    made = pipeline(tmp_path / "raw", tmp_path / "out", detector={"name": "none", "shortest_track_s": 0.2})
     data, columns, levels = build(made)
     assert columns["identity"] == ["p0"] * 3 + ["p1"] * 3
     assert data.manifest.fps == 0
     assert columns["track"] == [0, 1, 2, 0, 1, 2]
     assert data.manifest.counts["tracks"] == 6
-    assert levels == pytest.approx([0, 80, 160, 40, 120, 200], abs=2)
+    assert levels == pytest.approx([0, 24, 48, 12, 36, 60], abs=2)
 
 
 def test_a_table_of_nobody_gives_a_person_for_each_image_and_keeps_the_labels(tmp_path):

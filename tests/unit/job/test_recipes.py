@@ -48,7 +48,7 @@ def open_job(tmp_path, caplog):
 
 
 def test_sets_of_one_detector_and_crop_are_mixed_without_a_word(write, open_job):
-    write("faces", detector={"smallest_face": 0.5, "detect_every": 1}, crop={"size": 96, "quality": 80})
+    write("faces", detector={"smallest_face": 0.5, "detect_every_s": 0.0}, crop={"size": 96, "quality": 80})
     write("labels", au=(1, 12))
     assert open_job(unlabelled=["faces"], labelled=["labels"]) == []
 
