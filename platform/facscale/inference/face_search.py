@@ -99,7 +99,10 @@ def load_photo(path: Path, dataset: Dataset) -> Face:
     )  # only facscale's describe alignment
     options = {"name": DetectorBlock().name, **recipe.get("detector", {})}
     detector = detectors.find(options.pop("name"))
-    config = detector.Config.model_validate(options)
+    renamed = (
+        detector.Config.renamed
+    )  # older data sets have these; they set how a face is followed, which a photo is not
+    config = detector.Config.model_validate({key: value for key, value in options.items() if key not in renamed})
     crop = Crop.model_validate(recipe.get("crop", {"size": dataset.manifest.image_size}))
     tracks = FaceTracker(detector(config), config=config).track([Frame(0, 0.0, image)])
     face = next(crop_faces(tracks, crop), None)

@@ -104,24 +104,24 @@ def _list_items(pipeline: Pipeline, listing: Listing) -> Selection:
     if layout.has_images:
         if pipeline.flow:
             raise SpecError(f"flow: the layout {source.layout} has single images, and flow needs videos; remove flow")
-        found: tuple[Item, ...] = build_batches(source, listing, add_fault=faults.append, also_read=also_read)
-        items = found
+        listed: tuple[Item, ...] = build_batches(source, listing, add_fault=faults.append, also_read=also_read)
+        items = listed
     else:
-        found = _list_videos(pipeline, layout, listing, faults.append)
-        if not found:
+        listed = _list_videos(pipeline, layout, listing, faults.append)
+        if not listed:
             raise DataError(
                 f"{root}: none of its {len(listing.files)} files is where the layout "
                 f'"{source.layout}" expects videos; check source.root and source.layout'
             )
-        if layout.label_place and source.labels and not any(item.labels for item in found):
+        if layout.label_place and source.labels and not any(item.labels for item in listed):
             raise DataError(
                 f'{root}: there is no label file where the layout "{source.layout}" expects them '
                 f"({layout.label_place}); unpack them there, or set source.labels=false to store no labels"
             )
-        is_anonymous = isinstance(found[0], ImageBatch)  # its parts and number are selected already
-        items, notes = (found, []) if is_anonymous else select_items(source, found)
+        is_anonymous = isinstance(listed[0], ImageBatch)  # its parts and number are selected already
+        items, notes = (listed, []) if is_anonymous else select_items(source, listed)
     also_read.add(getattr(layout.config, "table", ""))
-    count, remarks = find_passed_over(listing.files, found, also_read)
+    count, remarks = find_passed_over(listing.files, listed, also_read)
     return Selection(items, tuple(faults), (*notes, *remarks), count)
 
 

@@ -82,9 +82,9 @@ def match_people(people: Collection[str], names: Sequence[str]) -> tuple[set[str
     chosen: set[str] = set()
     absent = []
     for name in names:
-        found = fnmatch.filter(people, name) if WILDCARD.search(name) else [name] if name in people else []
-        chosen.update(found)
-        if not found:
+        matches = fnmatch.filter(people, name) if WILDCARD.search(name) else [name] if name in people else []
+        chosen.update(matches)
+        if not matches:
             absent.append(name)
     return chosen, absent
 

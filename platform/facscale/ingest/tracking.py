@@ -83,10 +83,10 @@ class FaceTracker:
         last = followed or (self._pending[-1] if self._pending else self._last)
         box = _find_same(boxes, last.box) if last else None
         if box is not None:
-            found = self._locate(frame, box)
-            found = self._check_start(found) if followed is None else _choose_detected(found, followed)
-            yield from self._confirm_pending(found)
-            yield self._deliver(found)
+            detected = self._locate(frame, box)
+            face = self._check_start(detected) if followed is None else _choose_detected(detected, followed)
+            yield from self._confirm_pending(face)
+            yield self._deliver(face)
             return
         if self._pending:  # the face disappeared in one of the frames in between
             yield from self._detect_pending()
@@ -110,7 +110,7 @@ class FaceTracker:
         for face in pending:
             yield from self._detect(face.frame)
 
-    def _confirm_pending(self, found: TrackedFace) -> Iterator[TrackedFace]:
+    def _confirm_pending(self, detected_face: TrackedFace) -> Iterator[TrackedFace]:
         """Deliver the pending faces before a detected one, in the order of time.
 
         Each is followed backwards from its successor as well. Where both ways agree, the mean is taken; elsewhere the
@@ -118,7 +118,7 @@ class FaceTracker:
         """
         pending, self._pending = self._pending, []
         confirmed: list[TrackedFace | None] = []
-        successor = found
+        successor = detected_face
         for face in reversed(pending):
             back = self._follow_from(successor, face.frame)
             disagreement = compute_disagreement(face.points, back.points) if back else float("inf")
@@ -195,12 +195,12 @@ def _average(face: TrackedFace, other: TrackedFace, disagreement: float) -> Trac
     return replace(face, box=box, points=(face.points + other.points) / 2, disagreement=disagreement)
 
 
-def _choose_detected(found: TrackedFace, followed: TrackedFace) -> TrackedFace:
+def _choose_detected(detected: TrackedFace, followed: TrackedFace) -> TrackedFace:
     """Average a detected face with the followed one, because detectors quantise boxes coarsely, unless they disagree."""
-    disagreement = compute_disagreement(found.points, followed.points)
+    disagreement = compute_disagreement(detected.points, followed.points)
     if disagreement <= MAX_DISAGREEMENT:
-        return _average(found, followed, disagreement)
-    return replace(found, disagreement=disagreement)
+        return _average(detected, followed, disagreement)
+    return replace(detected, disagreement=disagreement)
 
 
 def _find_same(boxes: Iterable[Box], last: Box) -> Box | None:

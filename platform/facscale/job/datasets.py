@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -51,7 +51,19 @@ class JobData:
             unlabelled=unlabelled,
             expressions=tuple(open_expression_sets(job)),
             stage_only=stage_only,
-            identities=sum(dataset.manifest.counts["identities"] for dataset in unlabelled),
+            identities=count_identities(unlabelled),
+            evaluate=job.evaluate,
+        )
+
+    @classmethod
+    def open_for_training(cls, variant: Variant, *, with_labelled: bool = True) -> JobData:
+        """Open what trainings depend on, and nothing that is only tested; labelled sets only `with_labelled`."""
+        job = variant.job
+        urls = job.data.urls("labelled") if with_labelled else ()
+        unlabelled = [Dataset(url) for url in job.data.urls("unlabelled")]
+        return cls(
+            labelled=tuple(LabelledDataset.open(url, evaluate=job.evaluate) for url in urls),
+            identities=count_identities(unlabelled),
             evaluate=job.evaluate,
         )
 
@@ -67,6 +79,11 @@ class JobData:
         if url in self.outlines:
             return self.outlines[url].as_test_only()
         return LabelledDataset.open(url, evaluate=self.evaluate, test_only=True)
+
+
+def count_identities(datasets: Iterable[Dataset]) -> int:
+    """People of unlabelled data sets."""
+    return sum(dataset.manifest.counts["identities"] for dataset in datasets)
 
 
 def open_expression_sets(job: Job) -> list[ExpressionDataset]:

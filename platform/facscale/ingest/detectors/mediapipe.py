@@ -89,8 +89,10 @@ class MediaPipe(Detector):
 
         Only faces that the mesh recognizes too are returned: BlazeFace alone also sees faces in folds and lamps.
         """
-        found = np.concatenate([self._search(image, *view) for view in _list_views(image, self.config.smallest_face)])
-        boxes = [Box(*corners) for corners in _merge_boxes(found)]
+        candidates = np.concatenate(
+            [self._search(image, *view) for view in _list_views(image, self.config.smallest_face)]
+        )
+        boxes = [Box(*corners) for corners in _merge_boxes(candidates)]
         return [box for box in boxes if self.locate_mesh(image, box).score >= self.config.min_score]
 
     def predict_landmarks(self, image: np.ndarray, box: Box) -> np.ndarray:
@@ -125,8 +127,8 @@ class MediaPipe(Detector):
         rows = regressors[0, kept].astype(np.float64) / VIEW_SIZE
         centres, halves = rows[:, :2] + self._anchors[kept], rows[:, 2:4] / 2
         boxes = np.hstack([centres - halves, centres + halves]) * side + np.array([left, top, left, top])
-        found = np.column_stack([scores[kept], boxes])
-        return found[_find_whole(boxes, image.shape[:2], left=left, top=top, side=side)]
+        candidates = np.column_stack([scores[kept], boxes])
+        return candidates[_find_whole(boxes, image.shape[:2], left=left, top=top, side=side)]
 
     def _run_face_mesh(
         self, image: np.ndarray, centre: np.ndarray, side: float, angle: float
@@ -202,20 +204,20 @@ def _find_whole(boxes: np.ndarray, shape: tuple[int, int], *, left: float, top: 
     )
 
 
-def _merge_boxes(found: np.ndarray) -> Iterator[list[float]]:
+def _merge_boxes(candidates: np.ndarray) -> Iterator[list[float]]:
     """Yield the corners of one box for each face, the surest first, from rows [N, 5] of score and corners.
 
     Boxes of a face are averaged by their scores, as in MediaPipe: the average trembles less than the best of them.
     """
-    found = found[np.argsort(-found[:, 0], kind="stable")]
-    while len(found):
-        low, high = np.maximum(found[:, 1:3], found[0, 1:3]), np.minimum(found[:, 3:], found[0, 3:])
+    candidates = candidates[np.argsort(-candidates[:, 0], kind="stable")]
+    while len(candidates):
+        low, high = np.maximum(candidates[:, 1:3], candidates[0, 1:3]), np.minimum(candidates[:, 3:], candidates[0, 3:])
         common = np.clip(high - low, 0, None).prod(axis=1)
-        areas = (found[:, 3:] - found[:, 1:3]).prod(axis=1)
+        areas = (candidates[:, 3:] - candidates[:, 1:3]).prod(axis=1)
         is_same = common > MAX_IOU * (areas + areas[0] - common)
         is_same[0] = True  # also a box without any area
-        yield np.average(found[is_same, 1:], axis=0, weights=found[is_same, 0]).tolist()
-        found = found[~is_same & (common < MAX_INSIDE * np.minimum(areas, areas[0]))]
+        yield np.average(candidates[is_same, 1:], axis=0, weights=candidates[is_same, 0]).tolist()
+        candidates = candidates[~is_same & (common < MAX_INSIDE * np.minimum(areas, areas[0]))]
 
 
 def _rotation(angle: float) -> np.ndarray:
