@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from facscale.evaluate import Predictions
+from facscale.evaluate import ConfusionCounts, MethodScores, Predictions
 
 
 def make_predictions(probability, au, *, name="ours", identity=None):
@@ -51,4 +51,14 @@ def make_tied_predictions(frames=300, *, seed=0, people=9, folds=3, decimals=2):
         np.arange(frames, dtype=np.int32),
         (person % folds).astype(np.int8),
         tuple(f"fold{number}" for number in range(folds)),
+    )
+
+
+def make_scores():
+    """Two folds, two AUs: F1 of 0.8 and 0.5, then 0.4 and none."""
+    counts = ConfusionCounts(
+        tp=np.array([[4, 1], [1, 0]]), fp=np.array([[1, 1], [1, 3]]), fn=np.array([[1, 1], [2, 0]])
+    )
+    return MethodScores.from_counts(
+        "ours", aus=(1, 12), counts=counts, folds=("fold0", "fold1"), source="drawn with seed 0"
     )

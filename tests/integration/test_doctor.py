@@ -15,8 +15,8 @@ from facscale.doctor import DiagnosticContext, node, run_checks
 from facscale.doctor.checks import cluster
 from facscale.doctor.context import name_nodes
 from facscale.doctor.remote import run_on_nodes
+from facscale.job.datasets import JobData
 from facscale.job.variants import expand_variants
-from facscale.profile.run import open_training_data
 from facscale.profile.trainings import list_trainings
 from facscale.profile.worker import WorkerProfile, profile_training
 from facscale.spec import Job, read_spec
@@ -109,7 +109,7 @@ def test_a_wrong_token_is_told_from_a_right_one(ray_cluster, monkeypatch):
 class TestRehearsal:
     def test_each_worker_says_what_it_measured_and_nothing_is_left(self, folder):
         main = expand_variants(read_spec(folder / "job.yaml"), name="job")[0]
-        (first,) = list_trainings([main], open_training_data(main))
+        (first,) = list_trainings([main], JobData.open_for_training(main))
         events = []
         profile_training(first.task, seconds=1, receive=events.append)
         one, other = sorted((event for event in events if isinstance(event, WorkerProfile)), key=lambda each: each.rank)

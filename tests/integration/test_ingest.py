@@ -240,16 +240,18 @@ def test_a_spec_error_in_a_worker_is_raised_unchanged(tmp_path):
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_dlib_on_rendered_faces(tmp_path):
+@pytest.mark.parametrize("name", ["mediapipe", "dlib"])
+def test_a_detector_on_rendered_faces(tmp_path, name):
     data = str(tmp_path / "data")
     rendered = pipeline(
         tmp_path,
         render={"identities": 2, "videos": 1, "seconds": 0.6},
         source={"layout": "voxceleb2", "root": str(tmp_path / "raw")},
-        detector={"name": "dlib"},
+        detector={"name": name},
         output=data,
     )
     report = ingest.run(rendered, progress=False)
+    assert Dataset(data).manifest.recipe["detector"]["name"] == name
     assert report.frames == 30
     assert report.detection_rate >= 0.9
     assert report.identities == 2

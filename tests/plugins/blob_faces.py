@@ -6,7 +6,7 @@ The folder of this file holds the package as pip would install it (code and dist
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -78,13 +78,14 @@ def draw_moving_face(frames: int, *, hidden: Iterable[int] = ()) -> list[np.ndar
     return [draw() if n in absent else draw((20 + n // 2, 30, 60 + n // 2, 74)) for n in range(frames)]
 
 
-def write_video(path: Path, images: Iterable[np.ndarray], *, fps: int = 25, keyframe_every: int = 250) -> Path:
+def write_video(path: Path, images: Sequence[np.ndarray], *, fps: int = 25, keyframe_every: int = 250) -> Path:
     """Write RGB frames as an H.264 file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     options = {"crf": "10", "preset": "ultrafast", "g": str(keyframe_every), "sc_threshold": "0"}
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=fps, options=options)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        height, width = images[0].shape[:2]
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.time_base = Fraction(1, fps)
         for image in images:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))

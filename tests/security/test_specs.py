@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from facscale import ingest
-from facscale.ingest import detectors
+from facscale.ingest import detectors, layouts
 from facscale.methods import configure
 from facscale.spec import Job, Pipeline, SpecError, parse, read_spec
 
@@ -72,9 +71,13 @@ def test_a_detector_must_be_ours_or_an_installed_plug_in(spec, name):
         detectors.parse_options(parse(read_spec(spec(text)), Pipeline))
 
 
-def test_a_layout_must_be_ours_or_an_installed_plug_in(spec):
-    with pytest.raises(SpecError, match=r"job.yaml:1: there is no layout"):
-        ingest.configure(read_spec(spec("source: {layout: os.path, root: /videos}\noutput: /faces\n")))
+@pytest.mark.parametrize("name", ["os.path", "../bp4d", "base", "facscale.ingest.images", ""])
+def test_a_layout_must_be_ours_or_an_installed_plug_in(spec, name):
+    document = read_spec(spec(f'source: {{layout: "{name}", root: /videos}}\noutput: /faces\n'))
+    with pytest.raises(SpecError, match="there is no layout"):
+        layouts.open_layout(parse(document, Pipeline).source)
+    with pytest.raises(SpecError, match="there is no layout"):
+        layouts.check_source(document)
 
 
 def test_an_entry_point_that_is_not_a_method_is_refused(spec, plugins):

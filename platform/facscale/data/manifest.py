@@ -126,6 +126,8 @@ class Runs:
     first_frame: np.ndarray  # number of the first frame in the source video
     identities: tuple[str, ...]
     videos: tuple[str, ...]
+    fps: np.ndarray | None = None  # frames a second of the source video; None: as in the manifest
+    every: np.ndarray | None = None  # difference of the numbers of neighbouring frames; 0: single images
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -156,8 +158,14 @@ class Runs:
         identity = table["identity"].combine_chunks().dictionary_encode()
         pairs = pc.binary_join_element_wise(table["identity"], table["video"], "\0")
         video = pairs.combine_chunks().dictionary_encode()
+        timing = {
+            name: table[name].cast(kind).to_numpy()
+            for name, kind in (("fps", pa.float32()), ("every", pa.int32()))
+            if name in table.column_names
+        }
         return cls(
             **numbers,
+            **timing,
             identity=identity.indices.to_numpy(),
             video=video.indices.to_numpy(),
             identities=tuple(identity.dictionary.to_pylist()),

@@ -30,6 +30,7 @@ INDEX_SCHEMA = pa.schema(
         ("first_frame", pa.int32()),
     ]
 )
+TIMING_SCHEMA = pa.schema([("fps", pa.float32()), ("every", pa.int32())])  # data sets of earlier releases lack it
 BASE_SCHEMA = pa.schema(
     [
         ("identity", pa.string()),
@@ -50,11 +51,20 @@ def build_schema(au: Sequence[int], *, expressions: Sequence[str] = ()) -> pa.Sc
     return pa.schema([*BASE_SCHEMA, *labels])
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """A track, or a part of a long one, and its timing."""
+
+    table: pa.Table
+    fps: float
+    every: int
+
+
 @dataclass
 class _RowGroupBuffer:
-    """Tracks (or parts of long ones) that are collected for the next row group."""
+    """What is collected for the next row group."""
 
-    tables: list[pa.Table] = field(default_factory=list)
+    pieces: list[_Piece] = field(default_factory=list)
     bytes: int = 0
 
 
@@ -80,6 +90,8 @@ class ShardWriter:
     ) -> None:
         """Prepare the folder. `every`: only each n-th source frame is stored, so frames n apart are neighbours in a run.
 
+        `fps` and `every` are those of most tracks; `add_track` takes those of a track that differs.
+
         `expressions`: names of the classes 0, 1, ... of the column `expression` (-1: none); the column `part` then holds
         the part of the published split that a frame belongs to, "train" or "test".
 
@@ -94,7 +106,12 @@ class ShardWriter:
         self._description: dict[str, Any] = {"name": name, "au": tuple(au), "image_size": image_size, "fps": fps}
         self._description |= {"recipe": dict(recipe), "expressions": tuple(expressions)}
         self._schema = build_schema(au, expressions=expressions)
-        self._every, self._group_bytes, self._shard_bytes = every, int(row_group_mb * MB), int(shard_mb * MB)
+        self._fps, self._every, self._group_bytes, self._shard_bytes = (
+            fps,
+            every,
+            int(row_group_mb * MB),
+            int(shard_mb * MB),
+        )
         spool_parent = str(self._folder.path) if self._folder.is_local else None
         self._spool = tempfile.TemporaryDirectory(prefix=".spool-", dir=spool_parent)
         self._pending = _RowGroupBuffer()
@@ -105,8 +122,10 @@ class ShardWriter:
         self._parquet: pq.ParquetWriter | None = None
         self._groups_of_shard = 0
 
-    def add_track(self, rows: pa.Table) -> None:
+    def add_track(self, rows: pa.Table, *, fps: float | None = None, every: int | None = None) -> None:
         """Add all frames of ONE (identity, video, track), ascending by frame; tracks are added in sorted order.
+
+        `fps` and `every` are the track's own, where they differ from those of the data set.
 
         `rows` has the columns of `build_schema`; further ones are kept (the same for every track). Raises DataError
         for anything else.
@@ -122,7 +141,10 @@ class ShardWriter:
             first, last = (table.num_rows * edge // parts for edge in (part, part + 1))
             if part:
                 self._flush()
-            self._pending.tables.append(table.slice(first, last - first))
+            piece = table.slice(first, last - first)
+            self._pending.pieces.append(
+                _Piece(piece, self._fps if fps is None else fps, self._every if every is None else every)
+            )
             self._pending.bytes += size // parts
 
     def close(self) -> Manifest:
@@ -135,7 +157,11 @@ class ShardWriter:
             self._spool.cleanup()
             raise DataError(f"{self._folder.url}: not one face track was added, so there is no data set to write")
         index = Path(self._spool.name) / Path(INDEX).name
-        pq.write_table(pa.Table.from_pylist(self._index, schema=INDEX_SCHEMA), index, compression="zstd")
+        pq.write_table(
+            pa.Table.from_pylist(self._index, schema=pa.schema([*INDEX_SCHEMA, *TIMING_SCHEMA])),
+            index,
+            compression="zstd",
+        )
         manifest = Manifest(
             **self._description,
             counts=self._counts,
@@ -203,7 +229,7 @@ class ShardWriter:
 
     def _flush(self) -> None:
         """Write the pending tracks as one row group."""
-        if not self._pending.tables:
+        if not self._pending.pieces:
             return
         if self._parquet is None:
             names = [name for name in self._schema.names if name != "jpeg"]
@@ -216,10 +242,11 @@ class ShardWriter:
                 write_page_checksum=True,
             )
         row = 0
-        for table in self._pending.tables:
-            self._add_runs(table, row=row)
-            row += table.num_rows
-        self._parquet.write_table(pa.concat_tables(self._pending.tables), row_group_size=row)
+        for piece in self._pending.pieces:
+            self._add_runs(piece, row=row)
+            row += piece.table.num_rows
+        tables = [piece.table for piece in self._pending.pieces]
+        self._parquet.write_table(pa.concat_tables(tables), row_group_size=row)
         self._groups_of_shard += 1
         self._pending = _RowGroupBuffer()
         if (Path(self._spool.name) / self._shard_name).stat().st_size >= self._shard_bytes:
@@ -229,9 +256,9 @@ class ShardWriter:
     def _shard_name(self) -> str:
         return f"shard-{len(self._shards):05d}.parquet"
 
-    def _add_runs(self, table: pa.Table, *, row: int) -> None:
-        frames = table["frame"].to_numpy()
-        edges = np.flatnonzero(np.diff(frames) != self._every) + 1
+    def _add_runs(self, piece: _Piece, *, row: int) -> None:
+        table, frames = piece.table, piece.table["frame"].to_numpy()
+        edges = np.flatnonzero(np.diff(frames) != piece.every) + 1
         for start, end in zip([0, *edges], [*edges, len(frames)], strict=True):
             self._index.append(
                 {
@@ -243,6 +270,8 @@ class ShardWriter:
                     "video": table["video"][0].as_py(),
                     "track": table["track"][0].as_py(),
                     "first_frame": int(frames[start]),
+                    "fps": piece.fps,
+                    "every": piece.every,
                 }
             )
 

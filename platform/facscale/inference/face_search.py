@@ -20,7 +20,7 @@ from facscale.ingest.tracking import FaceTracker
 from facscale.methods import Method
 from facscale.spec import SpecError, suggest_nearest
 from facscale.spec.models import Augment
-from facscale.spec.pipelines import Crop
+from facscale.spec.pipelines import Crop, DetectorBlock
 
 AUGMENT = Augment()  # evaluation uses its centre crop
 
@@ -97,9 +97,12 @@ def load_photo(path: Path, dataset: Dataset) -> Face:
     recipe = (
         dataset.manifest.recipe if "version" in dataset.manifest.recipe else {}
     )  # only facscale's describe alignment
-    options = {"name": "dlib", **recipe.get("detector", {})}
+    options = {"name": DetectorBlock().name, **recipe.get("detector", {})}
     detector = detectors.find(options.pop("name"))
-    config = detector.Config.model_validate(options)
+    renamed = (
+        detector.Config.renamed
+    )  # older data sets have these; they set how a face is followed, which a photo is not
+    config = detector.Config.model_validate({key: value for key, value in options.items() if key not in renamed})
     crop = Crop.model_validate(recipe.get("crop", {"size": dataset.manifest.image_size}))
     tracks = FaceTracker(detector(config), config=config).track([Frame(0, 0.0, image)])
     face = next(crop_faces(tracks, crop), None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, groupby, repeat
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from facscale.data import align
 from facscale.ingest import flow
 from facscale.ingest.frames import Frame
+from facscale.ingest.quality import CropQuality, measure_quality
 from facscale.ingest.tracking import TrackedFace
 from facscale.spec.pipelines import Crop
 
@@ -35,6 +36,7 @@ class FaceCrop:
     image: np.ndarray  # [S, S, 3] uint8, RGB
     points: np.ndarray  # [68, 2] float32 in crop pixels; NaN when unknown
     flow: np.ndarray | None = None  # int8 [2 f f], see `flow.pack_flow`; None when the flow is not computed
+    quality: CropQuality = field(default_factory=CropQuality)
 
 
 def crop_faces(faces: Iterable[TrackedFace], crop: Crop, *, flow_to: int = 0) -> Iterator[FaceCrop]:
@@ -62,7 +64,8 @@ def crop_faces(faces: Iterable[TrackedFace], crop: Crop, *, flow_to: int = 0) ->
                 number = face.frame.number + flow_to
                 later = next((item.frame for item in window if item and item.frame.number == number), None)
                 packed_flow = _compute_flow(image, later, matrix, crop)
-            yield FaceCrop(face.frame.number, face.frame.time_s, face.track, image, points, packed_flow)
+            quality = measure_quality(image, image=face.frame.image, matrix=matrix, disagreement=face.disagreement)
+            yield FaceCrop(face.frame.number, face.frame.time_s, face.track, image, points, packed_flow, quality)
 
 
 def _compute_flow(image: np.ndarray, later: Frame | None, matrix: np.ndarray, crop: Crop) -> np.ndarray:

@@ -10,13 +10,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import simplejpeg
 
 from facscale.data import DataError
-from facscale.ingest import detectors, layouts
+from facscale.ingest import detectors, layouts, quality
 from facscale.ingest.coverage import MisalignedError, check_alignment, measure_coverage
 from facscale.ingest.crops import FaceCrop, crop_faces
 from facscale.ingest.frames import Frame, FrameReader
@@ -36,6 +37,7 @@ class FaceExtractor:
 
     def __init__(self, pipeline: Pipeline, *, run: str) -> None:
         self.pipeline, self.run = pipeline, run
+        cv2.setNumThreads(max(1, int(pipeline.ingest.cpus_per_worker)))  # otherwise: all cores, in every worker
         self.options = detectors.parse_options(pipeline)
         self.detector = detectors.find(pipeline.detector.name)(self.options)
         self.layout = layouts.open_layout(pipeline.source)
@@ -106,12 +108,14 @@ class FaceExtractor:
         tracker = FaceTracker(self.detector, config=self.options, step=frames.step)
         dropped: list[int] = []
         is_batch = isinstance(frames.item, ImageBatch)
-        shortest = 1 if is_batch else self.options.shortest_track
+        is_still = is_batch or frames.item.still
+        shortest_s = 0.0 if is_still else self.options.shortest_track_s
         numbers: list[int] = []
-        faces = drop_short_tracks(shortest, tracker.track(_record_numbers(frames, numbers)), dropped)
+        tracked = tracker.track(_record_numbers(frames, numbers))
+        faces = drop_short_tracks(shortest_s, tracked, dropped, interval_s=lambda: frames.interval_s)
         flow_to = self.pipeline.flow.frames * frames.step if self.pipeline.flow else 0
         kept: list[int] = []
-        n_faces, tracks = 0, set()
+        n_faces, tracks, meter = 0, set(), quality.QualityMeter()
         writer: pq.ParquetWriter | None = None
         try:
             for crops in _batch_crops(crop_faces(faces, self.pipeline.crop, flow_to=flow_to)):
@@ -121,6 +125,7 @@ class FaceExtractor:
                 n_faces += len(crops)
                 kept += [crop.number for crop in crops]
                 tracks |= {crop.track for crop in crops}
+                meter.add(crop.quality for crop in crops)
         finally:
             if writer is not None:
                 writer.close()
@@ -134,20 +139,26 @@ class FaceExtractor:
             faceless=tracker.faceless,
             dropped=sum(dropped),
             tracks=len(tracks),
-            fps=0.0 if is_batch else frames.fps,
+            shot_cuts=frames.shot_cuts,
+            **meter.summarize().columns,
+            fps=0.0 if is_still else frames.fps,
             step=frames.step,
             stills=is_batch,
             au=labels.au,
         )
 
     def _build_table(self, crops: list[FaceCrop], labels: Labels, item: Item) -> pa.Table:
-        quality, numbers = self.pipeline.crop.quality, [crop.number for crop in crops]
+        jpeg_quality, numbers = self.pipeline.crop.quality, [crop.number for crop in crops]
         columns: dict[str, Any] = {
             "track": pa.array([crop.track for crop in crops], pa.int32()),
             "frame": pa.array(numbers, pa.int32()),
             "time_s": pa.array([crop.time_s for crop in crops], pa.float32()),
-            "jpeg": pa.array([simplejpeg.encode_jpeg(crop.image, quality=quality) for crop in crops], pa.binary()),
+            "jpeg": pa.array([simplejpeg.encode_jpeg(crop.image, quality=jpeg_quality) for crop in crops], pa.binary()),
             "landmarks": to_fixed_size_list(np.stack([crop.points.ravel() for crop in crops])),
+            **{
+                name: pa.array([getattr(crop.quality, name) for crop in crops], pa.float32())
+                for name in quality.COLUMNS
+            },
         }
         flows = [crop.flow for crop in crops if crop.flow is not None]
         if flows:

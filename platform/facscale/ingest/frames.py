@@ -15,9 +15,11 @@ import av
 import cv2
 import numpy as np
 import simplejpeg
+from av.video.reformatter import VideoReformatter
 from fsspec.implementations.local import LocalFileSystem
 
 from facscale.data import pixels
+from facscale.ingest import shots
 from facscale.ingest.items import ImageBatch, Item, get_suffix, open_root, read_bytes
 
 NoteFault = Callable[[str, str], None]  # (stage, reason)
@@ -38,6 +40,7 @@ class Frame:
     number: int  # as the labels of the data set count
     time_s: float  # from the start of the video
     image: np.ndarray  # RGB [H, W, 3] uint8
+    starts_shot: bool = False  # the camera changed between the frame before and this one
 
 
 class FrameReader:
@@ -53,6 +56,7 @@ class FrameReader:
         self.item, self.root, self.every, self.note = item, root, every, note
         self.fps = item.fps  # of the source; for a video file it is replaced when the file is opened
         self.frames_read = 0
+        self.shot_cuts = 0
 
     @property
     def step(self) -> int:
@@ -65,6 +69,11 @@ class FrameReader:
         gaps = np.diff(self.item.numbers)
         return self.every * (int(np.median(gaps)) if len(gaps) else 1)
 
+    @property
+    def interval_s(self) -> float:
+        """Seconds between neighbouring frames; for a video file, known when it is open."""
+        return (self.step or self.every) / self.fps
+
     def __iter__(self) -> Iterator[Frame]:
         for frame in self._read_images() if self.item.numbers else self._read_video():
             self.frames_read += 1
@@ -73,6 +82,7 @@ class FrameReader:
     def _read_images(self) -> Iterator[Frame]:
         positions = range(0, len(self.item.files), self.every)
         errors: list[str] = []
+        shot_cuts = shots.ShotCutDetector()
         contents = read_ahead([self.item.files[position] for position in positions], root=self.root)
         for position, content in zip(positions, contents, strict=True):
             name, number = self.item.files[position], self.item.numbers[position]
@@ -81,7 +91,9 @@ class FrameReader:
             except (ValueError, FileNotFoundError, PermissionError) as error:
                 errors.append(f"{name}: {error}")
                 continue
-            yield Frame(number, number / self.item.fps, image)
+            starts_shot = bool(self.step) and shot_cuts.is_cut(shots.make_thumbnail(image))
+            self.shot_cuts += starts_shot
+            yield Frame(number, number / self.item.fps, image, starts_shot)
         if errors:
             self.note("decode", f"{len(errors)} of {len(positions)} images cannot be read; the first: {errors[0]}")
 
@@ -110,12 +122,22 @@ class FrameReader:
         rate = float(stream.average_rate or stream.guessed_rate or self.item.fps)
         self.fps = rate
         index, damaged, is_broken = 0, 0, False
+        shot_cuts, starts_shot, sampler = shots.ShotCutDetector(), False, VideoReformatter()
         for frame in self._decode_until_error(container, stream):
             is_broken = frame.is_corrupt or (is_broken and not frame.key_frame)
             damaged += is_broken
+            if not is_broken:
+                # The frames between the kept ones are compared too; converting all of their pixels would take too long.
+                samples = sampler.reformat(
+                    frame, shots.SAMPLED_SIDE, shots.SAMPLED_SIDE, "rgb24", interpolation="POINT"
+                ).to_ndarray()
+                if shot_cuts.is_cut(shots.make_thumbnail(samples)):
+                    starts_shot = True
+                    self.shot_cuts += 1
             if index % self.every == 0 and not is_broken:
                 time = frame.time if frame.time is not None else index / rate
-                yield Frame(index + self.item.first, float(time), _rotate_upright(frame))
+                yield Frame(index + self.item.first, float(time), _rotate_upright(frame), starts_shot)
+                starts_shot = False
             index += 1
         if damaged:
             self.note("decode", f"{damaged} of {index} frames are damaged and left out")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from facscale.data import DataError
 from facscale.ingest import layouts
+from facscale.ingest.containers import get_container
 from facscale.ingest.items import Fault, ImageBatch, LabelledImage, Listing, read_bytes
 from facscale.spec import SpecError
 from facscale.spec.pipelines import Source
@@ -20,16 +21,10 @@ AddFault = Callable[[Fault], None]
 def build_batches(
     source: Source, listing: Listing, *, add_fault: AddFault | None = None, also_read: set[str] | None = None
 ) -> tuple[ImageBatch, ...]:
-    """Batch all images of the selected parts and classes, those of each part by name, up to `source.limit` of each.
+    """Batch all images that the lists of a data set name; see `batch_images`.
 
-    `also_read` receives the names of the lists that were read, `add_fault` images that are left out. Raises DataError for
-    lists that are missing or wrong, or if all images of a part are missing (single missing images are noted when their
-    batch is processed); SpecError for options that do not fit single images.
+    `also_read` receives the names of the lists that were read. Raises DataError for lists that are missing or wrong.
     """
-    for key in ("include", "exclude", "identities", "videos_per_identity"):
-        if getattr(source, key):
-            raise SpecError(f"source.{key}: the layout {source.layout} has single images of nobody in particular")
-    expressions = layouts.select_expressions(source)
     layout = layouts.open_layout(source)
 
     def read(name: str) -> bytes:
@@ -37,30 +32,61 @@ def build_batches(
         return read_bytes(source.root, name)
 
     try:
-        images = layout.list_images(listing.files, read)
-        unique = _drop_contradictions(images, add_fault)
+        images = list(layout.list_images(listing.files, read))
     except ValueError as error:
         raise DataError(f"{source.root}: {error}") from None
-    if layout.expressions:
-        without_label = [image for image in unique if not image.expression]
-        if without_label and add_fault:
-            reason = f"{len(without_label)} images have no label, such as {without_label[0].file}: left out"
-            add_fault(Fault(source.layout, "labels", reason))
+    return batch_images(images, source, listing, parts=layout.parts, add_fault=add_fault)
+
+
+def batch_images(
+    images: Iterable[LabelledImage],
+    source: Source,
+    listing: Listing,
+    *,
+    parts: Sequence[str] = (),
+    add_fault: AddFault | None = None,
+) -> tuple[ImageBatch, ...]:
+    """Batch images of the selected parts and classes, those of each part by name, up to `source.limit` of each.
+
+    `parts`: those that there must be. `add_fault` receives images that are left out. Raises DataError if all images of a
+    part are missing (a single missing image with an expression is noted when its batch is processed); SpecError for
+    options that do not fit single images.
+    """
+    for key in ("include", "exclude", "identities", "videos_per_identity"):
+        if getattr(source, key):
+            raise SpecError(f"source.{key}: the layout {source.layout} has single images of nobody in particular")
+    expressions = layouts.select_expressions(source)
+    unique = _drop_contradictions(images, add_fault)
+    if expressions:
+        reason = "images without a label"
+        _note_left_out([image for image in unique if not image.expression], reason, add_fault)
         unique = [image for image in unique if image.expression in expressions]
     batches: list[ImageBatch] = []
-    for part in _select_parts(source, unique, layout.parts):
+    for part in _select_parts(source, unique, parts):
         in_part = [image for image in unique if image.part == part]
-        if not any(image.file in listing.files for image in in_part):
+        present = [image for image in in_part if get_container(image.file) in listing.files]
+        if not present:
             example = f", such as {in_part[0].file}" if in_part else ""
+            name = f"{part} " if part else ""
             raise DataError(
-                f"{source.root}: none of the {len(in_part)} listed {part} images exists{example}; unpack them"
+                f"{source.root}: none of the {len(in_part)} listed {name}images exists{example}; unpack them"
             )
-        limited = in_part[: source.limit or None]
+        if not expressions:
+            in_present = set(present)
+            reason = f"label rows without an image (of {len(in_part)})"
+            _note_left_out([image for image in in_part if image not in in_present], reason, add_fault)
+        limited = (in_part if expressions else present)[: source.limit or None]
         batches += [
             _build_batch(limited[start : start + BATCH], source, expressions=expressions)
             for start in range(0, len(limited), BATCH)
         ]
     return tuple(batches)
+
+
+def _note_left_out(images: Sequence[LabelledImage], reason: str, add_fault: AddFault | None) -> None:
+    if images and add_fault:
+        text = f"{reason}: {len(images)}, such as {images[0].file}; left out"
+        add_fault(Fault(images[0].file, "labels", text))
 
 
 def _select_parts(source: Source, images: Sequence[LabelledImage], published: Sequence[str]) -> list[str]:

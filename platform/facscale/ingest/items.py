@@ -16,6 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from facscale.data import DataError
 from facscale.data.storage import open_fsspec
+from facscale.ingest.containers import get_container, read_place
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png"})
@@ -83,7 +84,7 @@ class Item:
 
     def compute_key(self, sizes: Files) -> str:
         """Hash the item and the sizes of its files to the key of its part: 32 hex digits."""
-        listing = [(name, sizes.get(name)) for name in (*self.files, *self.labels)]
+        listing = [(name, sizes.get(get_container(name))) for name in (*self.files, *self.labels)]
         fields = asdict(self)
         fields = {name: value for name, value in fields.items() if name not in OPTIONAL or value}
         del fields["split"]
@@ -221,7 +222,9 @@ def read_bytes(root: str, name: str) -> bytes:
     if is_unsafe(name):
         raise ValueError(f"{name[:80]!r} is not a valid name of a file in the source")
     system, base = open_root(root)
-    content: bytes = system.cat_file(f"{base}/{name}")
+    content = read_place(system, base, name)
+    if content is None:
+        content = system.cat_file(f"{base}/{name}")
     return content
 
 

@@ -136,16 +136,16 @@ class LabelRows:
             yield f"{self.name}: {_join_aus(twice)} {'has' if len(twice) == 1 else 'have'} two columns"
         if self._repeated:
             frames = sorted(set(self._repeated))
-            yield f"{self.name}: {len(frames)} frames have two rows, such as frame {frames[0]}"
+            yield f"{self.name}: frames with two rows: {len(frames)}, the first is frame {frames[0]}"
         if self._conflicts:
             frame = min(self._conflicts)[0]
             aus = _join_aus(sorted({self.au[column] for _, column in self._conflicts}))
             yield (
-                f"{self.name}: {len(self._conflicts)} labels of {aus} contradict each other, the first in frame {frame}: "
-                "stored as not labelled"
+                f"{self.name}: labels that contradict each other: {len(self._conflicts)} of {aus}, the first in frame "
+                f"{frame}; stored as not labelled"
             )
         if self._empty:
-            yield f"{self._first_empty}: {self._empty} empty cells from here on: stored as not labelled"
+            yield f"{self._first_empty}: empty cells from here on: {self._empty}; stored as not labelled"
 
 
 def _join_aus(aus: Sequence[int]) -> str:

@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 
 from facscale.data import ShardWriter
 from facscale.data.manifest import Manifest
-from facscale.ingest import layouts
+from facscale.ingest import layouts, quality
 from facscale.ingest.extract import to_fixed_size_list
 from facscale.ingest.work_store import ItemStatus, WorkStore
 from facscale.spec import Pipeline
 
 ROWS = 256  # read at a time
-COPIED_COLUMNS = ("frame", "time_s", "jpeg", "landmarks", "flow")
+COPIED_COLUMNS = ("frame", "time_s", "jpeg", "landmarks", "flow", *quality.COLUMNS)
 
 
 def merge_items(
@@ -54,7 +54,8 @@ def merge_items(
             if status.sort_key[:2] != video:
                 video, number = (status.identity, status.video), 0
             for track in _read_tracks(store, status):
-                writer.add_track(_complete_columns(track, status, number=number, au=au))
+                columns = _complete_columns(track, status, number=number, au=au)
+                writer.add_track(columns, fps=status.fps, every=status.step)
                 number += not status.stills
             advance()
         return writer.close()

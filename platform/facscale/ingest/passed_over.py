@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 
+from facscale.ingest.containers import get_container
 from facscale.ingest.items import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Files, Item, get_suffix
 
 OTHER_MEDIA = frozenset(
@@ -21,23 +22,23 @@ def find_passed_over(files: Files, items: Iterable[Item], also_read: Collection[
     """
     items = list(items)
     labels = {name for item in items for name in item.labels}
-    used = {name for item in items for name in item.files} | labels | set(also_read)
+    used = {get_container(name) for item in items for name in item.files} | labels | set(also_read)
     rest = [name for name in files if name not in used]
     places = {_get_place(name) for name in labels} | {_get_shape(name) for name in labels}
     groups: dict[tuple[str, str], list[str]] = {}
     for name in rest:
         suffix = get_suffix(name)
         if places & {_get_place(name), _get_shape(name)}:
-            groups.setdefault(("label files of no video that is here", ""), []).append(name)
+            groups.setdefault(("label files without a video", ""), []).append(name)
         elif suffix in MEDIA:
             folder = name.partition("/")[0] if "/" in name else ""
             groups.setdefault((f"{suffix} files", folder), []).append(name)
     notes = []
     for (kind, folder), names in sorted(groups.items()):
         where = f" in {folder}/" if folder else ""
-        notes.append(f"{len(names)} {kind}{where} are passed over, such as {min(names)}")
+        notes.append(f"passed over: {kind}{where}: {len(names)}, such as {min(names)}")
     if len(notes) > MAX_NOTES:
-        notes = [*notes[:MAX_NOTES], f"{len(notes) - MAX_NOTES} more kinds of files are passed over"]
+        notes = [*notes[:MAX_NOTES], f"passed over: {len(notes) - MAX_NOTES} more kinds of files"]
     return len(rest), notes
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from fsspec.implementations.local import LocalFileSystem
@@ -19,11 +19,19 @@ from facscale.data.manifest import MANIFEST
 from facscale.data.storage import Folder
 from facscale.ingest import detectors, layouts
 from facscale.ingest.contact_sheet import write_contact_sheet
-from facscale.ingest.images import build_batches
-from facscale.ingest.items import Fault, Item, Listing, list_files, open_root
+from facscale.ingest.images import batch_images, build_batches
+from facscale.ingest.items import Fault, ImageBatch, Item, Listing, list_files, open_root
 from facscale.ingest.merge import merge_items
 from facscale.ingest.passed_over import find_passed_over
 from facscale.ingest.published import compare_published
+from facscale.ingest.records import (
+    RecordLayout,
+    build_images,
+    build_items,
+    drop_contradictions,
+    drop_missing,
+    has_identities,
+)
 from facscale.ingest.report import IngestReport, build_report
 from facscale.ingest.selection import select_items
 from facscale.ingest.work_store import ItemStatus, WorkStore
@@ -31,7 +39,7 @@ from facscale.progress import Progress
 from facscale.spec import Pipeline, SpecError
 
 SELECTION = {"labels", "parts", "include", "exclude", "identities", "videos_per_identity"}  # absent unless they are set
-RECIPE_VERSION = 1  # increase it when the same spec gives different crops
+RECIPE_VERSION = 2  # increase it when the same spec gives different crops
 
 
 class Selection(NamedTuple):
@@ -98,23 +106,46 @@ def _list_items(pipeline: Pipeline, listing: Listing) -> Selection:
     if layout.has_images:
         if pipeline.flow:
             raise SpecError(f"flow: the layout {source.layout} has single images, and flow needs videos; remove flow")
-        found: tuple[Item, ...] = build_batches(source, listing, add_fault=faults.append, also_read=also_read)
-        items = found
+        listed: tuple[Item, ...] = build_batches(source, listing, add_fault=faults.append, also_read=also_read)
+        items = listed
     else:
-        found = tuple(layout.list_items(listing.files))
-        if not found:
+        listed = _list_videos(pipeline, layout, listing, faults.append)
+        if not listed:
             raise DataError(
                 f"{root}: none of its {len(listing.files)} files is where the layout "
                 f'"{source.layout}" expects videos; check source.root and source.layout'
             )
-        if layout.label_place and source.labels and not any(item.labels for item in found):
+        if layout.label_place and source.labels and not any(item.labels for item in listed):
             raise DataError(
                 f'{root}: there is no label file where the layout "{source.layout}" expects them '
                 f"({layout.label_place}); unpack them there, or set source.labels=false to store no labels"
             )
-        items, notes = select_items(source, found)
-    count, remarks = find_passed_over(listing.files, found, also_read)
+        is_anonymous = isinstance(listed[0], ImageBatch)  # its parts and number are selected already
+        items, notes = (listed, []) if is_anonymous else select_items(source, listed)
+    also_read.add(getattr(layout.config, "table", ""))
+    count, remarks = find_passed_over(listing.files, listed, also_read)
     return Selection(items, tuple(faults), (*notes, *remarks), count)
+
+
+def _list_videos(
+    pipeline: Pipeline, layout: layouts.Layout, listing: Listing, add_fault: Callable[[Fault], None]
+) -> tuple[Item, ...]:
+    """List the items of a layout of videos or of records: those of records that name nobody are batches of images."""
+    if not isinstance(layout, RecordLayout):
+        return tuple(layout.list_items(listing.files))
+    source = pipeline.source
+    try:
+        records = drop_contradictions(layout.list_records(listing.files, source.root), add_fault)
+        records = drop_missing(records, listing.files, add_fault)
+        if has_identities(records, layout.config):
+            if layout.config.expression:
+                raise SpecError("source.expression: images with expressions must not name people; set source.identity")
+            return tuple(build_items(records, layout.config))
+        images = build_images(records, layout.config)
+    except ValueError as error:
+        raise DataError(f"{source.root}: {error}") from None
+    parts = ("train", "test") if layout.config.expression else ()
+    return batch_images(images, source, listing, parts=parts, add_fault=add_fault)
 
 
 def _build_dataset(

@@ -21,7 +21,7 @@ def compare_published(pipeline: Pipeline, statuses: Sequence[ItemStatus]) -> tup
     differences = list(_list_differences(counts, statuses))
     if not differences:
         return (f"as many as published: {counts.name} ({counts.source})",)
-    return (f"published {counts.name} ({counts.source}) differs: {'; '.join(differences)}",)
+    return (f"published {counts.name} ({counts.source}): {'; '.join(differences)}",)
 
 
 def count_positives(statuses: Sequence[ItemStatus]) -> dict[int, tuple[int, int]]:
@@ -46,12 +46,12 @@ def _list_differences(counts: PublishedCounts, statuses: Sequence[ItemStatus]) -
         here.items(), (counts.people, counts.videos, counts.labelled_frames), strict=True
     ):
         if published is not None and value != published:
-            yield f"{value:,} {name}, {_format_difference(value, published)} than {published:,}"
+            yield f"{published:,} {name}, here {_format_difference(value, published)}"
     for au, (positive, _) in count_positives(statuses).items():
         published = (counts.positives or {}).get(au)
         if published is not None and positive != published:
-            yield f"{positive:,} positives of AU{au}, {_format_difference(positive, published)} than {published:,}"
+            yield f"{published:,} positives of AU{au}, here {_format_difference(positive, published)}"
 
 
 def _format_difference(value: int, published: int) -> str:
-    return f"{abs(value - published):,} {'more' if value > published else 'fewer'}"
+    return f"{value:,} ({abs(value - published):,} {'more' if value > published else 'fewer'})"

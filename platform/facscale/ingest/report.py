@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Literal, Self
 
 import pyarrow as pa
@@ -15,6 +15,7 @@ from facscale.data.manifest import ABOUT
 from facscale.data.storage import Folder
 from facscale.ingest.items import Fault
 from facscale.ingest.published import count_positives
+from facscale.ingest.quality import MAX_DISAGREEMENT, MAX_OUTSIDE, QualitySummary, merge_summaries
 from facscale.ingest.work_store import ItemStatus, put_file, put_text
 
 REPORT, TEXT, ITEMS = (f"{ABOUT}/{name}" for name in ("report.json", "report.txt", "items.parquet"))
@@ -45,6 +46,8 @@ class IngestReport:
     positives: tuple[tuple[int, int, int], ...] = ()  # (AU, positive frames decoded, of these left out)
     passed_over: int = 0  # files of the source that no item reads
     notes: tuple[str, ...] = ()  # on the source as a whole
+    shot_cuts: int = 0
+    quality: QualitySummary = field(default_factory=QualitySummary)
 
     @property
     def detection_rate(self) -> float:
@@ -70,6 +73,7 @@ class IngestReport:
         fields["faults"] = tuple(Fault(**fault) for fault in fields["faults"])
         fields["positives"] = tuple(tuple(row) for row in fields.get("positives", ()))
         fields["notes"] = tuple(fields.get("notes", ()))
+        fields["quality"] = QualitySummary(**fields.get("quality", {}))
         return cls(**fields)
 
     def __str__(self) -> str:
@@ -85,7 +89,8 @@ class IngestReport:
             f"  frames   {self.frames:>9}   {rate}",
             f"  faces    {self.faces:>9}   a face was detected in {self.detection_rate:.1%} of the frames",
             f"  left out {n_left_out:>9}   {self.faceless} frames without a face, {self.dropped} in short tracks",
-            f"  tracks   {self.tracks:>9}   of {self.identities} identities",
+            f"  tracks   {self.tracks:>9}   of {self.identities} identities, {self.shot_cuts} shot cuts",
+            *self._format_quality(),
         ]
         lines += self._format_labels()
         if self.passed_over:
@@ -112,6 +117,19 @@ class IngestReport:
             worst = f", most of AU{au}: {lost_of_au} of {positive}" if lost_of_au else ""
             lines.append(f"  positive {total:>9}   {lost} lost with frames that were left out{worst}")
         return lines
+
+    def _format_quality(self) -> Iterator[str]:
+        quality = self.quality
+        if quality.disagreement is not None:
+            yield (
+                f"  doubtful {quality.doubtful:>9}   landmarks that differ by more than {MAX_DISAGREEMENT:g} eye distances "
+                f"between two fits (mean of all: {quality.disagreement:.3f})"
+            )
+        if quality.sharpness is not None:
+            yield (
+                f"  cut off  {quality.cut_off:>9}   crops more than {MAX_OUTSIDE:.0%} outside of the picture; "
+                f"mean sharpness {quality.sharpness:.0f}"
+            )
 
     def write(self, statuses: Sequence[ItemStatus]) -> None:
         """Write the report beside the data set, and the statuses as a table with one row per item."""
@@ -155,6 +173,8 @@ def build_report(
         dropped=sum(status.dropped for status in statuses),
         work_s=round(sum(status.seconds for status in statuses), 1),
         wall_s=round(wall_s, 1),
+        shot_cuts=sum(status.shot_cuts for status in statuses),
+        quality=merge_summaries((status.faces, vars(status)) for status in statuses),
         faults=(*faults, *(fault for status in statuses for fault in status.faults)),
         label_rows=sum(status.label_rows for status in statuses),
         rows_without_image=sum(status.rows_without_image for status in statuses),

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
-from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
+import re
+import unicodedata
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 
 from facscale.data import DataError
 from facscale.ingest.items import Item, open_root
 from facscale.ingest.label_files import decode_text
 from facscale.spec.pipelines import Source
 
+WILDCARD = re.compile(r"[*?\[]")
 LIST_MARK = "@"  # before the URL of a file with one identity on each line
 
 
@@ -20,40 +24,39 @@ def select_items(source: Source, items: Sequence[Item]) -> tuple[tuple[Item, ...
     `identities` and `videos_per_identity` choose by a hash of the names: the choice does not depend on the order of a
     listing, and a smaller number chooses a part of what a larger one chooses.
     """
-    notes: list[str] = []
+    items, notes = unify_spellings(items)
     selected = [item for item in items if not source.parts or item.split in source.parts]
     if not selected:
         splits = sorted({item.split or "none" for item in items})
         raise DataError(
             f"source.parts: no video is in {', '.join(source.parts)}; the parts in this source are: {', '.join(splits)}"
         )
-    include, exclude = read_names(source.include), read_names(source.exclude)
-    for key, names in (("include", include), ("exclude", exclude)):
-        people = {item.identity for item in selected}
-        absent = [name for name in names if not any(fnmatchcase(person, name) for person in people)]
+    people = {item.identity for item in selected}
+    for key in ("include", "exclude"):
+        names = read_names(getattr(source, key))
+        chosen, absent = match_people(people, names)
         if absent:
-            notes.append(f"source.{key} names {len(absent)} people who are not in the source, such as {absent[0]}")
-    if include:
-        selected = [item for item in selected if matches(item.identity, include)]
-    selected = [item for item in selected if not matches(item.identity, exclude)]
+            notes.append(f"source.{key}: not in the source: {len(absent)} of {len(names)} names, such as {absent[0]}")
+        if names:
+            selected = [item for item in selected if (item.identity in chosen) == (key == "include")]
     if not selected:
         raise DataError(f"source.include and source.exclude leave none of {len({i.identity for i in items})} people")
     if source.identities:
-        people = set(_choose({item.identity for item in selected}, source.identities))
-        selected = [item for item in selected if item.identity in people]
+        chosen = set(_choose({item.identity for item in selected}, source.identities))
+        selected = [item for item in selected if item.identity in chosen]
     if source.videos_per_identity:
         videos: dict[str, set[str]] = {}
         for item in selected:
             videos.setdefault(item.identity, set()).add(item.video)
-        chosen = {
+        chosen_videos = {
             (person, video)
             for person, names in videos.items()
             for video in _choose(names, source.videos_per_identity, of=person)
         }
-        selected = [item for item in selected if (item.identity, item.video) in chosen]
+        selected = [item for item in selected if (item.identity, item.video) in chosen_videos]
     ordered = sorted(selected, key=lambda item: item.sort_key)[: source.limit or None]
     if len(ordered) < len(items):
-        notes.append(f"{len(ordered)} of {len(items)} videos of the source are selected")
+        notes.append(f"selected: {len(ordered)} of {len(items)} videos of the source")
     return tuple(ordered), notes
 
 
@@ -74,9 +77,32 @@ def read_names(entries: Iterable[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def matches(identity: str, names: Iterable[str]) -> bool:
-    """Return whether an identity is one of the names or patterns."""
-    return any(fnmatchcase(identity, name) for name in names)
+def match_people(people: Collection[str], names: Sequence[str]) -> tuple[set[str], list[str]]:
+    """Return (the people that `names`, with or without wildcards, mean; those of the names that mean nobody)."""
+    chosen: set[str] = set()
+    absent = []
+    for name in names:
+        matches = fnmatch.filter(people, name) if WILDCARD.search(name) else [name] if name in people else []
+        chosen.update(matches)
+        if not matches:
+            absent.append(name)
+    return chosen, absent
+
+
+def unify_spellings(items: Sequence[Item]) -> tuple[Sequence[Item], list[str]]:
+    """Give people whose names differ in their Unicode form alone one name, and note it.
+
+    A Mac's zip files write an accent as a character of its own; as two people they could be trained on and tested.
+    """
+    forms: dict[str, set[str]] = {}
+    for identity in {item.identity for item in items}:
+        forms.setdefault(unicodedata.normalize("NFC", identity), set()).add(identity)
+    double = {name: form for form, names in forms.items() if len(names) > 1 for name in names}
+    if not double:
+        return items, []
+    unified = [replace(item, identity=double.get(item.identity, item.identity)) for item in items]
+    example = min(double.values())
+    return unified, [f"people with folders in two spellings, joined: {len(set(double.values()))}, such as {example}"]
 
 
 def _choose(names: Iterable[str], count: int, *, of: str = "") -> list[str]:

@@ -38,6 +38,12 @@ class ItemStatus:
     faceless: int = 0  # frames in which no face was detected
     dropped: int = 0  # frames in tracks that were too short
     tracks: int = 0
+    shot_cuts: int = 0
+    disagreement: float | None = None  # of the crops' landmarks, mean; see `quality.py` for this and the next four
+    sharpness: float | None = None  # mean
+    outside: float | None = None  # mean
+    doubtful: int = 0  # crops
+    cut_off: int = 0  # crops
     fps: float = 0.0
     step: int = 1  # difference of the numbers of neighbouring frames
     stills: bool = False  # single images: each face is a person of its own

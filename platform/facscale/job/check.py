@@ -20,7 +20,7 @@ from facscale.data.views import View
 from facscale.evaluate.protocol import LabelledDataset, build_groups, select_training_split
 from facscale.inference.export import build_method_for_job, load_export
 from facscale.job.cost import Cost, estimate_cost, measure_matrix_rate
-from facscale.job.datasets import JobData, find_stage_urls
+from facscale.job.datasets import JobData, count_identities, find_stage_urls
 from facscale.job.inputs import fetch_input, has_export
 from facscale.job.plan import Plan, TrainNode, build_plan
 from facscale.job.variants import Variant, expand_stages, expand_variants, hash_values
@@ -107,7 +107,7 @@ def open_or_outline(variants: Sequence[Variant]) -> tuple[JobData, dict[str, Pub
         return LabelledDataset.open(url, evaluate=evaluate, test_only=test_only)
 
     present = [Dataset(url) for url in job.data.urls("unlabelled") if url not in sizes]
-    identities = sum(dataset.manifest.counts["identities"] for dataset in present)
+    identities = count_identities(present)
     identities += sum(sizes[url].people for url in job.data.urls("unlabelled") if url in sizes)
     data = JobData(
         labelled=tuple(open_labelled(url) for url in job.data.urls("labelled")),

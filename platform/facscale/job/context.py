@@ -93,11 +93,12 @@ def open_context(document: Document, *, name: str) -> Iterator[JobContext]:
         fetch_inputs(variant)
     join()
     check_capacity(main.job)
+    key = make_key(variants, data)
     context = JobContext(
         tuple(variants),
         data,
-        key=make_key(variants, data),
-        tracker=open_tracker(variants, data),
+        key=key,
+        tracker=open_tracker(main, data, key=key),
         slots=TrainingSlots(count_parallel_trainings(main.job)),
         console=Console(width=LOG_WIDTH if not os.isatty(1) else None, highlight=False),
     )
@@ -123,9 +124,8 @@ def make_key(variants: Sequence[Variant], data: JobData) -> str:
     return make_run_key(variants, fingerprints=[*data.fingerprints, *tested], cluster=get_cluster_name(variants[0].job))
 
 
-def open_tracker(variants: Sequence[Variant], data: JobData) -> Tracker:
+def open_tracker(main: Variant, data: JobData, *, key: str) -> Tracker:
     """The job's own run. Raises LoginError where credentials would go to another server than theirs."""
-    main, key = variants[0], make_key(variants, data)
     track, cluster = main.job.track, get_cluster_name(main.job)
     check_credentials_target(track.uri)
     return Tracker(

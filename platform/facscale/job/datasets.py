@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from facscale.data import DataError, Dataset
 from facscale.evaluate.expression import ExpressionDataset
 from facscale.evaluate.protocol import LabelledDataset, open_transfer_sets
+from facscale.job.recipes import check_recipes
 from facscale.job.variants import Variant, expand_stages
 from facscale.spec import Job
 from facscale.spec.models import Evaluate
@@ -31,17 +32,38 @@ class JobData:
 
     @classmethod
     def open(cls, variants: Sequence[Variant]) -> JobData:
-        """Open the data sets of a job's variants, the job's own first. Raises DataError for one that cannot be used."""
+        """Open the data sets of a job's variants, the job's own first.
+
+        Raises DataError for one that cannot be used, or whose crops do not fit the others.
+        """
         job = variants[0].job
         labelled = [LabelledDataset.open(url, evaluate=job.evaluate) for url in job.data.urls("labelled")]
         unlabelled = tuple(Dataset(url) for url in job.data.urls("unlabelled"))
+        stage_only = tuple(Dataset(url) for url in find_stage_urls(variants))
+        check_recipes(
+            (*unlabelled, *stage_only),
+            [Dataset(url) for url in job.data.urls("labelled")],
+            [Dataset(url) for url in (*job.evaluate.transfer, *job.evaluate.expressions)],
+        )
         return cls(
             labelled=tuple(labelled),
             transfer=tuple(open_transfer_sets(job, sets=labelled)),
             unlabelled=unlabelled,
             expressions=tuple(open_expression_sets(job)),
-            stage_only=tuple(Dataset(url) for url in find_stage_urls(variants)),
-            identities=sum(dataset.manifest.counts["identities"] for dataset in unlabelled),
+            stage_only=stage_only,
+            identities=count_identities(unlabelled),
+            evaluate=job.evaluate,
+        )
+
+    @classmethod
+    def open_for_training(cls, variant: Variant, *, with_labelled: bool = True) -> JobData:
+        """Open what trainings depend on, and nothing that is only tested; labelled sets only `with_labelled`."""
+        job = variant.job
+        urls = job.data.urls("labelled") if with_labelled else ()
+        unlabelled = [Dataset(url) for url in job.data.urls("unlabelled")]
+        return cls(
+            labelled=tuple(LabelledDataset.open(url, evaluate=job.evaluate) for url in urls),
+            identities=count_identities(unlabelled),
             evaluate=job.evaluate,
         )
 
@@ -57,6 +79,11 @@ class JobData:
         if url in self.outlines:
             return self.outlines[url].as_test_only()
         return LabelledDataset.open(url, evaluate=self.evaluate, test_only=True)
+
+
+def count_identities(datasets: Iterable[Dataset]) -> int:
+    """People of unlabelled data sets."""
+    return sum(dataset.manifest.counts["identities"] for dataset in datasets)
 
 
 def open_expression_sets(job: Job) -> list[ExpressionDataset]:

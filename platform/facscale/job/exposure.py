@@ -126,7 +126,7 @@ def _follow_weights(
 ) -> list[ExposedRun]:
     """Find the runs that started from weights of exposed ones, directly or by way of others."""
     sources = {sha256: entry.run.name for entry in exposed if entry.is_trained for _, sha256 in entry.weights}
-    found, remaining = list[ExposedRun](), list(others)
+    followers, remaining = list[ExposedRun](), list(others)
     while True:
         later = []
         for experiment, run, card in remaining:
@@ -137,10 +137,10 @@ def _follow_weights(
                 later.append((experiment, run, card))
                 continue
             use = f"starts from the weights of {', '.join(sorted(names))}"
-            found.append(_make_exposed(experiment, run, card, use, versions))
+            followers.append(_make_exposed(experiment, run, card, use, versions))
         if len(later) == len(remaining):
-            return found
-        sources |= {sha256: entry.run.name for entry in found for _, sha256 in entry.weights}
+            return followers
+        sources |= {sha256: entry.run.name for entry in followers for _, sha256 in entry.weights}
         remaining = later
 
 

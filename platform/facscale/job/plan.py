@@ -100,10 +100,14 @@ class _PlanBuilder:
 
     def add_variant(self, variant: Variant) -> VariantPlan:
         """A variant that learns from labels is trained in each fold of each group, else once for all of them."""
-        shared = self._add_shared_stages(variant)
+        stages, fold_stages = expand_stages(variant), find_fold_stages(variant)
+        shared = self._add_shared_stages({name: stages[name] for name in stages if name not in fold_stages})
+        of_fold = {name: stages[name] for name in stages if name in fold_stages}
         groups = build_groups(variant.job, self._data.labelled, transfer=self._data.transfer)
         if variant.learns_from_labels:
-            evaluations = [EvalNode(variant, group, "own", self._add_folds(variant, group, shared)) for group in groups]
+            evaluations = [
+                EvalNode(variant, group, "own", self._add_folds(variant, group, shared, of_fold)) for group in groups
+            ]
             if not evaluations:
                 raise ValueError(f"{variant.name} learns from labels, and there are none")  # the spec is checked before
             return VariantPlan(variant, evaluations[0].models[0], tuple(evaluations))
@@ -112,12 +116,10 @@ class _PlanBuilder:
         )
         return VariantPlan(variant, pretrained, tuple(self._add_probe(variant, group, pretrained) for group in groups))
 
-    def _add_shared_stages(self, variant: Variant) -> dict[str, str]:
+    def _add_shared_stages(self, stages: Mapping[str, Variant]) -> dict[str, str]:
         """Add the stages that are the same in every fold; the ids of their trainings by stage."""
-        fold_stages, ids = find_fold_stages(variant), dict[str, str]()
-        for name, stage in expand_stages(variant).items():
-            if name in fold_stages:
-                continue
+        ids: dict[str, str] = {}
+        for name, stage in stages.items():
             group = None
             if stage.learns_from_labels:  # from other sets than the variant's own: from everybody in them
                 group = TrainTestGroup(tuple(self._data.open_stage_set(url) for url in stage.job.data.urls("labelled")))
@@ -126,17 +128,17 @@ class _PlanBuilder:
             )
         return ids
 
-    def _add_folds(self, variant: Variant, group: TrainTestGroup, shared: Mapping[str, str]) -> tuple[str, ...]:
-        """Add the trainings of a variant that learns from labels, one for each fold, with the stages of each fold."""
-        stages, fold_stages = expand_stages(variant), find_fold_stages(variant)
+    def _add_folds(
+        self, variant: Variant, group: TrainTestGroup, shared: Mapping[str, str], stages: Mapping[str, Variant]
+    ) -> tuple[str, ...]:
+        """Add the trainings of a variant that learns from labels, one for each fold, with the `stages` of each fold."""
         models = []
         for fold in group.folds:
             title, ids = name_fold(variant, group, fold), dict(shared)
             add = partial(self._add, evaluate=variant.job.evaluate, group=group, fold=fold)
             for name, stage in stages.items():
-                if name in fold_stages:
-                    own = restrict_to_group(stage, group)
-                    ids[name] = add(title=f"{title} {name}", variant=own, inputs=_select(stage, ids))
+                own = restrict_to_group(stage, group)
+                ids[name] = add(title=f"{title} {name}", variant=own, inputs=_select(stage, ids))
             models.append(add(title=title, variant=restrict_to_group(variant, group), inputs=_select(variant, ids)))
         return tuple(models)
 

@@ -55,10 +55,9 @@ def group_results(results: Sequence[VariantResult]) -> dict[str, list[VariantRes
     return rows
 
 
-def report_job(rows: Rows, plan: Plan) -> Report:
-    """The tables of a job, all variants side by side."""
+def report_job(rows: Rows, tables: Mapping[str, F1Table], plan: Plan) -> Report:
+    """The tables of a job, all variants side by side; `tables`: `build_f1_tables` of the rows."""
     main, report = plan.variants[0].variant, Report()
-    tables = build_f1_tables(rows)
     for title, table in tables.items():
         report.add(report_f1(table, title=title))
         by_name = {row.name: row for row in table.rows}

@@ -31,6 +31,7 @@ def run_job(document: Document, *, name: str, search: Search | None = None) -> i
         plan = build_plan([seed for variant in variants for seed in expand_seeds(variant)], context.data)
         runner = JobRunner(plan, context, RayTrainer(), Evaluator(), frozenset(registered))
         rows = group_results(context.slots.map(runner.run_variant, plan.variants))
-        context.publish(report_job(rows, plan), context.tracker)
-        context.tracker.set_description(describe_job(build_f1_tables(rows), main=context.main))
+        tables = build_f1_tables(rows)
+        context.publish(report_job(rows, tables, plan), context.tracker)
+        context.tracker.set_description(describe_job(tables, main=context.main))
     return 0

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from facscale.evaluate.predictions import Predictions
 from facscale.inference.export import load_export
@@ -30,6 +31,13 @@ from facscale.track.tracker import RunLogger
 from facscale.train.trainer import TrainedArtifact, Trainer, load_artifact
 
 
+class FinishedTraining(NamedTuple):
+    """Where a training of this run is, for variants that need it too."""
+
+    name: str  # under the job's storage
+    weights: TrainedWeights
+
+
 @dataclass(frozen=True)
 class VariantLog:
     """Where a variant is logged."""
@@ -48,7 +56,7 @@ class JobRunner:
     trainer: Trainer
     evaluator: Evaluator
     registered: frozenset[str]  # titles of the variants whose encoders are registered as models
-    _finished: dict[str, str] = field(default_factory=dict)  # id of a training -> its name under the job's storage
+    _finished: dict[str, FinishedTraining] = field(default_factory=dict)  # by id
 
     def run_variant(self, variant_plan: VariantPlan) -> VariantResult:
         """Train, evaluate and log one variant with one seed."""
@@ -56,6 +64,7 @@ class JobRunner:
         with self.open_run(variant, variant.title) as run:
             self.context.describe_run(variant, run)
             log, predictions = VariantLog(variant, run), dict[str, Predictions]()
+            shown: list[tuple[EvalNode, bytes]] = []  # evaluations, and the model whose attention is plotted
             representative = None
             if not variant.learns_from_labels:
                 representative = self.train(self.plan.trainings[variant_plan.representative], log)
@@ -64,21 +73,26 @@ class JobRunner:
                 representative = representative or artifacts[variant_plan.representative]
                 tables = self.evaluator.predict(evaluation, {key: value.export for key, value in artifacts.items()})
                 predictions |= tables
+                first = representative
                 if variant.learns_from_labels:
                     self._log_folds(evaluation, artifacts, tables)
+                    first = artifacts[evaluation.models[0]]
+                shown.append((evaluation, first.export))
             assert representative is not None, "a variant that learns from labels has evaluations"
             result = self._log_results(variant_plan, representative, predictions, log)
-            self._log_model(variant_plan, representative, result, log)
+            self._log_model(representative, result, shown, log)
         return result
 
     def train(self, node: TrainNode, log: VariantLog) -> TrainedArtifact:
         """Train a node of the plan after all that it depends on; load what it made if it is finished."""
-        inputs = {key: self.train(self.plan.trainings[key], log).export for key in node.inputs.values()}
-        job, slots = node.variant.job, self.context.slots
+        slots = self.context.slots
         with slots.exclusive(node.id):
-            if name := self._finished.get(node.id):
-                artifact = load_artifact(job, name=name)
+            if finished := self._finished.get(node.id):
+                upstream = self.plan.collect_upstream([node.id])
+                log.weights.update({earlier.title: self._finished[earlier.id].weights for earlier in upstream})
+                artifact = load_artifact(node.variant.job, name=finished.name)
             else:
+                inputs = {key: self.train(self.plan.trainings[key], log).export for key in node.inputs.values()}
                 task = make_task(node, inputs, identities=self.context.data.identities)
                 name = name_training(task, fingerprints=self.context.data.fingerprints)
                 is_own = node.title == log.variant.title
@@ -87,10 +101,14 @@ class JobRunner:
                     try:
                         with slots.exclusive(name), slots.slot:
                             artifact = self.trainer.fit(task, name=name, receive=recorder.receive)
-                    finally:
+                    except (KeyboardInterrupt, SystemExit):  # a stopped job is killed after 3 s: no time to draw curves
+                        raise
+                    except BaseException:
                         recorder.finish()
-                self._finished[node.id] = name
-        log.weights[node.title] = TrainedWeights(artifact.url, artifact.sha256)
+                        raise
+                    recorder.finish()
+                log.weights[node.title] = TrainedWeights(artifact.url, artifact.sha256)
+                self._finished[node.id] = FinishedTraining(name, log.weights[node.title])
         return artifact
 
     @contextmanager
@@ -160,16 +178,17 @@ class JobRunner:
         return VariantResult(variant, predictions, scores, report.metrics, expressions)
 
     def _log_model(
-        self, variant_plan: VariantPlan, representative: TrainedArtifact, result: VariantResult, log: VariantLog
+        self,
+        representative: TrainedArtifact,
+        result: VariantResult,
+        shown: Sequence[tuple[EvalNode, bytes]],
+        log: VariantLog,
     ) -> None:
         """Log plots of the representative model and, where the variant is to be registered, the model itself."""
-        variant, export, labelled = variant_plan.variant, representative.export, self.context.data.labelled
+        variant, export, labelled = log.variant, representative.export, self.context.data.labelled
         if labelled:
             log_report(plot_embedding(export, labelled[0], variant=variant), log.run)
-        for evaluation in variant_plan.evaluations:
-            first = export
-            if variant.learns_from_labels:
-                first = self.train(self.plan.trainings[evaluation.models[0]], log).export
+        for evaluation, first in shown:
             log_report(plot_attention(evaluation, first, evaluator=self.evaluator), log.run)
         method = load_export(export)
         log_report(report_au_relations(method, title=variant.title), log.run)

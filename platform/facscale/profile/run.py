@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from facscale.cluster.ray import check_capacity, join
-from facscale.data import Dataset
-from facscale.evaluate.protocol import LabelledDataset
 from facscale.job.datasets import JobData
 from facscale.job.inputs import fetch_inputs
 from facscale.job.variants import Variant, expand_variants
@@ -29,7 +27,7 @@ def profile_job(
     main = variants[0]
     for variant in variants:
         fetch_inputs(variant)
-    planned = list_trainings(variants, open_training_data(main))
+    planned = list_trainings(variants, JobData.open_for_training(main))
     if not planned:
         page.print_line(f"{main.name} trains nothing, so there is nothing to rehearse: facscale run needs no training")
         return 0
@@ -45,14 +43,6 @@ def profile_job(
     page.print_profile(profiled[first_pace])
     page.print_forecasts(forecasts, main=main, trials=trials, price=price)
     return 0
-
-
-def open_training_data(main: Variant) -> JobData:
-    """The data that trainings depend on; nothing that is only tested."""
-    job = main.job
-    identities = sum(Dataset(url).manifest.counts["identities"] for url in job.data.urls("unlabelled"))
-    labelled = [LabelledDataset.open(url, evaluate=job.evaluate) for url in job.data.urls("labelled")]
-    return JobData(labelled=tuple(labelled), identities=identities, evaluate=job.evaluate)
 
 
 def choose_main_training(main: Variant, planned: list[PlannedTraining]) -> PlannedTraining:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from facscale.data import Dataset
 from facscale.data.published_sizes import find_size
 from facscale.data.statistics import FrameSample, LabelStatistics, count_people, measure_labels, sample_frames
-from facscale.data.tracks import find_frame_step
+from facscale.data.tracks import measure_run_seconds
 from facscale.ingest import IngestReport
 from facscale.report.figures import COLOURS, INK, add_axes
 from facscale.report.pages import encode_png, render_page
@@ -149,7 +149,7 @@ def _make_crop_row(sample: FrameSample, title: str, order: np.ndarray, values: n
 def plot_people(dataset: Dataset, counts: dict[str, np.ndarray]) -> Figure:
     """Histograms of videos and frames of each person, and of the lengths of runs."""
     rate = dataset.manifest.fps
-    lengths = counts["run_frames"] * find_frame_step(dataset) / rate if rate else counts["run_frames"].astype(float)
+    lengths = measure_run_seconds(dataset) if rate else counts["run_frames"].astype(float)
     return _plot_histograms(
         [
             ("videos of a person", counts["videos"], "people"),

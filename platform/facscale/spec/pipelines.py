@@ -35,7 +35,7 @@ class DetectorBlock(Block):
     """The name of a face detector; the other keys are its options."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    name: str = "dlib"
+    name: str = "mediapipe"
 
 
 class Crop(Block):

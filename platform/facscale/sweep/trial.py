@@ -19,8 +19,6 @@ from ray import tune
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from facscale.compat.ray_train import abort_training
-from facscale.data import Dataset
-from facscale.evaluate.protocol import LabelledDataset
 from facscale.job.datasets import JobData
 from facscale.job.plan import build_plan, make_task
 from facscale.job.variants import Variant, build_variant, hash_values, name_training
@@ -119,7 +117,7 @@ class Trial(tune.Trainable):
 
     def train_plan(self) -> None:
         """Train the part of the variant's plan that a trial needs: of folds only the first."""
-        data = open_trial_data(self.variant)
+        data = JobData.open_for_training(self.variant, with_labelled=self.variant.learns_from_labels)
         plan = build_plan([self.variant], data)
         target = plan.variants[0].representative
         exports: dict[str, bytes] = {}
@@ -189,12 +187,3 @@ class Trial(tune.Trainable):
         with fsspec.open(f"{storage_url(self.variant.job)}/{self.training}/{LAST_REPORT}") as file:
             report: dict[str, Any] = json.load(file)
         return report
-
-
-def open_trial_data(variant: Variant) -> JobData:
-    """The data that the plan of a trial depends on: labelled sets only where the variant learns from them."""
-    job, labelled = variant.job, tuple[LabelledDataset, ...]()
-    if variant.learns_from_labels:
-        labelled = tuple(LabelledDataset.open(url, evaluate=job.evaluate) for url in job.data.urls("labelled"))
-    identities = sum(Dataset(url).manifest.counts["identities"] for url in job.data.urls("unlabelled"))
-    return JobData(labelled=labelled, identities=identities, evaluate=job.evaluate)

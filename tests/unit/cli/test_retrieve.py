@@ -11,12 +11,10 @@ from faces import make_track, write_tracks
 from facscale.cli import main
 from facscale.cli.retrieve import build_table, plot_sheet
 from facscale.inference import export
-from facscale.inference.embed import Embeddings
 from facscale.inference.face_search import Face, Match, select_active
 from facscale.methods import DataFacts, find_method
 from facscale.synthetic import render_clip
-
-AUS = (1, 6, 12)
+from searched import AUS, make_embeddings, write_labelled_set
 
 
 @pytest.fixture(scope="session")
@@ -26,14 +24,7 @@ def clip():
 
 @pytest.fixture
 def labelled(tmp_path):
-    """Three people, two videos each, in several row groups; the numbers of a video's two tracks are the same."""
-    tracks = [
-        make_track(person, video, number, frames=range(4, 16), au=len(AUS))
-        for person in range(3)
-        for video in range(2)
-        for number in range(2)
-    ]
-    return write_tracks(str(tmp_path / "labelled"), tracks, au=AUS, row_group_mb=0.02)
+    return write_labelled_set(tmp_path / "labelled")
 
 
 @pytest.fixture
@@ -50,16 +41,6 @@ def files(tmp_path, clip):
     cv2.imwrite(str(tmp_path / "wall.png"), np.full((200, 200, 3), 90, np.uint8))
     (tmp_path / "notes.txt").write_text("a face")
     return tmp_path
-
-
-def embeddings(*names, features=None, au=()):
-    """Of frames IDENTITY/VIDEO/FRAME."""
-    identity, video, frame = zip(*(name.split("/") for name in names), strict=True)
-    features = np.eye(len(names), dtype=np.float32) if features is None else np.array(features, np.float32)
-    labels = np.array(au, np.int8).reshape(len(names), -1)
-    return Embeddings(
-        features, np.array(identity, object), np.array(video, object), np.array(frame, np.int32), labels, AUS
-    )
 
 
 @pytest.mark.parametrize(
@@ -108,7 +89,7 @@ def test_help_teaches():
 
 
 def test_shared_actions_are_marked_in_table_and_picture():
-    stored = embeddings("b/v/5", "c/v/7", "d/v/9", au=[[1, 0, 1], [0, 0, 0], [-1, -1, -1]])
+    stored = make_embeddings("b/v/5", "c/v/7", "d/v/9", au=[[1, 0, 1], [0, 0, 0], [-1, -1, -1]])
     images = np.random.default_rng(0).integers(0, 255, (4, 8, 8, 3), dtype=np.uint8)
     query = Face("a/v/1", images[0], frozenset({12}), "a", "v")
     matches = [Match(0, 0.9), Match(1, 0.8), Match(2, -0.1)]

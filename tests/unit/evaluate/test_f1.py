@@ -7,6 +7,7 @@ from sklearn.metrics import f1_score
 
 from facscale.evaluate import ConfusionCounts, MethodScores, count_confusions
 from facscale.evaluate.f1 import nanmean
+from predicted import make_scores
 
 
 @settings(deadline=None)
@@ -44,13 +45,7 @@ def test_mean_ignores_what_is_undefined():
 
 @pytest.fixture
 def row():
-    """Two folds, two AUs: F1 of 0.8 and 0.5, then 0.4 and none."""
-    counts = ConfusionCounts(
-        tp=np.array([[4, 1], [1, 0]]), fp=np.array([[1, 1], [1, 3]]), fn=np.array([[1, 1], [2, 0]])
-    )
-    return MethodScores.from_counts(
-        "ours", aus=(1, 12), counts=counts, folds=("fold0", "fold1"), source="drawn with seed 0"
-    )
+    return make_scores()
 
 
 def test_a_row_means_over_folds_then_over_aus(row):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import cv2
 import numpy as np
 import pytest
 
@@ -9,6 +12,7 @@ from facscale.data import align
 from facscale.ingest.crops import RADIUS, SIGMA_S, crop_faces
 from facscale.ingest.detectors import Box
 from facscale.ingest.frames import Frame
+from facscale.ingest.quality import CropQuality, QualityMeter, measure_outside, measure_sharpness, merge_summaries
 from facscale.ingest.tracking import TrackedFace
 from facscale.spec.pipelines import Crop
 
@@ -67,3 +71,47 @@ def test_coinciding_eyes_give_no_crop():
     face = make_face(3)
     flat = TrackedFace(face.frame, face.box, np.zeros((68, 2)), 0)
     assert list(crop_faces([flat], CROP)) == []
+
+
+def test_the_share_outside_of_the_picture_is_that_of_the_repeated_edge():
+    image = np.zeros((80, 80, 3), np.uint8)
+    for box, share in (
+        (Box(0, 0, 80, 80), 0),
+        (Box(-40, 0, 40, 80), 0.5),
+        (Box(40, 40, 120, 120), 0.75),
+        (Box(-80, -80, 160, 160), 8 / 9),
+        (Box(200, 0, 280, 80), 1),
+    ):
+        assert measure_outside(image, align.fit_box(box, CROP), 64) == pytest.approx(share, abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [64, 128, 256])
+def test_a_blurred_crop_is_less_sharp(size):
+    image = cv2.resize(make_face(0).frame.image, (size, size))
+    sharpness = [measure_sharpness(cv2.GaussianBlur(image, None, sigma * size / 64)) for sigma in (0.5, 1, 2)]
+    assert sharpness == sorted(sharpness, reverse=True)
+    assert measure_sharpness(np.full((size, size, 3), 90, np.uint8)) == 0
+
+
+def test_each_crop_has_its_quality():
+    (crop,) = crop_faces([replace(make_face(0), disagreement=0.03)], CROP)
+    assert crop.quality.disagreement == 0.03
+    assert crop.quality.sharpness == measure_sharpness(crop.image)
+    assert 0 <= crop.quality.outside < 1
+
+
+def test_summaries_of_items_merge_to_that_of_all_crops():
+    random = np.random.default_rng(0)
+    crops = [CropQuality(*row) for row in random.uniform(0, [0.2, 300, 0.5], (50, 3))]
+    crops += [CropQuality(float("nan"), 10.0, 0.0)] * 3
+    summaries = []
+    for part in (crops[:20], crops[20:50], []):
+        meter = QualityMeter()
+        meter.add(part)
+        summaries.append((len(part), vars(meter.summarize())))
+    merged, meter = merge_summaries(summaries), QualityMeter()
+    meter.add(crops[:50])
+    assert vars(merged) == pytest.approx(vars(meter.summarize()), abs=1e-3)
+    assert merged.doubtful == sum(crop.disagreement > 0.1 for crop in crops)
+    assert merged.cut_off == sum(crop.outside > 0.25 for crop in crops)
+    assert merge_summaries([]).sharpness is None

@@ -8,8 +8,10 @@ import sys
 import numpy as np
 import pytest
 
+from conftest import ROOT
 from facscale import spec
 from facscale.ingest import configure, detectors
+from facscale.ingest.pipeline import build_recipe
 
 TEXT = """source: {layout: videos, root: /videos}
 output: /shards
@@ -25,9 +27,17 @@ def read_pipeline(tmp_path, name, *lines):
 
 
 def test_own_detectors_are_named_by_their_modules():
-    assert {"dlib", "none"} <= set(detectors.list_names())
+    assert {"dlib", "mediapipe", "none"} <= set(detectors.list_names())
     assert "base" not in detectors.list_names()
     assert detectors.find("none").__name__ == "CentredSquare"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "pipelines").glob("*.yaml")), ids=lambda file: file.stem)
+def test_pipelines_use_weights_that_are_open_for_commerce(file, monkeypatch):
+    monkeypatch.setenv("FACSCALE_DATA", "/data")
+    pipeline = configure(spec.read_spec(file))
+    expected = "none" if file.stem == "crops" else "mediapipe"  # crops that exist already need no detector
+    assert build_recipe(pipeline)["detector"]["name"] == expected
 
 
 @pytest.mark.usefixtures("plugins")
@@ -35,7 +45,7 @@ def test_a_detector_of_another_package_is_loaded_by_its_entry_point(tmp_path):
     assert "blob" in detectors.list_names()
     pipeline = configure(read_pipeline(tmp_path, "blob", "threshold: 99"))
     assert detectors.parse_options(pipeline).threshold == 99
-    assert detectors.parse_options(pipeline).detect_every == 5
+    assert detectors.parse_options(pipeline).detect_every_s == 0.2
     with pytest.raises(spec.SpecError, match="is not a facscale Detector"):
         detectors.find("not-a-detector")
 
@@ -50,10 +60,18 @@ def test_a_wrong_option_names_file_line_and_the_nearest(tmp_path):
         spec.SpecError, match=r'p\.yaml:5: unknown key "detector\.smalest_face" \(did you mean "smallest_face"\?\)'
     ):
         configure(read_pipeline(tmp_path, "dlib", "smalest_face: 0.5"))
-    with pytest.raises(spec.SpecError, match=r'p\.yaml:5: "detector\.detect_every"'):
-        configure(read_pipeline(tmp_path, "none", "detect_every: 0"))
+    with pytest.raises(spec.SpecError, match=r'p\.yaml:5: "detector\.detect_every_s"'):
+        configure(read_pipeline(tmp_path, "none", "detect_every_s: 2"))
     with pytest.raises(spec.SpecError, match=r'p\.yaml:5: unknown key "detector\.weights"'):
         configure(read_pipeline(tmp_path, "none", "weights: x"))
+
+
+def test_an_old_option_in_frames_says_which_one_in_seconds_replaces_it(tmp_path):
+    for old, new in (("shortest_track", "shortest_track_s"), ("detect_every", "detect_every_s")):
+        with pytest.raises(
+            spec.SpecError, match=rf"p\.yaml:5: detector\.{old} is now called detector\.{new} .*seconds"
+        ):
+            configure(read_pipeline(tmp_path, "dlib", f"{old}: 5"))
 
 
 def test_none_takes_the_largest_centred_square():

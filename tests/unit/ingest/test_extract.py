@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import simplejpeg
 
-from facscale.data import DataError
-from facscale.ingest import layouts
+from facscale.data import DataError, Dataset
+from facscale.ingest import layouts, quality
 from facscale.ingest.extract import ATTEMPTS, FaceExtractor
 from facscale.ingest.items import list_files
+from facscale.ingest.merge import merge_items
+from facscale.ingest.report import IngestReport, build_report
 from facscale.ingest.work_store import ItemStatus, WorkStore
 from facscale.spec import Pipeline
 from plugins.blob_faces import draw, draw_moving_face, write_video
@@ -61,6 +64,53 @@ def test_a_video_becomes_aligned_crops_with_landmarks(tmp_path):
     assert {image.shape for image in images} == {(48, 48, 3)}
     for image in images:  # what lies between and below the eyes is the face
         assert image[18:30, 18:30].reshape(-1, 3).mean(axis=0) == pytest.approx([220, 20, 20], abs=15)
+
+
+def test_quality_columns_reach_the_shards_and_the_report(tmp_path):
+    write_video(tmp_path / "raw/anna/a.mp4", draw_moving_face(12))
+    write_video(tmp_path / "raw/ben/b.mp4", [draw((0, 30, 40, 74))] * 8)  # the crop reaches beyond the left edge
+    spec = pipeline(tmp_path)
+    statuses = extract(spec)
+    store = WorkStore(spec.output)
+    manifest = merge_items(statuses, pipeline=spec, store=store, recipe={}, advance=lambda: None)
+    assert manifest.counts["frames"] == 20
+    table = Dataset(spec.output).read_columns(["identity", *quality.COLUMNS])
+    values = {name: table[name].to_numpy() for name in quality.COLUMNS}
+    assert all(np.isfinite(column).all() for column in values.values())
+    assert values["disagreement"].max() < 0.1
+    assert (values["sharpness"] > 0).all()
+    assert (values["outside"][:12] == 0).all()
+    assert (values["outside"][12:] > 0).all()
+    report = build_report(name="n", output=spec.output, statuses=statuses, faults=(), reused=0, wall_s=1.0)
+    assert report.quality.outside == pytest.approx(values["outside"].mean(), abs=1e-3)
+    assert report.quality.doubtful == 0
+    assert "doubtful" in report.format_text()
+    report.write(statuses)
+    assert IngestReport.read(spec.output) == report
+
+
+def test_a_report_of_an_earlier_version_is_readable(tmp_path):
+    report = build_report(name="n", output=str(tmp_path), statuses=(), faults=(), reused=0, wall_s=1.0)
+    fields = json.loads(report.to_json())
+    del fields["quality"], fields["shot_cuts"]
+    (tmp_path / "report.json").write_text(json.dumps(fields))
+    assert IngestReport.read(str(tmp_path)) == report
+
+
+def test_at_one_frame_a_second_short_videos_are_kept(tmp_path):
+    write_video(tmp_path / "raw/anna/a.mp4", draw_moving_face(80))
+    spec = pipeline(tmp_path)
+    spec = spec.model_copy(update={"source": spec.source.model_copy(update={"every": 25})})
+    (status,) = extract(spec)
+    assert (status.frames, status.faces, status.tracks, status.dropped) == (4, 4, 1, 0)
+
+
+def test_a_shot_cut_is_counted_and_ends_a_track(tmp_path):
+    face = (20, 30, 60, 74)
+    images = [draw(face)] * 9 + [draw(face, colour=(200, 200, 200))] * 9
+    write_video(tmp_path / "raw/anna/a.mp4", images)
+    (status,) = extract(pipeline(tmp_path))
+    assert (status.faces, status.tracks, status.shot_cuts) == (18, 2, 1)
 
 
 def test_faults_name_the_stage_and_the_reason(tmp_path):

@@ -195,7 +195,7 @@ def test_an_image_with_two_labels_or_with_none_costs_only_itself(tmp_path):
     train, test = build_batches(affectnet, list_files(affectnet.root), add_fault=faults.append)
     assert (train.people, test.people) == (("train_1_a",), ("test_2_c",))
     assert [fault.reason for fault in faults] == [
-        "1 images have no label, such as Manually_Annotated_Images/1/b.jpg: left out"
+        "images without a label: 1, such as Manually_Annotated_Images/1/b.jpg; left out"
     ]
 
 

@@ -25,7 +25,7 @@ def pipeline(tmp_path, layout="bp4d", **source):
         {
             "name": "t",
             "source": {"layout": layout, "root": str(tmp_path / "raw"), **source},
-            "detector": {"name": "blob", "shortest_track": 2, "detect_every": 1},
+            "detector": {"name": "blob", "shortest_track_s": 0.0, "detect_every_s": 0.0},
             "crop": {"size": 48, "eyes_y": 0.38, "eyes_distance": 0.38},
             "output": str(tmp_path / "out"),
         }
@@ -131,8 +131,8 @@ def test_what_a_spreadsheet_adds_costs_nothing(tmp_path):
     rows = {number: labels.get_frame(number)[0].tolist() for number in range(1, 5)}
     assert rows == {1: [1, 0], 2: [1, -1], 3: [0, 1], 4: [-1, -1]}
     assert notes == [
-        "x: 1 frames have two rows, such as frame 3",
-        "x, line 3: 1 empty cells from here on: stored as not labelled",
+        "x: frames with two rows: 1, the first is frame 3",
+        "x, line 3: empty cells from here on: 1; stored as not labelled",
     ]
     (status,), _ = extract(tmp_path)
     assert (status.faces, status.label_rows) == (5, 3)
@@ -147,8 +147,8 @@ def test_labels_that_contradict_each_other_are_not_labelled(tmp_path):
     assert [labels.get_frame(number)[0].tolist() for number in (1, 2, 3)] == [[-1, 1], [0, 1], [1, -1]]
     assert notes == [
         "x: AU1 has two columns",
-        "x: 1 frames have two rows, such as frame 3",
-        "x: 2 labels of AU1, AU4 contradict each other, the first in frame 1: stored as not labelled",
+        "x: frames with two rows: 1, the first is frame 3",
+        "x: labels that contradict each other: 2 of AU1, AU4, the first in frame 1; stored as not labelled",
     ]
 
 
@@ -172,7 +172,7 @@ def test_two_files_for_one_frame_are_noted(tmp_path):
     (status,), _ = extract(tmp_path)
     assert status.faces == 8
     assert [(fault.stage, fault.reason) for fault in status.faults] == [
-        ("list", "1 frames have two files, such as F001/T1/0003.jpg and F001/T1/3.jpg: the first is used")
+        ("list", "frames with two files: 1, such as F001/T1/0003.jpg and F001/T1/3.jpg; the first is used")
     ]
 
 
@@ -196,8 +196,8 @@ def test_files_that_nothing_reads_are_counted_and_media_among_them_named(tmp_pat
     _, report = extract(tmp_path)
     assert report.passed_over == 3
     assert report.notes[:2] == (
-        "1 .mp4 files in videos/ are passed over, such as videos/F001_T1.mp4",
-        "1 label files of no video that is here are passed over, such as AUCoding/AU_OCC/F009_T1.csv",
+        "passed over: .mp4 files in videos/: 1, such as videos/F001_T1.mp4",
+        "passed over: label files without a video: 1, such as AUCoding/AU_OCC/F009_T1.csv",
     )
     assert "unused           3   files" in report.format_text()
 
@@ -206,8 +206,8 @@ def test_a_set_is_compared_with_its_published_counts(tmp_path):
     write_task(tmp_path, range(1, 9), table(range(1, 9)))
     _, report = extract(tmp_path)
     assert report.notes[-1] == (
-        "published BP4D (RTATL and ME-GraphAU) differs: 1 people, 40 fewer than 41; 1 videos, 327 fewer than 328; "
-        "8 labelled frames, 146,839 fewer than 146,847"
+        "published BP4D (RTATL and ME-GraphAU): 41 people, here 1 (40 fewer); 328 videos, here 1 (327 fewer); "
+        "146,847 labelled frames, here 8 (146,839 fewer)"
     )
 
 

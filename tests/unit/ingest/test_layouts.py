@@ -164,9 +164,7 @@ def test_affwild2_rows_belong_to_images_from_one_on(au):
     text = ",".join(f"AU{n}" for n in au) + " \r\n" + "".join(",".join(map(str, row)) + "\r\n" for row in rows)
     labels, notes = layouts.find("affwild2").read_labels(item, lambda _: text.encode())
     assert labels.au == au
-    assert notes == [
-        "1 images come after the last row of annotations/AU_Set/Train_Set/video59.txt: stored as not labelled"
-    ]
+    assert notes == ["images after the last row of annotations/AU_Set/Train_Set/video59.txt: 1; stored as not labelled"]
     for number in (1, 3, 4, 5):
         assert labels.get_frame(number)[0].tolist() == rows[number - 1].tolist()
     for number in (0, 2, 6):  # one -1: nobody labelled the frame

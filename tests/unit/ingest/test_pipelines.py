@@ -52,9 +52,9 @@ def test_the_recipe_holds_what_changes_the_crops_and_nothing_else(tmp_path):
     recipe = build_recipe(make(tmp_path))
     assert build_recipe(make(tmp_path / "moved", name="x", ingest={"workers": 9, "row_group_mb": 1.0})) == recipe
     assert build_recipe(make(tmp_path, crop={"size": 64})) != recipe
-    assert build_recipe(make(tmp_path, detector={"name": "none", "detect_every": 2})) != recipe
+    assert build_recipe(make(tmp_path, detector={"name": "none", "detect_every_s": 0.2})) != recipe
     assert (
-        build_recipe(make(tmp_path, detector={"name": "none", "detect_every": 1})) == recipe
+        build_recipe(make(tmp_path, detector={"name": "none", "detect_every_s": 0.0})) == recipe
     )  # the default, spelled out
 
 

@@ -37,10 +37,10 @@ def test_people_are_included_and_excluded_by_name_pattern_or_file(tmp_path):
     (tmp_path / "list.txt").write_text("\ufeffid00001\r\nid00099\n\n")
     items, notes = select(include=("id0000*",), exclude=("id00002",))
     assert people(items) == ["id00001", "id00003"]
-    assert notes == ["16 of 32 videos of the source are selected"]
+    assert notes == ["selected: 16 of 32 videos of the source"]
     items, notes = select(include=(f"@{tmp_path}/list.txt",))
     assert people(items) == ["id00001"]
-    assert notes[0] == "source.include names 1 people who are not in the source, such as id00099"
+    assert notes[0] == "source.include: not in the source: 1 of 2 names, such as id00099"
     with pytest.raises(DataError, match=r"missing\.txt: the list of identities cannot be read"):
         select(exclude=(f"@{tmp_path}/missing.txt",))
     with pytest.raises(DataError, match=r"source\.include and source\.exclude leave none of 4 people"):
@@ -63,3 +63,18 @@ def test_a_part_of_the_split_is_selected():
     assert people(select(parts=("test",))[0]) == ["id00003"]
     with pytest.raises(DataError, match="no video is in validation; the parts in this source are: test, train"):
         select(parts=("validation",))
+
+
+def test_people_in_two_unicode_spellings_are_joined():
+    composed, decomposed = "Jos\u00e9", "Jose\u0301"
+    items = [Item(name, name, "", (f"{name}.mp4",)) for name in (composed, decomposed, "Zo\u0308e")]
+    selected, notes = select_items(Source(layout="videos", root=""), items)
+    assert people(selected) == [composed, "Zo\u0308e"]
+    assert notes == [f"people with folders in two spellings, joined: 1, such as {composed}"]
+
+
+def test_people_of_a_long_list_are_selected():
+    many = [Item(f"id{number:05d}", "v", "", (f"{number}.mp4",)) for number in range(6000)]
+    names = tuple(item.identity for item in many[::2])
+    selected, _ = select_items(Source(layout="voxceleb2", root="", include=names), many)
+    assert len(selected) == 3000

@@ -5,23 +5,17 @@ from __future__ import annotations
 import io
 import json
 
-import numpy as np
 import pytest
 from rich.console import Console
 
-from facscale.evaluate import ConfusionCounts, MethodScores
+from facscale.evaluate import MethodScores
 from facscale.report.f1_table import F1Table
+from predicted import make_scores
 
 
 @pytest.fixture
 def row():
-    """Two folds, two AUs: F1 of 0.8 and 0.5, then 0.4 and none."""
-    counts = ConfusionCounts(
-        tp=np.array([[4, 1], [1, 0]]), fp=np.array([[1, 1], [1, 3]]), fn=np.array([[1, 1], [2, 0]])
-    )
-    return MethodScores.from_counts(
-        "ours", aus=(1, 12), counts=counts, folds=("fold0", "fold1"), source="drawn with seed 0"
-    )
+    return make_scores()
 
 
 def test_a_table_survives_json_and_shows_itself(row):

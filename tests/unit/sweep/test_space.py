@@ -80,7 +80,7 @@ def test_pbt_is_brought_back_into_the_ranges(document):
         (["sweep.space={cluster.workers: [1, 2]}"], "cluster.workers does not affect the training"),
         (["sweep.space={method.margin: [0.1]}"], "needs two values or more to choose from"),
         (["sweep.space={method.margin: {low: 2, high: 1}}"], "low must be smaller than high"),
-        (["sweep.space={method.margin: {low: 0, high: 1, log: true}}"], "a range with l"),
+        (["sweep.space={method.margin: {low: 0, high: 1, log: true}}"], "a range with log needs a low above 0"),
         (["sweep.search=grid"], "a grid needs a list of values for method.margin"),
         (["sweep.space={method.margin: null, method.queue_size: null, train.epochs: null}"], "space names no key"),
         (["sweep.keep=1"], "sweep.keep"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
-from pydantic import PositiveInt
+from pydantic import Field
 
 from facscale.spec import Block
 
@@ -41,9 +42,14 @@ class Box(NamedTuple):
 class DetectorConfig(Block):
     """The options of every detector. A detector's own Config adds to them; an unknown key is an error."""
 
-    # Run the detector on every n-th frame and propagate the landmarks in between; 1: on every frame.
-    detect_every: PositiveInt = 5
-    shortest_track: PositiveInt = 5  # frames; shorter tracks are mostly false detections
+    renamed: ClassVar[Mapping[str, str]] = {
+        "detect_every": "detect_every_s and takes seconds (0.2 is every 5th frame at 25 frames/s)",
+        "shortest_track": "shortest_track_s and takes seconds (0.2 is 5 frames at 25 frames/s)",
+    }
+
+    # The time between two detections, during which the landmarks are followed; 0: detect on every frame.
+    detect_every_s: Annotated[float, Field(ge=0, le=1)] = 0.2
+    shortest_track_s: Annotated[float, Field(ge=0)] = 0.2  # shorter tracks are mostly false detections
 
 
 class Detector(ABC):

@@ -1,9 +1,9 @@
-"""dlib's frontal HOG detector and its 68-landmark regression trees (Kazemi & Sullivan, 2014). The default.
+"""dlib's frontal HOG detector and its 68-landmark regression trees (Kazemi & Sullivan, 2014).
 
 LICENCE: dlib itself is free for any use (Boost licence), but the landmark weights, `shape_predictor_68_face_landmarks`,
 were trained on the 300-W pictures, whose licence EXCLUDES COMMERCIAL USE. For such use, bring other weights: `weights:`
 takes the path of any shape predictor with 68 points in the 300-W order (train one with dlib's `train_shape_predictor`).
-Or bring another detector: a package with an entry point in the group `facscale.detectors` (see `detectors/base.py`).
+The default detector, `mediapipe`, has no such clause.
 
 HOG detects upright faces turned by up to about 35 degrees. It is fast: 8 ms per frame of 569 x 320 on one core, the
 landmarks 1 ms. Both come with their weights from PyPI (`dlib-bin`, `face_recognition_models`); nothing is downloaded at
@@ -26,7 +26,7 @@ from facscale.ingest.detectors.base import LANDMARKS, Box, Detector, DetectorCon
 from facscale.spec import SpecError
 
 WINDOW = 80  # pixels, side of dlib's sliding window
-CHIP_SIZE = 320  # pixels to which a face box is scaled for the landmarks, which dlib rounds to whole pixels
+CHIP_SIZE = 80  # pixels to which a face box is scaled for the landmarks, which dlib rounds to whole pixels
 MARGIN = 0.5  # of the box on each side: the regression trees also sample pixels outside of it
 
 
@@ -68,11 +68,11 @@ class Dlib(Detector):
         width = round(CHIP_SIZE * (1 + 2 * MARGIN))
         x, y = -scale * corner + (scale - 1) / 2
         matrix = np.array([[scale, 0, x], [0, scale, y]])
-        chip = warp(image, matrix, width)
+        chip = cv2.cvtColor(warp(image, matrix, width), cv2.COLOR_RGB2GRAY)
         edge = round(CHIP_SIZE * MARGIN)
         right, bottom = edge + round(scale * (box.right - box.left)), edge + round(scale * (box.bottom - box.top))
         rectangle = dlib.rectangle(edge, edge, right - 1, bottom - 1)
-        parts = self._predictor(cv2.cvtColor(chip, cv2.COLOR_RGB2GRAY), rectangle).parts()
+        parts = self._predictor(chip, rectangle).parts()
         points = np.array([(point.x, point.y) for point in parts], np.float32)
         if len(points) != LANDMARKS:
             raise SpecError(

@@ -42,8 +42,9 @@ VIEW_SIZE, CHIP_SIZE = 128, 192  # pixels, inputs of the two networks
 CELLS = ((16, 2), (8, 6))  # of BlazeFace: cells along a side, anchors in each
 MIN_FACE = 16  # pixels of a view: every rendered face of this size was detected, of two thirds of it a third
 CHIP_MARGIN = 1.5  # side of the chip, in sides of the face
-MIN_PASSES, MAX_PASSES = 2, 4  # of the face mesh
-MAX_TURN = 0.1  # rad: if the eyes were further from level than this, another pass follows
+MAX_PASSES = 5  # of the face mesh
+MAX_TURN = 0.06  # rad: if the eyes are further from level than this in a chip, another pass follows
+SURE = 0.99  # a first pass with a lower score is repeated, too
 MAX_IOU, MAX_INSIDE = 0.3, 0.7  # boxes that overlap more, or of which this share lies in the other, show one face
 RIGHT_CORNER, LEFT_CORNER = 33, 263  # outer eye corners in the mesh
 # The iBUG 68 points in the mesh, 17 to a line: jaw; brows and bridge of the nose; and so on.
@@ -88,12 +89,14 @@ class MediaPipe(Detector):
 
         Only faces that the mesh recognizes too are returned: BlazeFace alone also sees faces in folds and lamps.
         """
-        found = np.concatenate([self._search(image, *view) for view in _list_views(image, self.config.smallest_face)])
-        boxes = [Box(*corners) for corners in _merge_boxes(found)]
+        candidates = np.concatenate(
+            [self._search(image, *view) for view in _list_views(image, self.config.smallest_face)]
+        )
+        boxes = [Box(*corners) for corners in _merge_boxes(candidates)]
         return [box for box in boxes if self.locate_mesh(image, box).score >= self.config.min_score]
 
     def predict_landmarks(self, image: np.ndarray, box: Box) -> np.ndarray:
-        """Predict the landmarks by two passes of the mesh, or up to four where the face is tilted."""
+        """Predict the landmarks by one pass of the mesh, or up to five where the face is tilted."""
         return self.locate_mesh(image, box).points
 
     def locate_mesh(self, image: np.ndarray, box: Box) -> FaceMesh:
@@ -104,7 +107,8 @@ class MediaPipe(Detector):
             points, score = self._run_face_mesh(image, centre, side * CHIP_MARGIN, angle)
             across = points[LEFT_CORNER] - points[RIGHT_CORNER]
             before, angle = angle, math.atan2(across[1], across[0])
-            if number >= MIN_PASSES and abs(math.remainder(angle - before, math.tau)) < MAX_TURN:
+            is_level = abs(math.remainder(angle - before, math.tau)) < MAX_TURN
+            if is_level and (score >= SURE or number > 1):
                 break
             upright = points @ _rotation(angle).T
             low, high = upright.min(axis=0), upright.max(axis=0)
@@ -123,8 +127,8 @@ class MediaPipe(Detector):
         rows = regressors[0, kept].astype(np.float64) / VIEW_SIZE
         centres, halves = rows[:, :2] + self._anchors[kept], rows[:, 2:4] / 2
         boxes = np.hstack([centres - halves, centres + halves]) * side + np.array([left, top, left, top])
-        found = np.column_stack([scores[kept], boxes])
-        return found[_find_whole(boxes, image.shape[:2], left=left, top=top, side=side)]
+        candidates = np.column_stack([scores[kept], boxes])
+        return candidates[_find_whole(boxes, image.shape[:2], left=left, top=top, side=side)]
 
     def _run_face_mesh(
         self, image: np.ndarray, centre: np.ndarray, side: float, angle: float
@@ -200,20 +204,20 @@ def _find_whole(boxes: np.ndarray, shape: tuple[int, int], *, left: float, top: 
     )
 
 
-def _merge_boxes(found: np.ndarray) -> Iterator[list[float]]:
+def _merge_boxes(candidates: np.ndarray) -> Iterator[list[float]]:
     """Yield the corners of one box for each face, the surest first, from rows [N, 5] of score and corners.
 
     Boxes of a face are averaged by their scores, as in MediaPipe: the average trembles less than the best of them.
     """
-    found = found[np.argsort(-found[:, 0], kind="stable")]
-    while len(found):
-        low, high = np.maximum(found[:, 1:3], found[0, 1:3]), np.minimum(found[:, 3:], found[0, 3:])
+    candidates = candidates[np.argsort(-candidates[:, 0], kind="stable")]
+    while len(candidates):
+        low, high = np.maximum(candidates[:, 1:3], candidates[0, 1:3]), np.minimum(candidates[:, 3:], candidates[0, 3:])
         common = np.clip(high - low, 0, None).prod(axis=1)
-        areas = (found[:, 3:] - found[:, 1:3]).prod(axis=1)
+        areas = (candidates[:, 3:] - candidates[:, 1:3]).prod(axis=1)
         is_same = common > MAX_IOU * (areas + areas[0] - common)
         is_same[0] = True  # also a box without any area
-        yield np.average(found[is_same, 1:], axis=0, weights=found[is_same, 0]).tolist()
-        found = found[~is_same & (common < MAX_INSIDE * np.minimum(areas, areas[0]))]
+        yield np.average(candidates[is_same, 1:], axis=0, weights=candidates[is_same, 0]).tolist()
+        candidates = candidates[~is_same & (common < MAX_INSIDE * np.minimum(areas, areas[0]))]
 
 
 def _rotation(angle: float) -> np.ndarray:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
-from pydantic import PositiveInt
+from pydantic import Field
 
 from facscale.ingest.detectors.base import LANDMARKS, Box, Detector, DetectorConfig
 
 
 class NoneConfig(DetectorConfig):
-    """Options of the detector `none`: there is nothing to propagate, and a track of one frame is kept."""
+    """Options of the detector `none`: there is nothing to follow, and a track of one frame is kept."""
 
-    detect_every: PositiveInt = 1
-    shortest_track: PositiveInt = 1
+    detect_every_s: Annotated[float, Field(ge=0, le=1)] = 0.0
+    shortest_track_s: Annotated[float, Field(ge=0)] = 0.0
 
 
 class CentredSquare(Detector):

@@ -70,6 +70,10 @@ def select_expressions(source: Source) -> tuple[str, ...]:
     Raises SpecError for classes that the layout does not have.
     """
     available: tuple[str, ...] = find_class(source.layout).expressions
+    if getattr(open_layout(source), "names_expressions", False):
+        available = source.expressions
+        if not available:
+            raise SpecError("source.expressions: name the classes of the field source.expression, in order")
     for name in source.expressions:
         if name not in available:
             hint = suggest_nearest(name, available) if available else f": the layout {source.layout} has no expressions"

@@ -15,7 +15,7 @@ which splits by identity cannot take into account.
 
 The images are crops of 112 x 112 already, without the frames in which the authors detected no face. They are aligned
 again, so that the eyes are where those of the other data sets are. Frames in which the detector finds no face are left
-out with their labels, and so are tracks shorter than its `shortest_track` (a missing image ends a track); the report
+out with their labels, and so are tracks shorter than its `shortest_track_s` (a missing image ends a track); the report
 counts both.
 """
 
@@ -86,7 +86,7 @@ class AffWild2(Layout):
         result.occurrence[(result.occurrence < 0).any(axis=1)] = -1
         n_beyond = sum(number > len(lines) for number in item.numbers)
         if n_beyond:
-            notes.append(f"{n_beyond} images come after the last row of {name}: stored as not labelled")
+            notes.append(f"images after the last row of {name}: {n_beyond}; stored as not labelled")
         return result, notes
 
 

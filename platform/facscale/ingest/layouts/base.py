@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
-from facscale.ingest.items import Files, Item, LabelledImage, Labels
+from facscale.ingest.items import IMAGE_SUFFIXES, Files, Item, LabelledImage, Labels, get_suffix
 from facscale.spec import Block
 
 Read = Callable[[str], bytes]  # the content of a small file, by its name in the source
@@ -45,6 +46,25 @@ class Layout:
         raise NotImplementedError(f"{type(self).__name__} has videos, not single images")
 
 
+def list_sequences(files: Files, *, image: re.Pattern[str], labels: re.Pattern[str], fps: float) -> Iterator[Item]:
+    """Yield an item for each folder of images, with its label files.
+
+    The first two groups of both patterns are the subject (capitals and small letters are the same) and the sequence; the
+    third one of `image` is the number of the frame.
+    """
+    folders = FrameFolders()
+    label_files: dict[tuple[str, str], list[str]] = {}
+    for name in files:
+        frame, text = image.fullmatch(name), labels.fullmatch(name)
+        if frame and get_suffix(name) in IMAGE_SUFFIXES:
+            folders.add((frame[1].upper(), frame[2]), int(frame[3]), name)
+        elif text:
+            label_files.setdefault((text[1].upper(), text[2]), []).append(name)
+    for (subject, sequence), frames in folders:
+        own = tuple(sorted(label_files.get((subject, sequence), ())))
+        yield Item(identity=subject, video=sequence, part="", fps=fps, labels=own, **frames)
+
+
 class FrameFolders:
     """Collects image files of frames into folders, each sorted by the number of the frame.
 
@@ -69,6 +89,6 @@ class FrameFolders:
         """Yield (folder, the fields `files`, `numbers` and `notes` of its item)."""
         for folder, frames in self._frames.items():
             twice = self._twice.get(folder, [])
-            notes = (f"{len(twice)} frames have two files, such as {min(twice)}: the first is used",) if twice else ()
+            notes = (f"frames with two files: {len(twice)}, such as {min(twice)}; the first is used",) if twice else ()
             numbers = tuple(sorted(frames))
             yield folder, {"files": tuple(frames[number] for number in numbers), "numbers": numbers, "notes": notes}

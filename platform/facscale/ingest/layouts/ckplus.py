@@ -13,9 +13,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from facscale.ingest.items import IMAGE_SUFFIXES, Files, Item, Labels, get_suffix
+from facscale.ingest.items import Files, Item, Labels
 from facscale.ingest.label_files import decode_text
-from facscale.ingest.layouts.base import FrameFolders, Layout, LayoutConfig, Read
+from facscale.ingest.layouts.base import Layout, LayoutConfig, Read, list_sequences
 
 # fmt: off
 AU = (1, 2, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 20, 21, 23, 24, 25, 26, 27, 28, 29, 31, 34, 38, 39, 43)
@@ -41,17 +41,7 @@ class CKPlus(Layout):
 
     def list_items(self, files: Files) -> Iterator[Item]:
         """Yield one item per sequence."""
-        folders = FrameFolders()
-        labels: dict[tuple[str, str], list[str]] = {}
-        for name in files:
-            image, text = IMAGE.fullmatch(name), LABELS.fullmatch(name)
-            if image and get_suffix(name) in IMAGE_SUFFIXES:
-                folders.add((image[1], image[2]), int(image[3]), name)
-            elif text:
-                labels.setdefault((text[1], text[2]), []).append(name)
-        for (subject, sequence), frames in folders:
-            label_files = tuple(sorted(labels.get((subject, sequence), ())))
-            yield Item(identity=subject, video=sequence, part="", fps=FPS, labels=label_files, **frames)
+        yield from list_sequences(files, image=IMAGE, labels=LABELS, fps=FPS)
 
     def read_labels(self, item: Item, read: Read) -> tuple[Labels, list[str]]:
         """Read the AUs of the labelled frame."""

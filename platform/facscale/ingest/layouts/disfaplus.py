@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from facscale.ingest.items import IMAGE_SUFFIXES, Files, Item, Labels, get_stem, get_suffix
+from facscale.ingest.items import Files, Item, Labels, get_stem
 from facscale.ingest.label_files import LabelRows, decode_text, join_columns, parse_code
-from facscale.ingest.layouts.base import FrameFolders, Layout, Read
+from facscale.ingest.layouts.base import Layout, Read, list_sequences
 from facscale.ingest.layouts.disfa import FPS, INTENSITY, MIN_PRESENT
 
 IMAGE = re.compile(r"(?:.*/)?(SN\d+)/([^/]+)/(\d+)\.\w+", re.IGNORECASE | re.ASCII)
@@ -27,17 +27,7 @@ class DISFAPlus(Layout):
 
     def list_items(self, files: Files) -> Iterator[Item]:
         """Yield one item per trial."""
-        folders = FrameFolders()
-        labels: dict[tuple[str, str], list[str]] = {}
-        for name in files:
-            image, text = IMAGE.fullmatch(name), LABELS.fullmatch(name)
-            if image and get_suffix(name) in IMAGE_SUFFIXES:
-                folders.add((image[1].upper(), image[2]), int(image[3]), name)
-            elif text:
-                labels.setdefault((text[1].upper(), text[2]), []).append(name)
-        for (subject, trial), frames in folders:
-            label_files = tuple(sorted(labels.get((subject, trial), ())))
-            yield Item(identity=subject, video=trial, part="", fps=FPS, labels=label_files, **frames)
+        yield from list_sequences(files, image=IMAGE, labels=LABELS, fps=FPS)
 
     def read_labels(self, item: Item, read: Read) -> tuple[Labels, list[str]]:
         """Read the intensities, and derive the occurrences from them."""

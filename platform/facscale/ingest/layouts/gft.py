@@ -21,7 +21,7 @@ from pydantic import NonNegativeInt, PositiveFloat
 from facscale.ingest.items import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Files, Item, Labels, get_stem, get_suffix
 from facscale.ingest.label_files import LabelRows, iterate_rows, parse_au, parse_code, parse_whole
 from facscale.ingest.layouts.base import FrameFolders, Layout, LayoutConfig, Read
-from facscale.ingest.selection import matches, read_names
+from facscale.ingest.selection import match_people, read_names
 from facscale.spec import SpecError
 
 OCCURRENCE = {"0": 0, "1": 1, "9": -1, "-1": -1, "999": -1, "NaN": -1, "nan": -1}
@@ -65,14 +65,15 @@ class GFT(Layout):
                     tables.setdefault(person, []).append(name)
                 elif suffix in VIDEO_SUFFIXES:
                     videos.append((person, name))
-        test = read_names(self.config.test)
+        people = {person for person, _ in videos} | {person for (person, _), _ in folders}
+        test, _ = match_people(people, read_names(self.config.test))
         for person, name in videos:
             yield self._build_item(person, tables, test, part=name, files=(name,), first=self.config.first_frame)
         for (person, folder), frames in folders:
             yield self._build_item(person, tables, test, part=folder, fps=self.config.fps, **frames)
 
-    def _build_item(self, person: str, tables: dict[str, list[str]], test: tuple[str, ...], **fields: Any) -> Item:
-        split = ("test" if matches(person, test) else "train") if test else ""
+    def _build_item(self, person: str, tables: dict[str, list[str]], test: set[str], **fields: Any) -> Item:
+        split = ("test" if person in test else "train") if self.config.test else ""
         return Item(identity=person, video="group", labels=tuple(sorted(tables.get(person, ()))), split=split, **fields)
 
     def _find_subject(self, text: str) -> str | None:
