@@ -173,6 +173,8 @@ class Evaluate(Block):
     protocol: Literal["linear-probe", "adapted-batchnorm"] = "linear-probe"
     folds: int = Field(default=3, ge=2)
     repeats: PositiveInt = 1  # cross-validations, each with another split of the people; the published split is first
+    # true: a data set that is stored with its authors' split (Aff-Wild2, GFT) has this as its only fold; false: `folds`
+    official_split: bool = True
     threshold: Fraction = 0.5
     seed: NonNegativeInt = 0  # of the split, for data sets without published folds
     transfer: tuple[Url, ...] = ()  # labelled sets on which the model of each fold is tested too, and never trained
