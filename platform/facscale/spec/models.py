@@ -169,6 +169,7 @@ class Evaluate(Block):
     """Subject-exclusive cross-validated F1."""
 
     renamed: ClassVar[Mapping[str, str]] = {"across": "cross_dataset"}
+    added: ClassVar[frozenset[str]] = frozenset({"official_split"})
 
     protocol: Literal["linear-probe", "adapted-batchnorm"] = "linear-probe"
     folds: int = Field(default=3, ge=2)
