@@ -25,6 +25,7 @@ from facscale.ingest.layouts.base import FrameFolders, Layout, LayoutConfig
 
 OCCURRENCE = {"0": 0, "1": 1, "9": -1, "-1": -1, "999": -1, "NaN": -1, "nan": -1, "None": -1}
 SPLITS = {"train": "train", "training": "train", "val": "validation", "valid": "validation", "dev": "validation"}
+LISTS = ("au", "aus")  # names of fields with several AUs
 STILLS = "image"  # the stored video name of images without a video
 
 
@@ -138,20 +139,29 @@ def build_images(records: Sequence[Record], config: RecordConfig) -> list[Labell
 
 def read_aus(record: Record) -> dict[int, int]:
     """Return the occurrence of each AU that the record has a field for: 0, 1, -1. Raises ValueError with the place."""
-    result = {}
+    result: dict[int, int] = {}
     for name, value in record.fields.items():
+        if name.lower() in LISTS and value is not None:
+            raise ValueError(
+                f"{record.place}, {name}: a list of AUs does not say which others are absent; give each AU a field of its "
+                "own (AU1, AU2, ...) with 0 or 1, or rename this one"
+            )
         au = parse_au(name) if name.lower().lstrip("'\"").startswith("au") else None
         if au is not None:
+            if au in result:
+                raise ValueError(f"{record.place}: AU{au} has two fields, one of them {name}; remove one of them")
             code = parse_code(_format_value(value), OCCURRENCE, f"{record.place}, {name}")
             result[au] = -1 if code is None else code
     return result
 
 
 def flatten_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Flatten a mapping or list of AUs into fields: {"au": {"1": 0}} and {"au": [1, 12]} (those that are present)."""
+    """Flatten a mapping of AUs into fields, {"au": {"1": 0}} to {"AU1": 0}; drop other mappings and lists but AUs'."""
     flat = {key: value for key, value in fields.items() if not isinstance(value, Mapping | list)}
     for key, value in fields.items():
-        if key.lower() in ("au", "aus") and isinstance(value, Mapping):
+        if key.lower() in LISTS and isinstance(value, list):
+            flat[key] = value  # for the error
+        if key.lower() in LISTS and isinstance(value, Mapping):
             flat |= {f"AU{str(au).upper().removeprefix('AU')}": code for au, code in value.items()}
     return flat
 

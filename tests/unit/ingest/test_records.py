@@ -193,6 +193,19 @@ def test_errors_of_tables_name_the_line(tmp_path, rows, message):
         select(pipeline(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"au": [1, 12]}, "x.jpg, au: a list of AUs does not say which others are absent"),
+        ({"AU1": 1, "AU01": 0}, "x.jpg: AU1 has two fields, one of them AU01; remove one"),
+    ],
+)
+def test_labels_whose_meaning_is_open_are_an_error(tmp_path, fields, message):
+    write_tar(tmp_path / "raw/a.tar", {"x.jpg": picture(9), "x.json": json.dumps(fields).encode()})
+    with pytest.raises(DataError, match=message):
+        select(pipeline(tmp_path / "raw", layout="webdataset"))
+
+
 def write_tar(path, members, mode="w"):
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, mode) as tar:
@@ -308,6 +321,10 @@ def test_emotionet_has_lists_of_links(tmp_path):
     data, columns, _ = build(made)
     assert data.manifest.au == (1, 2, 12)
     assert columns["identity"] == [f"N_{n:010d}_00001" for n in range(3)]
+    (tmp_path / "raw/images/1").mkdir()
+    (tmp_path / "raw/images/1/N_0000000001_00001.jpg").write_bytes(picture(200))
+    faults = [fault.reason for fault in select(made).faults]
+    assert "N_0000000001_00001 is listed twice, as images/0/N_0000000001_00001.jpg" in faults[0]
     assert columns["au"] == [[1, 0, 1], [0, 1, 1], [0, 0, 1]]
 
 
@@ -316,6 +333,9 @@ def test_emotionet_manual_labels_are_a_table_with_a_header(tmp_path):
     (tmp_path / "emotionet_facs_24600.xlsx").write_bytes(b"PK")
     made = pipeline(tmp_path, layout="emotionet")
     with pytest.raises(DataError, match=r"no list of AUs .*; save emotionet_facs_24600\.xlsx as CSV beside it"):
+        select(made)
+    (tmp_path / "emotionet_facs_24600.csv").write_text("URL,\"'AU 1'\",\"'AU 01'\"\nhttp://h/N_1_2.jpg,1,0\n")
+    with pytest.raises(DataError, match=r"24600\.csv, line 1: AU1 has two columns"):
         select(made)
     (tmp_path / "emotionet_facs_24600.csv").write_text("URL,\"'AU 1'\",\"'AU 43'\"\nhttp://h/N_1_2.jpg,1,999\n")
     (batch,) = select(made).items
