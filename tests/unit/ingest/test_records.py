@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from typing import ClassVar
 
 import fsspec
+import fsspec.implementations.memory
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +19,7 @@ from facscale.data import DataError, Dataset
 from facscale.data.manifest import Runs
 from facscale.evaluate.protocol import LabelledDataset, build_groups
 from facscale.ingest.extract import FaceExtractor
+from facscale.ingest.frames import read_ahead
 from facscale.ingest.items import Fault, Item, list_files, read_bytes
 from facscale.ingest.merge import merge_items
 from facscale.ingest.pipeline import _list_items, build_recipe
@@ -266,7 +269,7 @@ def make_hub_table(count=6):
     features = {"label": {"names": ["happy", "sad"], "_type": "ClassLabel"}, "image": {"_type": "Image"}}
     table = pa.table(
         {
-            "image": [{"bytes": picture(20 * n), "path": f"{n}.jpg"} for n in range(count)],
+            "image": [{"bytes": picture(5 * n), "path": f"{n}.jpg"} for n in range(count)],
             "person": pa.array([n // 2 for n in range(count)], pa.int64()),
             "label": pa.array([n % 2 for n in range(count)], pa.int64()),
             "AU1": pa.array([None if n == 1 else n % 2 for n in range(count)], pa.int8()),
@@ -282,9 +285,34 @@ def test_hugging_face_parquet_with_people(tmp_path):
     _, columns, levels = build(made)
     assert columns["identity"] == ["0", "0", "1", "1", "2", "2"]
     assert columns["au"] == [[0], [-1], [0], [1], [0], [1]]
-    assert levels == pytest.approx([20 * n for n in range(6)], abs=2)
+    assert levels == pytest.approx([5 * n for n in range(6)], abs=2)
     with pytest.raises(DataError, match="there is no column 'photo'; there are: image, person"):
         select(pipeline(tmp_path / "raw", layout="huggingface", image="photo"))
+
+
+class CountedStore(fsspec.implementations.memory.MemoryFileSystem):
+    """A store that is not this machine's disk; notes which files are opened."""
+
+    protocol = "counted"
+    store: ClassVar[dict] = {}
+    opened: ClassVar[list] = []
+
+    def open(self, path, *args, **options):
+        self.opened.append(path)
+        return super().open(path, *args, **options)
+
+
+def test_threads_that_read_ahead_fetch_a_row_group_once(tmp_path):
+    fsspec.register_implementation("counted", CountedStore, clobber=True)
+    with io.BytesIO() as file:
+        pq.write_table(make_hub_table(40), file, row_group_size=20)
+        system, base = fsspec.core.url_to_fs("counted://hub")
+        system.pipe_file(f"{base}/a.parquet", file.getvalue())
+    names = [f"a.parquet::{row}::image" for row in range(40)]
+    CountedStore.opened.clear()
+    images = [content.result() for content in read_ahead(names, root="counted://hub")]
+    assert images == [picture(5 * row) for row in range(40)]
+    assert len(CountedStore.opened) == 1 + 2  # the footer, and the two row groups
 
 
 def test_hugging_face_arrow_with_expressions(tmp_path):
@@ -298,7 +326,7 @@ def test_hugging_face_arrow_with_expressions(tmp_path):
     _, columns, levels = build(made)
     assert columns["part"] == ["test"] * 4 + ["train"] * 4
     assert columns["expression"] == [1, 0, 1, 0] * 2
-    assert levels == pytest.approx([0, 20, 40, 60] * 2, abs=2)
+    assert levels == pytest.approx([0, 5, 10, 15] * 2, abs=2)
 
 
 def test_emotionet_has_lists_of_links(tmp_path):
