@@ -100,7 +100,8 @@ template:
             - downwardAPI: {items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]}
 {{- end -}}
 
-{{/* A worker group: (dict "root" $ "name" "gpu" "group" {...} "lifetime" "job"). */}}
+{{/* A worker group: (dict "root" $ "name" "gpu" "group" {...} "lifetime" "job" "live" {"gpu": 2}). `live` has the numbers of workers that
+     an autoscaler has set, within the group's bounds. */}}
 {{- define "facscale.ray.group" -}}
 {{- $group := mergeOverwrite (deepCopy .root.Values.ray.groupDefaults) .group -}}
 {{- $gpus := int $group.gpus -}}
@@ -111,7 +112,11 @@ template:
 {{- $tolerations = append $tolerations (dict "key" "nvidia.com/gpu" "operator" "Exists" "effect" "NoSchedule") -}}
 {{- end -}}
 groupName: {{ .name }}
-replicas: {{ int (default $group.minReplicas $group.replicas) }}
+{{- $replicas := int (default $group.minReplicas $group.replicas) -}}
+{{- with get (default dict .live) .name -}}
+{{- $replicas = max (int $group.minReplicas) (min (int $group.maxReplicas) (int .)) -}}
+{{- end }}
+replicas: {{ $replicas }}
 minReplicas: {{ int $group.minReplicas }}
 maxReplicas: {{ int $group.maxReplicas }}
 {{- with $group.idleTimeoutSeconds }}
@@ -158,6 +163,14 @@ template:
 {{- define "facscale.ray.spec" -}}
 {{- $cluster := . -}}
 {{- $autoscaler := .root.Values.ray.autoscaler -}}
+{{- $live := dict -}}
+{{- if and .autoscale (eq .lifetime "standing") -}}
+{{- /* An upgrade must not undo what the autoscaler has done since the last one. */ -}}
+{{- $existing := lookup "ray.io/v1" "RayCluster" .root.Release.Namespace (include "facscale.fullname" .root) -}}
+{{- range dig "spec" "workerGroupSpecs" list $existing -}}
+{{- $_ := set $live .groupName (int .replicas) -}}
+{{- end -}}
+{{- end -}}
 rayVersion: {{ .root.Values.ray.version | quote }}
 authOptions:
   mode: token
@@ -183,7 +196,7 @@ headGroupSpec:
 workerGroupSpecs:
   {{- range $name, $group := .root.Values.ray.groups }}
   {{- if $group }}
-  - {{ include "facscale.ray.group" (dict "root" $cluster.root "name" $name "group" $group "lifetime" $cluster.lifetime) | indent 4 | trim }}
+  - {{ include "facscale.ray.group" (dict "root" $cluster.root "name" $name "group" $group "lifetime" $cluster.lifetime "live" $live) | indent 4 | trim }}
   {{- end }}
   {{- end }}
 {{- end -}}
