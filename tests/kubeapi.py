@@ -17,8 +17,8 @@ OBJECTS = re.compile(
 )
 TOKEN = "let-me-in"
 ROLE = {  # what the chart's role for researchers allows
-    "rayjobs": "create get list watch patch delete",
-    "configmaps": "get list create delete",
+    "rayjobs": "create get list watch delete",
+    "configmaps": "get list create",
     "pods": "get list watch",
     "log": "get",
     "events": "get list watch",

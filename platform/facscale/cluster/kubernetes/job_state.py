@@ -15,6 +15,11 @@ FIXED_REASONS = {
     JobState.STOPPING: "KubeRay stops it, then deletes its cluster",
     JobState.SUSPENDED: "somebody has set spec.suspend",
 }
+HINTS = {  # for reasons with which KubeRay ends a job without a retry
+    "JobStatusCheckTimeoutExceeded": "; KubeRay's operator did not reach the head for minutes, and does not retry such a "
+    "job: check the chart's networkPolicy.operator",
+    "DeadlineExceeded": "; the chart's jobs.activeDeadlineSeconds is over",
+}
 IMAGE_REASONS = {"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"}
 NORMAL_REASONS = {
     "ContainerCreating",
@@ -63,6 +68,7 @@ def explain_state(rayjob: K8sObject, related: RelatedObjects) -> str:
     if state in {JobState.RUNNING, JobState.SUCCEEDED}:
         return ""
     failure = shorten(": ".join(part for part in (status.get("reason"), status.get("message")) if part))
+    failure += HINTS.get(str(status.get("reason")), "")
     if state.is_terminal:
         return failure
     if state is JobState.QUEUED:

@@ -111,7 +111,10 @@ class KubeRayClient:
                     raise
 
     def _create_configmap(self, submission: JobSubmission, *, uid: str) -> None:
-        """Create the ConfigMap of the RayJob with this uid, in the place of one that an earlier job left."""
+        """Create the ConfigMap of the RayJob with this uid, once that of an earlier job of the same name is gone.
+
+        Kubernetes removes the latter, since its owner is gone. Raises KubeError for one that nobody owns.
+        """
         configmap = manifest.build_configmap(submission, uid=uid)
         name, end = configmap["metadata"]["name"], time.monotonic() + DELETION_TIMEOUT_S
         while True:
@@ -120,7 +123,11 @@ class KubeRayClient:
                 metadata = existing["metadata"]
                 if any(owner["uid"] == uid for owner in metadata.get("ownerReferences") or []):
                     return
-                self.api.delete(CONFIGMAPS, name, uid=metadata["uid"])
+                if not metadata.get("ownerReferences"):
+                    raise KubeError(
+                        f"{self.target.name}: the ConfigMap {name} belongs to no job, and is in the way of this one: have "
+                        f"it removed (kubectl delete configmap {name} --namespace {self.api.namespace})"
+                    )
                 self._wait_for_deletion(CONFIGMAPS, name, uid=metadata["uid"])
             try:
                 self.api.create(CONFIGMAPS, configmap, dry_run=False)

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from facscale.cli import main
-from facscale.cluster.kubernetes import resolve_kube_target
+from facscale.cluster.kubernetes import KubeError, resolve_kube_target
 from facscale.cluster.kubernetes.client import JobState
 from facscale.cluster.kubernetes.kuberay_client import KubeRayClient
 from facscale.cluster.kubernetes.manifest import SubmitOptions
@@ -97,13 +97,28 @@ def test_the_next_submission_completes_one_that_was_cut_off(kube_api, spec):
     check_whole(kube_api, submission)
 
 
-def test_a_configmap_of_an_earlier_job_is_replaced(kube_api, spec):
+def test_a_configmap_of_an_earlier_job_goes_first(kube_api, spec):
     submission = build_submission(spec(), [])
+    name = f"{submission.id}-spec"
     owner = {"kind": "RayJob", "uid": "of-a-job-that-is-gone"}
-    stale = {"metadata": {"name": f"{submission.id}-spec", "ownerReferences": [owner]}, "data": {"job.yaml": "old"}}
-    kube_api.add("configmaps", stale)
+    kube_api.add("configmaps", {"metadata": {"name": name, "ownerReferences": [owner]}, "data": {"job.yaml": "old"}})
+    looks = iter([False, True])
+
+    def collect_garbage(verb, plural, looked_up):
+        if (verb, plural, looked_up) == ("get", "configmaps", name) and next(looks, False):
+            del kube_api.objects["configmaps", name]
+
+    kube_api.on_request.append(collect_garbage)
     assert submit(submission)
     check_whole(kube_api, submission)
+
+
+def test_a_configmap_that_nobody_owns_is_named(kube_api, spec):
+    submission = build_submission(spec(), [])
+    kube_api.add("configmaps", {"metadata": {"name": f"{submission.id}-spec"}, "data": {"job.yaml": "old"}})
+    with pytest.raises(KubeError, match=rf"{submission.id}-spec belongs to no job.*kubectl delete configmap"):
+        submit(submission)
+    assert not [key for key in kube_api.objects if key[0] == "rayjobs"]
 
 
 def test_a_job_that_is_being_deleted_is_not_over(kube_api, spec):
