@@ -104,17 +104,16 @@ def test_good_videos_become_a_data_set_and_bad_ones_are_reported(tmp_path, monke
     assert np.isfinite(np.array(table["landmarks"].to_pylist())).all()
     assert simplejpeg.decode_jpeg(data.read(shard=0, row_group=0)["jpeg"][0].as_py()).shape == (48, 48, 3)
 
-    left = {path.name for path in (tmp_path / "out").iterdir()}
-    assert left == {
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"shard-00000.parquet", "__facscale__"}
+    assert {path.name for path in (tmp_path / "out/__facscale__").iterdir()} == {
         "manifest.json",
         "index.parquet",
-        "shard-00000.parquet",
         "report.json",
         "report.txt",
         "items.parquet",
         "contact_sheet.png",
     }
-    items = pq.read_table(tmp_path / "out/items.parquet").to_pylist()
+    items = pq.read_table(tmp_path / "out/__facscale__/items.parquet").to_pylist()
     assert {item["source"]: item["faces"] for item in items}["anna/b.mp4"] == 24
 
     # a second time: nothing is opened, nothing is written, no Ray
@@ -162,10 +161,10 @@ def test_the_next_run_cleans_up_after_a_kill(tmp_path):
     ingest.run(pipeline(tmp_path), progress=False)
     (tmp_path / "out/_parts").mkdir()
     (tmp_path / "out/_parts/left.parquet").write_bytes(b"x")
-    (tmp_path / "out/contact_sheet.png").unlink()
+    (tmp_path / "out/__facscale__/contact_sheet.png").unlink()
     assert ingest.run(pipeline(tmp_path), progress=False).outcome == "already there"
     assert not (tmp_path / "out/_parts").exists()
-    assert (tmp_path / "out/contact_sheet.png").exists()
+    assert (tmp_path / "out/__facscale__/contact_sheet.png").exists()
 
 
 def test_a_killed_process_is_resumed(tmp_path):
@@ -178,7 +177,7 @@ def test_a_killed_process_is_resumed(tmp_path):
             time.sleep(0.01)
         assert process.poll() is None, process.stdout.read()
         process.send_signal(signal.SIGKILL)
-    assert not (tmp_path / "killed/manifest.json").exists()
+    assert not (tmp_path / "killed/__facscale__/manifest.json").exists()
     with in_another_process(spec_) as process:
         output = process.communicate(timeout=600)[0]
     assert process.returncode == 0, output
@@ -227,8 +226,8 @@ def test_a_source_without_faces_is_an_error_with_the_report(tmp_path):
     write_video(tmp_path / "raw/a.mp4", [draw()] * 6)
     with pytest.raises(DataError, match=r"no face could be used(.|\n)*no face in its 6 frames"):
         ingest.run(pipeline(tmp_path), progress=False)
-    assert json.loads((tmp_path / "out/report.json").read_text())["outcome"] == "nothing found"
-    assert not (tmp_path / "out/manifest.json").exists()
+    assert json.loads((tmp_path / "out/__facscale__/report.json").read_text())["outcome"] == "nothing found"
+    assert not (tmp_path / "out/__facscale__/manifest.json").exists()
 
 
 @pytest.mark.usefixtures("ray_cluster")

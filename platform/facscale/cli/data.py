@@ -71,16 +71,21 @@ def data_command() -> None:
     metavar="FILE.png",
     help="Write a contact sheet of the faces to this PNG.",
 )
-def describe(url: str, sheet: Path | None) -> None:
+@click.option("--page", type=OutputFile(suffix=".html"), metavar="FILE.html", help="Write all of it as one page.")
+def describe(url: str, sheet: Path | None, page: Path | None) -> None:
     """Show what a data set contains.
 
     \b
         facscale data describe s3://faces/bp4d
         facscale data describe s3://faces/bp4d --sheet faces.png
+        facscale data describe s3://faces/bp4d --page bp4d.html
 
-    Printed are the counts of its manifest, the base rates of its AUs, its folds and its expressions.
+    Printed are the counts of its manifest, the base rates of its AUs, its folds and its expressions. The page shows
+    people, lengths, pose, light, sharpness, detection, AUs and their co-occurrence, and the best and worst crops.
     """
     show_data(url, sheet=sheet)
+    if page:
+        write_page(url, page)
 
 
 @data_command.command(cls=Command)
@@ -218,6 +223,20 @@ def verify_data(url: str) -> bool:
             f"{dataset.url}: all {len(shards)} shards with {groups:,} row groups are as they were written", markup=False
         )
     return not faults
+
+
+def write_page(url: str, page: Path) -> None:
+    """Write the page of a data set."""
+    from facscale.data import Dataset
+    from facscale.data.statistics import list_sampled_row_groups
+    from facscale.progress import Progress
+    from facscale.report.dataset_page import build_dataset_page
+
+    dataset = Dataset(url)
+    with Progress("sampled", total=len(list_sampled_row_groups(dataset)), unit="row groups") as bar:
+        text = build_dataset_page(dataset, advance=bar.advance)
+    page.write_text(text, encoding="utf-8")
+    click.echo(f"{page}: open it in a browser", err=True)
 
 
 def show_difference(first: str, second: str, *, should_read_frames: bool) -> bool:
@@ -384,6 +403,13 @@ def show_data(url: str, *, sheet: Path | None) -> None:
     console.print(f"[bold]{manifest.name}[/bold]: {counts}")
     console.print(f"{side} x {side} pixels, {rate}, {size_mb:,.1f} MB, {len(manifest.shards)} shards")
     console.print(f"fingerprint {manifest.fingerprint}")
+    if detector := manifest.recipe.get("detector"):
+        console.print(
+            f"detector {detector.get('name', detector) if isinstance(detector, dict) else detector}", markup=False
+        )
+    for term in ("licence", "consent"):
+        if text := manifest.recipe.get(term):
+            console.print(f"{term}: {text}", markup=False)
     if manifest.au:
         labelled = LabelledDataset.open(url, evaluate=Evaluate())
         base_rates = zip(labelled.aus, compute_base_rates(labelled.au), strict=True)

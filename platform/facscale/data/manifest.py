@@ -20,7 +20,10 @@ SCHEMA_VERSION = 1
 MAX_BYTES = 1 << 30  # of a row group, or of a footer; the writer makes none above 64 MB
 MIN_BYTES_PER_ROW = 4  # the length field of its JPEG alone
 REQUIRED_COUNTS = {"identities", "videos", "tracks", "frames", "labelled_frames"}
-MANIFEST, INDEX = "manifest.json", "index.parquet"
+# Everything but the shards is in this folder: pandas, pyarrow and Hugging Face's datasets skip a folder whose name begins with
+# two underscores, so that they read a data set by its own folder.
+ABOUT = "__facscale__"
+MANIFEST, INDEX = f"{ABOUT}/manifest.json", f"{ABOUT}/index.parquet"
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
 """Data sets of face crops: immutable Parquet shards in a folder at any URL, laid out for reading by row group.
 
-    manifest.json            written last: a folder without it is not a data set
-    index.parquet            one row per run (an unbroken stretch of frames of one track inside one row group)
-    shard-00000.parquet ...  one row per frame, sorted by (identity, video, track, frame)
+    shard-00000.parquet ...      one row per frame, sorted by (identity, video, track, frame)
+    __facscale__/index.parquet   one row per run (an unbroken stretch of frames of one track inside one row group)
+    __facscale__/manifest.json   written last: a folder without it is not a data set
 
-Any Parquet reader can open the shards. The JPEG column is neither compressed again nor dictionary-encoded, so a row
-group is little more than its JPEGs one after the other.
+Any Parquet reader can open the shards, and by the folder alone: it skips `__facscale__`, in which a pipeline puts its report
+as well. Older data sets have those files beside the shards. The JPEG column is neither compressed again nor
+dictionary-encoded, so a row group is little more than its JPEGs one after the other.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Dataset:
         self.url = url.rstrip("/")
         self.folder = Folder(url)
         try:
-            text = self.folder.read(MANIFEST)
+            text = self.folder.read_about(MANIFEST)
         except FileNotFoundError:
             raise DatasetNotFoundError(
                 f"{self.url} is no data set: it has no {MANIFEST}; check the path, or run its pipeline (again)"
@@ -57,7 +58,7 @@ class Dataset:
     def runs(self) -> Runs:
         """The index of all runs, read on first use. Raises DataError if it is missing or damaged."""
         try:
-            data = self.folder.read(INDEX)
+            data = self.folder.read_about(INDEX)
         except FileNotFoundError:
             raise DataError(f"{self.url}/{INDEX} is missing; make the data set again") from None
         if compute_checksum(data) != self.manifest.index_checksum:

@@ -98,7 +98,7 @@ class ShardWriter:
         Raises DataError if the folder already holds a data set or cannot be written.
         """
         self._folder = Folder(url)
-        if self._folder.exists(MANIFEST):
+        if self._folder.find_about(MANIFEST):
             raise DataError(
                 f"{url} already holds a data set, and data sets never change; give the new one another folder"
             )
@@ -156,7 +156,7 @@ class ShardWriter:
         if not self._shards:
             self._spool.cleanup()
             raise DataError(f"{self._folder.url}: not one face track was added, so there is no data set to write")
-        index = Path(self._spool.name) / INDEX
+        index = Path(self._spool.name) / Path(INDEX).name
         pq.write_table(
             pa.Table.from_pylist(self._index, schema=pa.schema([*INDEX_SCHEMA, *TIMING_SCHEMA])),
             index,
@@ -169,10 +169,10 @@ class ShardWriter:
             fingerprint=compute_fingerprint(name=self._description["name"], schema=self._schema, shards=self._shards),
             index_checksum=compute_checksum(index.read_bytes()),
         )
-        text = Path(self._spool.name) / MANIFEST
+        text = Path(self._spool.name) / Path(MANIFEST).name
         text.write_text(manifest.to_json(), encoding="utf-8")
-        for file in (index, text):
-            self._folder.put(file.name, source=file)
+        for name, file in ((INDEX, index), (MANIFEST, text)):
+            self._folder.put(name, source=file)
         self._spool.cleanup()
         return manifest
 

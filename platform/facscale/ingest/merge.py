@@ -36,6 +36,7 @@ def merge_items(
     """
     with_faces = [status for status in statuses if status.faces]
     au = sorted({number for status in with_faces for number in status.au})
+    has_split = bool(au) and any(status.split for status in with_faces)
     writer = ShardWriter(
         pipeline.output,
         name=pipeline.name,
@@ -54,7 +55,7 @@ def merge_items(
             if status.sort_key[:2] != video:
                 video, number = (status.identity, status.video), 0
             for track in _read_tracks(store, status):
-                columns = _complete_columns(track, status, number=number, au=au)
+                columns = _complete_columns(track, status, number=number, au=au, has_split=has_split)
                 writer.add_track(columns, fps=status.fps, every=status.step)
                 number += not status.stills
             advance()
@@ -85,8 +86,13 @@ def _read_tracks(store: WorkStore, status: ItemStatus) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(pieces)
 
 
-def _complete_columns(track: pa.Table, status: ItemStatus, *, number: int, au: Sequence[int]) -> pa.Table:
-    """Build a track with all columns of the data set: AUs that its item does not label are -1."""
+def _complete_columns(
+    track: pa.Table, status: ItemStatus, *, number: int, au: Sequence[int], has_split: bool
+) -> pa.Table:
+    """Build a track with all columns of the data set: AUs that its item does not label are -1.
+
+    `has_split`: some items with AUs belong to a part of the published split.
+    """
     rows = track.num_rows
     columns: dict[str, Any] = {
         "identity": track["identity"] if status.stills else pa.array([status.identity] * rows),
@@ -96,6 +102,8 @@ def _complete_columns(track: pa.Table, status: ItemStatus, *, number: int, au: S
     }
     if "expression" in track.column_names:
         columns |= {"expression": track["expression"], "part": pa.array([status.part] * rows)}
+    elif has_split:
+        columns["part"] = pa.array([status.split] * rows)
     for name in ("au", "intensity") if au else ():
         values = np.full((rows, len(au)), -1, np.int8)
         if status.au:

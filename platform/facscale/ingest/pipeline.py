@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from fsspec.implementations.local import LocalFileSystem
 
 from facscale.data import DataError, Dataset
+from facscale.data.derivation import TERMS
 from facscale.data.manifest import MANIFEST
 from facscale.data.storage import Folder
 from facscale.ingest import detectors, layouts
@@ -57,8 +58,8 @@ def run(pipeline: Pipeline, *, progress: bool = True) -> IngestReport:
     SpecError for a detector that cannot run.
     """
     recipe = build_recipe(pipeline)
-    dataset = Dataset(pipeline.output) if Folder(pipeline.output).exists(MANIFEST) else None
-    if dataset and _without_listing(dataset.manifest.recipe) != recipe:
+    dataset = Dataset(pipeline.output) if Folder(pipeline.output).find_about(MANIFEST) else None
+    if dataset and _without_listing(dataset.manifest.recipe) != _without_listing(recipe):
         raise _recipe_error(pipeline, dataset, recipe)
     if pipeline.render and dataset:
         return _reuse_dataset(pipeline)  # the recipe determines rendered faces completely: no need to list them
@@ -67,7 +68,7 @@ def run(pipeline: Pipeline, *, progress: bool = True) -> IngestReport:
     listing = list_files(pipeline.source.root)
     selection = _list_items(pipeline, listing)
     recipe = {**recipe, "listing": listing.fingerprint(selection.items)}
-    if dataset and dataset.manifest.recipe != recipe:
+    if dataset and _without_terms(dataset.manifest.recipe) != _without_terms(recipe):
         raise _recipe_error(pipeline, dataset, recipe)
     if dataset:
         return _reuse_dataset(pipeline)
@@ -83,6 +84,7 @@ def build_recipe(pipeline: Pipeline) -> dict[str, Any]:
     if options := layouts.dump_options(source):
         optional["layout_options"] = options
     optional |= source.model_dump(mode="json", include=SELECTION, exclude_defaults=True)
+    optional |= {term: getattr(source, term) for term in TERMS if getattr(source, term)}
     return optional | {
         "version": RECIPE_VERSION,
         "layout": source.layout,
@@ -239,11 +241,19 @@ def _render(pipeline: Pipeline, *, progress: bool) -> None:
 
 
 def _without_listing(recipe: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in recipe.items() if key != "listing"}
+    return {key: value for key, value in _without_terms(recipe).items() if key != "listing"}
+
+
+def _without_terms(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The settings that decide the crops: words about the licence may change."""
+    return {key: value for key, value in recipe.items() if key not in TERMS}
 
 
 def _recipe_error(pipeline: Pipeline, dataset: Dataset, recipe: dict[str, Any]) -> DataError:
-    keys = sorted(key for key in recipe if dataset.manifest.recipe.get(key) != recipe[key])
+    stored, wanted = _without_terms(dataset.manifest.recipe), _without_terms(recipe)
+    keys = sorted(key for key in stored.keys() | wanted.keys() if stored.get(key) != wanted.get(key))
+    if "listing" not in recipe:  # not compared yet
+        keys = [key for key in keys if key != "listing"]
     difference = "other source files" if keys == ["listing"] else f"another recipe (different: {', '.join(keys)})"
     return DataError(
         f"{pipeline.output} already holds a finished data set from {difference}; data sets never change: choose another "

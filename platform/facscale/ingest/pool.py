@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -12,6 +13,7 @@ import ray
 
 from facscale.cluster.ray import join
 from facscale.data import DataError
+from facscale.data.s3 import DRIVER_VARIABLE, list_variables
 from facscale.ingest.extract import FaceExtractor
 from facscale.ingest.items import Item
 from facscale.ingest.work_store import ItemStatus
@@ -27,12 +29,13 @@ def _get_extractor(pipeline: str, run: str) -> FaceExtractor:
     return FaceExtractor(Pipeline.model_validate_json(pipeline), run=run)
 
 
-def _extract_row(row: dict[str, Any], *, pipeline: str, run: str) -> dict[str, Any]:
+def _extract_row(row: dict[str, Any], *, pipeline: str, run: str, variables: str) -> dict[str, Any]:
     """Return a row with the status, or with an error that ends the pipeline.
 
     Errors are returned, because Ray would bury their text in its own. Rows are sent as JSON: Arrow would guess types
-    from empty lists.
+    from empty lists. `variables`: names of the AWS_ variables of the driver, for errors about them.
     """
+    os.environ[DRIVER_VARIABLE] = variables
     try:
         status = _get_extractor(pipeline, run)(Item.from_json(row["item"]), row["key"])
     except DataError as error:
@@ -54,7 +57,7 @@ def extract_items(items: Sequence[tuple[str, Item]], *, pipeline: Pipeline, run:
             raise SpecError(f"no node of this Ray cluster has the {cpus:g} CPUs of ingest.cpus_per_worker; lower it")
         data = ray.data.from_items(rows, override_num_blocks=min(len(rows), MAX_BLOCKS)).map(
             _extract_row,
-            fn_kwargs={"pipeline": pipeline.model_dump_json(), "run": run},
+            fn_kwargs={"pipeline": pipeline.model_dump_json(), "run": run, "variables": " ".join(list_variables())},
             num_cpus=cpus,
             compute=ray.data.TaskPoolStrategy(size=min(len(rows), pipeline.ingest.workers)),
         )

@@ -11,13 +11,14 @@ from typing import Literal, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from facscale.data.manifest import ABOUT
 from facscale.data.storage import Folder
 from facscale.ingest.items import Fault
 from facscale.ingest.published import count_positives
 from facscale.ingest.quality import MAX_DISAGREEMENT, MAX_OUTSIDE, QualitySummary, merge_summaries
 from facscale.ingest.work_store import ItemStatus, put_file, put_text
 
-REPORT, TEXT, ITEMS = "report.json", "report.txt", "items.parquet"
+REPORT, TEXT, ITEMS = (f"{ABOUT}/{name}" for name in ("report.json", "report.txt", "items.parquet"))
 MAX_FAULTS = 20  # in the text
 
 
@@ -66,7 +67,7 @@ class IngestReport:
     def read(cls, output: str) -> Self | None:
         """Read the report beside a data set; None if there is none."""
         try:
-            fields = json.loads(Folder(output).read(REPORT))
+            fields = json.loads(Folder(output).read_about(REPORT))
         except FileNotFoundError:
             return None
         fields["faults"] = tuple(Fault(**fault) for fault in fields["faults"])

@@ -15,10 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
 from facscale.data import DataError
-from facscale.data.storage import Folder
+from facscale.data.storage import Folder, open_fsspec
 from facscale.ingest.items import Fault
 
 FOLDER = "_parts"
@@ -35,6 +33,7 @@ class ItemStatus:
     identity: str
     video: str
     part: str
+    split: str = ""  # part of the published split
     frames: int = 0  # decoded
     faces: int = 0  # kept
     faceless: int = 0  # frames in which no face was detected
@@ -133,12 +132,12 @@ class WorkStore:
 
     def delete(self) -> None:
         """Delete all results."""
-        system, path = fsspec.core.url_to_fs(self.folder.url, use_listings_cache=False)
+        system, path = open_fsspec(self.folder.url, use_listings_cache=False)
         if system.exists(path):
             system.rm(path, recursive=True)
 
     def _list_files(self) -> list[str]:
-        system, path = fsspec.core.url_to_fs(self.folder.url, use_listings_cache=False)
+        system, path = open_fsspec(self.folder.url, use_listings_cache=False)
         return [name.rsplit("/", 1)[-1] for name in system.find(path)] if system.exists(path) else []
 
 
@@ -152,7 +151,7 @@ def put_text(folder: Folder, name: str, text: str) -> None:
 def put_file(folder: Folder, name: str) -> Iterator[Path]:
     """Yield a local path to write to; on exit the file is moved to `folder` atomically."""
     with tempfile.TemporaryDirectory(prefix="facscale-") as spool:
-        path = Path(spool) / name
+        path = Path(spool) / Path(name).name
         yield path
         folder.create()
         folder.put(name, source=path)
