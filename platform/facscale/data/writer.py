@@ -58,6 +58,16 @@ def build_schema(au: Sequence[int], *, expressions: Sequence[str] = ()) -> pa.Sc
     return pa.schema([*BASE_SCHEMA, *labels])
 
 
+def normalize_columns(schema: pa.Schema) -> pa.Schema:
+    """Return a schema as it is before it is written: Parquet gives the values of lists another name."""
+    return pa.schema(
+        pa.field(column.name, pa.list_(column.type.value_type, column.type.list_size))
+        if pa.types.is_fixed_size_list(column.type)
+        else pa.field(column.name, column.type)
+        for column in schema
+    )
+
+
 @dataclass(frozen=True)
 class WrittenTracks:
     """Shards of consecutive tracks, already in place, and what the manifest and the index of their data set need."""
@@ -127,7 +137,7 @@ class TrackWriter:
         self._folder, self._spool, self._name_shard, self._origin = folder, spool, name_shard, origin
         self._schema = build_schema(au, expressions=expressions)
         self._labels = "au" if au else "expression" if expressions else ""
-        self._group_bytes, self._shard_bytes = int(row_group_mb * MB), int(shard_mb * MB)
+        self._group_bytes, self._shard_bytes = int(row_group_mb * MB), shard_mb * MB
         self._pending = _RowGroupBuffer()
         self._shards: list[Shard] = []
         self._index: list[dict[str, Any]] = []
@@ -172,7 +182,7 @@ class TrackWriter:
         if missing := [name for name in self._schema.names if name not in rows.column_names]:
             raise DataError(f"{self._folder.url}: a track without the column(s) {', '.join(missing)}")
         if self._last_track is None:  # the first track determines the further columns
-            extra = [column for column in rows.schema if column.name not in self._schema.names]
+            extra = [column for column in normalize_columns(rows.schema) if column.name not in self._schema.names]
             self._schema = pa.schema([*self._schema, *extra])
         try:
             table = rows.select(self._schema.names).cast(self._schema)
@@ -218,7 +228,8 @@ class TrackWriter:
             self._labelled_of_shard += self._count_labelled(piece.table)
             row += piece.table.num_rows
         tables = [piece.table for piece in self._pending.pieces]
-        self._parquet.write_table(pa.concat_tables(tables), row_group_size=row)
+        # In one piece: the bytes must not depend on the pieces in which the rows were read.
+        self._parquet.write_table(pa.concat_tables(tables).combine_chunks(), row_group_size=row)
         self._groups_of_shard += 1
         self._pending = _RowGroupBuffer()
         if path.stat().st_size >= self._shard_bytes:
