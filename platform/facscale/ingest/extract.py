@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from facscale.ingest.coverage import MisalignedError, check_alignment, measure_c
 from facscale.ingest.crops import FaceCrop, crop_faces
 from facscale.ingest.frames import Frame, FrameReader
 from facscale.ingest.items import Fault, ImageBatch, Item, Labels, read_bytes
+from facscale.ingest.stage_clock import StageClock, TimedDetector
 from facscale.ingest.tracking import FaceTracker, drop_short_tracks
 from facscale.ingest.work_store import ItemStatus, WorkStore
 from facscale.spec import Pipeline, SpecError
@@ -33,13 +35,17 @@ NETWORK = ("aiobotocore", "aiohttp", "botocore", "gcsfs", "requests", "urllib3")
 
 
 class FaceExtractor:
-    """Extracts the faces of items in one process. `run` identifies this run of the pipeline: attempts count within it."""
+    """Extracts the faces of items in one process. `run` identifies this run of the pipeline: attempts count within it.
 
-    def __init__(self, pipeline: Pipeline, *, run: str) -> None:
-        self.pipeline, self.run = pipeline, run
+    `max_frames`: of an item, those after them are not read; None: all are read.
+    """
+
+    def __init__(self, pipeline: Pipeline, *, run: str, max_frames: int | None = None) -> None:
+        self.pipeline, self.run, self.max_frames = pipeline, run, max_frames
         cv2.setNumThreads(max(1, int(pipeline.ingest.cpus_per_worker)))  # otherwise: all cores, in every worker
         self.options = detectors.parse_options(pipeline)
-        self.detector = detectors.find(pipeline.detector.name)(self.options)
+        self.clock = StageClock()
+        self.detector = TimedDetector(detectors.find(pipeline.detector.name)(self.options), self.clock)
         self.layout = layouts.open_layout(pipeline.source)
         self.store = WorkStore(pipeline.output)
 
@@ -111,7 +117,8 @@ class FaceExtractor:
         is_still = is_batch or frames.item.still
         shortest_s = 0.0 if is_still else self.options.shortest_track_s
         numbers: list[int] = []
-        tracked = tracker.track(_record_numbers(frames, numbers))
+        decoded = self.clock.iterate("decode", islice(frames, self.max_frames))
+        tracked = tracker.track(_record_numbers(decoded, numbers))
         faces = drop_short_tracks(shortest_s, tracked, dropped, interval_s=lambda: frames.interval_s)
         flow_to = self.pipeline.flow.frames * frames.step if self.pipeline.flow else 0
         kept: list[int] = []
@@ -119,9 +126,10 @@ class FaceExtractor:
         writer: pq.ParquetWriter | None = None
         try:
             for crops in _batch_crops(crop_faces(faces, self.pipeline.crop, flow_to=flow_to)):
-                table = self._build_table(crops, labels, frames.item)
-                writer = writer or pq.ParquetWriter(path, table.schema, compression="none", use_dictionary=False)
-                writer.write_table(table)
+                with self.clock.measure("encode"):
+                    table = self._build_table(crops, labels, frames.item)
+                    writer = writer or pq.ParquetWriter(path, table.schema, compression="none", use_dictionary=False)
+                    writer.write_table(table)
                 n_faces += len(crops)
                 kept += [crop.number for crop in crops]
                 tracks |= {crop.track for crop in crops}

@@ -63,9 +63,9 @@ def run(pipeline: Pipeline, *, progress: bool = True) -> IngestReport:
     if pipeline.render and dataset:
         return _reuse_dataset(pipeline)  # the recipe determines rendered faces completely: no need to list them
     if pipeline.render:
-        _render(pipeline, progress=progress)
+        render_source(pipeline, progress=progress)
     listing = list_files(pipeline.source.root)
-    selection = _list_items(pipeline, listing)
+    selection = list_items(pipeline, listing)
     recipe = {**recipe, "listing": listing.fingerprint(selection.items)}
     if dataset and dataset.manifest.recipe != recipe:
         raise _recipe_error(pipeline, dataset, recipe)
@@ -95,7 +95,8 @@ def build_recipe(pipeline: Pipeline) -> dict[str, Any]:
     }
 
 
-def _list_items(pipeline: Pipeline, listing: Listing) -> Selection:
+def list_items(pipeline: Pipeline, listing: Listing) -> Selection:
+    """List the items that a pipeline reads. Raises SpecError, or DataError for a source that does not fit its layout."""
     source, root = pipeline.source, pipeline.source.root
     layout = layouts.open_layout(source)
     faults: list[Fault] = []
@@ -215,7 +216,8 @@ def _reuse_dataset(pipeline: Pipeline) -> IngestReport:
     return IngestReport(**{**vars(report), "outcome": "already there"})
 
 
-def _render(pipeline: Pipeline, *, progress: bool) -> None:
+def render_source(pipeline: Pipeline, *, progress: bool) -> None:
+    """Render the faces of a pipeline's block `render` into its source. Raises SpecError."""
     from facscale import synthetic
 
     assert pipeline.render is not None

@@ -18,7 +18,7 @@ from facscale.data.manifest import Runs
 from facscale.ingest.extract import FaceExtractor
 from facscale.ingest.items import Fault, Item, list_files, read_bytes
 from facscale.ingest.merge import merge_items
-from facscale.ingest.pipeline import _list_items, build_recipe
+from facscale.ingest.pipeline import build_recipe, list_items
 from facscale.ingest.work_store import WorkStore
 from facscale.spec import Pipeline, SpecError
 
@@ -40,13 +40,13 @@ def pipeline(root, out="/nowhere", *, layout="table", detector=None, **source):
 
 
 def select(made):
-    return _list_items(made, list_files(made.source.root))
+    return list_items(made, list_files(made.source.root))
 
 
 def build(made):
     """Run the pipeline in this process; returns (the columns of the data set as lists, mean level of each crop)."""
     listing = list_files(made.source.root)
-    selection = _list_items(made, listing)
+    selection = list_items(made, listing)
     extractor = FaceExtractor(made, run="r")
     items = [Item.from_json(item.to_json()) for item in selection.items]  # as a worker gets them
     statuses = [extractor(item, item.compute_key(listing.files)) for item in items]
