@@ -111,11 +111,7 @@ def check_command(spec: Path, *, overrides: tuple[str, ...], sample: int | None,
     # written: where they only say where data is, published sizes do instead.
     document = read_spec(spec, overrides, resolve=make_resolver(os.environ))
     if "source" in document.data:
-        try:
-            check_pipeline(document, name=spec.stem, sample=sample, price=price)
-        except UserError:
-            read_spec(spec, overrides)  # an unset variable is the likelier reason, and a clearer error
-            raise
+        check_pipeline(document, name=spec.stem, sample=sample, price=price)
         return
     for option, value in (("--sample", sample), ("--price", price)):
         if value is not None:

@@ -22,6 +22,7 @@ from facscale.ingest.images import batch_images, build_batches
 from facscale.ingest.items import Fault, ImageBatch, Item, Listing, list_files, open_root
 from facscale.ingest.merge import merge_items
 from facscale.ingest.passed_over import find_passed_over
+from facscale.ingest.people import find_mixed_identities
 from facscale.ingest.published import compare_published
 from facscale.ingest.records import (
     RecordLayout,
@@ -77,7 +78,7 @@ def run(pipeline: Pipeline, *, progress: bool = True) -> IngestReport:
 def build_recipe(pipeline: Pipeline) -> dict[str, Any]:
     """Collect all settings that the crops depend on: not their places and not the speed. Stored in the manifest."""
     source = pipeline.source
-    optional: dict[str, Any] = {"flow": pipeline.flow.model_dump(mode="json")} if pipeline.flow else {}
+    optional: dict[str, Any] = pipeline.model_dump(mode="json", include={"flow", "recognition"}, exclude_none=True)
     if expressions := layouts.select_expressions(source):
         optional["expressions"] = list(expressions)
     if options := layouts.dump_options(source):
@@ -165,6 +166,9 @@ def _build_dataset(
         faults=(*listing.faults, *selection.faults),
         notes=(*selection.notes, *compare_published(pipeline, statuses)),
         passed_over=selection.passed_over,
+        mixed=find_mixed_identities(statuses, max_distance=pipeline.recognition.max_distance)
+        if pipeline.recognition
+        else (),
         reused=len(reused),
         wall_s=time.monotonic() - started,
     )

@@ -20,15 +20,14 @@ from itertools import groupby
 import numpy as np
 
 from facscale.data import align
+from facscale.ingest.bystanders import TOLERANCE_S, BystanderCounter, find_same
 from facscale.ingest.detectors.base import Box, Detector, DetectorConfig
 from facscale.ingest.frames import Frame
 from facscale.ingest.quality import MAX_DISAGREEMENT
 
-MIN_IOU = 0.3  # a box with at least this intersection over union with the last position shows the tracked face
 MAX_JUMP = 0.25  # of the face's size between two frames: more is a cut, not a movement
 MAX_TRACK_FRAMES = 4096  # longer tracks are split, so that memory stays bounded
 SHIFT = 0.04  # of the box: the second start of the landmarks of a detected face, to see whether they depend on it
-TOLERANCE_S = 1e-3  # time stamps are rounded
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,7 @@ class FaceTracker:
     def __init__(self, detector: Detector, *, config: DetectorConfig, step: int = 1) -> None:
         self.detector, self.every_s, self.step = detector, config.detect_every_s, step
         self.faceless = 0  # frames without a face
+        self.bystanders = BystanderCounter()
         self._track = -1
         self._length = 0
         self._last: TrackedFace | None = None  # the last one that was delivered
@@ -63,6 +63,7 @@ class FaceTracker:
             is_neighbour = self._number is not None and frame.number == self._number + self.step
             if frame.starts_shot or not is_neighbour:
                 yield from self._close()
+                self.bystanders.end_shot()
             self._number = frame.number
             face = None if self._is_due(frame) else self._follow(frame)
             if face is None:
@@ -81,8 +82,9 @@ class FaceTracker:
         self._detected_s = frame.time_s
         followed = self._follow(frame) if self._pending else None
         last = followed or (self._pending[-1] if self._pending else self._last)
-        box = _find_same(boxes, last.box) if last else None
+        box = find_same(boxes, last.box) if last else None
         if box is not None:
+            self.bystanders.add(frame.time_s, boxes, tracked=box)
             detected = self._locate(frame, box)
             face = self._check_start(detected) if followed is None else _choose_detected(detected, followed)
             yield from self._confirm_pending(face)
@@ -96,7 +98,9 @@ class FaceTracker:
         if not boxes:
             self.faceless += 1
             return
-        yield self._deliver(self._check_start(self._locate(frame, max(boxes, key=lambda box: box.area))))
+        box = max(boxes, key=lambda box: box.area)
+        self.bystanders.add(frame.time_s, boxes, tracked=box)
+        yield self._deliver(self._check_start(self._locate(frame, box)))
 
     def _close(self) -> Iterator[TrackedFace]:
         """Deliver what is pending and end the track."""
@@ -126,7 +130,7 @@ class FaceTracker:
                 successor = _average(face, back, disagreement)
                 confirmed.append(successor)
                 continue
-            box = _find_same(self.detector.detect(face.frame.image), (back or face).box)
+            box = find_same(self.detector.detect(face.frame.image), (back or face).box)
             if box is None:
                 confirmed.append(None)
                 continue
@@ -201,12 +205,6 @@ def _choose_detected(detected: TrackedFace, followed: TrackedFace) -> TrackedFac
     if disagreement <= MAX_DISAGREEMENT:
         return _average(detected, followed, disagreement)
     return replace(detected, disagreement=disagreement)
-
-
-def _find_same(boxes: Iterable[Box], last: Box) -> Box | None:
-    """Find the box that overlaps most with the last position; None if the overlap is too small."""
-    box = max(boxes, key=last.compute_iou, default=None)
-    return box if box is not None and last.compute_iou(box) >= MIN_IOU else None
 
 
 def drop_short_tracks(

@@ -28,7 +28,7 @@ from facscale.ingest.estimate import REST, WAITING, PipelineEstimate, SampledIte
 from facscale.ingest.extract import FaceExtractor
 from facscale.ingest.frames import AV_OPTIONS
 from facscale.ingest.items import Files, ImageBatch, Item, Listing, list_files, open_root
-from facscale.ingest.pipeline import Selection, list_items, render_source
+from facscale.ingest.pipeline import SELECTION, Selection, list_items, render_source
 from facscale.ingest.work_store import ItemStatus
 from facscale.progress import Progress
 from facscale.spec import Pipeline
@@ -40,8 +40,9 @@ MAX_FRAMES = 500  # that are read of an item; VoxCeleb's have 200
 STAND_IN = Render(identities=2, videos=1, seconds=2.0)  # takes the place of a source that is not at hand
 STAND_IN_BYTES = 1.5  # bytes of a real face / bytes of a rendered one: 20.1 kB and 13.3 kB at 256 pixels
 MIN_KEPT = 4  # frames of each video of the stand-in, if only each n-th is kept
+MIN_RENDERED_STILLS = 5  # people with single images: every fifth of them is in the test part, which must exist
 MAX_NOTES = 10
-UNSCALED = ("parts", "include", "exclude", "videos_per_identity")  # of a selection; published counts do not follow them
+UNSCALED = SELECTION - {"labels", "identities"}  # keys of a selection that published counts do not follow
 
 
 def estimate_pipeline(
@@ -80,7 +81,7 @@ def _try_source(pipeline: Pipeline, folder: Path, *, sample: int, progress: bool
 
 def _list_source(root: str) -> Listing:
     if variable := VARIABLE.search(root):
-        raise DataError(f"{root}: the variable {variable[1]} is not set")
+        raise DataError(f"{root}: the environment variable {variable[1]} is not set; export {variable[1]}=…")
     return list_files(root)
 
 
@@ -120,10 +121,12 @@ def _try_stand_in(pipeline: Pipeline, totals: Totals, folder: Path, *, progress:
 
 def _try_rendered(pipeline: Pipeline, render: Render, folder: Path, *, sample: int, progress: bool) -> PipelineEstimate:
     """Render some of the people of a pipeline, and try it on them."""
-    people = min(render.identities, max(1, sample // render.videos))
+    is_still = layouts.open_layout(pipeline.source).has_images
+    videos = 1 if is_still else render.videos
+    people = min(render.identities, max(MIN_RENDERED_STILLS if is_still else 1, sample // videos))
     small = pipeline.model_copy(
         update={
-            "render": render.model_copy(update={"identities": people}),
+            "render": render.model_copy(update={"identities": people, "videos": videos}),
             "source": pipeline.source.model_copy(update={"root": str(folder / "raw")}),
             "ingest": pipeline.ingest.model_copy(update={"workers": 1}),
         }
@@ -136,7 +139,7 @@ def _try_rendered(pipeline: Pipeline, render: Render, folder: Path, *, sample: i
     totals = count_totals(items, listing.files, every=small.source.every)
     keys = [(item.compute_key(listing.files), item) for item in items]
     trial = _try_items(pipeline, keys, listing.files, folder, root=small.source.root, progress=progress)
-    factor = render.identities / people
+    factor = render.identities * render.videos / (people * videos)
     return replace(
         trial,
         totals=replace(
@@ -255,7 +258,7 @@ def find_published_totals(source: Source) -> tuple[Totals, list[str]] | None:
         return None  # the videos are known, but not how long they are
     origins = "; ".join(dict.fromkeys(record.source for record in (size, counts) if record))
     notes = [f"published counts of {name} take its place ({origins})"]
-    if ignored := [f"source.{key}" for key in UNSCALED if getattr(source, key)]:
+    if ignored := [f"source.{key}" for key in sorted(UNSCALED) if getattr(source, key)]:
         notes.append(f"{', '.join(ignored)} cannot be considered without the source: the counts are of everything")
     totals = Totals(
         people=min(people, source.identities or people) if people else None,
