@@ -87,7 +87,7 @@ class Pipeline(Block):
     render: Render | None = None
     detector: DetectorBlock = DetectorBlock()
     crop: Crop = Crop()
-    recognition: RecognitionBlock | None = None  # null: not checked; a recognition takes some 40 ms
+    recognition: RecognitionBlock | None = None  # null: not checked; each face that is compared takes 0.1 s
     flow: FlowBlock | None = None  # null: not computed; TV-L1 takes 4.5 core hours for 10,000 frames of 256 pixels
     output: Url
     ingest: Ingest = Ingest()
