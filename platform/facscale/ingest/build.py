@@ -28,6 +28,7 @@ from facscale.ingest.items import Fault, Item, Listing
 from facscale.ingest.lock import OutputLock
 from facscale.ingest.merge import Merge, find_most_common, has_published_split
 from facscale.ingest.parts import Part, locate_items, plan_parts, rename_part
+from facscale.ingest.people import MixedIdentity, find_mixed_identities
 from facscale.ingest.published import compare_published
 from facscale.ingest.report import IngestReport, build_report
 from facscale.ingest.tasks import LocalPool, Pool, extract_items, hash_contents, write_parts
@@ -169,11 +170,16 @@ class VersionBuilder:
             faults=(*listing.faults, *selection.faults),
             notes=(*selection.notes, *compare_published(self.pipeline, statuses)),
             passed_over=selection.passed_over,
+            mixed=self._find_mixed_identities(statuses),
             reused=reused,
             wall_s=time.monotonic() - self.started,
             previous=self.previous.dataset.url if self.previous else "",
             changes=list_changes(self.previous, statuses) if self.previous else {},
         )
+
+    def _find_mixed_identities(self, statuses: Sequence[ItemStatus]) -> tuple[MixedIdentity, ...]:
+        recognition = self.pipeline.recognition
+        return tuple(find_mixed_identities(statuses, max_distance=recognition.max_distance)) if recognition else ()
 
     def _make_merge(self, statuses: Sequence[ItemStatus]) -> Merge:
         au = tuple(sorted({number for status in statuses if status.faces for number in status.au}))
