@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import itertools
 import os
-import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -196,6 +194,35 @@ def forget(identities: tuple[str, ...], *, url: str, target: str | None, tracker
     forget_data(identities, url=url, target=target, tracker=tracker, should_search=not no_tracker)
 
 
+@data_command.command(cls=Command)
+@URL
+def failed(url: str) -> None:
+    """List the videos and images that a pipeline could not read.
+
+    \b
+        facscale data failed s3://faces/voxceleb2
+        facscale run pipelines/voxceleb2.yaml --retry-failed
+
+    URL is the output of the pipeline, which may be unfinished. Videos that show no face are not listed: they were read.
+    A file that was mended is processed again by `facscale run`; --retry-failed also does so for those that have not changed,
+    such as after a fault of the disk or too little memory. Exit status 1: something failed.
+    """
+    sys.exit(1 if show_failed(url) else 0)
+
+
+def show_failed(url: str) -> bool:
+    """Print a line for each fault of the items that failed; True if there are any."""
+    from facscale.ingest.failures import list_failed
+
+    statuses = list_failed(url)
+    for status in statuses:
+        kept = f" ({status.faces:,} faces kept)" if status.faces else ""
+        for fault in status.faults:
+            click.echo(f"{fault.item}: {fault.stage}: {fault.reason}{kept}")
+    click.echo(f"{url}: {len(statuses):,} items failed" if statuses else f"{url}: no item failed")
+    return bool(statuses)
+
+
 def verify_data(url: str) -> bool:
     """Print what is damaged in a data set; True if nothing is."""
     from rich.console import Console
@@ -307,6 +334,7 @@ def forget_data(identities: Sequence[str], *, url: str, target: str | None, trac
     from facscale.data import Dataset
     from facscale.data.derivation import forget_people
     from facscale.data.tracks import check_identities
+    from facscale.data.versions import find_next_version
 
     uri = tracker or os.environ.get("MLFLOW_TRACKING_URI", "")
     if should_search and not uri:
@@ -351,20 +379,6 @@ def show_exposed_runs(uri: str, dataset: Dataset, identities: Sequence[str]) -> 
     console.print(ReportTable(columns, rows, title=f"{len(rows)} runs of {uri}").to_rich())
     for weights in dict.fromkeys(url for entry in exposed if entry.is_trained for url, _ in entry.weights):
         click.echo(f"weights: {weights}")
-
-
-def find_next_version(url: str) -> str:
-    """The first of URL-v2, URL-v3, ... at which there is no data set yet."""
-    from facscale.data import Dataset
-    from facscale.data.errors import DatasetNotFoundError
-
-    base, number = re.fullmatch(r"(.*?)(?:-v(\d+))?", url.rstrip("/")).groups()  # type: ignore[union-attr]
-    for version in itertools.count(int(number or 1) + 1):
-        try:
-            Dataset(f"{base}-v{version}")
-        except DatasetNotFoundError:
-            return f"{base}-v{version}"
-    raise AssertionError
 
 
 @contextmanager

@@ -57,6 +57,16 @@ class Dataset:
     @cached_property
     def runs(self) -> Runs:
         """The index of all runs, read on first use. Raises DataError if it is missing or damaged."""
+        table = self.read_index()
+        try:
+            runs = Runs.from_table(table)
+            runs.check_bounds(self.manifest)
+        except (pa.ArrowException, ValueError) as error:
+            raise CorruptError(f"corrupt index {self.url}/{INDEX}: {error}") from None
+        return runs
+
+    def read_index(self) -> pa.Table:
+        """Read the stored index: a row per run. Raises DataError if it is missing or damaged."""
         try:
             data = self.folder.read_about(INDEX)
         except FileNotFoundError:
@@ -66,11 +76,9 @@ class Dataset:
         try:
             check_columns(pq.read_schema(io.BytesIO(data)), required=INDEX_SCHEMA)
             check_table_size(pq.read_metadata(io.BytesIO(data)), max_rows=self.manifest.counts["frames"])
-            runs = Runs.from_table(pq.read_table(io.BytesIO(data)))
-            runs.check_bounds(self.manifest)
+            return pq.read_table(io.BytesIO(data))
         except (pa.ArrowException, OSError, ValueError) as error:
             raise CorruptError(f"corrupt index {self.url}/{INDEX}: {error}") from None
-        return runs
 
     @property
     def arrow_schema(self) -> pa.Schema:

@@ -244,6 +244,11 @@ class Job(Block):
                 f"evaluate.cross_dataset={self.evaluate.cross_dataset} trains on some sets of data.labelled and tests on "
                 "others: give two or more sets there, and leave out data.joint"
             )
+        if self.sweep and self.sweep.search == "pbt" and self.train.keep_checkpoints < 2:
+            raise ValueError(
+                "sweep.search=pbt has trials resume from other trials' earlier checkpoints: train.keep_checkpoints must be "
+                "2 or more"
+            )
         for place, source in self.dependencies.items():
             if source.stage and source.stage not in self.stages:
                 raise ValueError(f'{place} names the stage "{source.stage}", which is not under stages, or comes later')

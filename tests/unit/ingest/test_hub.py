@@ -23,13 +23,13 @@ NAME, REVISION = "lab/faces", "0" * 40
 READ = """
 import sys
 from facscale.ingest.items import list_files, read_bytes
-from facscale.ingest.pipeline import _list_items
+from facscale.ingest.pipeline import list_items
 from facscale.spec import Pipeline
 
 root = "hf://datasets/lab/faces"
 source = {"layout": "huggingface", "root": root, "identity": "person"}
 made = Pipeline.model_validate({"name": "t", "source": source, "detector": {"name": "none"}, "output": "/nowhere"})
-for item in _list_items(made, list_files(root)).items:
+for item in list_items(made, list_files(root)).items:
     for file in item.files:
         sys.stdout.buffer.write(f"{item.identity} {item.split} {len(read_bytes(root, file))}\\n".encode())
 """

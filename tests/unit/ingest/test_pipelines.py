@@ -10,8 +10,9 @@ import pytest
 
 from facscale import ingest, spec
 from facscale.data import DataError
+from facscale.ingest.changes import select_settings
 from facscale.ingest.items import Fault
-from facscale.ingest.pipeline import _without_listing, build_recipe
+from facscale.ingest.pipeline import build_recipe
 from facscale.ingest.report import IngestReport, build_report
 from facscale.ingest.work_store import ItemStatus
 
@@ -62,7 +63,7 @@ def test_licence_and_consent_are_stored_and_may_change_without_a_new_data_set(tm
     source = {"layout": "videos", "root": str(tmp_path), "licence": "research only", "consent": "form B"}
     recipe = build_recipe(make(tmp_path, source=source))
     assert (recipe["licence"], recipe["consent"]) == ("research only", "form B")
-    assert _without_listing(recipe) == build_recipe(make(tmp_path, source={"layout": "videos", "root": str(tmp_path)}))
+    assert select_settings(recipe) == build_recipe(make(tmp_path, source={"layout": "videos", "root": str(tmp_path)}))
 
 
 def test_a_layout_that_does_not_fit_its_source_is_an_error(tmp_path):

@@ -21,11 +21,10 @@ from facscale.evaluate.protocol import LabelledDataset, build_groups
 from facscale.ingest.extract import FaceExtractor
 from facscale.ingest.frames import read_ahead
 from facscale.ingest.items import Fault, Item, list_files, read_bytes
-from facscale.ingest.merge import merge_items
-from facscale.ingest.pipeline import _list_items, build_recipe
-from facscale.ingest.work_store import WorkStore
+from facscale.ingest.pipeline import build_recipe, list_items
 from facscale.spec import Job, Pipeline, SpecError
 from facscale.spec.models import Evaluate
+from merging import merge_items
 
 JOINT = {"method": {"name": "moco"}, "data": {"unlabelled": "u", "labelled": ["a", "b"], "joint": True}}
 
@@ -47,19 +46,18 @@ def pipeline(root, out="/nowhere", *, layout="table", detector=None, **source):
 
 
 def select(made):
-    return _list_items(made, list_files(made.source.root))
+    return list_items(made, list_files(made.source.root))
 
 
 def build(made):
     """Run the pipeline in this process; returns (the columns of the data set as lists, mean level of each crop)."""
     listing = list_files(made.source.root)
-    selection = _list_items(made, listing)
+    selection = list_items(made, listing)
     extractor = FaceExtractor(made, run="r")
     items = [Item.from_json(item.to_json()) for item in selection.items]  # as a worker gets them
     statuses = [extractor(item, item.compute_key(listing.files)) for item in items]
     statuses.sort(key=lambda status: status.sort_key)
-    store = WorkStore(made.output)
-    merge_items(statuses, pipeline=made, store=store, recipe=build_recipe(made), advance=lambda: None)
+    merge_items(statuses, pipeline=made, recipe=build_recipe(made))
     data = Dataset(made.output)
     table = data.read_columns([name for name in data.read(shard=0, row_group=0).column_names if name != "landmarks"])
     levels = [round(float(simplejpeg.decode_jpeg(jpeg).mean())) for jpeg in table["jpeg"].to_pylist()]
