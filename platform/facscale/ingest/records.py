@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ from facscale.ingest.layouts.base import FrameFolders, Layout, LayoutConfig
 OCCURRENCE = {"0": 0, "1": 1, "9": -1, "-1": -1, "999": -1, "NaN": -1, "nan": -1, "None": -1}
 SPLITS = {"train": "train", "training": "train", "val": "validation", "valid": "validation", "dev": "validation"}
 LISTS = ("au", "aus")  # names of fields with several AUs
+READERS = 8  # threads that read containers
 STILLS = "image"  # the stored video name of images without a video
 
 
@@ -50,12 +52,26 @@ class RecordConfig(LayoutConfig):
 
 
 class RecordLayout(Layout):
-    """A layout whose images come with fields. It overrides `list_records`."""
+    """A layout whose images come with fields.
+
+    It overrides `list_records`; or `list_containers` and `read_container`, where images lie in larger files that several
+    workers can read side by side.
+    """
 
     Config = RecordConfig
 
     def list_records(self, files: Files, root: str) -> Sequence[Record]:
         """List all images of the source at `root`. Raises ValueError for tables that are missing or wrong."""
+        with ThreadPoolExecutor(READERS) as pool:
+            lists = pool.map(lambda name: self.read_container(root, name), self.list_containers(files))
+            return [record for records in lists for record in records]
+
+    def list_containers(self, files: Files) -> Sequence[str]:  # noqa: ARG002
+        """List the files with images, in order; none where `list_records` is overridden. Raises ValueError without one."""
+        return ()
+
+    def read_container(self, root: str, name: str) -> Sequence[Record]:
+        """List the images in one file, with fields that JSON can hold. Raises ValueError naming the file."""
         raise NotImplementedError
 
     @property

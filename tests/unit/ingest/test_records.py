@@ -22,6 +22,7 @@ from facscale.ingest.extract import FaceExtractor
 from facscale.ingest.frames import read_ahead
 from facscale.ingest.items import Fault, Item, list_files, read_bytes
 from facscale.ingest.pipeline import build_recipe, list_items
+from facscale.ingest.tasks import LocalPool
 from facscale.spec import Job, Pipeline, SpecError
 from facscale.spec.models import Evaluate
 from merging import merge_items
@@ -247,6 +248,22 @@ def test_webdataset_in_a_bucket_is_read_by_ranges(tmp_path):
     system.pipe_file("/webdataset/a.tar", (tmp_path / "a.tar").read_bytes())
     (batch,) = select(pipeline("memory://webdataset", layout="webdataset")).items
     assert [simplejpeg.decode_jpeg(read_bytes("memory://webdataset", file)).mean() for file in batch.files] == [50, 90]
+
+
+def test_workers_list_the_images_of_a_bucket_as_threads_do(tmp_path):
+    system, base = fsspec.core.url_to_fs("memory://tars")
+    for shard in range(3):
+        fields = {f"{n}.json": json.dumps({"identity": f"p{shard}", "AU1": n % 2}).encode() for n in range(4)}
+        write_tar(tmp_path / "a.tar", {**{f"{n}.jpg": picture(9 * n) for n in range(4)}, **fields})
+        system.pipe_file(f"{base}/{shard}.tar", (tmp_path / "a.tar").read_bytes())
+    made = pipeline("memory://tars", layout="webdataset")
+    listing = list_files("memory://tars")
+    selection = list_items(made, listing, LocalPool)
+    assert [item.identity for item in selection.items] == ["p0", "p1", "p2"]
+    assert selection == list_items(made, listing)
+    system.pipe_file(f"{base}/3.tar", b"x" * 2000)
+    with pytest.raises(DataError, match=r"memory://tars: 3\.tar: not a plain tar file"):
+        list_items(made, list_files("memory://tars"), LocalPool)
 
 
 def test_webdataset_that_cannot_be_indexed_is_an_error(tmp_path):
