@@ -12,9 +12,10 @@ nothing for a frame that is not labelled. A field named as `source.expression` h
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import PositiveFloat
@@ -94,7 +95,16 @@ def drop_contradictions(records: Iterable[Record], add_fault: Callable[[Fault], 
 
 
 def drop_missing(records: Sequence[Record], files: Files, add_fault: Callable[[Fault], None]) -> list[Record]:
-    """Drop records without an image, and note how many. Raises ValueError if no image is there."""
+    """Drop records without an image, and note how many. Raises ValueError if no image is there.
+
+    An image whose name has another Unicode form in the table than in the listing (as a Mac's zip files write it) is there.
+    """
+    spellings = {unicodedata.normalize("NFC", name): name for name in files if not name.isascii()}
+    if spellings:
+        named = ((record, spellings.get(unicodedata.normalize("NFC", record.file))) for record in records)
+        records = [
+            record if name is None or record.file in files else replace(record, file=name) for record, name in named
+        ]
     present = [record for record in records if get_container(record.file) in files]
     if not present:
         example = f", such as {records[0].file} ({records[0].place})" if records else ""

@@ -250,6 +250,16 @@ def test_webdataset_in_a_bucket_is_read_by_ranges(tmp_path):
     assert [simplejpeg.decode_jpeg(read_bytes("memory://webdataset", file)).mean() for file in batch.files] == [50, 90]
 
 
+def test_images_are_found_in_either_unicode_form(tmp_path):
+    composed, decomposed = "Jos\u00e9/a.jpg", "Jose\u0301/a.jpg"
+    (tmp_path / decomposed).parent.mkdir()
+    (tmp_path / decomposed).write_bytes(picture(9))
+    (tmp_path / "labels.csv").write_text(f"image,identity\n{composed},x\n")
+    selection = select(pipeline(tmp_path, layout="table"))
+    assert [item.files for item in selection.items] == [(decomposed,)]
+    assert selection.faults == ()
+
+
 def test_workers_list_the_images_of_a_bucket_as_threads_do(tmp_path):
     system, base = fsspec.core.url_to_fs("memory://tars")
     for shard in range(3):
