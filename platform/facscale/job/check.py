@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -156,6 +156,22 @@ def select_facts(variant: Variant, data: JobData) -> DataFacts:
     group = build_groups(variant.job, data.labelled)[0]
     facts = select_training_split(group.sets, evaluate=variant.job.evaluate).facts
     return replace(facts, identities=data.identities)
+
+
+def check_methods(variants: Sequence[Variant], data: JobData) -> None:
+    """Build each method of a job, untrained, and run one small step of it on random images.
+
+    Raises ContractError for a method that breaks its contract, and SpecError for hyper-parameters that do not fit.
+    """
+    checked: set[str] = set()
+    for variant in list_distinct(variants):
+        facts = select_facts(variant, data)
+        spec = variant.job.model_dump(mode="json", include={"inputs", "stages"})
+        key = hash_values([variant.config.model_dump(mode="json"), asdict(facts), variant.job.data.image_size, spec])
+        if key not in checked:
+            checked.add(key)
+            inputs = build_untrained_inputs(variant, facts)
+            estimate_cost(variant.config, job=variant.job, facts=facts, inputs=inputs)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from rich.console import Console
 from facscale.cluster.ray import check_capacity, count_parallel_trainings, join
 from facscale.evaluate.expression import ExpressionDataset
 from facscale.evaluate.protocol import LabelledDataset
+from facscale.job.check import check_methods
 from facscale.job.datasets import JobData
 from facscale.job.inputs import fetch_inputs
 from facscale.job.provenance import get_commit, get_user
@@ -92,6 +93,7 @@ def open_context(document: Document, *, name: str) -> Iterator[JobContext]:
     main, data = variants[0], JobData.open(variants)
     for variant in variants:
         fetch_inputs(variant)
+    check_methods(variants, data)
     make_storage(main.job)
     join()
     check_capacity(main.job)
