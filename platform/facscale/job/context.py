@@ -15,12 +15,12 @@ from rich.console import Console
 from facscale.cluster.ray import check_capacity, count_parallel_trainings, join
 from facscale.evaluate.expression import ExpressionDataset
 from facscale.evaluate.protocol import LabelledDataset
-from facscale.job.check import check_methods
+from facscale.job.check import check_methods, check_spec
 from facscale.job.datasets import JobData
 from facscale.job.inputs import fetch_inputs
 from facscale.job.provenance import get_commit, get_user
 from facscale.job.slots import TrainingSlots
-from facscale.job.variants import Variant, expand_variants, get_cluster_name, make_run_key
+from facscale.job.variants import Variant, get_cluster_name, make_run_key
 from facscale.names import sanitize_filename
 from facscale.ownership import PRIVATE_FILE, create_folders
 from facscale.report.bundle import Report
@@ -89,7 +89,7 @@ def open_context(document: Document, *, name: str) -> Iterator[JobContext]:
 
     Raises SpecError or DataError before anything costly starts.
     """
-    variants = expand_variants(document, name=str(document.data.get("name") or name))
+    variants = check_spec(document, name=str(document.data.get("name") or name))
     main, data = variants[0], JobData.open(variants)
     for variant in variants:
         fetch_inputs(variant)

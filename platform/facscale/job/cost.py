@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from facscale.data.views import View
 from facscale.inference import export
 from facscale.methods import DataFacts, Method, find_method
 from facscale.nn.allocation import AllocationLimit, AllocationLimitError
@@ -47,7 +48,7 @@ class Cost:
     def memory(self, job: Job, *, workers: int) -> dict[str, float]:
         """Bytes on each accelerator, by what they are for."""
         micro = job.train.batch_size / job.train.accumulate / workers
-        stage = job.deepspeed.get("zero_optimization", {}).get("stage", 0)
+        stage = job.deepspeed.stage
         width = 0.5 if job.train.precision == "bf16" else 1.0
         return {
             "weights, momentum and queue": float(self.state_bytes),
@@ -84,6 +85,7 @@ def estimate_cost(config: Any, *, job: Job, facts: DataFacts, inputs: Mapping[st
                 losses = run_phase(method, phase, batch)
             check_trained(method, phase, losses)
     run_after_step(method)
+    check_single_sample(method, views, job=job)
     check_outputs(method, config)
     roots = [method.get_submodule(name) for root in method.roots() for name in root.modules]
     images = sum(faces.images.numel() for faces in batch.values())
@@ -110,6 +112,23 @@ def build_within_memory(config: Any, *, job: Job, facts: DataFacts, inputs: Mapp
         raise SpecError(f"{job.method.name} does not fit into this machine's memory: {error}") from None
     check_modules(method)
     return method
+
+
+def check_single_sample(method: Method, views: Mapping[str, View], *, job: Job) -> None:
+    """Raise SpecError where workers train on one sample at a time, and the method cannot: BatchNorm needs two."""
+    train, workers = job.train, job.cluster.max_workers
+    if train.batch_size > workers * train.accumulate or (train.sync_batchnorm and workers > 1) or not train.epochs:
+        return
+    batch = make_random_batch(views, size=job.data.image_size, aus=len(method.facts.aus), samples=1)
+    try:
+        for phase in list_phases(method):
+            run_phase(method, phase, batch)
+    except SpecError as error:
+        reason = str(error).rpartition(": ")[2]
+        raise SpecError(
+            f"train.batch_size={train.batch_size} gives each of {workers} workers one sample at a time, and "
+            f"{job.method.name} cannot train on one ({reason}): choose a larger batch_size, or fewer workers or micro-batches"
+        ) from None
 
 
 @lru_cache(maxsize=1)
