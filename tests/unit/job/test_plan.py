@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from crossval import cross_validate
-from faces import write_face_data_set
+from faces import make_track, write_face_data_set, write_tracks
 from facscale.data import DataError
 from facscale.evaluate.protocol import LabelledDataset, open_transfer_sets, select_training_split
 from facscale.inference import export
@@ -77,6 +78,23 @@ def test_a_stage_that_learns_from_labels_sees_the_folds_people_alone(written):
         assert planned.tasks[title].facts == planned.tasks[f"{title} labels"].facts
         assert planned.tasks[title].inputs["labels"]
     assert len(planned.tasks) == 6
+
+
+def test_an_official_split_is_trained_and_tested_once(written, tmp_path):
+    parts = ["train"] * 5 + ["validation"] * 3 + [""]
+    tracks = [
+        make_track(person, frames=range(6), au=2).append_column("part", pa.array([part] * 6))
+        for person, part in enumerate(parts)
+    ]
+    write_tracks(str(tmp_path / "official"), tracks, au=(1, 12), name="official")
+    (row,) = written(AUNET.replace("ONE", str(tmp_path / "official")))
+    planned = PlannedJob(row)
+    assert list(planned.tasks) == ["main official official labels", "main official official"]
+    (people,) = planned.people("main official official").values()
+    assert people == {f"id{person:05d}" for person in range(5)}
+    (evaluation,) = planned.evaluations
+    ((_, tested),) = evaluation.group.test_parts(0)
+    assert tested == {f"id{person:05d}" for person in range(5, 8)}
 
 
 def test_what_reads_no_labels_or_those_of_other_people_is_trained_once(written, urls):
