@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TypeVar
+
+from facscale.train.errors import is_permanent
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -30,10 +32,20 @@ class TrainingSlots:
     def map(self, call: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """The results in the order of the items. All are tried; then the first error is raised.
 
-        With one slot everything happens in the caller's own thread, one after the other, up to the first error.
+        After an error that trying again cannot mend (`is_permanent`) no further item begins, because its siblings would
+        meet it too; those that run go on. With one slot everything happens in the caller's own thread, one after the
+        other, up to the first error.
         """
         if self.count == 1:
             return [call(item) for item in items]
         with ThreadPoolExecutor(self.count) as pool:
             futures = [pool.submit(call, item) for item in items]
+            for future in as_completed(futures):
+                if not future.cancelled() and (error := future.exception()) and is_permanent(error):
+                    for waiting in futures:
+                        waiting.cancel()
+                    break
+        errors = [future.exception() for future in futures if not future.cancelled()]
+        for error in sorted(filter(None, errors), key=lambda error: not is_permanent(error)):
+            raise error
         return [future.result() for future in futures]
