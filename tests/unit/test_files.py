@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import resource
 import signal
 import subprocess
 import sys
 
 import pytest
 
+from disks import limit_file_size, mount_disk
 from facscale.data.errors import NoSpaceError
 from facscale.data.storage import Folder
 from facscale.files import is_disk_full, write_atomically
@@ -40,29 +39,10 @@ def list_names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-@contextlib.contextmanager
-def limit_file_size(size):
-    """Writes beyond `size` bytes of a file fail, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 1 MB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=False, capture_output=True, text=True
-    )
-    if made.returncode:
-        pytest.skip(f"mounting needs root rights: {made.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
+    with mount_disk(tmp_path / "disk") as disk:
+        yield disk
 
 
 def test_a_file_is_replaced(tmp_path):

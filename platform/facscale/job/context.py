@@ -25,13 +25,14 @@ from facscale.report.bundle import Report
 from facscale.spec import Document, Job
 from facscale.track import Tracker
 from facscale.track.journal import SPOOL_ROOT
-from facscale.track.login import check_credentials_target
+from facscale.track.login import check_credentials_target, check_store_kind
 from facscale.track.tracker import RunLogger
 from facscale.train.trainer import storage_url
 
 LOG_WIDTH = 150  # of tables in a log
 INTERRUPTED = 130  # exit status, as shells have it
 CLOSING_S = 10  # in which what has been logged is sent when a job ends early
+UNTRACKED = 1  # exit status of a complete job whose results MLflow did not accept
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class JobContext:
     tracker: Tracker
     slots: TrainingSlots
     console: Console
+
+    @property
+    def exit_status(self) -> int:
+        """0, or UNTRACKED once the tracker is closed and has not accepted everything; an absent tracker counts as neither."""
+        return UNTRACKED if self.tracker.explain_losses() else 0
 
     @property
     def main(self) -> Variant:
@@ -110,8 +116,15 @@ def open_context(document: Document, *, name: str) -> Iterator[JobContext]:
         if isinstance(error, KeyboardInterrupt) and context.slots.count > 1:
             os._exit(INTERRUPTED)  # its threads would go on waiting for Ray, which ends what a driver leaves behind
         raise
-    if not context.tracker.close():
-        context.console.print(f"MLflow could not be reached; later: facscale sync {get_spool(main, key=context.key)}")
+    is_delivered = context.tracker.close()
+    if losses := context.tracker.explain_losses():
+        again = f"facscale sync {context.tracker.spool} --uri TRACKER sends everything to another tracker"
+        context.console.print(f"{losses}. {again}", soft_wrap=True)
+        return
+    if not is_delivered:
+        context.console.print(
+            f"MLflow could not be reached; later: facscale sync {context.tracker.spool}", soft_wrap=True
+        )
         return
     context.console.print(f"MLflow: {context.tracker.url}")
     if context.tracker.table_url:
@@ -125,11 +138,13 @@ def make_key(variants: Sequence[Variant], data: JobData) -> str:
 
 
 def open_tracker(main: Variant, data: JobData, *, key: str) -> Tracker:
-    """The job's own run. Raises LoginError where credentials would go to another server than theirs."""
+    """The job's own run. Raises LoginError where credentials would go to another server than theirs, TrackerError."""
     track, cluster = main.job.track, get_cluster_name(main.job)
     check_credentials_target(track.uri)
+    uri = track.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{make_default_store(main.job)}"
+    check_store_kind(uri)
     return Tracker(
-        track.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{make_default_store(main.job)}",
+        uri,
         track.experiment or (data.labelled[0].name if data.labelled else "facscale"),
         key=key,
         name=f"{main.name} ({cluster})" if cluster else main.name,
