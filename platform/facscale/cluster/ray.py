@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import socket
+import time
 from typing import Any
 
 import ray
@@ -23,6 +24,9 @@ from facscale.spec import Job, SpecError
 HOST_AND_PORT = re.compile(r"[\w.\-\[\]:]+:\d+")  # Ray takes other addresses too: auto, local, ray://...
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 CLUSTER, DASHBOARD = "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"  # read by Ray's own clients; the second has precedence
+RETURN_S = 300.0  # in which lost nodes may come back
+CAPACITY_POLL_S = 2.0
+log = logging.getLogger(__name__)
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set in the processes that `ray job submit` starts
 
 
@@ -138,7 +142,7 @@ def log_choice(address: str) -> None:
     others = sorted(find_running_clusters() - {ray.get_runtime_context().gcs_address})
     if others and not is_cluster_named():
         choice = "started a Ray of its own" if address == "local" else f"uses the last one started here, {address}"
-        logging.getLogger(__name__).warning(
+        log.warning(
             "Ray clusters run on this machine at %s too; this run %s. RAY_ADDRESS=HOST:PORT chooses",
             ", ".join(others),
             choice,
@@ -161,17 +165,41 @@ def get_worker_resources(job: Job) -> dict[str, float]:
     return {"CPU": job.cluster.cpus_per_worker, **gpus}
 
 
-def check_capacity(job: Job) -> None:
-    """Raise SpecError if the cluster is too small for the job's fewest workers and does not scale."""
+def check_capacity(job: Job, *, is_resumed: bool = False) -> None:
+    """Raise SpecError if the cluster is too small for the job's fewest workers and does not scale.
+
+    Where nodes of the cluster have been lost, or the job ran before (`is_resumed`), nodes may be about to come back: they
+    are waited for, RETURN_S long, with a line.
+    """
+    deadline = None
+    while reason := explain_capacity(job):
+        if deadline is None:
+            if not (is_resumed or has_lost_nodes()):
+                raise SpecError(reason)
+            deadline = time.monotonic() + RETURN_S
+            log.warning("%s. Nodes may be coming back: waiting for up to %g s", reason, RETURN_S)
+        if time.monotonic() > deadline:
+            raise SpecError(reason)
+        time.sleep(CAPACITY_POLL_S)
+
+
+def explain_capacity(job: Job) -> str:
+    """Why the cluster, as it is now, cannot hold the job's fewest workers; "" if it can or scales."""
     workers, available = job.cluster.min_workers, ray.cluster_resources()
     for name, amount in get_worker_resources(job).items():
         if not job.cluster.autoscaling and workers * amount > available.get(name, 0):
-            raise SpecError(
+            return (
                 f"the job asks for {workers} workers with {amount:g} {name} each, the cluster has "
                 f"{available.get(name, 0):g} {name}: lower cluster.workers or cluster.{name.lower()}s_per_worker"
                 + (" (0 trains on the CPU)" if name == "GPU" else "")
                 + ", join more nodes, or set cluster.autoscaling=true if it grows on demand"
             )
+    return ""
+
+
+def has_lost_nodes() -> bool:
+    """Whether a node of the cluster has died."""
+    return any(not node["Alive"] for node in ray.nodes())
 
 
 def count_parallel_trainings(job: Job) -> int:

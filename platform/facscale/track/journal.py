@@ -5,6 +5,7 @@
     files/          what records of the lane "files" carry; each is deleted once the job's own tracker has it
     refused.jsonl   records that a tracker will never accept, each with the reason; their files stay in files/
     lock            held by the one process that sends
+    owner           held by the one job that logs, and what it says of itself
 
 Lanes are delivered independently: an artifact store that is down does not hold up metrics. A process that is killed
 leaves at most one unfinished line, which the next process skips. Nothing here raises in the middle of a training: what
@@ -26,6 +27,7 @@ import time
 import weakref
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -36,7 +38,7 @@ from facscale.redact import redact
 
 LANES = ("records", "files")
 SPOOL_ROOT = Path("~/.cache/facscale/journal").expanduser()  # jobs keep their journals here, one folder each
-REFUSED = "refused.jsonl"
+JOURNAL, REFUSED, OWNER = "journal.jsonl", "refused.jsonl", "owner"
 MINOR_KINDS = ("params", "tags")  # no result is lost with them
 Record = dict[str, Any]
 log = logging.getLogger("facscale.track")
@@ -44,6 +46,35 @@ log = logging.getLogger("facscale.track")
 
 class SpoolError(UserError):
     """A folder is not a usable spool."""
+
+
+class SpoolInUseError(SpoolError):
+    """Another job of this machine logs to a spool; the message is what it says of itself."""
+
+
+@contextmanager
+def hold_spool(spool: Path, *, owner: str) -> Iterator[None]:
+    """Be the only job that logs to a spool, for the block; the kernel lets go when this process ends.
+
+    Raises SpoolInUseError. Where the folder cannot be written, nobody else can log to it either.
+    """
+    try:
+        spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = (spool / OWNER).open("a+b")
+    except OSError:
+        yield
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise SpoolInUseError(file.read().decode(errors="replace").strip() or "another process") from None
+        with contextlib.suppress(OSError):  # the disk is full: the lock holds without words
+            file.truncate(0)
+            file.write(owner.encode())
+            file.flush()
+        yield
 
 
 @dataclass(frozen=True)
@@ -72,7 +103,7 @@ class Journal:
         """Raises SpoolError where the folder cannot be made or written."""
         self.spool = spool
         self.files = spool / "files"
-        self._path = spool / "journal.jsonl"
+        self._path = spool / JOURNAL
         try:
             self.files.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._file = os.open(self._path, os.O_CREAT | os.O_APPEND | os.O_RDWR, 0o600)

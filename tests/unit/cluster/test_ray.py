@@ -21,7 +21,11 @@ def job(**cluster):
 
 @pytest.fixture
 def cluster_of(monkeypatch):
-    return lambda **there: monkeypatch.setattr(ray, "cluster_resources", lambda: there)
+    def set_resources(*, alive=True, **there):
+        monkeypatch.setattr(ray, "cluster_resources", lambda: there)
+        monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}, {"Alive": alive}])
+
+    return set_resources
 
 
 def test_a_worker_asks_for_what_the_spec_says():
@@ -47,6 +51,26 @@ def test_too_few_cores(cluster_of):
 def test_what_fits_at_least_once_or_can_grow_is_let_in(cluster_of, cluster):
     cluster_of(CPU=2)
     check_capacity(job(**cluster))
+
+
+@pytest.mark.parametrize(("is_resumed", "alive"), [(True, True), (False, False)])
+def test_nodes_that_come_back_are_waited_for(cluster_of, monkeypatch, caplog, is_resumed, alive):
+    cluster_of(CPU=3, alive=alive)
+    pauses = []
+
+    def sleep(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            cluster_of(CPU=4, alive=alive)
+
+    monkeypatch.setattr(local.time, "sleep", sleep)
+    check_capacity(job(workers=2, gpus_per_worker=0), is_resumed=is_resumed)
+    assert len(pauses) == 3
+    assert caplog.text.count("the cluster has 3 CPU") == 1
+    monkeypatch.setattr(local, "RETURN_S", -1)
+    cluster_of(CPU=3, alive=alive)
+    with pytest.raises(SpecError, match="the cluster has 3 CPU"):
+        check_capacity(job(workers=2, gpus_per_worker=0), is_resumed=is_resumed)
 
 
 @pytest.fixture

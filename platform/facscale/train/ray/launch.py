@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,6 +20,7 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
+from facscale.cluster.claim import ClaimedError, claim, describe_process
 from facscale.cluster.ray import get_worker_resources
 from facscale.errors import UserError
 from facscale.spec import Job
@@ -39,6 +41,7 @@ from facscale.train.trainer import (
     store_artifact,
 )
 
+log = logging.getLogger(__name__)
 WorkerLoop = Callable[[dict[str, Any]], None]  # Ray Train's `train_loop_per_worker`
 
 
@@ -48,6 +51,12 @@ class RayTrainer(Trainer):
     def fit(self, task: TrainingTask, *, name: str, receive: Receiver | None = None) -> TrainedArtifact:
         """As `Trainer.fit`. Raises TrainError when Ray Train gives up, and a worker's own UserError as it is."""
         if artifact := load_or_initialize(task, name=name):
+            return artifact
+        with claim_training(task, name=name):
+            return self._train(task, name=name, receive=receive)
+
+    def _train(self, task: TrainingTask, *, name: str, receive: Receiver | None) -> TrainedArtifact:
+        if artifact := load_or_initialize(task, name=name):  # whoever held the training before has finished it
             return artifact
         with dispatch_events(task, receive) as watched:
             result = run_ray_trainer(watched, name=name)
@@ -59,6 +68,22 @@ class RayTrainer(Trainer):
                 export = read_result(result, name=name)
         cost = {metric: float(value) for metric, value in (result.metrics or {}).items() if metric != "step"}
         return store_artifact(task.job, name=name, export=export, cost=cost)
+
+
+@contextmanager
+def claim_training(task: TrainingTask, *, name: str) -> Iterator[None]:
+    """Be the only process of the cluster that trains into a folder; waits, with a line, for one that does."""
+    url, has_told = f"{storage_url(task.job)}/{name}", False
+    while True:
+        try:
+            with claim(f"training-{url}", description=f"{task.name or name}: {describe_process()}"):
+                yield
+        except ClaimedError as error:
+            if not has_told:
+                log.warning("%s is being trained already (%s): its result is waited for", name, error)
+            has_told = True
+        else:
+            return
 
 
 def run_ray_trainer(task: TrainingTask, *, name: str) -> Result:
