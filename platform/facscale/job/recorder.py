@@ -45,8 +45,8 @@ class TrainingRecorder:
                     sheet = figures.plot_sample_sheet(dict(columns), title=f"{self._title}: step {step}")
                     self._run.log_figure(sheet, f"pictures/step{step:07d}")
             case NonFiniteStepsCounted(step, count):
-                steps = f"{count} steps" if count > 1 else "a step"
-                print_line(f"{self._title}: {steps} until step {step} had losses or gradients that are not finite")
+                subject = f"{count} steps" if count > 1 else "a step"
+                print_line(f"{self._title}: {subject} until step {step} had losses or gradients that are not finite")
             case WorkersLost(reason) | CheckpointPassedOver(reason):
                 print_line(f"{self._title}: {reason}")
             case TrainingResumed(step, workers):

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from facscale.compat.deepspeed import is_sharded, link_states, relink_states
+from facscale.compat.deepspeed import compile_operator, is_sharded, link_states, relink_states
 from facscale.compat.torch import set_collective_timeouts
 from facscale.methods.base import Method, Root
 from facscale.spec import Job, SpecError
@@ -197,4 +197,5 @@ def _import_deepspeed() -> Any:
     import deepspeed
 
     deepspeed.utils.logger.setLevel(logging.ERROR)
+    compile_operator()
     return deepspeed
