@@ -9,11 +9,11 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from facscale.errors import UserError
@@ -52,7 +52,8 @@ def claim(name: str, *, description: str) -> Iterator[None]:
     try:
         yield
     finally:
-        ray.kill(holder)
+        with suppress(RayError, ConnectionError, RuntimeError):  # the cluster may be gone
+            ray.kill(holder)
 
 
 def acquire(name: str, *, description: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import TypeVar
 
 from facscale.train.errors import is_permanent
@@ -38,14 +38,21 @@ class TrainingSlots:
         """
         if self.count == 1:
             return [call(item) for item in items]
+        is_hopeless = threading.Event()
+
+        def attempt(item: Item) -> Result:
+            if is_hopeless.is_set():
+                raise CancelledError
+            try:
+                return call(item)
+            except BaseException as error:
+                if is_permanent(error):
+                    is_hopeless.set()
+                raise
+
         with ThreadPoolExecutor(self.count) as pool:
-            futures = [pool.submit(call, item) for item in items]
-            for future in as_completed(futures):
-                if not future.cancelled() and (error := future.exception()) and is_permanent(error):
-                    for waiting in futures:
-                        waiting.cancel()
-                    break
-        errors = [future.exception() for future in futures if not future.cancelled()]
-        for error in sorted(filter(None, errors), key=lambda error: not is_permanent(error)):
+            futures = [pool.submit(attempt, item) for item in items]
+        errors = [error for future in futures if (error := future.exception())]
+        for error in sorted(errors, key=lambda error: isinstance(error, CancelledError)):
             raise error
         return [future.result() for future in futures]

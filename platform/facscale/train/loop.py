@@ -76,8 +76,9 @@ class TrainLoop:
                     if state.rank == 0:  # its numbers stand for all workers
                         self._log_step(speed=(state.step - first_step) / (time.monotonic() - began))
                     is_saving = self._session.is_preempted() or is_saving
-                if is_saving or self._is_due(settings.log_every):
-                    self._check_finite(with_weights=is_saving)
+                uses_weights = is_saving or self._is_due(settings.probe_every) or self._is_due(settings.validate_every)
+                if uses_weights or self._is_due(settings.log_every):
+                    self._check_finite(with_weights=uses_weights)
                 if self._probe is not None and self._is_due(settings.probe_every):
                     self._task.emit(StepMetrics(state.step, self._probe(state.method.encoder)))
                 if self._is_due(settings.validate_every):
@@ -101,7 +102,7 @@ class TrainLoop:
     def _check_finite(self, *, with_weights: bool) -> None:
         """Raise DivergedError for a training that has diverged; emit steps that are not finite. Collective.
 
-        `with_weights`: look at the weights and the optimizer too, so that no checkpoint is written of lost ones.
+        `with_weights`: look at the weights and the optimizer too, so that lost ones are neither saved nor evaluated.
         """
         state = self.state
         found = state.monitor.read()
