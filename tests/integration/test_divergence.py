@@ -8,14 +8,17 @@ import time
 
 import pytest
 import torch
+from mlflow import MlflowClient
 from safetensors.torch import load
 from torch import multiprocessing
 
 from faces import write_face_data_set
 from facscale import methods
 from facscale.data import DataError
+from facscale.job import run_job
 from facscale.methods import DataFacts
-from facscale.spec import Document, merge
+from facscale.spec import Document, merge, read_spec, yaml_io
+from facscale.sweep import run_sweep
 from facscale.train.checkpoint import EXPORT, STATE
 from facscale.train.errors import DivergedError, TrainError
 from facscale.train.events import NonFiniteStepsCounted, StepProgress
@@ -25,7 +28,7 @@ from facscale.train.task import TrainingTask
 from integration import local_worker
 from ports import free_port
 
-pytestmark = [pytest.mark.slow("trains, some of it on Ray", minutes=2), pytest.mark.usefixtures("plugins")]
+pytestmark = [pytest.mark.slow("trains, some of it on Ray", minutes=4), pytest.mark.usefixtures("plugins")]
 
 TINY = {
     "method": {"name": "tiny-unstable"},
@@ -138,3 +141,61 @@ def test_ray_does_not_try_again(ray_cluster, make_task, changes, kind, expected)
     assert "restart" not in str(error.value)
     assert [event.note for event in events if isinstance(event, StepProgress)].count("started") <= 1
     assert time.monotonic() - began < 120
+
+
+JOB = """
+name: {name}
+method: {{name: tiny-unstable, broken: {broken}}}
+data: {{unlabelled: {folder}/faces, labelled: ["{folder}/coded"], image_size: 32, threads: 1}}
+train: {{batch_size: 8, epochs: 3, log_every: 1, checkpoint_every: 5, probe_every: 5, probe_frames: 40}}
+cluster: {{workers: 1, gpus_per_worker: 0, cpus_per_worker: 1, storage: "{storage}"}}
+deepspeed: {{zero_optimization: {{stage: 1}}}}
+evaluate: {{folds: 3, probe: {{epochs: 2, batch_size: 32}}, rendered_people: 0, map_frames: 0, attention_faces: 0}}
+track: {{uri: "sqlite:///{storage}/mlflow.db"}}
+"""
+SWEEP = """
+sweep: {space: {method.worker: [0, 5]}, search: grid, early_stopping: none, collapsed: 0, concurrent: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """40 frames, so that 3 epochs are 15 steps of 8; and 9 labelled people."""
+    folder = tmp_path_factory.mktemp("data")
+    write_face_data_set(str(folder / "faces"), [12] * 40, row_group_mb=0.2)
+    write_face_data_set(str(folder / "coded"), [20] * 9, au=(1, 2, 12), row_group_mb=0.2, name="coded")
+    return folder
+
+
+def write_job(folder, storage, text, **values):
+    path = storage / "job.yaml"
+    path.write_text(text.format(folder=folder, storage=storage, **values))
+    return read_spec(path)
+
+
+def test_of_a_diverged_job_nothing_is_evaluated_or_registered(ray_cluster, folder, tmp_path):
+    assert run_job(write_job(folder, tmp_path, JOB, name="good", broken=[]), name="job") == 0
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    best = client.get_model_version_by_alias("tiny-unstable", "best-coded")
+    with pytest.raises(DivergedError, match="from step 8 on, for 5 steps, its loss pull is not finite"):
+        run_job(write_job(folder, tmp_path, JOB, name="bad", broken=list(range(8, 99))), name="job")
+    assert client.get_model_version_by_alias("tiny-unstable", "best-coded").version == best.version
+    assert len(client.search_model_versions("name = 'tiny-unstable'")) == 1
+    (experiment,) = [item for item in client.search_experiments() if item.name == "coded"]
+    runs = {run.data.tags["job"]: run for run in client.search_runs([experiment.experiment_id])}
+    assert runs["good"].info.status == "FINISHED"
+    assert runs["bad"].info.status == "FAILED"
+    assert "f1/mean" in runs["good"].data.metrics
+    assert "f1/mean" not in runs["bad"].data.metrics
+
+
+def test_a_trial_that_diverges_is_marked_and_another_one_is_best(ray_cluster, folder, tmp_path):
+    document = write_job(folder, tmp_path, JOB, name="search", broken=list(range(8, 99)))
+    document = merge(document, Document(yaml_io.load(SWEEP), {}))
+    with pytest.raises(DivergedError):  # the job's own row diverges too, after the search
+        run_sweep(document, name="job")
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (experiment,) = [item for item in client.search_experiments() if item.name == "coded"]
+    runs = client.search_runs([experiment.experiment_id], "tags.row = 'trial'")
+    assert sorted(run.data.tags["state"] for run in runs) == ["diverged", "done"]
+    assert "worker: 5" in (tmp_path / next(tmp_path.glob("sweep-*")).name / "best.yaml").read_text()
