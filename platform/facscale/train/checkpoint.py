@@ -12,7 +12,7 @@ import hashlib
 import json
 import pickle
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from facscale.train.state import TrainState
 
 STATE = "state.pt"
 EXPORT = "method.safetensors"
-CHECKSUMS = "checksums.json"
+CHECKSUMS, METRICS = "checksums.json", "metrics"
 
 
 class CheckpointError(UserError):
@@ -48,10 +48,10 @@ class StoredCheckpoint:
     open: Callable[[], AbstractContextManager[str | Path]]  # a local folder with its files, for the block
 
 
-def write(state: TrainState) -> Path | None:
+def write(state: TrainState, metrics: Mapping[str, float] | None = None) -> Path | None:
     """Write a checkpoint of `state` to a new local folder on rank 0, and return it; None on other ranks.
 
-    All workers must call it, for the optimizer state is gathered. The caller removes the folder.
+    `metrics` are kept with it. All workers must call it, for the optimizer state is gathered. The caller removes the folder.
     """
     optimizers = {engine.root.name: engine.state() for engine in state.engines}
     if state.rank:
@@ -61,7 +61,7 @@ def write(state: TrainState) -> Path | None:
     torch.save(tensors, folder / STATE)
     (folder / EXPORT).write_bytes(export.save_export(state.method))
     checksums = {name: compute_checksum(folder / name) for name in (STATE, EXPORT)}
-    (folder / CHECKSUMS).write_text(json.dumps(checksums))
+    (folder / CHECKSUMS).write_text(json.dumps({**checksums, METRICS: dict(metrics or {"step": state.step})}))
     return folder
 
 

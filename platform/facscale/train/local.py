@@ -106,7 +106,7 @@ class LocalSession:
 
     def save(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         """Upload a checkpoint, then record it, then remove those beyond `train.keep_checkpoints`."""
-        written = checkpoint.write(state)
+        written = checkpoint.write(state, metrics)
         if written is None:
             return
         name = f"checkpoint_{state.step:09d}"

@@ -9,11 +9,13 @@ from contextlib import nullcontext
 import pytest
 import torch
 
+from facscale.compat.ray_train import SNAPSHOT, build_snapshot
 from facscale.inference.export import build_method
 from facscale.methods import DataFacts, find_method
 from facscale.spec import Job
 from facscale.train import checkpoint
 from facscale.train.checkpoint import CHECKSUMS, EXPORT, STATE, CheckpointError, DamagedCheckpointError
+from facscale.train.ray.checkpoint_record import repair_record
 from facscale.train.schedule import Schedule
 from facscale.train.state import TrainState
 
@@ -109,3 +111,36 @@ def test_the_checkpoint_before_a_damaged_one_is_used(tmp_path):
 
 def test_without_a_checkpoint_training_begins():
     assert checkpoint.restore([], report=pytest.fail) == {}
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "lost"])
+def test_a_damaged_record_of_ray_train_is_written_anew(tmp_path, damage):
+    """Ray Train writes it in place: a kill or a full disk once left a part of it, and no resubmission started any more."""
+    from ray.train import Result
+
+    names = [f"checkpoint_2026-11-29_21-04-3{number}.000000" for number in range(3)]
+    for number, name in enumerate(names):
+        write_checkpoint(tmp_path / "run" / name, step=10 * (number + 1))
+    (tmp_path / "run" / names[2] / CHECKSUMS).unlink()  # its upload was cut short
+    record = build_snapshot([(name, {"step": 10 * (number + 1)}) for number, name in enumerate(names)])
+    if damage == "lost":
+        shutil.rmtree(tmp_path / "run" / names[2])
+    path = tmp_path / "run" / SNAPSHOT
+    path.write_bytes({"cut": record[:-40], "empty": b"", "lost": record}[damage])
+    assert "written anew from 2 checkpoints" in repair_record(str(tmp_path / "run"))
+    result = Result.from_path(str(tmp_path / "run"))
+    assert result.checkpoint.path.endswith(names[1])
+    assert result.metrics == {"step": 20}
+    stored = checkpoint.list_stored(str(tmp_path / "run"))
+    assert [item.url.rpartition("/")[2] for item in stored] == [names[1], names[0]]
+    assert checkpoint.restore(stored, report=pytest.fail)["step"] == 20
+    before = path.read_bytes()
+    assert repair_record(str(tmp_path / "run")) == ""
+    assert path.read_bytes() == before
+
+
+def test_a_record_without_checkpoints_is_removed(tmp_path):
+    assert repair_record(str(tmp_path)) == ""
+    (tmp_path / SNAPSHOT).write_bytes(b"{")
+    assert "begins again" in repair_record(str(tmp_path))
+    assert not (tmp_path / SNAPSHOT).exists()

@@ -28,6 +28,7 @@ from facscale.train import checkpoint
 from facscale.train.checkpoint import DamagedCheckpointError
 from facscale.train.errors import TrainError
 from facscale.train.events import CheckpointPassedOver
+from facscale.train.ray.checkpoint_record import repair_record
 from facscale.train.ray.event_queue import EventDispatcher
 from facscale.train.ray.session import train_on_worker
 from facscale.train.ray.worker_failures import RetryingTorchConfig, WorkerFailureReporter
@@ -58,6 +59,8 @@ class RayTrainer(Trainer):
     def _train(self, task: TrainingTask, *, name: str, receive: Receiver | None) -> TrainedArtifact:
         if artifact := load_or_initialize(task, name=name):  # whoever held the training before has finished it
             return artifact
+        if repaired := repair_record(f"{storage_url(task.job)}/{name}"):
+            log.warning("%s", repaired)
         with dispatch_events(task, receive) as watched:
             result = run_ray_trainer(watched, name=name)
             try:

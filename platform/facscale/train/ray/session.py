@@ -54,7 +54,7 @@ class RaySession:
 
     def save(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         """Pass a checkpoint to Ray Train, which uploads it while training continues, then removes the local folder."""
-        folder = checkpoint.write(state)
+        folder = checkpoint.write(state, metrics)
         written = None if folder is None else Checkpoint.from_directory(str(folder))
         ray.train.report(dict(metrics), written, checkpoint_upload_mode=CheckpointUploadMode.ASYNC)
 
