@@ -1,14 +1,48 @@
-"""Local files that appear complete or not at all, whatever ends this process or fills the disk."""
+"""Local files that appear complete or not at all, whatever ends this process or fills the disk; and locks on files."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's share of it, the process's limit
+
+
+class LockedError(Exception):
+    """Another process holds a lock; the message is what it says of itself."""
+
+
+@contextlib.contextmanager
+def hold_lock(path: Path, *, owner: str) -> Iterator[None]:
+    """Hold the lock file `path`, in which `owner` says who does; the kernel lets go when this process ends, however it ends.
+
+    Raises LockedError where another process holds it. Where no lock can be made (a read-only folder, a file system that
+    has none) the block runs without.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+b")
+    except OSError:
+        yield
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise LockedError(file.read().decode(errors="replace").strip() or "another process") from None
+        except OSError:
+            pass
+        with contextlib.suppress(OSError):  # the disk is full: the lock holds without words
+            file.truncate(0)
+            file.write(owner.encode())
+            file.flush()
+        yield
 
 
 def write_atomically(path: Path, data: bytes) -> None:

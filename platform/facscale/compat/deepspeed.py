@@ -9,13 +9,12 @@ Tried with DeepSpeed 0.19.8 and torch 2.13 and 2.14.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from functools import lru_cache
 from io import StringIO
 from pathlib import Path
@@ -24,9 +23,11 @@ from typing import Any
 import psutil
 
 from facscale.compat import load_private
+from facscale.files import LockedError, hold_lock
 
 BUILDER = "ShareMemCommBuilder"
 ABANDONED_S = 60.0  # age of a lock file of torch before 2.14 in whose folder nobody works
+POLL_S = 0.2
 REPORT_S = 30.0  # between lines while another process compiles
 log = logging.getLogger(__name__)
 LINK = "_lazy_init_hp_params_optimizer_state"
@@ -72,7 +73,7 @@ def compile_operator() -> None:
         "torch.utils.cpp_extension", "_get_build_directory", distribution="torch", tried="2.13 and 2.14"
     )
     folder = Path(find_folder(builder.name, verbose=False))
-    with hold_lock(folder / "facscale.lock"):
+    with take_turns(folder / "facscale.lock"):
         remove_dead_lock(folder / "lock")
         if not (folder / f"{builder.name}.so").exists():
             log.warning("compiling DeepSpeed's operator with g++, once for this environment: about a minute")
@@ -81,24 +82,21 @@ def compile_operator() -> None:
 
 
 @contextmanager
-def hold_lock(path: Path) -> Iterator[None]:
-    """Hold a lock file for the block, and wait for it, with a line of who holds it. The kernel frees those of the dead."""
-    with path.open("a+") as file:
-        reported = -REPORT_S
-        began = time.monotonic()
+def take_turns(path: Path) -> Iterator[None]:
+    """Hold a lock file for the block, and wait for it, with a line of who holds it."""
+    began, reported = time.monotonic(), -REPORT_S
+    with ExitStack() as stack:
         while True:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                owner = f"process {os.getpid()} on {socket.gethostname()}"
+                stack.enter_context(hold_lock(path, owner=owner))
                 break
-            except BlockingIOError:
+            except LockedError as error:
                 waited = time.monotonic() - began
                 if waited - reported >= REPORT_S:
-                    owner, reported = path.read_text().strip() or "another process", waited
-                    log.warning("%s compiles DeepSpeed's operator: waiting for it (%.0f s)", owner, waited)
-                time.sleep(0.2)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+                    log.warning("%s compiles DeepSpeed's operator: waiting for it (%.0f s)", error, waited)
+                    reported = waited
+                time.sleep(POLL_S)
         yield
 
 

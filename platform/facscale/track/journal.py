@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from facscale.errors import UserError
-from facscale.files import write_atomically
+from facscale.files import LockedError, hold_lock, write_atomically
 from facscale.redact import redact
 
 LANES = ("records", "files")
@@ -54,27 +54,14 @@ class SpoolInUseError(SpoolError):
 
 @contextmanager
 def hold_spool(spool: Path, *, owner: str) -> Iterator[None]:
-    """Be the only job that logs to a spool, for the block; the kernel lets go when this process ends.
-
-    Raises SpoolInUseError. Where the folder cannot be written, nobody else can log to it either.
-    """
-    try:
+    """Be the only job of this machine that logs to a spool, for the block. Raises SpoolInUseError."""
+    with contextlib.suppress(OSError):
         spool.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = (spool / OWNER).open("a+b")
-    except OSError:
-        yield
-        return
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise SpoolInUseError(file.read().decode(errors="replace").strip() or "another process") from None
-        with contextlib.suppress(OSError):  # the disk is full: the lock holds without words
-            file.truncate(0)
-            file.write(owner.encode())
-            file.flush()
-        yield
+    try:
+        with hold_lock(spool / OWNER, owner=owner):
+            yield
+    except LockedError as error:
+        raise SpoolInUseError(str(error)) from None
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ import time
 import pytest
 from torch.utils import cpp_extension
 
-from facscale.compat.deepspeed import ABANDONED_S, hold_lock, remove_dead_lock
+from facscale.compat.deepspeed import ABANDONED_S, remove_dead_lock, take_turns
 
 COMPILER = """
 import sys
 from pathlib import Path
-from facscale.compat.deepspeed import hold_lock
-with hold_lock(Path(sys.argv[1])):
+from facscale.compat.deepspeed import take_turns
+with take_turns(Path(sys.argv[1])):
     print("compiling", flush=True)
     sys.stdin.read()
 """
@@ -36,7 +36,7 @@ def test_a_killed_compiler_frees_the_lock(tmp_path, caplog):
             first.kill()
             assert second.stdout.readline() == "compiling\n"
             second.communicate("")
-    with hold_lock(path):
+    with take_turns(path):
         assert f"process {os.getpid()} on " in path.read_text()
     assert caplog.text == ""
 

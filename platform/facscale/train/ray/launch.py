@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ from ray.train.torch import TorchTrainer
 
 from facscale.cluster.claim import ClaimedError, claim, describe_process
 from facscale.cluster.ray import get_worker_resources
+from facscale.data.storage import Folder
 from facscale.errors import UserError
+from facscale.files import LockedError, hold_lock
 from facscale.spec import Job
 from facscale.train import checkpoint
 from facscale.train.checkpoint import DamagedCheckpointError
@@ -42,6 +45,8 @@ from facscale.train.trainer import (
     store_artifact,
 )
 
+OWNER = "owner"  # in the folder of a training: who trains it
+WAITING_POLL_S = 1.0
 log = logging.getLogger(__name__)
 WorkerLoop = Callable[[dict[str, Any]], None]  # Ray Train's `train_loop_per_worker`
 
@@ -75,18 +80,27 @@ class RayTrainer(Trainer):
 
 @contextmanager
 def claim_training(task: TrainingTask, *, name: str) -> Iterator[None]:
-    """Be the only process of the cluster that trains into a folder; waits, with a line, for one that does."""
+    """Be the only process that trains into a folder; waits, with a line, for one that does.
+
+    Other processes are those of the cluster and, where the folder is on a disk with locks, all that share that disk.
+    """
     url, has_told = f"{storage_url(task.job)}/{name}", False
-    while True:
-        try:
-            with claim(f"training-{url}", description=f"{task.name or name}: {describe_process()}"):
-                yield
-        except ClaimedError as error:
-            if not has_told:
-                log.warning("%s is being trained already (%s): its result is waited for", name, error)
-            has_told = True
-        else:
-            return
+    folder, owner = Folder(url), f"{task.name or name}: {describe_process()}"
+    with ExitStack() as stack:
+        while True:
+            try:
+                with ExitStack() as claims:
+                    if folder.is_local:
+                        claims.enter_context(hold_lock(folder.path / OWNER, owner=owner))
+                    claims.enter_context(claim(f"training-{url}", description=owner))
+                    stack.enter_context(claims.pop_all())
+                break
+            except (ClaimedError, LockedError) as error:
+                if not has_told:
+                    log.warning("%s is being trained already (%s): its result is waited for", name, error)
+                has_told = True
+                time.sleep(WAITING_POLL_S)
+        yield
 
 
 def run_ray_trainer(task: TrainingTask, *, name: str) -> Result:
