@@ -165,22 +165,26 @@ def get_worker_resources(job: Job) -> dict[str, float]:
     return {"CPU": job.cluster.cpus_per_worker, **gpus}
 
 
-def check_capacity(job: Job, *, is_resumed: bool = False) -> None:
-    """Raise SpecError if the cluster is too small for the job's fewest workers and does not scale.
+def check_capacity(job: Job) -> None:
+    """Raise SpecError if the cluster is too small for the job's fewest workers and does not scale."""
+    if reason := explain_capacity(job):
+        raise SpecError(reason)
 
-    Where nodes of the cluster have been lost, or the job ran before (`is_resumed`), nodes may be about to come back: they
-    are waited for, RETURN_S long, with a line.
+
+def wait_for_capacity(job: Job, *, is_resumed: bool) -> None:
+    """As `check_capacity`, but wait RETURN_S, with a line, where nodes may be about to come back.
+
+    That is so where the cluster has lost nodes, or the job ran before (`is_resumed`).
     """
-    deadline = None
-    while reason := explain_capacity(job):
-        if deadline is None:
-            if not (is_resumed or has_lost_nodes()):
-                raise SpecError(reason)
-            deadline = time.monotonic() + RETURN_S
-            log.warning("%s. Nodes may be coming back: waiting for up to %g s", reason, RETURN_S)
-        if time.monotonic() > deadline:
-            raise SpecError(reason)
-        time.sleep(CAPACITY_POLL_S)
+    reason = explain_capacity(job)
+    if reason and (is_resumed or has_lost_nodes()):
+        log.warning("%s. Nodes may be coming back: waiting for up to %g s", reason, RETURN_S)
+        deadline = time.monotonic() + RETURN_S
+        while reason and time.monotonic() < deadline:
+            time.sleep(CAPACITY_POLL_S)
+            reason = explain_capacity(job)
+    if reason:
+        raise SpecError(reason)
 
 
 def explain_capacity(job: Job) -> str:

@@ -14,7 +14,7 @@ import ray
 from rich.console import Console
 
 from facscale.cluster.claim import ClaimedError, claim, describe_process
-from facscale.cluster.ray import check_capacity, count_parallel_trainings, join
+from facscale.cluster.ray import count_parallel_trainings, join, wait_for_capacity
 from facscale.errors import UserError
 from facscale.evaluate.expression import ExpressionDataset
 from facscale.evaluate.protocol import LabelledDataset
@@ -111,7 +111,7 @@ def open_context(document: Document, *, name: str) -> Iterator[JobContext]:
     key = make_key(variants, data)
     is_resumed = (get_spool(main, key=key) / JOURNAL).exists()
     with hold_job(main, key=key):
-        check_capacity(main.job, is_resumed=is_resumed)
+        wait_for_capacity(main.job, is_resumed=is_resumed)
         context = JobContext(
             tuple(variants),
             data,

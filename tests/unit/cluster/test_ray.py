@@ -11,7 +11,7 @@ import pytest
 import ray
 
 from facscale.cluster import ray as local
-from facscale.cluster.ray import check_capacity, get_worker_resources, join
+from facscale.cluster.ray import check_capacity, get_worker_resources, join, wait_for_capacity
 from facscale.spec import Job, SpecError
 
 
@@ -64,13 +64,15 @@ def test_nodes_that_come_back_are_waited_for(cluster_of, monkeypatch, caplog, is
             cluster_of(CPU=4, alive=alive)
 
     monkeypatch.setattr(local.time, "sleep", sleep)
-    check_capacity(job(workers=2, gpus_per_worker=0), is_resumed=is_resumed)
+    wait_for_capacity(job(workers=2, gpus_per_worker=0), is_resumed=is_resumed)
     assert len(pauses) == 3
     assert caplog.text.count("the cluster has 3 CPU") == 1
     monkeypatch.setattr(local, "RETURN_S", -1)
     cluster_of(CPU=3, alive=alive)
     with pytest.raises(SpecError, match="the cluster has 3 CPU"):
-        check_capacity(job(workers=2, gpus_per_worker=0), is_resumed=is_resumed)
+        check_capacity(job(workers=2, gpus_per_worker=0))
+    with pytest.raises(SpecError, match="the cluster has 3 CPU"):
+        wait_for_capacity(job(workers=2, gpus_per_worker=0), is_resumed=is_resumed)
 
 
 @pytest.fixture
