@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 
@@ -44,8 +45,9 @@ def test_it_says_who_failed_why_and_what_the_job_waits_for():
     assert note.endswith("from the latest checkpoint with 2 or more workers")
 
 
-def test_an_error_that_no_restart_mends_ends_the_training():
+def test_an_error_that_no_restart_mends_ends_the_training(monkeypatch):
     """Ray Train takes an error of a callback for final."""
+    monkeypatch.setattr(logging.getLogger("ray.train"), "level", logging.WARNING)
     task = make_task(workers=2)
     with pytest.raises(SpecError, match="a wrong key"):
         WorkerFailureReporter(task).after_exception(

@@ -7,6 +7,7 @@ live but do not reach each other, it ends the run for good.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -50,6 +51,9 @@ class WorkerFailureReporter(UserCallback):
         """
         for _, error in sorted(worker_exceptions.items()):
             if is_permanent(error):
+                logging.getLogger("ray.train").setLevel(
+                    logging.CRITICAL
+                )  # it would print how it handles this, at length
                 raise error
         causes = "; ".join(f"worker {rank}: {get_cause(error)}" for rank, error in sorted(worker_exceptions.items()))
         if causes == self._reported:  # while a group shuts down, the same errors are polled again and again
