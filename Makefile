@@ -64,6 +64,8 @@ $(VENV)/ready: pyproject.toml requirements.lock $(if $(filter-out $(file <$(VENV
 	@echo "$(BIN)/python -m pip install --no-deps -r requirements.lock # $(if $(TORCH),3.5,8) GB on the disk: minutes, by your network"
 	@$(PIP) --no-deps -r $(VENV)/requirements.txt | { all=$$(grep -c == $(VENV)/requirements.txt); count=0; $(SHOW); }
 	$(PIP) --quiet --no-deps -e .
+	@echo "DeepSpeed compiles an operator, unless there is a GPU: about a minute"
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -W ignore -m facscale.compat.deepspeed
 	@echo '$(TORCH)' > $@
 
 .PHONY: another-torch

@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ CLUSTER, DASHBOARD = "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"  # read by Ray's ow
 MAX_TEMP_DIR = 107 - len(
     "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1"
 )  # a socket's path has 107
+RETURN_S = 300.0  # in which lost nodes may come back
+CAPACITY_POLL_S = 2.0
+log = logging.getLogger(__name__)
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set in the processes that `ray job submit` starts
 
 
@@ -194,7 +198,7 @@ def log_choice(address: str) -> None:
     others = sorted(find_running_clusters() - {ray.get_runtime_context().gcs_address})
     if others and not is_cluster_named():
         choice = "started a Ray of its own" if address == "local" else f"uses the last one started here, {address}"
-        logging.getLogger(__name__).warning(
+        log.warning(
             "Ray clusters run on this machine at %s too; this run %s. RAY_ADDRESS=HOST:PORT chooses",
             ", ".join(others),
             choice,
@@ -218,18 +222,46 @@ def get_worker_resources(job: Job) -> dict[str, float]:
 
 
 def check_capacity(job: Job) -> None:
-    """Raise SpecError if the cluster is too small for the job's fewest workers, also after it has grown."""
+    """Raise SpecError if the cluster is too small for the job's fewest workers and does not scale."""
+    if reason := explain_capacity(job):
+        raise SpecError(reason)
+
+
+def wait_for_capacity(job: Job, *, is_resumed: bool) -> None:
+    """As `check_capacity`, but wait RETURN_S, with a line, where nodes may be about to come back.
+
+    That is so where the cluster has lost nodes, or the job ran before (`is_resumed`).
+    """
+    reason = explain_capacity(job)
+    if reason and (is_resumed or has_lost_nodes()):
+        log.warning("%s. Nodes may be coming back: waiting for up to %g s", reason, RETURN_S)
+        deadline = time.monotonic() + RETURN_S
+        while reason and time.monotonic() < deadline:
+            time.sleep(CAPACITY_POLL_S)
+            reason = explain_capacity(job)
+    if reason:
+        raise SpecError(reason)
+
+
+def explain_capacity(job: Job) -> str:
+    """Explain why the cluster cannot hold the job's fewest workers, also after it has grown; "" if it can."""
     workers, available, limits = job.cluster.min_workers, ray.cluster_resources(), read_cluster_limits()
     for name, amount in get_worker_resources(job).items():
         limit = max(available.get(name, 0), limits.get(name, 0))
         if not job.cluster.autoscaling and workers * amount > limit:
-            raise SpecError(
+            return (
                 f"the job asks for {workers} workers with {amount:g} {name} each, the cluster "
                 f"{'grows to' if limits else 'has'} {limit:g} {name}: lower cluster.workers or "
                 f"cluster.{name.lower()}s_per_worker"
                 + (" (0 trains on the CPU)" if name == "GPU" else "")
                 + ", join more nodes, or set cluster.autoscaling=true if it grows on demand"
             )
+    return ""
+
+
+def has_lost_nodes() -> bool:
+    """Whether a node of the cluster has died."""
+    return any(not node["Alive"] for node in ray.nodes())
 
 
 def read_cluster_limits() -> dict[str, float]:

@@ -122,6 +122,7 @@ def build_state(
         device=device,
         rank=rank,
         step=int(restored.get("step", 0)),
+        saved_step=int(restored.get("step", 0)),
     )
 
 
