@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -21,11 +22,13 @@ from facscale.evaluate.protocol import LabelledDataset, build_groups, select_tra
 from facscale.inference.export import build_method_for_job, load_export
 from facscale.job.cost import Cost, estimate_cost, measure_matrix_rate
 from facscale.job.datasets import JobData, count_identities, find_stage_urls
+from facscale.job.framing import measure_eval_framing, measure_framing, read_landmarks
 from facscale.job.inputs import fetch_input, has_export
 from facscale.job.plan import Plan, TrainNode, build_plan
 from facscale.job.variants import Variant, expand_stages, expand_variants, hash_values
 from facscale.methods import DataFacts, Method
 from facscale.progress import format_duration
+from facscale.report.published import load_trainings
 from facscale.spec import Document, SpecError, yaml_io
 from facscale.train.engine import build_deepspeed_config
 from facscale.train.schedule import Schedule
@@ -209,7 +212,7 @@ def check_epoch(variant: Variant, facts: DataFacts) -> None:
         raise SpecError(
             f"{variant.document.source_location(('train', 'batch_size'))}: train.batch_size={train.batch_size} is more than "
             f"the {stream.samples_per_epoch:,} samples of an epoch of data.{source}, so that each batch would hold some of "
-            "them several times: choose a smaller one, or a larger data.per_track"
+            "them several times: choose a smaller one, or a larger data.epoch.count"
         )
 
 
@@ -250,14 +253,18 @@ class Estimate:
         return epochs
 
     def _estimate_epochs(self, views: Mapping[str, View]) -> dict[str, tuple[int, str]]:
-        """From published sizes: one sample for each `data.per_track` of a track, or as many as its frames give."""
+        """From published sizes: `data.epoch.count` samples of each unit, or as many as the frames give."""
         data, epochs = self.variant.job.data, dict[str, tuple[int, str]]()
         for source in dict.fromkeys(view.source for view in views.values()):
             extent = max(view.extent for view in views.values() if view.source == source)
             sizes = [find_size(url) for url in data.urls(source)]
             known = [size for size in sizes if size]
+            units = {"identity": "people", "video": "videos", "track": "tracks"}
             samples = sum(
-                size.frames // extent if data.per_track == "all" else size.tracks * data.per_track for size in known
+                size.frames // extent
+                if data.epoch.samples_per == "frame"
+                else data.epoch.count * int(getattr(size, units[data.epoch.samples_per]))
+                for size in known
             )
             samples = max(1, round(samples * (1 - data.validation - data.test)))
             epochs[source] = samples, f"about {samples:,} samples of {', '.join(size.name for size in known)}"
@@ -296,6 +303,10 @@ def print_variant(estimate: Estimate, console: Console) -> None:
         table.add_row(f"{source} epoch", description)
     steps = f"{estimate.steps:,} in total, {job.train.batch_size} samples each: {job.train.epochs:g} epochs"
     table.add_row("steps", steps)
+    if training := load_trainings().get(job.method.name):
+        table.add_row("published", f"about {training.steps:,} steps: {training.source}")
+    for name, text in describe_framing(estimate):
+        table.add_row(name, text)
     if estimate.missing_files:
         table.add_row("cost", f"not known: {', '.join(estimate.missing_files)} is not at hand")
         console.print(table)
@@ -304,6 +315,19 @@ def print_variant(estimate: Estimate, console: Console) -> None:
         table.add_row(name, text)
     console.print(table)
     console.print(f"estimated time: {describe_time(estimate, workers=workers)}")
+
+
+def describe_framing(estimate: Estimate) -> Iterator[tuple[str, str]]:
+    """How often the face is cut off in training samples and in evaluation, for each data set that is at hand."""
+    job, views = estimate.variant.job, estimate.variant.method.train_views(estimate.variant.config).values()
+    for source in dict.fromkeys(view.source for view in views if view.pixels):
+        for url in job.data.urls(source):
+            if url in estimate.published or not len(points := read_landmarks(dataset := Dataset(url))):
+                continue
+            options: dict[str, Any] = {"stored": dataset.manifest.image_size, "margin": dataset.manifest.margin}
+            trained = measure_framing(points, job.data.augment, **options, seed=job.seed)
+            evaluated = measure_eval_framing(points, job.data.augment, **options)
+            yield f"faces of {dataset.manifest.name}", f"in training: {trained}; in evaluation: {evaluated}"
 
 
 def describe_cost(variant: Variant, cost: Cost, *, workers: int) -> list[tuple[str, str]]:

@@ -32,6 +32,7 @@ from facscale.job.evaluator import embed_frames
 from facscale.job.variants import hash_values
 from facscale.methods import Method
 from facscale.spec import Job
+from facscale.spec.models import EpochBlock
 from facscale.spec.pipelines import Crop
 from facscale.spec.renamed import restore_old_names
 from facscale.synthetic.ground_truth import GroundTruth, load_ground_truth
@@ -57,6 +58,8 @@ def measure(export: bytes, *, job: Job, labelled: Sequence[LabelledDataset], fin
     """Measure an exported method, or read what was measured before. Of the labelled sets only the first is used."""
     evaluate = {"evaluate": job.evaluate.model_dump(mode="json", exclude={"baselines"})}
     spec = {**restore_old_names(evaluate), "crop": list(job.data.augment.crop)}
+    if job.data.augment.eval_crop:
+        spec["eval_crop"] = job.data.augment.eval_crop
     parts = [job.data.validation, job.data.test, job.seed]
     key = hash_values([VERSION, hashlib.sha256(export).hexdigest(), spec, parts, list(fingerprints)])
     folder = Folder(f"{storage_url(job)}/measures")
@@ -110,9 +113,13 @@ def measure_on_device(export: bytes, truth: GroundTruth | None, job: Job) -> Mea
 def render_ground_truth(job: Job, labelled: Sequence[LabelledDataset]) -> GroundTruth:
     """Rendered faces as the encoder sees those of the labelled data: with their crop, and the centre crop of evaluation."""
     recipe: dict[str, Any] = Dataset(labelled[0].url).manifest.recipe.get("crop", {}) if labelled else {}
-    crop, side = Crop.model_validate(recipe), float(augment.eval_params(job.data.augment)[6])
+    crop, side = Crop.model_validate(recipe), augment.get_eval_crop(job.data.augment)
     visible = crop.model_copy(
-        update={"eyes_distance": crop.eyes_distance / side, "eyes_y": 0.5 + (crop.eyes_y - 0.5) / side}
+        update={
+            "eyes_distance": crop.eyes_distance / side,
+            "eyes_y": 0.5 + (crop.eyes_y - 0.5) / side,
+            "margin": 0.0,
+        }
     )
     return load_ground_truth(
         people=job.evaluate.rendered_people, size=job.data.image_size, crop=visible, cache=TRUTH_CACHE
@@ -125,7 +132,9 @@ def measure_pairs(method: Method, *, job: Job, device: torch.device) -> dict[str
     blank = torch.zeros(2, 1, 3, job.data.image_size, job.data.image_size, device=device)
     if not (method.predict_motion(*blank) and datasets and job.evaluate.pairs):
         return {}
-    spec = job.data.model_copy(update={"augment": augment.eval_config(job.data.augment), "per_track": "all"})
+    spec = job.data.model_copy(
+        update={"augment": augment.eval_config(job.data.augment), "epoch": EpochBlock(samples_per="frame")}
+    )
     people = select_unlabelled_people(job, datasets, part="test" if job.data.test else "train")
     views = {"pair": RandomFrames(count=2)}
     stream = Stream(datasets, views, spec=spec, batch_size=PAIR_BATCH, seed=job.seed, subjects=people)
