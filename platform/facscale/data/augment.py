@@ -22,6 +22,7 @@ Colours may leave [0, 1] only within the colour step; they are clamped before th
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import lru_cache
 
@@ -192,8 +193,15 @@ class Augmenter:
         self.size = size
 
     def __call__(self, batch: Batch) -> Batch:
-        """Return a batch with images [B, F, V, 3, size, size] float32 in [0, 1], and transformed `landmarks` and `flow`."""
-        return Batch({name: self._augment(faces) for name, faces in batch.items()})
+        """Return a batch with images [B, F, V, 3, size, size] float32 in [0, 1], and transformed `landmarks` and `flow`.
+
+        Everything is computed in float32, also under autocast: in bfloat16 pixels would move by up to half a pixel.
+        """
+        devices = {faces.images.device.type for faces in batch.values()}
+        with ExitStack() as stack:
+            for device in devices:
+                stack.enter_context(torch.autocast(device, enabled=False))
+            return Batch({name: self._augment(faces) for name, faces in batch.items()})
 
     def _augment(self, faces: Faces) -> Faces:
         if not faces.images.numel():

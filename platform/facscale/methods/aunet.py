@@ -16,6 +16,7 @@ from facscale.methods.labelvae import LabelVAE
 from facscale.nn import ResNet, masked_bce
 from facscale.nn.alignment import align_faces
 from facscale.nn.fan import FAN
+from facscale.nn.precision import disable_autocast, widen
 from facscale.nn.trunk import Trunk, make_fan_trunk, make_resnet_trunk
 from facscale.spec import SpecError
 
@@ -155,10 +156,11 @@ class AUNet(Method):
 
     def consistency_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Compute L_cons (Eq. 3), mean over the frames whose AUs are all labelled."""
-        total, count = logits.new_zeros(()), logits.new_zeros(())
+        total, count = widen(logits).new_zeros(()), widen(logits).new_zeros(())
         for labels in self.labels.split_by_data_set(batch.face) if self.labels is not None else ():
-            mean, log_variance = labels.coder.encode(logits[:, labels.columns].float().sigmoid())
-            true_mean, true_log_variance = labels.coder.encode(labels.values)
+            with disable_autocast(logits):
+                mean, log_variance = labels.coder.encode(widen(logits[:, labels.columns]).sigmoid())
+                true_mean, true_log_variance = labels.coder.encode(labels.values.to(mean))
             if self.config.consistency == "code":
                 distances = ((mean - true_mean) ** 2).mean(1) + (log_variance / 2).exp().mean(1)
             else:

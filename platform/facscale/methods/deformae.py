@@ -13,6 +13,7 @@ from facscale.data.views import Batch, RandomFrames, View
 from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
 from facscale.nn import Encoder
 from facscale.nn.displacement import SLOPE, count_halvings, identity_grid, sample_pixels, to_pixels
+from facscale.nn.precision import apply_widened, disable_autocast
 
 DENSE = (6, 12, 24, 16)  # convolutions of the encoder's dense blocks, at 1/2, 1/4, 1/8 and 1/16 of 64 pixels
 MAX_STEP = 5.0  # the longest step between neighbouring pixels, times the side of the image
@@ -85,7 +86,8 @@ class DeformAE(Method):
         z = self.encoder(images)
         texture = self.texture_decoder(self.codes["texture"](z)).clamp(0, 1)
         steps = MAX_STEP / images.shape[-1] * self.deformation_decoder(self.codes["deformation"](z)).sigmoid()
-        positions = torch.stack([steps[:, 0].cumsum(2), steps[:, 1].cumsum(1)], 1) + ORIGIN
+        with disable_autocast(steps):
+            positions = torch.stack([steps[:, 0].cumsum(2), steps[:, 1].cumsum(1)], 1) + ORIGIN
         return texture, positions.clamp(-1, 1)
 
     def visualize(self, batch: Batch) -> Mapping[str, Tensor]:
@@ -148,7 +150,7 @@ class DenseEncoder(Encoder):
 
 
 class DenseDecoder(nn.Module):
-    """A code [N, inputs] -> maps [N, outputs, size, size], unbounded."""
+    """A code [N, inputs] -> maps [N, outputs, size, size], unbounded; the last convolution runs in float32 under autocast."""
 
     def __init__(
         self, *, size: int, width: int, lengths: tuple[int, ...], inputs: int, outputs: int, activation: nn.Module
@@ -175,8 +177,7 @@ class DenseDecoder(nn.Module):
 
     def forward(self, code: Tensor) -> Tensor:
         """[N, inputs] -> [N, outputs, size, size]."""
-        maps: Tensor = self.layers(code[:, :, None, None])
-        return maps
+        return apply_widened(self.layers[-1], self.layers[:-1](code[:, :, None, None]))
 
 
 def make_doubling_layers(inputs: int, outputs: int, activation: nn.Module) -> list[nn.Module]:

@@ -16,7 +16,8 @@ from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig,
 from facscale.nn import ResNet, masked_bce
 from facscale.nn.batchnorm import eval_mode
 from facscale.nn.patches import PatchDiscriminator, PatchGenerator
-from facscale.nn.pretext_tasks import ExemplarTask, JigsawTask, RotationTask, flow_error, flow_head
+from facscale.nn.precision import widen
+from facscale.nn.pretext_tasks import ExemplarTask, FlowHead, JigsawTask, RotationTask, flow_error
 from facscale.nn.regions import DIM, AUOutputs, GlobalHead, RegionalHead
 from facscale.nn.relation import AUGraphConvolution, AUTransformer
 from facscale.nn.rois import (
@@ -105,7 +106,7 @@ class RTATL(Method):
         dim, patch = self.encoder.dim, {"side": patch_side(facts.image_size), "width": config.patch_width}
         heads: dict[Task, Callable[[], nn.Module]] = {
             "inpainting": partial(PatchGenerator, DIM, **patch),
-            "flow": partial(flow_head, dim),
+            "flow": partial(FlowHead, dim),
             "rotation": partial(RotationTask, dim),
             "exemplar": partial(ExemplarTask, dim, temperature=config.temperature),
             "jigsaw": partial(JigsawTask, dim),
@@ -159,10 +160,11 @@ class RTATL(Method):
         if self.patch_pairs is None:
             return {}
         real, fake, labels = self.patch_pairs
-        discriminator = self.adversary["real"]
+        realness, fakeness = (widen(self.adversary["real"](patches)) for patches in (real, fake))
+        semantic = widen(self.adversary["semantic"](real))
         return {
-            "discriminator": Loss(softplus(-discriminator(real)).mean() + softplus(discriminator(fake)).mean()),
-            "classifier": Loss(binary_cross_entropy_with_logits(self.adversary["semantic"](real), labels)),
+            "discriminator": Loss(softplus(-realness).mean() + softplus(fakeness).mean()),
+            "classifier": Loss(binary_cross_entropy_with_logits(semantic, labels)),
         }
 
     def predict(self, batch: Batch) -> Tensor:
@@ -220,7 +222,7 @@ class RTATL(Method):
         real = crop_rois(faces.images[masked.rows], masked.centres, size=size, cells=patch_side(size)).flatten(0, 1)
         fake, labels = self.generate_patches(outputs, masked), self.infer_labels(faces, masked)
         self.patch_pairs = PatchPairs(real, fake.detach(), labels)
-        realness, semantic = self.adversary["real"](fake), self.adversary["semantic"](fake)
+        realness, semantic = (widen(self.adversary[name](fake)) for name in ("real", "semantic"))
         return {
             "adversarial": Loss(softplus(-realness).mean(), c.adversarial_weight),
             "reconstruction": Loss((real - fake).abs().mean(), 1 - c.adversarial_weight),

@@ -12,6 +12,7 @@ from torch.nn.functional import cosine_similarity
 from facscale.data.views import Batch, RandomFrames, View
 from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
 from facscale.nn import ResNet, normalised_head
+from facscale.nn.precision import widen
 
 
 class SimSiam(Method):
@@ -63,4 +64,4 @@ class SimSiam(Method):
 
 def distance(predictions_BD: Tensor, targets_BD: Tensor) -> Tensor:
     """Eq. 1, averaged over the samples; the targets are constants."""
-    return -cosine_similarity(predictions_BD, targets_BD.detach(), dim=-1).mean()
+    return -cosine_similarity(widen(predictions_BD), widen(targets_BD.detach()), dim=-1).mean()

@@ -21,6 +21,7 @@ from facscale.nn.displacement import (
     to_pixels,
     warp,
 )
+from facscale.nn.precision import widen
 
 
 class TCAE(Method):
@@ -204,9 +205,9 @@ class TwinEncoder(Encoder):
 
 def mean_absolute_error(a: Tensor, b: Tensor) -> Tensor:
     """Mean absolute difference of images [N, 3, S, S], for each sample [N]."""
-    return (a - b).abs().mean((1, 2, 3))
+    return (widen(a) - widen(b)).abs().mean((1, 2, 3))
 
 
 def mean_squared_error(a: Tensor, b: Tensor) -> Tensor:
     """Mean squared difference of embeddings [N, D], for each sample [N]."""
-    return (a - b).square().mean(1)
+    return (widen(a) - widen(b)).square().mean(1)

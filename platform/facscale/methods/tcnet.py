@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from facscale.data.views import Batch, FrameOffsets, View
 from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
 from facscale.nn import Encoder, ResNet
+from facscale.nn.precision import apply_widened, widen
 
 
 class TCNet(Method):
@@ -55,7 +56,7 @@ class TCNet(Method):
     def rank(self, batch: Batch) -> Losses:
         """Compute L."""
         clips = batch.clip.images[:, :, 0]
-        clips_BJD = normalize(self.encoder(clips.flatten(0, 1)), dim=-1).unflatten(0, clips.shape[:2])
+        clips_BJD = normalize(widen(self.encoder(clips.flatten(0, 1))), dim=-1).unflatten(0, clips.shape[:2])
         return {"ranked": Loss(ranking_loss(clips_BJD, margin=self.config.margin))}
 
 
@@ -70,8 +71,7 @@ class ProjectedEncoder(Encoder):
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, 3, S, S] -> embeddings [N, dim], not normalised."""
-        embeddings: Tensor = self.linear(self.backbone(images))
-        return embeddings
+        return apply_widened(self.linear, self.backbone(images))
 
 
 def ranking_loss(clips_BJD: Tensor, *, margin: float) -> Tensor:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save
+from torch.overrides import TorchFunctionMode
 
 from conftest import ROOT
 from faces import write_face_data_set
@@ -182,6 +183,33 @@ def test_losses_are_named_scalars_and_stay_finite(case):
     losses = [step(method, make_batch(kind, config, seed=seed)) for seed in range(10)]
     assert all(loss.value.dim() == 0 and loss.value.isfinite() for result in losses for loss in result.values())
     assert len({frozenset(result) for result in losses}) == 1
+
+
+class SamplingRecorder(TorchFunctionMode):
+    """Records the dtypes of everything that positions are computed or sampled with."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtypes = set()
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function.__name__ in ("grid_sample", "affine_grid", "linspace", "cumsum", "logsumexp"):
+            self.dtypes |= {(function.__name__, value.dtype) for value in args if torch.is_tensor(value)}
+        return function(*args, **(kwargs or {}))
+
+
+def test_positions_and_losses_are_float32_under_autocast(case):
+    name, kind, config, build = case
+    method = build()
+    step(method, make_batch(kind, config))
+    with SamplingRecorder() as recorder, torch.autocast("cpu", torch.bfloat16):
+        losses = step(method, make_batch(kind, config, seed=1))
+        motion = method.predict_motion(torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32))
+    if name in BUILT_IN:
+        assert {loss.value.dtype for loss in losses.values()} <= {torch.float32}
+    assert {displacements.dtype for displacements in motion.values()} <= {torch.float32}
+    rounded = {name for name, dtype in recorder.dtypes if dtype in (torch.bfloat16, torch.float16)}
+    assert not rounded
 
 
 def test_training_continues_bitwise_equal_from_a_saved_state(case, tmp_path):
