@@ -100,6 +100,11 @@ class Method(nn.Module):
         """Return the views from which `predict` predicts the AUs of a frame; by default the frame alone."""
         return {"face": RandomFrames(source="labelled")}
 
+    @property
+    def rate_factor(self) -> float:
+        """Factor of the scheduled learning rate, for a method that lowers it itself, such as after validations."""
+        return 1.0
+
     def after_step(self) -> None:
         """Update what is not trained by gradient; called once after the optimizer step of all phases."""
 

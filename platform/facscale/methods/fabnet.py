@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from pydantic import PositiveInt
@@ -32,7 +33,9 @@ class FAbNet(Method):
         """Hyper-parameters, with the published code's values."""
 
         windows: PositiveInt = 5  # of the curriculum, 0-50 ... 40-90 per cent
-        patience: PositiveInt = 15  # validations without a lower loss before it moves on
+        patience: PositiveInt = 15  # more validations than this without a lower loss move it on
+        rate_patience: PositiveInt | None = 10  # as long stalls after the last window that divide the rate by 10
+        validated: Literal["all", "window"] = "all"  # samples whose loss decides that
 
     config: Config
 
@@ -40,7 +43,12 @@ class FAbNet(Method):
         super().__init__(config, facts)
         self.encoder = ConvEncoder(facts.image_size, norm_first=False)
         self.decoder = Decoder(facts.image_size, inputs=2 * self.encoder.dim, outputs=2)
-        self.curriculum = Curriculum(windows=config.windows, patience=config.patience)
+        self.curriculum = Curriculum(
+            windows=config.windows,
+            patience=config.patience,
+            rate_patience=config.rate_patience,
+            validated=config.validated,
+        )
 
     @staticmethod
     def train_views(config: Config) -> Mapping[str, View]:
@@ -54,6 +62,11 @@ class FAbNet(Method):
         errors = (warp(source, self._predict_displacements(source, target)) - target).abs().mean((1, 2, 3))
         means = self.curriculum.select({"photometric": errors}, {"photometric": 1.0})
         return {name: Loss(value) for name, value in means.items()}
+
+    @property
+    def rate_factor(self) -> float:
+        """As the curriculum has lowered it."""
+        return float(self.curriculum.rate)
 
     def after_validation(self, loss: float) -> None:
         """Let the curriculum's window move up."""

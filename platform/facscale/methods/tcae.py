@@ -59,7 +59,9 @@ class TCAE(Method):
         target_weight: NonNegativeFloat = 0.0  # of the reconstructed target's embeddings; 0.1 in the published code
         order: Literal["sample", "term"] = "sample"  # the curriculum sorts by the sum of the losses, or by each loss
         windows: PositiveInt = 3  # of the curriculum: 0-50, 10-60, 20-70 per cent
-        patience: PositiveInt = 15  # validations without a lower loss before the window moves up
+        patience: PositiveInt = 15  # more validations than this without a lower loss move the window up
+        rate_patience: PositiveInt | None = 10  # as long stalls after the last window that divide the rate by 10
+        validated: Literal["all", "window"] = "all"  # samples whose loss decides that
 
     config: Config
     encoder: TwinEncoder
@@ -70,7 +72,12 @@ class TCAE(Method):
         pair = 2 * self.encoder.dim
         self.au_decoder = Decoder(facts.image_size, inputs=pair, outputs=3)
         self.pose_decoder = Decoder(facts.image_size, inputs=pair, outputs=3)
-        self.curriculum = Curriculum(windows=config.windows, patience=config.patience)
+        self.curriculum = Curriculum(
+            windows=config.windows,
+            patience=config.patience,
+            rate_patience=config.rate_patience,
+            validated=config.validated,
+        )
 
     @staticmethod
     def train_views(config: Config) -> Mapping[str, View]:
@@ -116,6 +123,11 @@ class TCAE(Method):
             r = self.encoder.embed_twins(rebuilt)
             errors["target_embedding"] = mean_squared_error(r.au, t.au) + mean_squared_error(r.pose, t.pose)
         return errors
+
+    @property
+    def rate_factor(self) -> float:
+        """As the curriculum has lowered it."""
+        return float(self.curriculum.rate)
 
     def after_validation(self, loss: float) -> None:
         """Let the curriculum's window move up."""
