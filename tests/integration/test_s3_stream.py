@@ -20,7 +20,9 @@ LENGTHS = [7, 12, 3, 30, 9, 14, 8, 21]
 
 
 def stream(dataset: Dataset, cache: object, **options: object) -> Stream:
-    spec = models.Data(per_track="all", canonical_streams=4, threads=2, cache=str(cache), prefetch=2, **options)
+    spec = models.Data(
+        epoch={"samples_per": "frame"}, canonical_streams=4, threads=2, cache=str(cache), prefetch=2, **options
+    )
     return Stream([dataset], {"face": RandomFrames(count=1, views=1)}, spec=spec, batch_size=4, seed=3)
 
 

@@ -46,7 +46,7 @@ class SampleIndex:
         extent = max(view.extent for view in views.values())
         identities = None if subjects is None else [subjects[dataset.url] for dataset in datasets]
         self.population = order.select_runs([dataset.runs for dataset in datasets], extent=extent, subjects=identities)
-        self.samples_per_epoch = int(order.count_samples(self.population, per_track=spec.per_track).sum())
+        self.samples_per_epoch = order.count_samples(self.population, **spec.epoch.model_dump())
         if not self.samples_per_epoch:
             raise DataError(_explain_empty(datasets, extent=extent, identities=identities))
         self._row_of_run = np.concatenate([dataset.runs.start for dataset in datasets])
@@ -56,8 +56,9 @@ class SampleIndex:
         self.failure_log = ReadFailureLog(total_frames=frames, max_share=spec.max_bad)
 
     def compute_bytes_per_epoch(self) -> int:
-        """Add up the bytes of the row groups that an epoch reads, over all workers."""
-        members = np.unique(self.population.group, return_index=True)[1]
+        """Add up the bytes of the row groups that the first epoch reads, over all workers; others read about as many."""
+        members = order.sample_epoch(self.population, **self.spec.epoch.model_dump(), seed=self.seed, epoch=0).member
+        members = members[np.unique(self.population.group[members], return_index=True)[1]]
         keys = (self.get_row_group(int(member)) for member in members)
         return sum(self.datasets[k.dataset].manifest.shards[k.shard].row_groups[k.row_group].length for k in keys)
 
@@ -65,7 +66,7 @@ class SampleIndex:
         """Return the samples of an epoch, in order."""
         return order.order_epoch(
             self.population,
-            per_track=self.spec.per_track,
+            **self.spec.epoch.model_dump(),
             seed=self.seed,
             epoch=number,
             streams=self.spec.canonical_streams,

@@ -37,7 +37,8 @@ from facscale.ingest.work_store import ItemStatus, WorkStore
 from facscale.progress import Progress
 from facscale.spec import Pipeline, SpecError
 
-SELECTION = {"labels", "parts", "include", "exclude", "identities", "videos_per_identity"}  # absent unless they are set
+# Absent from a recipe unless they are set.
+SELECTION = {"labels", "parts", "include", "exclude", "identities", "videos_per_identity", "clips_per_video"}
 RECIPE_VERSION = 2  # increase it when the same spec gives different crops
 
 

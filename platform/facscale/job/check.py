@@ -26,6 +26,7 @@ from facscale.job.plan import Plan, TrainNode, build_plan
 from facscale.job.variants import Variant, expand_stages, expand_variants, hash_values
 from facscale.methods import DataFacts, Method
 from facscale.progress import format_duration
+from facscale.report.published import load_trainings
 from facscale.spec import Document, SpecError, yaml_io
 from facscale.train.engine import build_deepspeed_config
 from facscale.train.schedule import Schedule
@@ -194,14 +195,18 @@ class Estimate:
         return epochs
 
     def _estimate_epochs(self, views: Mapping[str, View]) -> dict[str, tuple[int, str]]:
-        """From published sizes: one sample for each `data.per_track` of a track, or as many as its frames give."""
+        """From published sizes: `data.epoch.count` samples of each unit, or as many as the frames give."""
         data, epochs = self.variant.job.data, dict[str, tuple[int, str]]()
         for source in dict.fromkeys(view.source for view in views.values()):
             extent = max(view.extent for view in views.values() if view.source == source)
             sizes = [find_size(url) for url in data.urls(source)]
             known = [size for size in sizes if size]
+            units = {"identity": "people", "video": "videos", "track": "tracks"}
             samples = sum(
-                size.frames // extent if data.per_track == "all" else size.tracks * data.per_track for size in known
+                size.frames // extent
+                if data.epoch.samples_per == "frame"
+                else data.epoch.count * int(getattr(size, units[data.epoch.samples_per]))
+                for size in known
             )
             samples = max(1, round(samples * (1 - data.validation - data.test)))
             epochs[source] = samples, f"about {samples:,} samples of {', '.join(size.name for size in known)}"
@@ -240,6 +245,8 @@ def print_variant(estimate: Estimate, console: Console) -> None:
         table.add_row(f"{source} epoch", description)
     steps = f"{estimate.steps:,} in total, {job.train.batch_size} samples each: {job.train.epochs:g} epochs"
     table.add_row("steps", steps)
+    if training := load_trainings().get(job.method.name):
+        table.add_row("published", f"about {training.steps:,} steps: {training.source}")
     if estimate.missing_files:
         table.add_row("cost", f"not known: {', '.join(estimate.missing_files)} is not at hand")
         console.print(table)

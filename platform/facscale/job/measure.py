@@ -31,6 +31,7 @@ from facscale.job.evaluator import embed_frames
 from facscale.job.variants import hash_values
 from facscale.methods import Method
 from facscale.spec import Job
+from facscale.spec.models import EpochBlock
 from facscale.spec.pipelines import Crop
 from facscale.spec.renamed import restore_old_names
 from facscale.synthetic.ground_truth import GroundTruth, load_ground_truth
@@ -113,7 +114,9 @@ def measure_pairs(method: Method, *, job: Job, device: torch.device) -> dict[str
     blank = torch.zeros(2, 1, 3, job.data.image_size, job.data.image_size, device=device)
     if not (method.predict_motion(*blank) and datasets and job.evaluate.pairs):
         return {}
-    spec = job.data.model_copy(update={"augment": augment.eval_config(job.data.augment), "per_track": "all"})
+    spec = job.data.model_copy(
+        update={"augment": augment.eval_config(job.data.augment), "epoch": EpochBlock(samples_per="frame")}
+    )
     people = select_unlabelled_people(job, datasets, part="test" if job.data.test else "train")
     views = {"pair": RandomFrames(count=2)}
     stream = Stream(datasets, views, spec=spec, batch_size=PAIR_BATCH, seed=job.seed, subjects=people)

@@ -17,7 +17,7 @@ from facscale.job.inputs import fetch_input
 from facscale.job.variants import NOT_IN_TRAINING_KEY, Variant, expand_stages, find_fold_stages, hash_values
 from facscale.methods import DataFacts
 from facscale.methods.supervised import Supervised
-from facscale.spec.models import Evaluate
+from facscale.spec.models import EpochBlock, Evaluate
 from facscale.train.task import TrainingTask
 
 
@@ -206,7 +206,7 @@ def make_batchnorm_probe(variant: Variant) -> Variant:
     probe = variant.job.evaluate.probe
     optimizer = {"name": "adam", "lr": probe.lr, "weight_decay": probe.weight_decay}
     train = {"batch_size": probe.batch_size, "epochs": probe.epochs, "optimizer": optimizer}
-    data = variant.job.data.model_copy(update={"per_track": "all"})
+    data = variant.job.data.model_copy(update={"epoch": EpochBlock(samples_per="frame")})
     job = variant.job.model_copy(update={"data": data, "train": type(variant.job.train).model_validate(train)})
     method = {"method": type(job.method)(name="supervised"), "inputs": {}, "stages": {}, "start": None}
     config = Supervised.Config(trainable="batchnorm")

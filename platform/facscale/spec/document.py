@@ -173,7 +173,9 @@ def _describe_fault(document: Document, model: type[BaseModel], at: KeyPath, fau
     if fault["type"] == "extra_forbidden":
         parent = _find_model(model, path[:-1])
         if new_name := getattr(parent, "renamed", {}).get(path[-1]):
-            return f"{where}: {name} is now called {'.'.join([*name.split('.')[:-1], new_name])}"
+            conversion = parent.converted.get(new_name)
+            values = f": {json.dumps(conversion.update(fault['input']))}" if conversion else ""
+            return f"{where}: {name} is now called {'.'.join([*name.split('.')[:-1], new_name])}{values}"
         return f'{where}: unknown key "{name}"{suggest_nearest(str(path[-1]), list(parent.model_fields))}'
     if fault["type"] == "missing":
         return f'{where}: "{name}" is missing'

@@ -19,13 +19,14 @@ from pydantic import (
     model_validator,
 )
 
-from facscale.spec.block import Block
+from facscale.spec.block import Block, Conversion
 from facscale.spec.deepspeed import refuse_reserved
 from facscale.spec.safety import Name
 from facscale.spec.sweep import Sweep
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Range = Annotated[tuple[float, float], Field(min_length=2, max_length=2)]
+MAX_CROP = 3  # times the side of the face square
 Url = str  # any fsspec URL: s3://bucket/folder, file:///folder, or a plain path
 
 
@@ -39,6 +40,8 @@ class MethodBlock(Block):
 class Augment(Block):
     """Random augmentation of every training image, sampled and applied on the accelerator."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"shift", "eval_crop"})
+
     rotation: NonNegativeFloat = 10.0  # degrees, uniform in [-rotation, +rotation]
     flip: Fraction = 0.5  # probability of a left-right mirror image
     brightness: NonNegativeFloat = 0.4  # factor uniform in [1 - x, 1 + x]
@@ -50,20 +53,58 @@ class Augment(Block):
     blur: Fraction = 0.0  # probability of a Gaussian blur, sigma uniform in [0.1, 2] pixels at 224 x 224
     compression: Fraction = 0.0  # probability of JPEG artefacts, quality uniform in [30, 95]
     holes: Fraction = 0.0  # probability of 1 to 8 black squares, sides uniform in [1/32, 1/8] of the image's side
-    crop: Range = (0.8, 1.0)  # side of the random crop as a share of the image's side
+    # Side of the random crop as a share of the face square's side; above 1 it reaches into the margin of the stored crops
+    # (`crop.margin` of a pipeline).
+    crop: Range = (0.8, 1.0)
+    # Largest distance of the crop's centre from that of the face square, across and down, as a share of the square's side;
+    # null: as far as the crop stays within the square.
+    shift: Fraction | None = None
+    eval_crop: PositiveFloat | None = None  # side of evaluation's centre crop; null: mean of `crop`, within [0.875, 1]
     aspect: Annotated[float, Field(ge=1, le=4)] = 1.0  # width / height of the crop, log-uniform in [1 / x, x]
 
     @model_validator(mode="after")
     def _crop_is_a_range(self) -> Augment:
-        if not 0 < self.crop[0] <= self.crop[1] <= 1:
-            raise ValueError("crop must be [smallest, largest] within (0, 1]")
+        if not 0 < self.crop[0] <= self.crop[1] <= MAX_CROP:
+            raise ValueError(f"crop must be [smallest, largest] within (0, {MAX_CROP}]")
         return self
+
+
+class EpochBlock(Block):
+    """What an epoch is, the unit of `train.epochs`.
+
+    The samples of an identity come from as many of its videos as possible, those of a video from as many of its tracks;
+    parts of a track that a gap or the edge of a row group separates are one track. "frame": every frame once, where a
+    sample of several frames in a row takes the place of as many.
+    """
+
+    samples_per: Literal["identity", "video", "track", "frame"] = "track"
+    count: PositiveInt = 1  # samples of each identity, video or track
+
+    @model_validator(mode="after")
+    def _check_count(self) -> EpochBlock:
+        if self.samples_per == "frame" and self.count > 1:
+            raise ValueError("samples_per: frame sees every frame once; write count: 1, and raise train.epochs")
+        return self
+
+
+def update_per_track(per_track: Any) -> Any:
+    """Convert `data.per_track` of an earlier release, a number or "all", to `data.epoch`."""
+    return {"samples_per": "frame", "count": 1} if per_track == "all" else {"samples_per": "track", "count": per_track}
+
+
+def restore_per_track(epoch: Any) -> Any:
+    """Convert `data.epoch` back where both give the same samples.
+
+    A number of `per_track` counted parts of tracks that row groups separate, so it has no exact counterpart.
+    """
+    return "all" if isinstance(epoch, Mapping) and epoch.get("samples_per") == "frame" else None
 
 
 class Data(Block):
     """Which data sets are read, and how."""
 
-    renamed: ClassVar[Mapping[str, str]] = {"mixed": "joint"}
+    renamed: ClassVar[Mapping[str, str]] = {"mixed": "joint", "per_track": "epoch"}
+    converted: ClassVar[Mapping[str, Conversion]] = {"epoch": Conversion(update_per_track, restore_per_track)}
 
     unlabelled: tuple[Url, ...] | Url = ()
     labelled: tuple[Url, ...] | Url = ()
@@ -71,7 +112,7 @@ class Data(Block):
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the people held out to monitor the loss
     test: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the unlabelled people held out from all training
     image_size: PositiveInt = 224  # pixels, side of the square input of the network
-    per_track: PositiveInt | Literal["all"] = 1  # samples of each track in an epoch; "all": as many as fit
+    epoch: EpochBlock = EpochBlock()
     canonical_streams: PositiveInt = 64  # the order of samples depends on this, not on the number of workers
     shuffle_block: PositiveInt = 4  # row groups of a canonical stream that are shuffled together
     threads: PositiveInt = 4  # JPEG decoding threads of each worker

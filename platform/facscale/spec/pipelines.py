@@ -23,6 +23,7 @@ class Source(Block):
     exclude: tuple[str, ...] = ()  # likewise; empty: nobody is left out
     identities: NonNegativeInt = 0  # maximum number of people, chosen evenly; 0: all
     videos_per_identity: NonNegativeInt = 0  # maximum, chosen evenly, with all utterances of a video; 0: all
+    clips_per_video: NonNegativeInt = 0  # maximum number of files of a video, such as VoxCeleb's utterances; 0: all
     limit: NonNegativeInt = 0  # maximum number of videos in the order of names, or of images of each part; 0: all
     labels: bool = True  # false: read no action units, also where there are label files
     aus: tuple[PositiveInt, ...] = ()  # action units to keep (those of the protocol); empty: all that are coded

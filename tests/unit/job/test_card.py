@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -183,7 +184,9 @@ def test_a_card_from_before_keys_were_renamed_is_read(judged, capsys):
     card, path, _ = judged
     path.write_text(json.dumps(json.loads(card.to_json()) | {"spec": restore_old_names(card.spec)}))
     assert '"patience": 600' in path.read_text()
-    assert Card.from_json(path.read_bytes(), source="x") == card
+    old = Card.from_json(path.read_bytes(), source="x")
+    assert replace(old, spec=card.spec) == card
+    assert restore_old_names(old.spec) == restore_old_names(card.spec)  # it lacks keys that were added later
     assert verify.verify_card(str(path))
 
 
