@@ -44,7 +44,9 @@ def main() -> None:
         finals = []
         for seed in range(options.seeds):
             for step, measures in train(faces[len(tested) :], tested, rate=rate, seed=seed, options=options):
-                print(f"{rate:6g}  {seed:4}  {step:5}  " + "  ".join(f"{value:14.4f}" for value in measures), flush=True)
+                print(
+                    f"{rate:6g}  {seed:4}  {step:5}  " + "  ".join(f"{value:14.4f}" for value in measures), flush=True
+                )
             finals.append(measures[0])
         spread = statistics.stdev(finals) if len(finals) > 1 else math.nan
         print(f"{rate:6g}: {statistics.mean(finals):.4f} ± {spread:.4f} after {options.steps} steps", flush=True)

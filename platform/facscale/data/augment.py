@@ -22,7 +22,6 @@ Colours may leave [0, 1] only within the colour step; they are clamped before th
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import lru_cache
 
@@ -56,6 +55,7 @@ PARAMETERS = (
 )
 # Random numbers per image, in two lots: the second lot was added later and leaves the results of the first unchanged.
 DRAWS = (14, 7)
+CROP_SIDE = 6  # the number that gives the side of the crop
 MIN_EVAL_CROP = 0.875  # side of the centre crop that is usual in evaluation after training on small random crops
 FLOW_STEP = 1 / 8  # pixels of the stored crop
 FLOW_UNKNOWN = -128  # where there was no later frame
@@ -193,14 +193,9 @@ class Augmenter:
         self.size = size
 
     def __call__(self, batch: Batch) -> Batch:
-        """Return a batch with images [B, F, V, 3, size, size] float32 in [0, 1], and transformed `landmarks` and `flow`.
-
-        Everything is computed in float32, also under autocast: in bfloat16 pixels would move by up to half a pixel.
-        """
-        devices = {faces.images.device.type for faces in batch.values()}
-        with ExitStack() as stack:
-            for device in devices:
-                stack.enter_context(torch.autocast(device, enabled=False))
+        """Return a batch with images [B, F, V, 3, size, size] float32 in [0, 1], and transformed `landmarks` and `flow`."""
+        device = next(iter(batch.values())).images.device.type
+        with torch.autocast(device, enabled=False):  # in bfloat16 positions would be wrong by half a pixel
             return Batch({name: self._augment(faces) for name, faces in batch.items()})
 
     def _augment(self, faces: Faces) -> Faces:

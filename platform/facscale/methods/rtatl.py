@@ -83,6 +83,7 @@ class RTATL(Method):
         task_weight: NonNegativeFloat = 0.1  # of rotation, exemplar and jigsaw
         removed: float = Field(default=0.5, ge=0, le=1)  # share of faces that lose a pair of squares
         hidden: PositiveInt = 2048  # of the transformer's feed-forward layers
+        dropout: float = Field(default=0.1, ge=0, lt=1)  # in the transformer; torch's own default
         patch_width: Annotated[int, Field(ge=8, multiple_of=8)] = 1024  # most channels of G, D and C
         temperature: PositiveFloat = 0.1  # of the exemplar task
 
@@ -276,6 +277,8 @@ def build_head(config: RTATL.Config, facts: DataFacts, *, dim: int) -> RegionalH
         return GlobalHead(dim, aus=count)
     is_graph = config.relation == "graph"
     relation = (
-        AUGraphConvolution(facts.aus, dim=DIM) if is_graph else AUTransformer(count, dim=DIM, hidden=config.hidden)
+        AUGraphConvolution(facts.aus, dim=DIM)
+        if is_graph
+        else AUTransformer(count, dim=DIM, hidden=config.hidden, dropout=config.dropout)
     )
     return RegionalHead(dim, aus=count, size=facts.image_size, relation=relation)

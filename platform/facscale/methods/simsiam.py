@@ -33,7 +33,8 @@ class SimSiam(Method):
 
         depth: Literal[18, 34, 50] = 34  # of the ResNet
         width: PositiveInt = 64
-        projection: PositiveInt = 2048  # width of the projector, all three layers
+        projection: PositiveInt = 2048  # outputs of the projector
+        hidden: PositiveInt | None = None  # width of the projector's two hidden layers; None: as wide as `projection`
         bottleneck: PositiveInt = 512  # hidden width of the predictor
 
     constant_rate: ClassVar[tuple[str, ...]] = ("predictor",)
@@ -42,7 +43,8 @@ class SimSiam(Method):
     def __init__(self, config: Config, facts: DataFacts) -> None:
         super().__init__(config, facts)
         self.encoder = ResNet(config.depth, width=config.width, zero_init_residual=True)
-        self.projector = normalised_head(self.encoder.dim, *[config.projection] * 3, last_affine=False)
+        hidden = config.hidden or config.projection
+        self.projector = normalised_head(self.encoder.dim, hidden, hidden, config.projection, last_affine=False)
         self.predictor = nn.Sequential(
             normalised_head(config.projection, config.bottleneck),
             nn.ReLU(inplace=True),

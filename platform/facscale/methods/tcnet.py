@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -50,13 +51,15 @@ class TCNet(Method):
     def train_views(config: Config) -> Mapping[str, View]:
         """Return a clip: the anchor, the next frame, and frames `spacing` apart."""
         later = range(1 + config.spacing, 2 + config.spacing * (config.length - 2), config.spacing)
-        return {"clip": FrameOffsets(offsets=(0, 1, *later), shared=True)}
+        return {"clip": FrameOffsets(offsets=(0, 1, *later))}
 
     @trains("encoder")
     def rank(self, batch: Batch) -> Losses:
-        """Compute L."""
+        """Compute L. Anchors, next and later frames pass the encoder as three batches."""
         clips = batch.clip.images[:, :, 0]
-        clips_BJD = normalize(widen(self.encoder(clips.flatten(0, 1))), dim=-1).unflatten(0, clips.shape[:2])
+        parts = [clips[:, :1], clips[:, 1:2], clips[:, 2:]]
+        embeddings = [self.encoder(part.flatten(0, 1)).unflatten(0, part.shape[:2]) for part in parts]
+        clips_BJD = normalize(widen(torch.cat(embeddings, 1)), dim=-1)
         return {"ranked": Loss(ranking_loss(clips_BJD, margin=self.config.margin))}
 
 

@@ -40,7 +40,7 @@ class MethodBlock(Block):
 class Augment(Block):
     """Random augmentation of every training image, sampled and applied on the accelerator."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"shift", "eval_crop"})
+    added: ClassVar[frozenset[str]] = frozenset({"shift", "eval_crop", "crop_per"})
 
     rotation: NonNegativeFloat = 10.0  # degrees, uniform in [-rotation, +rotation]
     flip: Fraction = 0.5  # probability of a left-right mirror image
@@ -56,6 +56,7 @@ class Augment(Block):
     # Side of the random crop as a share of the face square's side; above 1 it reaches into the margin of the stored crops
     # (`crop.margin` of a pipeline).
     crop: Range = (0.8, 1.0)
+    crop_per: Literal["image", "epoch"] = "image"  # draws the side of the crop for each image, or once for an epoch
     # Largest distance of the crop's centre from that of the face square, across and down, as a share of the square's side;
     # null: as far as the crop stays within the square.
     shift: Fraction | None = None
@@ -131,11 +132,22 @@ class Data(Block):
 class Optimizer(Block):
     """SGD with momentum, Adam, AdamW, or LARS for very large batches."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"rate_in_velocity"})
+
     name: Literal["sgd", "adam", "adamw", "lars"] = "sgd"
     lr: PositiveFloat = 0.001
     momentum: Fraction = 0.9  # sgd, lars
     betas: Range = (0.9, 0.999)  # adam, adamw
     weight_decay: NonNegativeFloat = 0.0
+    # lars: the velocity sums steps, each with the learning rate of its time, as in LARS' paper and SimCLR's code; else it
+    # sums gradients, as torch's SGD does, and a new rate applies to all of it at once.
+    rate_in_velocity: bool = False
+
+    @model_validator(mode="after")
+    def _check_velocity(self) -> Optimizer:
+        if self.rate_in_velocity and self.name != "lars":
+            raise ValueError(f"rate_in_velocity is an option of lars; {self.name} has none")
+        return self
 
 
 class ScheduleBlock(Block):

@@ -26,7 +26,7 @@ QUALITY, HOLES = PARAMETERS.index("quality"), PARAMETERS.index("holes")
 
 def drawn(view: str, *, spec: models.Augment = DAMAGED, keys: np.ndarray = KEYS) -> np.ndarray:
     index = SimpleNamespace(views=VIEWS, spec=models.Data(augment=spec))
-    return SampleIndex.sample_augmentation(index, view, keys)
+    return SampleIndex.sample_augmentation(index, view, keys, epochs=np.zeros(len(keys), int))
 
 
 def rough(size: int) -> np.ndarray:
