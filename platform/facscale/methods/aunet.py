@@ -39,12 +39,25 @@ class AUNet(Method):
     Rows of the paper: AU-FAN has `interval: 0` and no input `labels`, AU-VAE `interval: 0`, AU-TDN no `labels`; without
     the input `fan` it is ResNet18-A, and without both and motion ResNet18.
 
-    Not stated in the paper, and taken from the authors' code: 0.1 `motion` beside 0.9 static; w_i times the number of
-    AUs; logits averaged with the mirrored face's at test; the classifier's hidden layer of 128 with BatchNorm. Where
-    positives are rare, training with Eq. 1 detects few of them early on; `weighting: class` weights labels as the other
-    methods do. `consistency: code` is also theirs: mean squared difference of mu, plus mean deviation of the prediction
-    alone. In ResNet18-A, motion is taken after the first stage. Differs from the paper: crops are aligned by the eyes,
-    not boxes.
+    Departures from the paper:
+
+    - Crops are aligned by the eyes, where the authors cut boxes of a detector.
+    - w_i is multiplied by the number of AUs, as in the authors' code. Where positives are rare, training with Eq. 1
+      detects few of them early on; `weighting: class` weights labels as the other methods do.
+    - Sums over AUs in Eq. 1 are means over the labelled ones, as in the code; L_cons is the mean over frames of which all
+      AUs are labelled.
+    - `consistency: code` is the code's L_cons: mean squared difference of mu, plus mean deviation of the prediction alone.
+    - The code's second difference has the opposite sign, which the weights of the next convolution absorb.
+    - "Degrading every 4 epochs by 30 %": jobs/aunet.yaml multiplies the rate by 0.7; the code by 0.3 (`gamma: 0.3`).
+    - The code's rotation uses pi / 200 for a degree, so that its 15 degrees are 13.5; here they are 15.
+    - The public four-stack FAN (mean pooling) stands for the authors' (two stacks, max pooling) in jobs/aunet.yaml, which
+      says how to use theirs.
+    - BatchNorm uses all workers' samples (`train.sync_batchnorm`), since the authors trained on one GPU; L_cons stays in
+      float32, where the job trains in bfloat16.
+
+    Left open by the paper, and taken from the authors' code: 0.1 `motion` beside 0.9 static; logits averaged with the
+    mirrored face's at test; the classifier's hidden layer of 128 with BatchNorm. In ResNet18-A, motion is taken after the
+    first stage.
 
     The size of what is trained is the paper's, for 12 AUs: AU-FAN 1.86 M parameters and 3.01 GFLOPs, AUNet 2.66 M and
     3.83, counting a multiplication and an addition as one operation, without the frozen FAN (12.11 M), which AUNet runs

@@ -75,7 +75,8 @@ def trains(*modules: str) -> Callable[[AnyPhase], AnyPhase]:
 class Method(nn.Module):
     """Base class of all methods. A subclass sets `encoder`, the part that is kept and evaluated.
 
-    Its docstring documents the paper: citation, equations, letters, and "Differs from the paper".
+    Its docstring documents the paper: citation, equations, letters, and a paragraph that begins with "Departures from the
+    paper". What the paper leaves open, and what its authors' code decides, is listed there too.
     """
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig

@@ -34,11 +34,22 @@ class DeformAE(Method):
         L   = mean |I' - I| + l1 sum |grad(W - identity)| + l2 mean (batch mean of (W - identity))^2
 
     Letters: S pixels a side, l1 `smoothness_weight`, l2 `bias_weight`. The feature is z, as in TCAE's comparison.
+    Weights begin as in the published code: N(0, 0.02), and N(1, 0.02) for the scales of BatchNorm. In the deformation's
+    decoder the first and the last activation are tanh, all others ReLU.
 
-    Differs from the published code: in its dense blocks only the first layer is ever called; here each layer receives
-    the sum of all layers before it, as the blocks are documented. The code is for 64 pixels; for larger images, the
-    encoder begins with more halving convolutions and the decoders end with more doubling ones, since TCAE, which used
-    256, does not describe its version.
+    Departures from the paper, and from its published code:
+
+    - In the code's dense blocks only the first layer is ever called, and its output doubled for each further layer:
+      `dense: first`, which is what TCAE's authors must have trained, who used the released code. By default each layer receives the
+      sum of all layers before it, as the blocks are meant.
+    - The code has ReLU between the BatchNorm and the first convolution of its input, which cuts off all that is darker
+      than the mean: `input_relu: true`. Its variant with InstanceNorm has neither, and is not offered here.
+    - The code is for 64 pixels; for larger images, the encoder begins with more halving convolutions and the decoders end
+      with more doubling ones, since TCAE, which used 256, does not describe its version.
+    - The 3 x 3 transposed convolutions of stride 1 are plain ones, which is the same with mirrored weights.
+    - Images are sampled with the corners' centres at -1 and 1, as torch did when the code was written.
+    - Faces are cropped at random as for TCAE; the code only resizes them. Positions and warps stay in float32, where
+      jobs/deformae.yaml trains in bfloat16.
     """
 
     class Config(MethodConfig):

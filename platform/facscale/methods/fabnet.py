@@ -25,8 +25,18 @@ class FAbNet(Method):
 
     Trained from easy to hard: the window of a batch's losses moves up when the validation loss stops falling.
 
-    Differs from the published code: there is one source, as in TCAE's and CLP's comparisons, and so no mask (it weighs
-    several sources, and is 1 everywhere with a single one). Images smaller than 256 pixels pass fewer layers.
+    Departures from the paper, and from its published code:
+
+    - There is one source, as in TCAE's and CLP's comparisons, and so no mask (it weighs several sources, and is 1
+      everywhere with a single one).
+    - Images smaller than 256 pixels pass fewer layers.
+    - Crops are those of TCAE's code, of about the same relative sizes; FAb-Net's lie lower in the image (it pads 20, 80, 20
+      and 30 pixels), which depends on its face crops.
+    - Displacements and warps stay in float32, where jobs/fabnet.yaml trains in bfloat16.
+
+    The curriculum sorts the samples of all workers, and BatchNorm uses them (`train.sync_batchnorm`), since the authors
+    trained on one GPU. As in the code, validation takes all samples (`validated: window` takes those that are trained),
+    and after the last window long stalls lower the rate tenfold (`rate_patience`).
     """
 
     class Config(MethodConfig):

@@ -38,9 +38,16 @@ class FaceAlignment(Method):
     Landmarks that are unknown or outside the image are left out of the mean. `nme` is only logged: the mean distance of
     the last stack's landmarks as a share (not per cent) of the distance of the outer eye corners.
 
-    Differs from the paper: L sums over a map's pixels, where the authors average, so that it does not shrink with
-    larger maps; Gaussians are centred on the landmark itself, not on its pixel; AUNet's FAN has two stacks, the
-    published ones four. The published recipe's random occlusion is left out.
+    Departures from the paper:
+
+    - L sums over a map's pixels, where the authors average, so that it does not shrink with larger maps.
+    - Gaussians are centred on the landmark itself, not on its pixel.
+    - AUNet's FAN has two stacks, the paper's four.
+    - `pool: max` halves maps by their maximum, as AUNet's FAN of two stacks does, `mean` by their mean, as the
+      face-alignment package's 2DFAN4 does. Public weights decide: two stacks are max, four are mean.
+    - The paper's random occlusion, which it does not describe, is left out; it does not state how strong its colour jitter
+      is. Adam replaces RMSprop at the same rate (jobs/fan.yaml).
+    - Heat maps, their loss and the landmarks stay in float32, where jobs/fan.yaml trains in bfloat16.
     """
 
     class Config(MethodConfig):

@@ -57,11 +57,24 @@ class RTATL(Method):
     L_Sup, binary cross-entropy, leaves out AUs of which a centre is painted over. Letters: l1 `adversarial_weight`, l2
     `semantic_weight`, lf `flow_weight`. `relation: graph` and other `tasks` are the rows of the paper's Table 1.
 
-    Not stated in the paper, and decided here: fused maps at a 4th of the side with as many channels as the ResNet's
-    last, RoI convolutions of 64 and 128 channels averaged to 3 x 3; half of the faces lose a pair of squares; D and C
-    are DCGAN's and shared by all AUs; C is trained with D; class weights; jigsaw with 24 orders, rotations by quarter
-    turns, exemplar as NT-Xent of two augmented copies, each weighted by `task_weight`. Only frames with stored flow
-    train Eq. 8.
+    Departures from the paper, which has no public code:
+
+    - L_C is not part of Eq. 9; C is trained with D, in the second phase.
+    - Flow is only trained on frames with stored flow, the labelled ones.
+    - Where no landmark was found, regions are those of an upright face.
+    - Flow, regions and losses stay in float32, where jobs/rtatl.yaml trains in bfloat16.
+
+    Left open by the paper, and decided here:
+
+    - Fused maps at a 4th of the side with as many channels as the ResNet's last; RoI convolutions of 64 and 128 channels,
+      averaged to 3 x 3.
+    - Half of the faces lose a pair of squares; an unlabelled face's y is 0 or 1.
+    - D and C are DCGAN's and shared by all AUs; BatchNorm uses all workers' samples (`train.sync_batchnorm`), since the
+      authors trained on one GPU.
+    - `dropout` in the transformer: 0.1, the default of torch's layers, as is `hidden`, 2048.
+    - Class weights, batch size, epochs, rate schedule, and the unit of flow (pixels of the input).
+    - Jigsaw with 24 orders, rotations by quarter turns, exemplar as NT-Xent of two augmented copies, each weighted by
+      `task_weight`; the graph of `relation: graph`.
 
     Size, with the paper's in brackets, for BP4D's 12 AUs: 19.13 M parameters (19.12) and 5.56 GFLOPs (5.57) at
     inference, 54.44 M (54.62) in training. In training, a face that loses squares costs 10.24 GFLOPs if D and C run

@@ -26,6 +26,16 @@ class SimSiam(Method):
     f is encoder and projector, h the predictor. As in the published code, the last BatchNorm of the projector's three
     layers neither scales nor shifts, the predictor's learning rate stays constant, and each residual block starts as
     its shortcut. BatchNorm should use all workers' samples: `train.sync_batchnorm` in jobs/simsiam.yaml.
+
+    Departures from the paper:
+
+    - The backbone is a ResNet-34, as in CLP's comparison, where the paper has a ResNet-50. For it, "the hidden fc is
+      2048-d" and "as wide as the features" are the same; with the 512 features of a ResNet-34, the published code has
+      hidden layers of 512 and 2048 outputs. That is `hidden: 512` in jobs/simsiam.yaml; by default they are as wide as the
+      outputs, in the paper's words.
+    - Similarities stay in float32, where jobs/simsiam.yaml trains in bfloat16.
+
+    CLP retrained SimSiam on VoxCeleb2 frames with values that it does not state; those here are the paper's for ImageNet.
     """
 
     class Config(MethodConfig):

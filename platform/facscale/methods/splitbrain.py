@@ -29,9 +29,18 @@ class SplitBrain(Method):
     where l is the cross-entropy over quantised values, averaged over the positions of the last feature map ("cl,cl"),
     or the squared error ("reg,reg"). The features are both halves' third convolution, as in TCAE's comparison.
 
-    The halves are half AlexNets with BatchNorm, of 48, 128, 192, 192 and 128 channels. Differs from the paper (TCAE
-    does not describe this): the third convolution is averaged down to `pool` x `pool` positions; ab has the squares of
-    side 10 that contain sRGB colours (the paper counts 313).
+    The halves are half AlexNets of 48, 128, 192, 192 and 128 channels.
+
+    Departures from the paper, whose training has no public code:
+
+    - Every convolution has BatchNorm, as in CMC's half AlexNets; the published networks have none, and their third
+      convolution connects all channels, which here each half does within itself. Convolutions are padded to whole maps.
+    - ab has the squares of side 10 that contain sRGB colours; the paper counts 313 of them. Classes are not re-weighted.
+    - Channels are averaged down to the last map before they are quantised.
+    - Images have 224 pixels (jobs/splitbrain.yaml), 227 in the published networks.
+
+    Left open by TCAE, and decided here: how the third convolution was "down-sampled": it is averaged to `pool` x `pool`
+    positions. Colours are converted in float32, where the job trains in bfloat16.
     """
 
     class Config(MethodConfig):

@@ -26,8 +26,17 @@ class TCNet(Method):
 
     Letters: m `margin`, n `length` - 1. The frames are the anchor, the next one, and ten more `spacing` apart.
 
-    The embedding (a ResNet and a linear layer) is what is kept and evaluated. Differs from the published code: anchors
-    are drawn anew in each epoch, not once for the run.
+    The embedding (a ResNet and a linear layer) is what is kept and evaluated. As in the published code, every frame has
+    a crop of its own (of one side), the network begins with ImageNet's weights (`inputs.pretrained` in jobs/tcnet.yaml),
+    and anchors, next and later frames pass it as three batches, with statistics of their own.
+
+    Departures from the paper, and from its published code:
+
+    - Anchors are drawn anew in each epoch; the code draws one for each video, once for the run.
+    - What is evaluated is the embedding before it is normalised.
+    - The batch of 48 is shared by 4 workers, by 2 GPUs in the code: BatchNorm sees the frames of 12 clips, not 24.
+    - Nobody is held out: the code sets aside a fifth of the videos, and selects nothing by them.
+    - Embeddings and distances stay in float32, where jobs/tcnet.yaml trains in bfloat16.
     """
 
     class Config(MethodConfig):

@@ -150,6 +150,16 @@ def test_a_docstring_of_ours_begins_with_a_citation_and_its_year(name):
     assert CITATION.fullmatch(first), first
 
 
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_docstring_of_ours_lists_the_departures_from_the_paper(name):
+    """`facscale methods NAME` prints it."""
+    paragraphs = inspect.getdoc(methods.find_method(name)).split("\n\n")
+    found = [number for number, text in enumerate(paragraphs) if text.startswith("Departures from the paper")]
+    assert len(found) == 1, "one paragraph begins with 'Departures from the paper'"
+    assert paragraphs[found[0]].endswith("none is known.") or paragraphs[found[0] + 1].startswith("- ")
+    assert "Differs from" not in "".join(paragraphs)
+
+
 def test_every_trainable_parameter_lies_in_exactly_one_root(case):
     _, kind, _, build = case
     method = build()
