@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from facscale.data.views import Batch, RandomFrames, View
 from facscale.nn import Encoder
 from facscale.spec import Block, SpecError
+from facscale.spec.models import Weighting
 
 MethodConfig = Block  # frozen and closed: a wrong key is an error before anything starts, with a suggestion
 
@@ -44,6 +45,11 @@ class DataFacts:
     sets: tuple[tuple[int, ...], ...] = ()  # the AUs of each labelled data set that is trained on
     identities: int = 0  # number of people in the unlabelled data
     image_size: int = 224  # pixels, side of the network's square input
+
+    def get_label_weights(self, weighting: Weighting) -> Tensor:
+        """Get the weights [2, n] of negatives and positives that `data.labels.compute_label_weights` computes."""
+        au_weights = self.au_weights if weighting == "au" else (1.0,) * len(self.aus)
+        return torch.tensor(self.label_weights if weighting == "class" else (au_weights, au_weights))
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from facscale.nn.rois import (
     paste_patches,
     patch_side,
 )
+from facscale.spec.models import Weighting
 
 Task = Literal["inpainting", "flow", "rotation", "exemplar", "jigsaw"]
 COMPARED_TASKS: tuple[Task, ...] = ("rotation", "exemplar", "jigsaw")  # with RTATL's own two, in its Table 1
@@ -53,12 +54,14 @@ class RTATL(Method):
         L_F   = E|f - f'|                                                       (8)
         L     = L_Sup + L_D + L_G + lf L_F                                      (9)
 
-    L_Sup, binary cross-entropy, leaves out AUs of which a centre is painted over. Letters: l1 `adversarial_weight`, l2
+    L_Sup, binary cross-entropy without weights, leaves out AUs of which a centre is painted over. `weighting: class` weighs
+    positives by 1 / (2 r) and negatives by 1 / (2 (1 - r)), r being the AU's base rate among the training frames, and `au`
+    weighs both by (1 / r) / sum(1 / r) times the number of AUs. Letters: l1 `adversarial_weight`, l2
     `semantic_weight`, lf `flow_weight`. `relation: graph` and other `tasks` are the rows of the paper's Table 1.
 
     Not stated in the paper, and decided here: fused maps at a 4th of the side with as many channels as the ResNet's
     last, RoI convolutions of 64 and 128 channels averaged to 3 x 3; half of the faces lose a pair of squares; D and C
-    are DCGAN's and shared by all AUs; C is trained with D; class weights; jigsaw with 24 orders, rotations by quarter
+    are DCGAN's and shared by all AUs; C is trained with D; jigsaw with 24 orders, rotations by quarter
     turns, exemplar as NT-Xent of two augmented copies, each weighted by `task_weight`. Only frames with stored flow
     train Eq. 8.
 
@@ -80,6 +83,7 @@ class RTATL(Method):
         semantic_weight: NonNegativeFloat = 0.1  # l2
         flow_weight: NonNegativeFloat = 0.2  # lf
         task_weight: NonNegativeFloat = 0.1  # of rotation, exemplar and jigsaw
+        weighting: Weighting = "none"  # of the labels in L_Sup
         removed: float = Field(default=0.5, ge=0, le=1)  # share of faces that lose a pair of squares
         hidden: PositiveInt = 2048  # of the transformer's feed-forward layers
         patch_width: Annotated[int, Field(ge=8, multiple_of=8)] = 1024  # most channels of G, D and C
@@ -113,7 +117,7 @@ class RTATL(Method):
         self.tasks = nn.ModuleDict({task: heads[task]() for task in config.tasks})
         discriminators = ("real", "semantic") if "inpainting" in config.tasks else ()  # D and C
         self.adversary = nn.ModuleDict({name: PatchDiscriminator(**patch) for name in discriminators})
-        self.register_buffer("label_weights", torch.tensor(facts.label_weights))
+        self.register_buffer("label_weights", facts.get_label_weights(config.weighting))
         self.patch_pairs: PatchPairs | None = None  # from the first phase, for the second
 
     @staticmethod

@@ -38,10 +38,10 @@ def test_csv_has_a_line_a_fold(row):
         .to_csv()
         .splitlines()
     )
-    assert lines[0] == "method,fold,AU1,AU12,Avg"
-    assert lines[1] == "ours,mean,60.00,50.00,55.00"
-    assert lines[4] == "ours,fold1,40.00,,40.00"
-    assert lines[5:] == ["paper,mean,50.00,,50.00"]
+    assert lines[0] == "method,fold,AU1,AU12,Avg,protocol"
+    assert lines[1] == "ours,mean,60.00,50.00,55.00,"
+    assert lines[4] == "ours,fold1,40.00,,40.00,"
+    assert lines[5:] == ["paper,mean,50.00,,50.00,"]
 
 
 def test_markdown_is_a_table_with_a_cell_for_every_au_of_every_row():

@@ -205,7 +205,7 @@ def test_the_command(store, tmp_path, monkeypatch):
     assert "cheating" in two.output
     assert "data:image/png" in (tmp_path / "x.html").read_text()
     lines = CliRunner().invoke(main, ["compare", "--csv"], catch_exceptions=False).output.splitlines()
-    assert lines[0] == "method,fold,AU1,AU2,AU12,Avg"
+    assert lines[0] == "method,fold,AU1,AU2,AU12,Avg,protocol"
     assert lines[1].startswith("clp,mean,")
 
 
