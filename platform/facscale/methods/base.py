@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from facscale.data.views import Batch, RandomFrames, View
-from facscale.nn import Encoder
+from facscale.nn import Encoder, ResNet
 from facscale.spec import Block, SpecError
 from facscale.spec.models import Weighting
 
@@ -180,6 +180,11 @@ def require_encoder(method: Method, kind: type[AnyEncoder], *, key: str) -> AnyE
     if not isinstance(encoder, kind):
         raise SpecError(f"{key} is {method.recipe.method}, which has no {kind.__name__} as its encoder")
     return encoder
+
+
+def adopt_resnet(pretrained: Method) -> ResNet:
+    """Return the ResNet of `inputs.pretrained`, all of it trainable. Raises SpecError for another kind of encoder."""
+    return require_encoder(pretrained, ResNet, key="inputs.pretrained").requires_grad_(True)
 
 
 def sum_losses(losses: Losses) -> Tensor:
