@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from facscale.evaluate import MethodScores
 from facscale.report.f1_table import F1Table
+from facscale.report.published import find_results
 from predicted import make_scores
+
+NAMED = [("a", "linear-probe"), ("b", "adapted-batchnorm"), ("c", "linear-probe"), ("d", "")]
 
 
 @pytest.fixture
@@ -29,6 +33,25 @@ def test_a_table_survives_json_and_shows_itself(row):
     shown = console.file.getvalue()
     assert all(word in shown for word in ("AU12", "Avg", "60.0", "47.7", "55.0"))
     assert "no positive frame of AU12 in fold1" in " ".join(shown.split())
+
+
+def test_rows_of_different_protocols_stand_together_with_a_note(row):
+    rows = [replace(row, name=name, protocol=protocol) for name, protocol in NAMED]
+    table = F1Table((*rows, find_results("BP4D", paper="CLP", method="clp")[0].to_scores()))
+    console = Console(width=200, file=io.StringIO())
+    console.print(table.build_table().to_rich())
+    for shown in (console.file.getvalue(), table.build_table().to_markdown()):
+        assert "linear probe on the frozen encoder: a, c" in shown
+        assert "linear probe on the encoder, which is frozen except for its BatchNorm layers: b" in shown
+        assert "protocol not recorded: d" in shown
+    assert "frozen but for its batch norm" in console.file.getvalue(), "the paper's own words"
+    assert F1Table.from_json(table.to_json()).protocol_notes == table.protocol_notes
+    before = json.loads(table.to_json())
+    for entry in before["rows"]:
+        del entry["protocol"]
+    assert F1Table.from_json(json.dumps(before)).protocol_notes == ()
+    lines = table.build_fold_table().to_csv().splitlines()
+    assert [line.split(",")[-1] for line in lines if ",mean," in line] == [*(protocol for _, protocol in NAMED), ""]
 
 
 def test_csv_has_a_line_a_fold(row):
