@@ -61,7 +61,7 @@ class JobContext:
     def describe_run(self, variant: Variant, run: RunLogger) -> None:
         """Log parameters and data sets to a run."""
         spec = variant.job.model_dump(mode="json", exclude={"method"})
-        run.log_params({**spec, "method": variant.job.method.name})
+        run.log_params({**spec, "method": variant.job.method.name, "protocol": variant.protocol})
         run.log_params({"method": variant.config.model_dump(mode="json")})
         for dataset in self.data.unlabelled:
             manifest = dataset.manifest
@@ -144,6 +144,7 @@ def make_tags(variant: Variant, *, job: str, fingerprints: Sequence[str]) -> dic
         "method": variant.job.method.name,
         "row": variant.name,
         "job": job,
+        "protocol": variant.protocol,
         "cluster": get_cluster_name(variant.job) or socket.gethostname(),
         "data": " ".join(fingerprint[:12] for fingerprint in fingerprints),
         "git.commit": get_commit(),

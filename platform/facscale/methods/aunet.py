@@ -19,6 +19,7 @@ from facscale.nn.fan import FAN
 from facscale.nn.precision import disable_autocast, widen
 from facscale.nn.trunk import Trunk, make_fan_trunk, make_resnet_trunk
 from facscale.spec import SpecError
+from facscale.spec.models import Weighting
 
 
 class AUNet(Method):
@@ -43,7 +44,8 @@ class AUNet(Method):
 
     - Crops are aligned by the eyes, where the authors cut boxes of a detector.
     - w_i is multiplied by the number of AUs, as in the authors' code. Where positives are rare, training with Eq. 1
-      detects few of them early on; `weighting: class` weights labels as the other methods do.
+      detects few of them early on; `weighting: class` weighs positives by 1 / (2 r_i) and negatives by 1 / (2 (1 - r_i)),
+      `none` all by 1.
     - Sums over AUs in Eq. 1 are means over the labelled ones, as in the code; L_cons is the mean over frames of which all
       AUs are labelled.
     - `consistency: code` is the code's L_cons: mean squared difference of mu, plus mean deviation of the prediction alone.
@@ -70,7 +72,7 @@ class AUNet(Method):
         interval: NonNegativeInt = 10  # T, frames; 0: a single frame, no motion
         consistency_weight: NonNegativeFloat = 1.0  # g, where the input `labels` is given
         consistency: Literal["paper", "code"] = "paper"
-        weighting: Literal["au", "class"] = "au"  # class: positives and negatives of an AU have the same total weight
+        weighting: Weighting = "au"  # of the labels in L_cls; au: Eq. 1
         motion: float = Field(default=0.1, ge=0, le=1)  # share of motion when it is mixed with static maps
         stacks: PositiveInt = 2  # hourglasses of the FAN that are used
         width: Annotated[int, Field(ge=4, multiple_of=4)] = 256  # of the trunk on FAN's features
@@ -107,8 +109,7 @@ class AUNet(Method):
                 "inputs.labels must be a label VAE of exactly the data sets (and their AUs) that are trained on"
             )
         self.labels = labels.requires_grad_(False) if isinstance(labels, LabelVAE) else None
-        au_weights = (facts.au_weights, facts.au_weights)  # the same for negatives and positives
-        self.register_buffer("weights", torch.tensor(au_weights if config.weighting == "au" else facts.label_weights))
+        self.register_buffer("weights", facts.get_label_weights(config.weighting))
 
     @staticmethod
     def train_views(config: Config) -> Mapping[str, View]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from facscale.data.views import Batch, FrameSequence, RandomFrames, View
-from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
+from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, adopt_resnet, trains
 from facscale.nn import MomentumEncoder, Queue, ResNet, info_nce, projection_head, soft_neighbours
 
 Descent = Literal["inverse-sqrt", "inverse", "exponential", "constant"]
@@ -70,7 +70,7 @@ class CLP(Method):
     class Config(MethodConfig):
         """Hyper-parameters, with the paper's values."""
 
-        depth: Literal[18, 34, 50] = 34  # of the ResNet
+        depth: Literal[18, 34, 50] = 34  # of the ResNet, when no `pretrained` is given
         width: PositiveInt = 64  # channels of its first stage
         length: Annotated[int, Field(ge=3)] = 9  # J, frames of a clip
         stride: PositiveInt = 2  # s, distance of neighbouring frames of a clip, in frames
@@ -100,9 +100,10 @@ class CLP(Method):
 
     config: Config
 
-    def __init__(self, config: Config, facts: DataFacts) -> None:
+    def __init__(self, config: Config, facts: DataFacts, *, pretrained: Method | None = None) -> None:
+        """`pretrained`: a ResNet to start from, as of ImageNet, whose depth and width replace the spec's."""
         super().__init__(config, facts)
-        self.encoder = ResNet(config.depth, width=config.width)
+        self.encoder = adopt_resnet(pretrained) if pretrained else ResNet(config.depth, width=config.width)
         self.tcl_head = projection_head(self.encoder.dim, config.hidden, config.embedding)
         self.cir_head = projection_head(self.encoder.dim, config.hidden, config.embedding)
         self.key_encoder = MomentumEncoder(self.encoder, momentum=config.momentum)
@@ -137,8 +138,8 @@ class CLP(Method):
 
     def after_step(self) -> None:
         """Update the momentum encoders (Eq. 5)."""
-        self.key_encoder.update(self.encoder)
-        self.key_head.update(self.cir_head)
+        self.key_encoder.update()
+        self.key_head.update()
 
     def _reconstruction(self, queries_BD: Tensor, keys_BD: Tensor, identities_B: Tensor) -> Tensor:
         """Split the queue at random into C and the negatives, then compute Eqs. 2-4."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from facscale.data.views import Batch, RandomFrames, View
-from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
+from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, adopt_resnet, trains
 from facscale.nn import MomentumEncoder, Queue, ResNet, info_nce, projection_head, soft_neighbours
 from facscale.nn.distributed import shuffled_forward
 
@@ -43,7 +43,7 @@ class CVC(Method):
     class Config(MethodConfig):
         """Hyper-parameters, with the published code's values."""
 
-        depth: Literal[18, 34, 50] = 34  # of the ResNet
+        depth: Literal[18, 34, 50] = 34  # of the ResNet, when no `pretrained` is given
         width: PositiveInt = 64
         embedding: PositiveInt = 128  # of both heads, which have one hidden layer as wide as the features
         queue_size: Annotated[int, Field(ge=2)] = 65536
@@ -63,9 +63,10 @@ class CVC(Method):
 
     config: Config
 
-    def __init__(self, config: Config, facts: DataFacts) -> None:
+    def __init__(self, config: Config, facts: DataFacts, *, pretrained: Method | None = None) -> None:
+        """`pretrained`: a ResNet to start from, as of ImageNet, whose depth and width replace the spec's."""
         super().__init__(config, facts)
-        self.encoder = ResNet(config.depth, width=config.width)
+        self.encoder = adopt_resnet(pretrained) if pretrained else ResNet(config.depth, width=config.width)
         dims = (self.encoder.dim, self.encoder.dim, config.embedding)
         self.heads = nn.ModuleDict({"intra": projection_head(*dims), "cycle": projection_head(*dims)})
         self.key_encoder = MomentumEncoder(self.encoder, momentum=config.momentum)
@@ -101,8 +102,8 @@ class CVC(Method):
 
     def after_step(self) -> None:
         """Update the key encoder and its heads."""
-        self.key_encoder.update(self.encoder)
-        self.key_heads.update(self.heads)
+        self.key_encoder.update()
+        self.key_heads.update()
 
     def _cycle_through_neighbours(self, queries_BD: Tensor, keys_MD: Tensor) -> tuple[Tensor, Tensor]:
         """Return the queries' soft nearest neighbours in a random share of the keys, and the other keys."""

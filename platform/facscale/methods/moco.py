@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from facscale.data.views import Batch, RandomFrames, View
-from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
+from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, adopt_resnet, trains
 from facscale.nn import MomentumEncoder, Queue, ResNet, info_nce, projection_head
 from facscale.nn.distributed import shuffled_forward
 
@@ -43,7 +43,7 @@ class MoCo(Method):
     class Config(MethodConfig):
         """Hyper-parameters, with the paper's values."""
 
-        depth: Literal[18, 34, 50] = 34  # of the ResNet
+        depth: Literal[18, 34, 50] = 34  # of the ResNet, when no `pretrained` is given
         width: PositiveInt = 64
         head: Literal["linear", "mlp"] = "linear"  # v1, v2
         embedding: PositiveInt = 128
@@ -53,9 +53,10 @@ class MoCo(Method):
 
     config: Config
 
-    def __init__(self, config: Config, facts: DataFacts) -> None:
+    def __init__(self, config: Config, facts: DataFacts, *, pretrained: Method | None = None) -> None:
+        """`pretrained`: a ResNet to start from, as of ImageNet, whose depth and width replace the spec's."""
         super().__init__(config, facts)
-        self.encoder = ResNet(config.depth, width=config.width)
+        self.encoder = adopt_resnet(pretrained) if pretrained else ResNet(config.depth, width=config.width)
         hidden = [self.encoder.dim] if config.head == "mlp" else []
         self.head = projection_head(self.encoder.dim, *hidden, config.embedding)
         self.key_encoder = MomentumEncoder(nn.Sequential(self.encoder, self.head), momentum=config.momentum)
@@ -79,4 +80,4 @@ class MoCo(Method):
 
     def after_step(self) -> None:
         """Update the momentum encoder (Eq. 2)."""
-        self.key_encoder.update(nn.Sequential(self.encoder, self.head))
+        self.key_encoder.update()

@@ -29,6 +29,7 @@ from facscale.nn.rois import (
     paste_patches,
     patch_side,
 )
+from facscale.spec.models import Weighting
 
 Task = Literal["inpainting", "flow", "rotation", "exemplar", "jigsaw"]
 COMPARED_TASKS: tuple[Task, ...] = ("rotation", "exemplar", "jigsaw")  # with RTATL's own two, in its Table 1
@@ -54,7 +55,9 @@ class RTATL(Method):
         L_F   = E|f - f'|                                                       (8)
         L     = L_Sup + L_D + L_G + lf L_F                                      (9)
 
-    L_Sup, binary cross-entropy, leaves out AUs of which a centre is painted over. Letters: l1 `adversarial_weight`, l2
+    L_Sup, binary cross-entropy without weights, leaves out AUs of which a centre is painted over. `weighting: class` weighs
+    positives by 1 / (2 r) and negatives by 1 / (2 (1 - r)), r being the AU's base rate among the training frames, and `au`
+    weighs both by (1 / r) / sum(1 / r) times the number of AUs. Letters: l1 `adversarial_weight`, l2
     `semantic_weight`, lf `flow_weight`. `relation: graph` and other `tasks` are the rows of the paper's Table 1.
 
     Departures from the paper, which has no public code:
@@ -72,7 +75,7 @@ class RTATL(Method):
     - D and C are DCGAN's and shared by all AUs; BatchNorm uses all workers' samples (`train.sync_batchnorm`), since the
       authors trained on one GPU.
     - `dropout` in the transformer: 0.1, the default of torch's layers, as is `hidden`, 2048.
-    - Class weights, batch size, epochs, rate schedule, and the unit of flow (pixels of the input).
+    - Batch size, epochs, rate schedule, and the unit of flow (pixels of the input).
     - Jigsaw with 24 orders, rotations by quarter turns, exemplar as NT-Xent of two augmented copies, each weighted by
       `task_weight`; the graph of `relation: graph`.
 
@@ -94,6 +97,7 @@ class RTATL(Method):
         semantic_weight: NonNegativeFloat = 0.1  # l2
         flow_weight: NonNegativeFloat = 0.2  # lf
         task_weight: NonNegativeFloat = 0.1  # of rotation, exemplar and jigsaw
+        weighting: Weighting = "none"  # of the labels in L_Sup
         removed: float = Field(default=0.5, ge=0, le=1)  # share of faces that lose a pair of squares
         hidden: PositiveInt = 2048  # of the transformer's feed-forward layers
         dropout: float = Field(default=0.1, ge=0, lt=1)  # in the transformer; torch's own default
@@ -128,7 +132,7 @@ class RTATL(Method):
         self.tasks = nn.ModuleDict({task: heads[task]() for task in config.tasks})
         discriminators = ("real", "semantic") if "inpainting" in config.tasks else ()  # D and C
         self.adversary = nn.ModuleDict({name: PatchDiscriminator(**patch) for name in discriminators})
-        self.register_buffer("label_weights", torch.tensor(facts.label_weights))
+        self.register_buffer("label_weights", facts.get_label_weights(config.weighting))
         self.patch_pairs: PatchPairs | None = None  # from the first phase, for the second
 
     @staticmethod

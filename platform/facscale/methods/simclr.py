@@ -9,7 +9,7 @@ from pydantic import PositiveFloat, PositiveInt
 from torch.nn.functional import normalize
 
 from facscale.data.views import Batch, RandomFrames, View
-from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
+from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, adopt_resnet, trains
 from facscale.nn import ResNet, normalised_head, nt_xent
 
 
@@ -40,7 +40,7 @@ class SimCLR(Method):
     class Config(MethodConfig):
         """Hyper-parameters, with the paper's values."""
 
-        depth: Literal[18, 34, 50] = 34  # of the ResNet
+        depth: Literal[18, 34, 50] = 34  # of the ResNet, when no `pretrained` is given
         width: PositiveInt = 64
         layers: Literal[2, 3] = 2  # of the projection head; its hidden ones are as wide as the features
         embedding: PositiveInt = 128
@@ -48,9 +48,10 @@ class SimCLR(Method):
 
     config: Config
 
-    def __init__(self, config: Config, facts: DataFacts) -> None:
+    def __init__(self, config: Config, facts: DataFacts, *, pretrained: Method | None = None) -> None:
+        """`pretrained`: a ResNet to start from, as of ImageNet, whose depth and width replace the spec's."""
         super().__init__(config, facts)
-        self.encoder = ResNet(config.depth, width=config.width)
+        self.encoder = adopt_resnet(pretrained) if pretrained else ResNet(config.depth, width=config.width)
         self.projector = normalised_head(*[self.encoder.dim] * config.layers, config.embedding)
 
     @staticmethod

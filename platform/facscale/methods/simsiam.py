@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from facscale.data.views import Batch, RandomFrames, View
-from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
+from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, adopt_resnet, trains
 from facscale.nn import ResNet, normalised_head
 from facscale.nn.precision import widen
 
@@ -41,7 +41,7 @@ class SimSiam(Method):
     class Config(MethodConfig):
         """Hyper-parameters, with the paper's values."""
 
-        depth: Literal[18, 34, 50] = 34  # of the ResNet
+        depth: Literal[18, 34, 50] = 34  # of the ResNet, when no `pretrained` is given
         width: PositiveInt = 64
         projection: PositiveInt = 2048  # outputs of the projector
         hidden: PositiveInt | None = None  # width of the projector's two hidden layers; None: as wide as `projection`
@@ -50,9 +50,14 @@ class SimSiam(Method):
     constant_rate: ClassVar[tuple[str, ...]] = ("predictor",)
     config: Config
 
-    def __init__(self, config: Config, facts: DataFacts) -> None:
+    def __init__(self, config: Config, facts: DataFacts, *, pretrained: Method | None = None) -> None:
+        """`pretrained`: a ResNet to start from, as of ImageNet, whose depth and width replace the spec's."""
         super().__init__(config, facts)
-        self.encoder = ResNet(config.depth, width=config.width, zero_init_residual=True)
+        self.encoder = (
+            adopt_resnet(pretrained)
+            if pretrained
+            else ResNet(config.depth, width=config.width, zero_init_residual=True)
+        )
         hidden = config.hidden or config.projection
         self.projector = normalised_head(self.encoder.dim, hidden, hidden, config.projection, last_affine=False)
         self.predictor = nn.Sequential(

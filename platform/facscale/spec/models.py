@@ -27,6 +27,7 @@ from facscale.spec.sweep import Sweep
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Range = Annotated[tuple[float, float], Field(min_length=2, max_length=2)]
 MAX_CROP = 3  # times the side of the face square
+Weighting = Literal["class", "au", "none"]  # of labels in a loss, see `data.labels.compute_label_weights`
 Url = str  # any fsspec URL: s3://bucket/folder, file:///folder, or a plain path
 
 
@@ -210,11 +211,24 @@ class Cluster(Block):
 
 
 class Probe(Block):
-    """The linear probe: BatchNorm and a linear layer without bias on frozen embeddings."""
+    """The linear probe: BatchNorm and a linear layer without bias on frozen embeddings. Its optimizer is Adam."""
 
     epochs: PositiveInt = 30
     batch_size: PositiveInt = 256
     lr: PositiveFloat = 0.01
+    weight_decay: NonNegativeFloat = 0.0
+    # Weights of labels, also under `protocol: adapted-batchnorm`. "class": positives and negatives of an AU have the same
+    # total weight. "au": rare AUs weigh more, their positives and negatives alike. Among expressions, which exclude each
+    # other, both are the same.
+    weighting: Weighting = "class"
+
+
+class Adaptation(Block):
+    """Training of BatchNorm and a linear probe, with all other layers of the encoder frozen. The optimizer is Adam."""
+
+    epochs: PositiveInt = 5
+    batch_size: PositiveInt = 64  # over all workers
+    lr: PositiveFloat = 0.001
     weight_decay: NonNegativeFloat = 0.0
 
 
@@ -223,6 +237,8 @@ class Evaluate(Block):
 
     renamed: ClassVar[Mapping[str, str]] = {"across": "cross_dataset"}
 
+    # How a pre-trained encoder is tested. "linear-probe": a probe on the frozen encoder. "adapted-batchnorm" (CLP): in each
+    # fold, the encoder's BatchNorm layers are trained with the probe; the frozen encoder has a table of its own beside it.
     protocol: Literal["linear-probe", "adapted-batchnorm"] = "linear-probe"
     folds: int = Field(default=3, ge=2)
     repeats: PositiveInt = 1  # cross-validations, each with another split of the people; the published split is first
@@ -237,6 +253,7 @@ class Evaluate(Block):
     ] = ()  # sets of facial expressions, for a probe on the frozen encoder by their own split
     subjects: NonNegativeInt = 0  # number of people of each fold's training part to train on; 0: all
     probe: Probe = Probe()
+    adaptation: Adaptation = Adaptation()  # of protocol: adapted-batchnorm
     rendered_people: NonNegativeInt = 40  # rendered with known ground truth, to measure disentanglement; 0: none
     map_frames: NonNegativeInt = 1000  # test frames in the t-SNE map of the embedding, by AU and person; 0: no map
     attention_faces: NonNegativeInt = 6  # test faces in the figure of attention maps; 0: no figure
@@ -293,6 +310,13 @@ class Job(Block):
             raise ValueError(
                 f"evaluate.cross_dataset={self.evaluate.cross_dataset} trains on some sets of data.labelled and tests on "
                 "others: give two or more sets there, and leave out data.joint"
+            )
+        batch_size, cluster = self.evaluate.adaptation.batch_size, self.cluster
+        uneven = [count for count in range(cluster.min_workers, cluster.max_workers + 1) if batch_size % count]
+        if uneven and self.evaluate.protocol == "adapted-batchnorm":
+            raise ValueError(
+                f"{uneven[0]} workers cannot share evaluate.adaptation.batch_size={batch_size} evenly; make it a multiple "
+                "of every number of workers that cluster.workers allows"
             )
         for place, source in self.dependencies.items():
             if source.stage and source.stage not in self.stages:
