@@ -69,7 +69,7 @@ def retrieve_faces(
     faces = faces or [
         load_frame(dataset, int(rows[row])) for row in sample_queries(embeddings, number=number, seed=seed)
     ]
-    features = compute_features(encoder, faces, size=size)
+    features = compute_features(encoder, faces, size=size, margin=dataset.manifest.margin)
     matches = search(faces, features, embeddings, k=k, exclude_identity=exclude_identity)
     subjects = "other subjects" if exclude_identity else "all subjects"
     embedder = f"the {embedding} embedding of {method.recipe.method}"

@@ -160,6 +160,7 @@ class BatchLoader:
                 identity=self._to_tensor(identity.copy()),
                 augmentation=self._to_tensor(index.sample_augmentation(name, keys, epochs=epochs)),
                 columns={column: self._allocate(column, count, view.count) for column in view.columns},
+                is_aligned=view.is_aligned,
             )
         step = max(1, FRAMES_PER_TASK // sum(view.count for view in index.views.values()))
         for first in range(0, count, step):

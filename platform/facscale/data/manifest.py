@@ -15,6 +15,7 @@ import xxhash
 from pydantic import Field, TypeAdapter, ValidationError
 
 from facscale.data.errors import DataError
+from facscale.spec.pipelines import MAX_MARGIN
 
 SCHEMA_VERSION = 1
 MAX_BYTES = 1 << 30  # of a row group, or of a footer; the writer makes none above 64 MB
@@ -71,6 +72,9 @@ class Manifest:
     fingerprint: str  # sha256 over names, columns and all row-group checksums
     index_checksum: str
     expressions: tuple[str, ...] = ()  # classes of the column `expression`, by their numbers; empty: no such column
+    margin: Annotated[float, Field(ge=0, le=MAX_MARGIN)] = (
+        0.0  # around the face square, as a share of the square's side
+    )
     kind: str = "faces"
     schema: int = SCHEMA_VERSION
 

@@ -37,7 +37,7 @@ class SampleIndex:
         """
         if batch_size % world or not 0 <= rank < world:
             raise DataError(f"a batch of {batch_size} samples cannot be shared by {world} workers; make it a multiple")
-        _check_inputs(datasets, views)
+        _check_inputs(datasets, views, spec=spec)
         self.datasets, self.views, self.spec, self.pin = tuple(datasets), dict(views), spec, pin
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
         names = [name for view in views.values() for name in view.columns]
@@ -106,17 +106,21 @@ class SampleIndex:
         unit = np.concatenate([first.reshape(*shape, -1), second.reshape(*shape, -1)], axis=-1)
         if self.spec.augment.crop_per == "epoch":
             unit[..., augment.CROP_SIDE] = order.to_uniform(order.hash64(self.seed, epochs))[:, None, None]
-        parameters = augment.to_params(self.spec.augment, unit)
+        parameters = augment.to_params(self.spec.augment, unit, margin=self.datasets[0].manifest.margin)
         return np.broadcast_to(parameters, (len(keys), view.count, *parameters.shape[2:])).copy()
 
 
-def _check_inputs(datasets: Sequence[Dataset], views: Mapping[str, View]) -> None:
+def _check_inputs(datasets: Sequence[Dataset], views: Mapping[str, View], *, spec: models.Data) -> None:
     if not datasets or not views:
         raise DataError("a stream needs at least one data set and one view; check data.unlabelled and data.labelled")
-    sizes = {dataset.manifest.image_size: dataset.url for dataset in datasets}
+    sizes = {(dataset.manifest.image_size, dataset.manifest.margin): dataset.url for dataset in datasets}
     if len(sizes) > 1:
-        listing = ", ".join(f"{url}: {size} px" for size, url in sizes.items())
-        raise DataError(f"data sets that are read together need crops of one size ({listing}); make one of them again")
+        listing = ", ".join(f"{url}: {size} px, margin {margin:g}" for (size, margin), url in sizes.items())
+        raise DataError(
+            f"data sets that are read together need crops of one size and margin ({listing}); make one of them again"
+        )
+    for dataset in datasets if any(view.pixels for view in views.values()) else ():
+        augment.check_margin(spec.augment, margin=dataset.manifest.margin, url=dataset.url)
 
 
 def _explain_empty(datasets: Sequence[Dataset], *, extent: int, identities: Sequence[Collection[str]] | None) -> str:

@@ -114,6 +114,7 @@ def write_tracks(
         au=aus,
         expressions=largest.expressions,
         image_size=largest.image_size,
+        margin=largest.margin,
         fps=largest.fps,
         every=find_frame_step(sources[0]),
         recipe=recipe,
@@ -183,6 +184,7 @@ def _check_compatible(sources: Sequence[Dataset]) -> None:
     """Raise DataError where the sources differ in what all rows of a data set share."""
     for title, read in (
         ("crops of one size", lambda source: f"{source.manifest.image_size} px"),
+        ("crops of one margin", lambda source: f"{source.manifest.margin:g}"),
         ("the same expressions", lambda source: ", ".join(source.manifest.expressions) or "none"),
         ("frames at one distance", find_frame_step),
         ("the same columns", lambda source: ", ".join(sorted(set(source.arrow_schema.names) - set(PER_AU)))),

@@ -82,13 +82,16 @@ class ShardWriter:
         au: Sequence[int] = (),
         expressions: Sequence[str] = (),
         image_size: int,
+        margin: float = 0.0,
         fps: float,
         recipe: Mapping[str, Any],
         every: int = 1,
         row_group_mb: float = 8.0,
         shard_mb: float = 256.0,
     ) -> None:
-        """Prepare the folder. `every`: only each n-th source frame is stored, so frames n apart are neighbours in a run.
+        """Prepare the folder. `image_size`, `margin`: of the stored images, see `Manifest`.
+
+        `every`: only each n-th source frame is stored, so frames n apart are neighbours in a run.
 
         `fps` and `every` are those of most tracks; `add_track` takes those of a track that differs.
 
@@ -104,7 +107,7 @@ class ShardWriter:
             )
         self._folder.create()
         self._description: dict[str, Any] = {"name": name, "au": tuple(au), "image_size": image_size, "fps": fps}
-        self._description |= {"recipe": dict(recipe), "expressions": tuple(expressions)}
+        self._description |= {"recipe": dict(recipe), "expressions": tuple(expressions), "margin": margin}
         self._schema = build_schema(au, expressions=expressions)
         self._fps, self._every, self._group_bytes, self._shard_bytes = (
             fps,

@@ -101,7 +101,10 @@ def embed_dataset(
     """
     dataset = Dataset(dataset_url)
     storage, folder = fsspec.core.url_to_fs(cache_dir)
+    augment.check_margin(spec, margin=dataset.manifest.margin, url=dataset.url, is_trained_on=False)
     settings: dict[str, Any] = {"crop": spec.crop, "image_size": image_size}
+    if spec.eval_crop:
+        settings["eval_crop"] = spec.eval_crop
     if subjects is not None:
         settings["subjects"] = sorted(subjects)
     key = cache_key(model, fingerprint=dataset.manifest.fingerprint, settings=settings)
@@ -152,7 +155,7 @@ class _Embedder:
         self.model = ray.get(model).to(device).eval()
         self.dataset = Dataset(url)
         self.prepare, self.batch_size, self.device = augment.Augmenter(size=image_size), batch_size, device
-        self.parameters = torch.from_numpy(augment.eval_params(spec))
+        self.parameters = torch.from_numpy(augment.eval_params(spec, margin=self.dataset.manifest.margin))
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
         """Compute the features of the readable frames of one row group: `batch` has its key as arrays of length 1."""
@@ -214,6 +217,7 @@ class _Embedder:
                 identity=torch.zeros(len(rows), dtype=torch.int64),
                 augmentation=self.parameters.expand(*rows.shape, 1, -1),
                 columns={column: torch.from_numpy(columns[column][rows]) for column in self.model.views[name].columns},
+                is_aligned=self.model.views[name].is_aligned,
             )
         features: np.ndarray = self.model(self.prepare(batch.to(torch.device(self.device)))).float().cpu().numpy()
         return features

@@ -91,7 +91,7 @@ def build_recipe(pipeline: Pipeline) -> dict[str, Any]:
         "limit": source.limit,
         "aus": list(source.aus),
         "detector": {"name": pipeline.detector.name, **detectors.parse_options(pipeline).model_dump(mode="json")},
-        "crop": pipeline.crop.model_dump(mode="json"),
+        "crop": pipeline.crop.model_dump(mode="json", exclude=None if pipeline.crop.margin else {"margin"}),
         "render": pipeline.render.model_dump(mode="json") if pipeline.render else None,
     }
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -22,6 +23,7 @@ from facscale.evaluate.scores import PROTOCOLS
 from facscale.inference.export import build_method_for_job, load_export
 from facscale.job.cost import Cost, estimate_cost, measure_matrix_rate
 from facscale.job.datasets import JobData, count_identities, find_stage_urls
+from facscale.job.framing import measure_eval_framing, measure_framing, read_landmarks
 from facscale.job.inputs import fetch_input, has_export
 from facscale.job.plan import Plan, TrainNode, build_plan
 from facscale.job.variants import Variant, expand_stages, expand_variants, hash_values
@@ -253,6 +255,8 @@ def print_variant(estimate: Estimate, console: Console) -> None:
     table.add_row("steps", steps)
     if training := load_trainings().get(job.method.name):
         table.add_row("published", f"about {training.steps:,} steps: {training.source}")
+    for name, text in describe_framing(estimate):
+        table.add_row(name, text)
     if estimate.missing_files:
         table.add_row("cost", f"not known: {', '.join(estimate.missing_files)} is not at hand")
         console.print(table)
@@ -261,6 +265,19 @@ def print_variant(estimate: Estimate, console: Console) -> None:
         table.add_row(name, text)
     console.print(table)
     console.print(f"estimated time: {describe_time(estimate, workers=workers)}")
+
+
+def describe_framing(estimate: Estimate) -> Iterator[tuple[str, str]]:
+    """How often the face is cut off in training samples and in evaluation, for each data set that is at hand."""
+    job, views = estimate.variant.job, estimate.variant.method.train_views(estimate.variant.config).values()
+    for source in dict.fromkeys(view.source for view in views if view.pixels):
+        for url in job.data.urls(source):
+            if url in estimate.published or not len(points := read_landmarks(dataset := Dataset(url))):
+                continue
+            options: dict[str, Any] = {"stored": dataset.manifest.image_size, "margin": dataset.manifest.margin}
+            trained = measure_framing(points, job.data.augment, **options, seed=job.seed)
+            evaluated = measure_eval_framing(points, job.data.augment, **options)
+            yield f"faces of {dataset.manifest.name}", f"in training: {trained}; in evaluation: {evaluated}"
 
 
 def describe_cost(variant: Variant, cost: Cost, *, workers: int) -> list[tuple[str, str]]:

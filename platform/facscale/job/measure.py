@@ -56,6 +56,8 @@ def measure(export: bytes, *, job: Job, labelled: Sequence[LabelledDataset], fin
     """Measure an exported method, or read what was measured before. Of the labelled sets only the first is used."""
     evaluate = {"evaluate": job.evaluate.model_dump(mode="json", exclude={"baselines"})}
     spec = {**restore_old_names(evaluate), "crop": list(job.data.augment.crop)}
+    if job.data.augment.eval_crop:
+        spec["eval_crop"] = job.data.augment.eval_crop
     parts = [job.data.validation, job.data.test, job.seed]
     key = hash_values([VERSION, hashlib.sha256(export).hexdigest(), spec, parts, list(fingerprints)])
     store, folder = fsspec.core.url_to_fs(f"{storage_url(job)}/measures")
@@ -99,9 +101,13 @@ def measure_on_device(export: bytes, truth: GroundTruth | None, job: Job) -> Mea
 def render_ground_truth(job: Job, labelled: Sequence[LabelledDataset]) -> GroundTruth:
     """Rendered faces as the encoder sees those of the labelled data: with their crop, and the centre crop of evaluation."""
     recipe: dict[str, Any] = Dataset(labelled[0].url).manifest.recipe.get("crop", {}) if labelled else {}
-    crop, side = Crop.model_validate(recipe), float(augment.eval_params(job.data.augment)[6])
+    crop, side = Crop.model_validate(recipe), augment.get_eval_crop(job.data.augment)
     visible = crop.model_copy(
-        update={"eyes_distance": crop.eyes_distance / side, "eyes_y": 0.5 + (crop.eyes_y - 0.5) / side}
+        update={
+            "eyes_distance": crop.eyes_distance / side,
+            "eyes_y": 0.5 + (crop.eyes_y - 0.5) / side,
+            "margin": 0.0,
+        }
     )
     return load_ground_truth(
         people=job.evaluate.rendered_people, size=job.data.image_size, crop=visible, cache=TRUTH_CACHE

@@ -210,10 +210,24 @@ def test_augmentation_follows_the_spec(dataset):
     np.testing.assert_allclose(drawn[..., :7], np.broadcast_to([0, 0, 1, 1, 1, 0, 0.9], (6, 3, 1, 7)), rtol=1e-6)
 
 
-def test_a_triple_at_the_ends_repeats_frames(tmp_path):
-    dataset = write_face_data_set(str(tmp_path), [2] * 6)
-    for batch in take(make(dataset, {"t": FrameTriple(interval=5, columns=("frame",))}, epoch=EVERY_FRAME), 2):
-        assert np.all(np.sort(batch.t.frame.numpy(), axis=1)[:, [0, 2]] == [0, 1])
+def test_a_triple_at_the_ends_of_a_run_repeats_its_own_frame(tmp_path):
+    """Also where a row group cuts the track: what is on the other side is not read."""
+    dataset = write_face_data_set(str(tmp_path), [30] * 2, size=16, row_group_mb=0.025)
+    runs = dataset.runs
+    assert len(runs) > 2
+    spans = {
+        (int(i), f): (a, a + n)
+        for i, a, n in zip(runs.identity, runs.first_frame, runs.frames, strict=True)
+        for f in range(a, a + n)
+    }
+    triple = {"t": FrameTriple(interval=4, aligned=True, columns=("frame",))}
+    (batch,) = take(make(dataset, triple, epoch=EVERY_FRAME, batch_size=60), 1)
+    assert batch.t.is_aligned
+    assert batch.t.landmarks.shape == (60, 3, 136)
+    for person, (before, now, after) in zip(batch.t.identity.tolist(), batch.t.frame.tolist(), strict=True):
+        first, end = spans[person, now]
+        assert before == (now - 4 if now - 4 >= first else now)
+        assert after == (now + 4 if now + 4 < end else now)
 
 
 def test_two_data_sets_keep_their_identities_apart(tmp_path):
@@ -313,8 +327,21 @@ def test_unlabelled_or_differently_sized_data_sets_are_refused(tmp_path, dataset
     with pytest.raises(DataError, match="has no column 'au': it has no labels"):
         make(bare, FACE)
     large = write_face_data_set(str(tmp_path / "large"), [9], size=24)
-    with pytest.raises(DataError, match=r"crops of one size .*16 px.*24 px"):
+    with pytest.raises(DataError, match=r"crops of one size and margin .*16 px.*24 px"):
         make([dataset, large])
+
+
+def test_crops_with_a_margin_are_read_alone_and_only_as_far_as_they_reach(tmp_path, dataset):
+    wide = write_face_data_set(str(tmp_path / "wide"), [9], size=16, margin=0.25, au=(1,))
+    with pytest.raises(DataError, match=r"one size and margin .*margin 0.*margin 0.25"):
+        make([dataset, wide])
+    reach = {"crop": (0.9, 1.4), "shift": 0.05}
+    drawn = take(make(wide, FACE, augment=reach, batch_size=1), 1)[0].face.augmentation[..., 6:10]
+    assert (drawn[..., :2] <= 1.4 / 1.5 + 1e-6).all()
+    assert (drawn[..., 2:].abs() <= 0.05 / 1.5 + 1e-6).all()
+    with pytest.raises(DataError, match=r"shows up to 1.6 times .* end at 1.5 times"):
+        make(wide, FACE, augment={"crop": (0.9, 1.6)})
+    make(wide, {"label": RandomFrames(columns=("au",), pixels=False)}, augment={"crop": (0.9, 1.6)})
 
 
 # Damaged data

@@ -16,7 +16,6 @@ from facscale.data.augment import Augmenter, sample_params
 from facscale.data.views import Batch, Faces
 from facscale.methods import DataFacts, find_method
 from facscale.nn import info_nce, masked_bce, nt_xent, projection_head, soft_neighbours
-from facscale.nn.alignment import align_faces
 from facscale.nn.colour import rgb_to_lab
 from facscale.nn.displacement import Decoder, clamp_displacements, to_pixels, warp
 from facscale.nn.fan import FAN
@@ -66,15 +65,6 @@ def test_regions_are_cut_where_they_are():
         coarse = crop_rois(coordinates(2).bfloat16(), centres.bfloat16().float(), size=SIZE, cells=16)
     assert worst(result, expected) < ROUNDING
     assert coarse.dtype == torch.bfloat16
-
-
-def test_faces_are_aligned_to_their_points():
-    landmarks = SIZE * (0.5 + random(2, 68, 2, spread=0.3))
-    onto = landmarks * 0.97 + random(2, 68, 2, seed=1, spread=4)
-    expected = align_faces(coordinates(2), landmarks, onto=onto)
-    with autocast():
-        result = align_faces(coordinates(2).float(), landmarks.float(), onto=onto.float())
-    assert worst(result, expected) < 10 * ROUNDING  # a rotation and scaling about the face's centre
 
 
 def test_an_augmentation_is_the_same_under_autocast():
