@@ -6,15 +6,18 @@ similarity of 1 over a temperature of 0.07 by 0.03.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 
 HALF_PRECISION = (torch.bfloat16, torch.float16)
 
 
-def disable_autocast(like: Tensor) -> torch.autocast:
+def disable_autocast(like: Tensor) -> AbstractContextManager[None | torch.autocast]:
     """Return a context in which operations on the device of `like` keep the type of their inputs."""
-    return torch.autocast(like.device.type, enabled=False)
+    device = like.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def widen(values: Tensor) -> Tensor:
