@@ -14,7 +14,7 @@ from torch import Tensor, nn
 HALF_PRECISION = (torch.bfloat16, torch.float16)
 
 
-def disable_autocast(like: Tensor) -> AbstractContextManager[None | torch.autocast]:
+def disable_autocast(like: Tensor) -> AbstractContextManager[object]:
     """Return a context in which operations on the device of `like` keep the type of their inputs."""
     device = like.device.type
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
