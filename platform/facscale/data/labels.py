@@ -1,7 +1,7 @@
 """Action unit labels as arrays: int8 [N, n], 1 active, 0 not, -1 not labelled; and the weights that balance them.
 
 `r` is an AU's base rate: the share of positive frames among those labelled. Weights are computed from the training frames
-of a fold only.
+of a fold only, by one of three formulas (`compute_label_weights`); papers that state one use the second.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from facscale.data.shards import Dataset
+from facscale.spec.models import Weighting
 
 
 def load_labels(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -77,3 +78,18 @@ def compute_class_weights(au: np.ndarray) -> np.ndarray:
     weights = np.stack([0.5 / (1 - safe), 0.5 / safe])
     weights[:, np.isnan(rate)] = 0
     return weights.astype(np.float32)
+
+
+def compute_label_weights(au: np.ndarray, *, weighting: Weighting) -> np.ndarray:
+    """Compute weights [2, n] float32 of the negatives (row 0) and positives (row 1) of each AU from labels [N, n].
+
+    With base rates r and n labelled AUs::
+
+        class   1 / (2 (1 - r)) and 1 / (2 r)                   `compute_class_weights`
+        au      (1 / r) / sum(1 / r) * n, both rows the same    `compute_au_weights`
+        none    1: plain binary cross-entropy
+    """
+    if weighting == "class":
+        return compute_class_weights(au)
+    weights = compute_au_weights(au) if weighting == "au" else np.ones(au.shape[1], np.float32)
+    return np.stack([weights, weights])

@@ -49,6 +49,7 @@ class Predictions:
     fold: np.ndarray  # [N] int8, number of the fold that tested it
     folds: tuple[str, ...]  # their names
     source: str = ""  # where the folds are from, as text
+    protocol: str = ""  # one of `scores.PROTOCOLS`; "" where it was not recorded
 
     def __post_init__(self) -> None:
         shapes = {name: getattr(self, name).shape for name in ARRAYS}
@@ -67,8 +68,12 @@ class Predictions:
         Raises ValueError for pieces of different methods, AUs or splits, and for more than 128 folds.
         """
         first = pieces[0]
-        if any((piece.name, piece.aus, piece.source) != (first.name, first.aus, first.source) for piece in pieces):
-            raise ValueError("only predictions of one method, for the same AUs and from the same split, can be joined")
+        facts = {(piece.name, piece.aus, piece.source, piece.protocol) for piece in pieces}
+        if len(facts) > 1:
+            raise ValueError(
+                "only predictions of one method, for the same AUs, from the same split and by the same protocol, can be "
+                "joined"
+            )
         arrays = {name: np.concatenate([getattr(piece, name) for piece in pieces]) for name in ARRAYS}
         folds = [len(piece.folds) for piece in pieces]
         if sum(folds) > MAX_FOLDS:
@@ -76,7 +81,7 @@ class Predictions:
         before = np.repeat(np.cumsum([0, *folds[:-1]]), [len(piece) for piece in pieces])
         arrays["fold"] = (arrays["fold"] + before).astype(np.int8)
         names = tuple(name for piece in pieces for name in piece.folds)
-        return cls(first.name, first.aus, **arrays, folds=names, source=first.source)
+        return cls(first.name, first.aus, **arrays, folds=names, source=first.source, protocol=first.protocol)
 
     @classmethod
     def concat_splits(cls, splits: Sequence[Predictions]) -> Predictions:
@@ -97,7 +102,12 @@ class Predictions:
             rows = self.fold == number
             counts.append(count_confusions(probability=self.probability[rows], au=self.au[rows], threshold=threshold))
         return MethodScores.from_counts(
-            self.name, aus=self.aus, counts=ConfusionCounts.stack(counts), folds=self.folds, source=self.source
+            self.name,
+            aus=self.aus,
+            counts=ConfusionCounts.stack(counts),
+            folds=self.folds,
+            source=self.source,
+            protocol=self.protocol,
         )
 
     def sort_order(self) -> np.ndarray:
@@ -120,8 +130,7 @@ class Predictions:
 
     def select(self, rows: np.ndarray) -> Predictions:
         """The predictions of some rows, given as row numbers or as a mask [N]."""
-        arrays = {name: getattr(self, name)[rows] for name in ARRAYS}
-        return Predictions(self.name, self.aus, **arrays, folds=self.folds, source=self.source)
+        return replace(self, **{name: getattr(self, name)[rows] for name in ARRAYS})
 
     def select_video(self, identity: str, video: str) -> Predictions:
         """The frames of one video, sorted. Raises ValueError where it has none."""
@@ -147,7 +156,13 @@ class Predictions:
         for number, au in enumerate(self.aus):
             columns[f"AU{au}"] = pa.array(self.au[:, number], pa.int8())
             columns[f"p{au}"] = pa.array(self.probability[:, number], pa.float32())
-        metadata = {"name": self.name, "aus": self.aus, "folds": self.folds, "source": self.source}
+        metadata = {
+            "name": self.name,
+            "aus": self.aus,
+            "folds": self.folds,
+            "source": self.source,
+            "protocol": self.protocol,
+        }
         out = pa.BufferOutputStream()
         pq.write_table(pa.table(columns, metadata={METADATA_KEY: json.dumps(metadata)}), out, compression="zstd")
         return out.getvalue().to_pybytes()
@@ -174,6 +189,7 @@ class Predictions:
             fold=table["fold"].to_numpy(),
             folds=tuple(metadata["folds"]),
             source=metadata["source"],
+            protocol=metadata.get("protocol", ""),
         )
 
 

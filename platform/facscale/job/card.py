@@ -23,6 +23,7 @@ from facscale.errors import UserError
 from facscale.evaluate import MethodScores
 from facscale.evaluate.f1 import nanmean
 from facscale.evaluate.protocol import LabelledDataset, TrainTestGroup
+from facscale.evaluate.scores import PROTOCOLS
 from facscale.job.variants import Variant
 from facscale.report.pages import render_page
 from facscale.report.published import PublishedResult, find_results
@@ -54,7 +55,7 @@ class Card:
     spec: dict[str, Any]  # with all that it inherits, and every default
     data: list[dict[str, Any]]
     weights: dict[str, dict[str, str]]  # by title of the training: url, sha256
-    results: dict[str, dict[str, Any]]  # by table: folds, aus, f1 [folds, n], mean
+    results: dict[str, dict[str, Any]]  # by table: folds, aus, f1 [folds, n], mean, threshold, protocol
     papers: dict[str, list[dict[str, Any]]]  # by table: what papers print for the method, and ours minus theirs
     versions: dict[str, str]
     commit: str
@@ -145,6 +146,7 @@ def describe_scores(scores: MethodScores, *, threshold: float) -> dict[str, Any]
         "f1": to_plain(scores.by_fold),
         "mean": to_plain(np.array([scores.mean]))[0],
         "threshold": threshold,
+        "protocol": scores.protocol,
     }
 
 
@@ -163,6 +165,7 @@ def compare_to_paper(scores: MethodScores, published: PublishedResult) -> dict[s
     return {
         "name": published.name,
         "source": theirs.source,
+        "protocol": theirs.protocol,
         "printed": {f"AU{au}": value for au, value in published.values.items()},
         "difference": dict(zip((f"AU{au}" for au in aus), to_plain(difference), strict=True)),
         "mean_difference": to_plain(np.array([nanmean(difference)]))[0],
@@ -229,7 +232,13 @@ def make_results_table(title: str, card: Card) -> ReportTable:
             ]
         )
     columns = [Column(heading) for heading in ("", *(f"AU{au}" for au in result["aus"]), "Avg")]
-    return ReportTable(columns, rows, title=f"F1 x 100 on {title}, threshold {result['threshold']:g}")
+    protocol = PROTOCOLS.get(result.get("protocol", ""), "protocol not recorded")
+    return ReportTable(
+        columns,
+        rows,
+        title=f"F1 x 100 on {title}, threshold {result['threshold']:g}: {protocol}",
+        notes=list(dict.fromkeys(paper["protocol"] for paper in card.papers[title] if paper.get("protocol"))),
+    )
 
 
 def format_percent(value: Any, *, sign: str = "") -> str:

@@ -76,10 +76,9 @@ class JobContext:
     def describe_run(self, variant: Variant, run: RunLogger) -> None:
         """Log parameters and data sets to a run."""
         spec = variant.job.model_dump(mode="json", exclude={"method", "cluster", "track"})
-        run.log_params({**spec, "method": variant.job.method.name})
-        cluster = variant.job.cluster.model_dump(
-            mode="json"
-        )  # other values make no other run: a resumed one may have them
+        run.log_params({**spec, "method": variant.job.method.name, "protocol": variant.protocol})
+        # Other values of `cluster` make no other run: a job that resumes may have them.
+        cluster = variant.job.cluster.model_dump(mode="json")
         run.set_tags({f"cluster.{key}": str(value) for key, value in cluster.items()})
         run.log_params({"method": variant.config.model_dump(mode="json")})
         for dataset in self.data.unlabelled:
@@ -198,6 +197,7 @@ def make_tags(variant: Variant, *, job: str, fingerprints: Sequence[str]) -> dic
         "method": variant.job.method.name,
         "row": variant.name,
         "job": job,
+        "protocol": variant.protocol,
         "cluster": get_cluster_name(variant.job) or socket.gethostname(),
         "data": " ".join(fingerprint[:12] for fingerprint in fingerprints),
         "git.commit": get_commit(),

@@ -17,7 +17,7 @@ from facscale.evaluate.expression import (
 )
 from facscale.evaluate.predictions import Predictions
 from facscale.evaluate.probe import fit_probe, predict_probabilities
-from facscale.evaluate.protocol import LabelledDataset, TrainTestGroup
+from facscale.evaluate.protocol import LabelledDataset
 from facscale.evaluate.subjects import find_frames
 from facscale.inference.embed import Embeddings, FrameEncoder, FrameModel, embed_dataset
 from facscale.inference.export import load_export
@@ -67,19 +67,19 @@ class Evaluator:
         return predict_out_of_fold(node, self._make_fold_predictors(node, exports))
 
     def build_first_model(self, node: EvalNode, export: bytes) -> FrameModel:
-        """What predicts the AUs of the first fold's test people: a method of its own, or a probe on the frozen encoder.
+        """What predicts the AUs of the first fold's test people: a method itself, or a probe on the frozen encoder.
 
-        `export`: the first fold's method of a variant that learns from labels, else the pre-trained one.
+        `export`: the first of `node.models`.
         """
         method = load_export(export)
-        if node.variant.learns_from_labels:
+        if node.has_own_head:
             return SupervisedModel(method)
         embeddings = embed_sets(FrameEncoder(method.encoder), node.group.sets, job=node.variant.job)
         return ProbedEncoder(method.encoder, fit_fold_probe(embeddings, node, fold=0))
 
     def _make_fold_predictors(self, node: EvalNode, exports: Mapping[str, bytes]) -> Callable[[int], FoldPredictor]:
         job = node.variant.job
-        if node.head == "own":
+        if node.has_own_head:
 
             def make_own(fold: int) -> FoldPredictor:
                 model = SupervisedModel(load_export(exports[node.model_of(fold)]))
@@ -126,8 +126,9 @@ def predict_out_of_fold(node: EvalNode, make_predictor: Callable[[int], FoldPred
                 fold=np.zeros(len(frames), np.int8),
                 folds=(group.fold_name(fold),),
                 source=dataset.split.source,
+                protocol=node.protocol,
             )
-            parts.setdefault(group.table_title(dataset), []).append(predictions)
+            parts.setdefault(node.table_title(dataset), []).append(predictions)
     return {title: Predictions.concat(folds) for title, folds in parts.items()}
 
 
@@ -198,6 +199,6 @@ def select_people(embeddings: Embeddings, people: Collection[str]) -> Embeddings
     return embeddings.select(find_frames(people, identity=embeddings.identity))
 
 
-def name_tests(group: TrainTestGroup) -> dict[str, tuple[str, str]]:
+def name_tests(node: EvalNode) -> dict[str, tuple[str, str]]:
     """What was learned from and what was tested, by title of the table."""
-    return {group.table_title(dataset): (group.name, dataset.name) for dataset, _ in group.test_parts(0)}
+    return {node.table_title(dataset): (node.group.name, dataset.name) for dataset, _ in node.group.test_parts(0)}

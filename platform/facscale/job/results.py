@@ -68,7 +68,9 @@ def report_job(rows: Rows, tables: Mapping[str, F1Table], plan: Plan) -> Report:
     if main.job.evaluate.cross_dataset:
         report.add(report_cross_dataset(tables, plan))
     report.add(report_expression_tables({name: [seed.expressions for seed in seeds] for name, seeds in rows.items()}))
-    return report.add(report_metrics({name: [seed.metrics for seed in seeds] for name, seeds in rows.items()}))
+    notes = next((table.protocol_notes for table in tables.values()), ())
+    metrics = {name: [seed.metrics for seed in seeds] for name, seeds in rows.items()}
+    return report.add(report_metrics(metrics, notes=notes))
 
 
 def build_f1_tables(rows: Rows) -> dict[str, F1Table]:
@@ -117,9 +119,10 @@ def report_comparison(rows: Sequence[Sequence[Predictions]], *, title: str, thre
 
 def report_cross_dataset(tables: Mapping[str, F1Table], plan: Plan) -> Report:
     """Mean F1 of each row by what it learned from and what it was tested on; `tables`: by title."""
-    tests = {title: names for node in plan.variants[0].evaluations for title, names in name_tests(node.group).items()}
+    nodes = [node for node in plan.variants[0].evaluations if not node.is_additional]
+    tests = {title: names for node in nodes for title, names in name_tests(node).items()}
     scores = [
-        CrossDatasetScore(row.name, *tests[title], row.mean) for title, table in tables.items() for row in table.rows
+        CrossDatasetScore(row.name, *names, row.mean) for title, names in tests.items() for row in tables[title].rows
     ]
     matrix = CrossDatasetMatrix(tuple(scores))
     table = matrix.build_table(title="F1 x 100 by data set, over the AUs that are both learned and labelled")
@@ -155,9 +158,9 @@ def group_by_subjects(variants: Sequence[Variant]) -> dict[str, list[Variant]]:
     return {name: group for name, group in by_name.items() if len(group) > 1}
 
 
-def report_metrics(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> Report:
-    """What the encoders hold beyond F1: metrics by row and seed."""
-    table = build_metrics_table(rows, title="What the encoders hold, and what their training cost")
+def report_metrics(rows: Mapping[str, Sequence[Mapping[str, float]]], *, notes: Sequence[str] = ()) -> Report:
+    """What the encoders hold beyond F1: metrics by row and seed; `notes`: the protocols of the rows' F1."""
+    table = build_metrics_table(rows, title="What the encoders hold, and what their training cost", notes=notes)
     return Report(
         tables=[table], texts={"summary.csv": build_training_table(rows).to_csv(), "summary.md": table.to_markdown()}
     )

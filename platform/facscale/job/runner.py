@@ -75,11 +75,10 @@ class JobRunner:
                 representative = representative or artifacts[variant_plan.representative]
                 tables = self.evaluator.predict(evaluation, {key: value.export for key, value in artifacts.items()})
                 predictions |= tables
-                first = representative
-                if variant.learns_from_labels:
+                if evaluation.has_own_head:
                     self._log_folds(evaluation, artifacts, tables)
-                    first = artifacts[evaluation.models[0]]
-                shown.append((evaluation, first.export))
+                if not evaluation.is_additional:
+                    shown.append((evaluation, artifacts[evaluation.models[0]].export))
             assert representative is not None, "a variant that learns from labels has evaluations"
             result = self._log_results(variant_plan, representative, predictions, log)
             self._log_model(representative, result, shown, log)

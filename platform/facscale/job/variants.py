@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from facscale.evaluate.scores import RowProtocol
 from facscale.methods import Method, configure
 from facscale.names import slugify
 from facscale.spec import Document, Job, SpecError, merge
@@ -37,6 +38,11 @@ class Variant:
     def learns_from_labels(self) -> bool:
         """Whether it is trained anew in each fold."""
         return self.method.learns_from_labels(self.config)
+
+    @property
+    def protocol(self) -> RowProtocol:
+        """How its rows in the tables come to their predictions."""
+        return "end-to-end" if self.learns_from_labels else self.job.evaluate.protocol
 
     @property
     def stage_names(self) -> list[str]:

@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from io import StringIO
 from typing import Any
 
@@ -159,7 +160,7 @@ def build_optimizer(job: Job, parameters: Iterable[Any]) -> torch.optim.Optimize
     """Build the optimizer of `train.optimizer` for parameters, or groups of parameters."""
     o = job.train.optimizer
     if o.name in ("sgd", "lars"):
-        kind = LARS if o.name == "lars" else torch.optim.SGD
+        kind = partial(LARS, rate_in_velocity=o.rate_in_velocity) if o.name == "lars" else torch.optim.SGD
         return kind(parameters, lr=o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
     adam = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[o.name]
     return adam(parameters, lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)

@@ -151,7 +151,7 @@ def take_steps(state: TrainState, batches: Iterator[Batch]) -> Iterator[TrainSta
             state.data_wait_s += time.monotonic() - asked
             batch = state.prepare(batch)
             for phase, engine in phases:
-                engine.set_learning_rate(state.schedule.learning_rate(state.step))
+                engine.set_learning_rate(method.rate_factor * state.schedule.learning_rate(state.step))
                 with freeze_others(engine, state.engines), state.autocast():
                     losses = getattr(method, phase)(batch)
                 engine.backward(sum_losses(losses))

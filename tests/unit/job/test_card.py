@@ -104,7 +104,9 @@ def test_a_card_says_everything(judged, data):
     np.testing.assert_array_equal(np.array(found.results["one"]["f1"], float), row.by_fold)
     assert {"torch", "python", "facscale"} <= found.versions.keys()
     assert found.papers == {"one": []}
+    assert found.results["one"]["protocol"] == "linear-probe"
     page = render_card(found)
+    assert "threshold 0.5: linear probe on the frozen encoder" in page
     assert f"{100 * row.mean:.1f}" in page
     assert "c0ffee" in page
 
@@ -178,6 +180,24 @@ def test_other_data_and_other_folds_are_refused(judged, tmp_path):
         verify.verify_card(str(path), changes=[Document({"data": {"labelled": [str(tmp_path / "other")]}}, {})])
     with pytest.raises(CardError, match="test other people"):
         verify.verify_card(str(path), changes=[Document({"evaluate": {"seed": 2}}, {})])
+
+
+def test_a_card_whose_results_its_spec_does_not_give_is_refused(judged):
+    def forged(found):
+        found["results"]["other"] = found["results"]["one"]
+
+    _, path, _ = judged
+    with pytest.raises(CardError, match="has results on 'other', which its spec does not evaluate"):
+        verify.verify_card(changed(path, forged))
+
+
+def test_a_card_from_before_protocols_were_recorded_is_read(judged, capsys):
+    def forged(found):
+        del found["results"]["one"]["protocol"]
+
+    _, path, _ = judged
+    assert verify.verify_card(changed(path, forged))
+    assert "protocol not recorded" in render_card(Card.from_json(path.read_bytes(), source="x"))
 
 
 def test_a_card_from_before_keys_were_renamed_is_read(judged, capsys):

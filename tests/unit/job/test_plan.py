@@ -312,3 +312,55 @@ def test_a_probe_is_cross_validated_over_and_over(written, monkeypatch):
     alone = PlannedJob(written(CLP)[0]).predict()["one"]
     np.testing.assert_allclose(told.score(0.5).by_fold[:3], alone.score(0.5).by_fold)
     assert list(planned.tasks) == ["main"]
+
+
+ADAPTED = """
+data: {validation: 0.2, augment: {flip: 1, rotation: 30, hue: 0.4}}
+train: {optimizer: {name: lars}, precision: bf16, batch_size: 12, validate_every: 5}
+evaluate:
+  protocol: adapted-batchnorm
+  probe: {weighting: au}
+  adaptation: {epochs: 2, batch_size: 8, lr: 0.003}
+"""
+
+
+def test_batchnorm_adapts_on_each_folds_people_and_the_frozen_encoder_has_its_own_table(written, monkeypatch):
+    (row,) = written(CLP, ADAPTED)
+    planned = PlannedJob(row)
+    adapted, frozen = planned.evaluations
+    assert (adapted.protocol, adapted.is_additional, len(adapted.models)) == ("adapted-batchnorm", False, 3)
+    assert (frozen.protocol, frozen.is_additional, len(frozen.models)) == ("linear-probe", True, 1)
+    (data,) = adapted.group.sets
+    for fold in data.split:
+        task = planned.tasks[f"main one {fold.name}"]
+        assert planned.people(f"main one {fold.name}") == {data.url: set(fold.train)}
+        assert not task.job.data.validation, "nobody of a fold's people is held out"
+        assert (task.job.data.augment.flip, task.job.data.augment.rotation, task.job.data.augment.hue) == (0, 0, 0)
+        assert (task.job.train.batch_size, task.job.train.epochs) == (8, 2)
+        assert (task.job.train.optimizer.name, task.job.train.optimizer.lr) == ("adam", 0.003)
+        assert task.job.train.sync_batchnorm
+        assert task.config.weighting == "au"
+    method, before = make_method(task), export.load_export(task.inputs["pretrained"])
+    trained = {name for name, parameter in method.named_parameters() if parameter.requires_grad}
+    assert "encoder.conv1.weight" not in trained
+    assert {"encoder.bn1.weight", "encoder.layer4.1.bn2.bias", "classifier.0.weight", "classifier.1.weight"} <= trained
+    assert (method.encoder.conv1.weight == before.encoder.conv1.weight).all()
+
+    def answer(model, on, *, job, subjects=None):
+        return (looked_at if subjects is None else pretended)(model, on, job=job, subjects=subjects)
+
+    monkeypatch.setattr(evaluator, "embed_frames", answer)
+    told = planned.predict(0) | planned.predict(1)
+    assert {title: of.protocol for title, of in told.items()} == {
+        "one": "adapted-batchnorm",
+        "one, encoder frozen": "linear-probe",
+    }
+    alone = PlannedJob(written(CLP, evaluate="{probe: {weighting: au}}")[0]).predict()["one"]
+    np.testing.assert_array_equal(told["one, encoder frozen"].probability, alone.probability)
+
+
+def test_the_workers_can_share_a_batch_of_the_adaptation(written):
+    shared = "cluster: {workers: [2, 3]}\n"
+    with pytest.raises(SpecError, match="3 workers cannot share evaluate.adaptation.batch_size=8 evenly"):
+        written(CLP, ADAPTED + shared)
+    assert written(CLP, ADAPTED + shared, **{"evaluate.adaptation.batch_size": 6})
