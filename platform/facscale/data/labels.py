@@ -7,6 +7,8 @@ of a fold only, by one of three formulas (`compute_label_weights`); papers that 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -20,6 +22,27 @@ def load_labels(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     identity = np.asarray(table["identity"].to_pylist())
     au = table["au"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return identity, au.reshape(len(identity), -1).astype(np.int8)
+
+
+@dataclass(frozen=True, eq=False)
+class IntensityLabels:
+    """Intensities of the N frames of a data set."""
+
+    rows: dict[tuple[str, str, int], int]  # by identity, video and frame
+    intensity: np.ndarray  # [N, n] int8: 0 to 5, or -1 for not labelled
+
+    @classmethod
+    def load(cls, dataset: Dataset) -> Self:
+        """Read these columns of a data set that has AUs. Where only occurrences were coded, all intensities are -1."""
+        table = dataset.read_columns(["identity", "video", "frame", "intensity"])
+        keys = zip(*(table[name].to_pylist() for name in ("identity", "video", "frame")), strict=True)
+        values = table["intensity"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return cls({key: row for row, key in enumerate(keys)}, values.reshape(len(table), -1).astype(np.int8))
+
+    def find(self, *, identity: np.ndarray, video: np.ndarray, frame: np.ndarray) -> np.ndarray:
+        """Find the intensities [M, n] of M frames of the data set."""
+        keys = zip(identity.tolist(), video.tolist(), frame.tolist(), strict=True)
+        return self.intensity[[self.rows[key] for key in keys]]
 
 
 def union_aus(lists: Iterable[Sequence[int]]) -> tuple[int, ...]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
 
-from facscale.data.labels import reindex_labels
+from facscale.data import Dataset
+from facscale.data.labels import IntensityLabels, reindex_labels
 from facscale.data.views import Batch
 from facscale.evaluate.expression import (
     ConfusionMatrix,
@@ -15,15 +17,17 @@ from facscale.evaluate.expression import (
     evaluate_expression_probe,
     fit_expression_probe,
 )
+from facscale.evaluate.intensity import IntensityPredictions, fit_intensity_probe, predict_intensities
 from facscale.evaluate.predictions import Predictions
 from facscale.evaluate.probe import fit_probe, predict_probabilities
 from facscale.evaluate.protocol import LabelledDataset
 from facscale.evaluate.subjects import find_frames
 from facscale.inference.embed import Embeddings, FrameEncoder, FrameModel, embed_dataset
 from facscale.inference.export import load_export
-from facscale.job.plan import EvalNode
+from facscale.job.plan import EvalNode, name_fold
 from facscale.methods import Method
 from facscale.nn.heads import LinearProbe
+from facscale.progress import print_line
 from facscale.spec import Job
 from facscale.train.trainer import storage_url
 
@@ -65,6 +69,34 @@ class Evaluator:
     def predict(self, node: EvalNode, exports: Mapping[str, bytes]) -> dict[str, Predictions]:
         """Out-of-fold predictions of a node, by the title of their table. `exports`: of `node.models`, by id."""
         return predict_out_of_fold(node, self._make_fold_predictors(node, exports))
+
+    def predict_intensities(self, node: EvalNode, exports: Mapping[str, bytes]) -> dict[str, IntensityPredictions]:
+        """Out-of-fold intensities of a frozen encoder, by the title of their table; `exports`: of `node.models`, by id.
+
+        A probe is trained on each fold's people. Empty where no set that is learned from has intensities, and for models
+        that predict occurrences themselves.
+        """
+        if node.has_own_head:
+            return {}
+        group, job = node.group, node.variant.job
+        sets = {dataset.url: dataset for dataset in (*group.sets, *group.transfer)}
+        labels = {url: IntensityLabels.load(Dataset(url)) for url in sets}
+        if not any((labels[dataset.url].intensity >= 0).any() for dataset in group.sets):
+            return {}
+        encoder = FrameEncoder(load_export(exports[node.models[0]]).encoder)
+        embeddings = embed_sets(encoder, tuple(sets.values()), job=job)
+        frames = {
+            url: IntensityFrames(
+                embedded,
+                reindex_labels(
+                    labels[url].find(identity=embedded.identity, video=embedded.video, frame=embedded.frame),
+                    given=sets[url].aus,
+                    wanted=group.aus,
+                ),
+            )
+            for url, embedded in embeddings.items()
+        }
+        return predict_intensities_out_of_fold(node, frames)
 
     def build_first_model(self, node: EvalNode, export: bytes) -> FrameModel:
         """What predicts the AUs of the first fold's test people: a method itself, or a probe on the frozen encoder.
@@ -130,6 +162,57 @@ def predict_out_of_fold(node: EvalNode, make_predictor: Callable[[int], FoldPred
             )
             parts.setdefault(node.table_title(dataset), []).append(predictions)
     return {title: Predictions.concat(folds) for title, folds in parts.items()}
+
+
+class IntensityFrames(NamedTuple):
+    """The frames of a data set with their intensities [N, n], for the n AUs of a group."""
+
+    embeddings: Embeddings
+    intensity: np.ndarray
+
+    def select(self, people: Collection[str]) -> IntensityFrames:
+        """The frames of some people."""
+        rows = find_frames(people, identity=self.embeddings.identity)
+        return IntensityFrames(self.embeddings.select(rows), self.intensity[rows])
+
+
+def predict_intensities_out_of_fold(
+    node: EvalNode, frames: Mapping[str, IntensityFrames]
+) -> dict[str, IntensityPredictions]:
+    """Predict the intensities of each fold's test people, for AUs that both sides have; `frames`: by data set URL.
+
+    A fold without two training frames that have an intensity is left out, and named in the terminal.
+    """
+    evaluate, group, parts = node.variant.job.evaluate, node.group, dict[str, list[IntensityPredictions]]()
+    learned = np.concatenate([frames[dataset.url].intensity for dataset in group.sets]).max(axis=0, initial=-1) >= 0
+    for fold in group.folds:
+        train = [frames[dataset.url].select(dataset.split[fold].train) for dataset in group.sets]
+        intensity = np.concatenate([part.intensity for part in train])
+        if (intensity >= 0).any(axis=1).sum() < 2:
+            print_line(f"{name_fold(node.variant, group, fold)}: no intensities among its training people; left out")
+            continue
+        features = np.concatenate([part.embeddings.features for part in train])
+        probe = fit_intensity_probe(features, intensity=intensity, probe=evaluate.probe, seed=evaluate.seed + fold)
+        for dataset, people in group.test_parts(fold):
+            test = frames[dataset.url].select(people)
+            labelled = learned & (frames[dataset.url].intensity.max(axis=0, initial=-1) >= 0)
+            if not (labelled.any() and len(test.embeddings)):
+                continue
+            predicted = predict_intensities(probe, features=test.embeddings.features)
+            predictions = IntensityPredictions(
+                node.variant.name,
+                tuple(au for au, has_labels in zip(group.aus, labelled, strict=True) if has_labels),
+                predicted[:, labelled],
+                test.intensity[:, labelled],
+                test.embeddings.identity,
+                test.embeddings.video,
+                test.embeddings.frame,
+                fold=np.zeros(len(predicted), np.int8),
+                folds=(group.fold_name(fold),),
+                protocol=node.protocol,
+            )
+            parts.setdefault(node.table_title(dataset), []).append(predictions)
+    return {title: IntensityPredictions.concat(folds) for title, folds in parts.items()}
 
 
 def fit_fold_probe(embeddings: Mapping[str, Embeddings], node: EvalNode, *, fold: int) -> LinearProbe:
