@@ -286,8 +286,8 @@ def test_hyper_parameters_are_checked_with_file_and_line(tmp_path):
     path.write_text("method:\n  name: clp\n  margn: 0.1\n")
     with pytest.raises(SpecError, match=r'job\.yaml:3: unknown key "method\.margn" \(did you mean "margin"'):
         methods.configure(read_spec(path))
-    path.write_text("method: {name: clp}\ninputs: {pretrained: {url: a, sha256: abcdef01}}\n")
-    with pytest.raises(SpecError, match=r'job\.yaml:2: clp takes no input "pretrained"'):
+    path.write_text("method: {name: clp}\ninputs: {teacher: {url: a, sha256: abcdef01}}\n")
+    with pytest.raises(SpecError, match=r'job\.yaml:2: clp takes no input "teacher"'):
         methods.configure(read_spec(path))
 
 
