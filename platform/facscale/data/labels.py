@@ -39,6 +39,15 @@ class IntensityLabels:
         values = table["intensity"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         return cls({key: row for row, key in enumerate(keys)}, values.reshape(len(table), -1).astype(np.int8))
 
+    @property
+    def is_labelled(self) -> np.ndarray:
+        """Whether an AU has any intensity, bool [n]."""
+        return self.intensity.max(axis=0, initial=-1) >= 0
+
+    def select_aus(self, aus: Sequence[int]) -> list[int]:
+        """Select those of the data set's n AUs that have an intensity."""
+        return [au for au, is_labelled in zip(aus, self.is_labelled, strict=True) if is_labelled]
+
     def find(self, *, identity: np.ndarray, video: np.ndarray, frame: np.ndarray) -> np.ndarray:
         """Find the intensities [M, n] of M frames of the data set."""
         keys = zip(identity.tolist(), video.tolist(), frame.tolist(), strict=True)

@@ -23,8 +23,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor
-from torch.nn.functional import mse_loss
 
 from facscale.evaluate.bootstrap import (
     RESAMPLES,
@@ -34,10 +32,10 @@ from facscale.evaluate.bootstrap import (
     draw_subjects,
 )
 from facscale.evaluate.f1 import nanmean
-from facscale.nn.heads import LinearProbe
+from facscale.nn.heads import MAX_INTENSITY, LinearProbe, to_intensities
+from facscale.nn.losses import masked_mse
 from facscale.spec.models import Probe
 
-MAX_INTENSITY = 5.0
 MEASURES = {"icc": "ICC(3,1)", "pcc": "PCC", "mse": "MSE", "mae": "MAE"}
 
 
@@ -142,8 +140,7 @@ def fit_intensity_probe(features: np.ndarray, *, intensity: np.ndarray, probe: P
         for rows in torch.split(torch.randperm(len(x), generator=random), probe.batch_size):
             if len(rows) == 1:  # BatchNorm has no variance to divide by
                 continue
-            is_labelled = y[rows] >= 0
-            loss = mse_loss(_to_intensity(model(x[rows]))[is_labelled], y[rows][is_labelled])
+            loss = masked_mse(to_intensities(model(x[rows])), target=y[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -154,11 +151,7 @@ def fit_intensity_probe(features: np.ndarray, *, intensity: np.ndarray, probe: P
 def predict_intensities(model: LinearProbe, *, features: np.ndarray, batch_size: int = 8192) -> np.ndarray:
     """Intensities [N, n] float32 in [0, 5] of features [N, D]."""
     batches = torch.split(torch.from_numpy(features.astype(np.float32)), batch_size)
-    return torch.cat([_to_intensity(model(batch)) for batch in batches]).numpy()
-
-
-def _to_intensity(logits: Tensor) -> Tensor:
-    return MAX_INTENSITY * torch.sigmoid(logits)
+    return torch.cat([to_intensities(model(batch)) for batch in batches]).numpy()
 
 
 def _sum_by_person(predictions: IntensityPredictions, *, person: np.ndarray, people: int) -> np.ndarray:

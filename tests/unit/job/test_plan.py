@@ -372,7 +372,7 @@ def test_a_frozen_encoder_predicts_intensities_of_people_that_a_fold_does_not_le
     (row,) = written(CLP, "evaluate: {transfer: [OTHER]}\n")
     planned = PlannedJob(row, transfer=open_transfer_sets(row.job, sets=open_sets(row)))
     told = evaluator.Evaluator().predict_intensities(planned.evaluations[0], planned.exports)
-    assert {title: of.aus for title, of in told.items()} == {"one": (1, 12), "other, learned on one": (1, 12)}
+    assert {title: of.aus for title, of in told.items()} == {"one": (1, 12), "other, learned on one": (12, 1)}
     (data,) = planned.groups[0].sets
     of = told["one"]
     for number, fold in enumerate(data.split):
@@ -398,3 +398,27 @@ def test_without_labels_of_intensities_there_are_none(written, tmp_path, monkeyp
     for job in (CLP.replace("ONE", str(tmp_path / "occurrences")), AUNET):
         planned = PlannedJob(written(job)[0])
         assert evaluator.Evaluator().predict_intensities(planned.evaluations[0], planned.exports) == {}
+
+
+SUPERVISED = """
+method: {name: supervised, depth: 18, width: 4, intensities: true}
+data: {labelled: [ONE], image_size: 32}
+evaluate: {folds: 3, seed: 1, transfer: [OTHER]}
+"""
+
+
+def test_a_method_with_a_head_for_intensities_is_tested_by_it(written, monkeypatch):
+    monkeypatch.setattr(evaluator, "embed_frames", pretended)
+    (row,) = written(SUPERVISED)
+    planned = PlannedJob(row, transfer=open_transfer_sets(row.job, sets=open_sets(row)))
+    told = evaluator.Evaluator().predict_intensities(planned.evaluations[0], planned.exports)
+    assert {title: of.aus for title, of in told.items()} == {"one": (1, 12), "other, learned on one": (12, 1)}
+    for of in told.values():
+        # the pretended intensities are the numbers of the columns, which are those of the set that is learned from
+        assert of.predicted.tolist() == [[(1, 12).index(au) for au in of.aus]] * len(of.frame)
+        assert of.protocol == "end-to-end"
+    of = told["one"]
+    for number, fold in enumerate(planned.groups[0].sets[0].split):
+        assert set(of.identity[of.fold == number]) == set(fold.test)
+    plain = PlannedJob(written(SUPERVISED.replace("true", "false").replace(", transfer: [OTHER]", ""))[0])
+    assert evaluator.Evaluator().predict_intensities(plain.evaluations[0], plain.exports) == {}
