@@ -453,7 +453,7 @@ def describe_trainings(
     number = len(nodes) * job.seeds
     parts = [f"{number} trainings of {job.method.name}" if number > 1 else job.method.name]
     if first.id in adaptations:
-        parts.append(f"{job.train.epochs:g} epochs of BatchNorm and a linear layer on the frozen encoder")
+        parts.append(f"{job.train.epochs:g} epochs of BatchNorm and a linear layer")
     estimate = adaptations.get(first.id) or estimates[first.variant.title]
     share = estimate.train_share if first.fold is not None else 1
     parts += [f"{round(estimate.steps * share):,} steps", predict_time(estimate)]

@@ -142,6 +142,15 @@ class Method(nn.Module):
         raise NotImplementedError
 
     @classmethod
+    def predicts_intensities(cls, config: Any) -> bool:
+        """Return whether `predict_intensities` is there, beside `predict`."""
+        return False
+
+    def predict_intensities(self, batch: Batch) -> Tensor:
+        """Predict AU intensities from 0 to 5, [B, len(facts.aus)], from the views of `eval_views`."""
+        raise NotImplementedError
+
+    @classmethod
     def phases(cls) -> dict[str, tuple[str, ...]]:
         """Return the phases in written order: name -> the submodules that the phase trains."""
         members = {name: member for base in reversed(cls.__mro__) for name, member in vars(base).items()}

@@ -11,7 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from facscale.data.views import Batch, RandomFrames, View
 from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
-from facscale.nn import LinearProbe, ResNet, masked_bce
+from facscale.nn import LinearProbe, ResNet, masked_bce, masked_mse
+from facscale.nn.heads import to_intensities
 from facscale.nn.resnet import BLOCKS
 from facscale.spec.models import Weighting
 
@@ -27,7 +28,9 @@ class Supervised(Method):
 
     "inversely proportional to the AU class frequencies" is read as w_1a = 1 / (2 r_a) and w_0a = 1 / (2 (1 - r_a)):
     `weighting: class`. With `au`, w_0a = w_1a = (1 / r_a) / sum_b (1 / r_b) * n for n AUs; with `none`, both are 1.
-    Missing labels (-1) are ignored. `trainable: batchnorm` is the paper's protocol for pre-trained encoders, "the
+    Missing labels (-1) are ignored. With `intensities`, a second head of the same kind predicts intensities y' from 0 to 5 as
+    5 sigmoid(logit), and (y' - prediction)^2, averaged over the labelled intensities, is added to the loss (after Chang et
+    al., LibreFace, WACV 2024). `trainable: batchnorm` is the paper's protocol for pre-trained encoders, "the
     parameters in the encoder were frozen except that in the batch-norm layers"; it is meant for the encoder of the input
     `pretrained`.
 
@@ -44,6 +47,7 @@ class Supervised(Method):
         width: PositiveInt = 64
         trainable: Literal["all", "batchnorm"] = "all"  # of the encoder
         weighting: Weighting = "class"
+        intensities: bool = False  # predict intensities too, where labels have them
 
     config: Config
     label_weights: Tensor
@@ -53,6 +57,9 @@ class Supervised(Method):
         self.encoder = pretrained.encoder if pretrained else ResNet(config.depth, width=config.width)
         # Without AUs it is only an encoder: a checkpoint that was trained on other labels, such as ImageNet's.
         self.classifier = LinearProbe(dim=self.encoder.dim, aus=len(facts.aus)) if facts.aus else nn.Identity()
+        self.intensity_head = (
+            LinearProbe(dim=self.encoder.dim, aus=len(facts.aus)) if config.intensities else nn.Identity()
+        )
         self.register_buffer("label_weights", facts.get_label_weights(config.weighting))
         if config.trainable == "batchnorm":
             for module in self.encoder.modules():
@@ -62,7 +69,8 @@ class Supervised(Method):
     @staticmethod
     def train_views(config: Config) -> Mapping[str, View]:
         """Return one labelled frame."""
-        return {"face": RandomFrames(source="labelled", columns=("au",))}
+        columns = ("au", "intensity") if config.intensities else ("au",)
+        return {"face": RandomFrames(source="labelled", columns=columns)}
 
     @classmethod
     def convert_public_weights(cls, weights: Mapping[str, Tensor]) -> tuple[Config, dict[str, Tensor]] | None:
@@ -75,11 +83,26 @@ class Supervised(Method):
         config = cls.Config.model_validate({"depth": depths[0], "width": weights["bn1.weight"].numel()})
         return config, {name: value for name, value in weights.items() if not name.startswith("fc.")}
 
-    @trains("encoder", "classifier")
+    @trains("encoder", "classifier", "intensity_head")
     def classify(self, batch: Batch) -> Losses:
-        """Compute weighted binary cross-entropy over the labelled entries."""
-        return {"bce": Loss(masked_bce(self.predict(batch), au=batch.face.au[:, 0], weights=self.label_weights))}
+        """Compute weighted binary cross-entropy, and the squared error of intensities, over the labelled entries."""
+        features = self.encoder(batch.face.images[:, 0, 0])
+        au = batch.face.au[:, 0]
+        losses: Losses = {"bce": Loss(masked_bce(self.classifier(features), au=au, weights=self.label_weights))}
+        if self.config.intensities:
+            predicted = to_intensities(self.intensity_head(features))
+            losses["intensity"] = Loss(masked_mse(predicted, target=batch.face.intensity[:, 0]))
+        return losses
 
     def predict(self, batch: Batch) -> Tensor:
         """Predict AU logits [B, A] from one frame."""
         return self.classifier(self.encoder(batch.face.images[:, 0, 0]))
+
+    @classmethod
+    def predicts_intensities(cls, config: Config) -> bool:
+        """Return whether it has a head for them."""
+        return config.intensities
+
+    def predict_intensities(self, batch: Batch) -> Tensor:
+        """Predict AU intensities from 0 to 5, [B, A], from one frame."""
+        return to_intensities(self.intensity_head(self.encoder(batch.face.images[:, 0, 0])))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from torch import nn
+from torch import Tensor, nn
 
 from facscale.nn.precision import WidenedSequential
 
@@ -34,6 +34,14 @@ def normalised_head(*dims: int, last_norm: bool = True, last_affine: bool = True
         elif last_norm:
             layers.append(nn.BatchNorm1d(outputs, affine=last_affine))
     return WidenedSequential(*layers)
+
+
+MAX_INTENSITY = 5.0  # of an AU in FACS, E
+
+
+def to_intensities(logits: Tensor) -> Tensor:
+    """5 sigmoid(logits), in [0, 5] (Chang et al., LibreFace, WACV 2024)."""
+    return MAX_INTENSITY * logits.sigmoid()
 
 
 class LinearProbe(nn.Sequential):

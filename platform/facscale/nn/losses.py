@@ -73,6 +73,16 @@ def soft_neighbours(
         return normalize(scores_BM.softmax(1) @ neighbours_MD, dim=-1)
 
 
+def masked_mse(predicted: Tensor, *, target: Tensor) -> Tensor:
+    """Mean squared error over the labelled entries of `target` [..., n]; those below 0 have neither loss nor gradient.
+
+    Zero if nothing is labelled.
+    """
+    labelled = target >= 0
+    squares = (predicted - target.to(predicted.dtype)).square() * labelled
+    return squares.sum() / labelled.sum().clamp(min=1)
+
+
 def masked_bce(logits: Tensor, *, au: Tensor, weights: Tensor) -> Tensor:
     """Mean weighted binary cross-entropy over the labelled entries; entries of -1 have neither loss nor gradient.
 

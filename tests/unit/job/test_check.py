@@ -43,7 +43,7 @@ def test_a_job_whose_data_is_elsewhere_is_planned_with_published_sizes(check):
         (folds,) = (
             line for line in lines if line.startswith(f"clp {name} fold0 … fold2: 3 trainings of supervised, 5 epochs")
         )
-        assert re.search(r"frozen encoder, [\d,]{5,} steps, about .* on 4 H100 each$", folds)
+        assert re.search(r"a linear layer, [\d,]{5,} steps, about .* on 4 H100 each$", folds)
         protocol = "linear probe on the encoder, which is frozen except for its BatchNorm layers"
         assert f"F1 on {name}, 3 folds: {protocol}" in lines
         assert f"F1 on {name}, 3 folds: linear probe on the frozen encoder" in lines
