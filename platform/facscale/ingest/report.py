@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Literal, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from facscale.data import DataError
+from facscale.data.manifest import ABOUT
 from facscale.data.storage import Folder
 from facscale.ingest.items import Fault
 from facscale.ingest.people import MixedIdentity
@@ -18,8 +20,10 @@ from facscale.ingest.published import count_positives
 from facscale.ingest.quality import MAX_DISAGREEMENT, MAX_OUTSIDE, QualitySummary, merge_summaries
 from facscale.ingest.work_store import ItemStatus, put_file, put_text
 
-REPORT, TEXT, ITEMS = "report.json", "report.txt", "items.parquet"
-MAX_FAULTS, MAX_MIXED = 20, 20  # in the text
+REPORT, TEXT, ITEMS = (f"{ABOUT}/{name}" for name in ("report.json", "report.txt", "items.parquet"))
+MAX_FAULTS = 20  # in the text
+MAX_CHANGES = 5  # of a kind, in the text
+MAX_MIXED = 20  # in the text
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class IngestReport:
     passed_over: int = 0  # files of the source that no item reads
     notes: tuple[str, ...] = ()  # on the source as a whole
     shot_cuts: int = 0
+    previous: str = ""  # URL of the version before
+    changes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # since the version before, as in the manifest
     bystanders: int = 0  # faces beside the tracked ones that were seen for as long as a track lasts
     crowded: int = 0  # items in which there are such faces
     strangers: int = 0  # crops that were left out because they show another person than most of their item
@@ -71,12 +77,13 @@ class IngestReport:
     def read(cls, output: str) -> Self | None:
         """Read the report beside a data set; None if there is none."""
         try:
-            fields = json.loads(Folder(output).read(REPORT))
+            fields = json.loads(Folder(output).read_about(REPORT))
         except FileNotFoundError:
             return None
         fields["faults"] = tuple(Fault(**fault) for fault in fields["faults"])
         fields["positives"] = tuple(tuple(row) for row in fields.get("positives", ()))
         fields["notes"] = tuple(fields.get("notes", ()))
+        fields["changes"] = {name: tuple(items) for name, items in fields.get("changes", {}).items()}
         fields["mixed"] = tuple(
             MixedIdentity(**{**entry, "others": tuple(entry["others"])}) for entry in fields.get("mixed", ())
         )
@@ -99,6 +106,7 @@ class IngestReport:
             f"  tracks   {self.tracks:>9}   of {self.identities} identities, {self.shot_cuts} shot cuts",
             *self._format_people(),
             *self._format_quality(),
+            *self._format_changes(),
         ]
         lines += self._format_labels()
         if self.passed_over:
@@ -113,6 +121,16 @@ class IngestReport:
             if len(self.faults) > MAX_FAULTS:
                 lines.append(f"    ... and {len(self.faults) - MAX_FAULTS} more in {REPORT}")
         return "\n".join(lines)
+
+    def _format_changes(self) -> Iterator[str]:
+        if self.previous:
+            total = sum(map(len, self.changes.values()))
+            counts = ", ".join(f"{len(items)} {name}" for name, items in self.changes.items() if items)
+            yield f"  changes  {total:>9}   since {self.previous}: {counts or 'only the sizes of its shards'}"
+        for name, items in self.changes.items():
+            if items:
+                more = f", and {len(items) - MAX_CHANGES} more in {REPORT}" if len(items) > MAX_CHANGES else ""
+                yield f"    {name:<9}{', '.join(items[:MAX_CHANGES])}{more}"
 
     def _format_labels(self) -> list[str]:
         if not self.label_rows:
@@ -155,15 +173,24 @@ class IngestReport:
     def write(self, statuses: Sequence[ItemStatus]) -> None:
         """Write the report beside the data set, and the statuses as a table with one row per item."""
         folder = Folder(self.output)
-        rows = [
-            {**asdict(status), "faults": [f"{fault.stage}: {fault.reason}" for fault in status.faults]}
-            for status in (replace(status, descriptor="") for status in statuses)  # biometric data, not to be kept
-        ]
+        rows = [status.to_row() for status in statuses]
         if rows:
             with put_file(folder, ITEMS) as path:
                 pq.write_table(pa.Table.from_pylist(rows), path)
         put_text(folder, TEXT, self.format_text() + "\n")
         put_text(folder, REPORT, self.to_json())
+
+
+def read_statuses(output: str) -> list[ItemStatus] | None:
+    """Read the statuses of the items of a finished data set; None if it has none (a pipeline did not write it)."""
+    try:
+        data = Folder(output).read_about(ITEMS)
+    except FileNotFoundError:
+        return None
+    try:
+        return [ItemStatus.from_row(row) for row in pq.read_table(pa.BufferReader(data)).to_pylist()]
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{output}/{ITEMS} is damaged: {error}") from None
 
 
 def build_report(
@@ -176,6 +203,8 @@ def build_report(
     wall_s: float,
     notes: Sequence[str] = (),
     passed_over: int = 0,
+    previous: str = "",
+    changes: Mapping[str, tuple[str, ...]] | None = None,
     mixed: Sequence[MixedIdentity] = (),
 ) -> IngestReport:
     """Sum up the statuses of all items; `faults`, `notes` and `passed_over` are those of the listing."""
@@ -208,4 +237,6 @@ def build_report(
         positives=tuple((au, *counts) for au, counts in count_positives(statuses).items()),
         passed_over=passed_over,
         notes=tuple(notes),
+        previous=previous,
+        changes=dict(changes or {}),
     )

@@ -23,12 +23,13 @@ from facscale.data.manifest import MANIFEST
 from facscale.data.published_sizes import SIZES, find_counts
 from facscale.data.storage import Folder
 from facscale.ingest import layouts
+from facscale.ingest.build import Selection
 from facscale.ingest.containers import get_container
 from facscale.ingest.estimate import REST, WAITING, PipelineEstimate, SampledItem, Totals
 from facscale.ingest.extract import FaceExtractor
 from facscale.ingest.frames import AV_OPTIONS
 from facscale.ingest.items import Files, ImageBatch, Item, Listing, list_files, open_root
-from facscale.ingest.pipeline import SELECTION, Selection, list_items, render_source
+from facscale.ingest.pipeline import SELECTION, list_items, render_source
 from facscale.ingest.work_store import ItemStatus
 from facscale.progress import Progress
 from facscale.spec import Pipeline

@@ -17,13 +17,12 @@ from facscale.ingest.images import BATCH, build_batches
 from facscale.ingest.items import Item, Listing, list_files
 from facscale.ingest.layouts.affectnet import COLUMNS
 from facscale.ingest.layouts.rafdb import LIST
-from facscale.ingest.merge import merge_items
 from facscale.ingest.pipeline import build_recipe, list_items
 from facscale.ingest.report import build_report
-from facscale.ingest.work_store import WorkStore
 from facscale.spec import Pipeline, SpecError
 from facscale.spec.pipelines import Render, Source
 from facscale.synthetic import write_expressions
+from merging import merge_items
 
 RAF = {LIST: "train_00001.jpg 5\r\ntrain_00002.jpg 7\n\ntest_0001.jpg 1\n"}
 TABLES = {part: f"Manually_Annotated_file_lists/{part}.csv" for part in ("training", "validation")}
@@ -269,7 +268,7 @@ def test_from_rendered_images_to_shards(tmp_path):
     report = build_report(name="n", output=str(out), statuses=statuses, faults=(), reused=0, wall_s=1.0)
     assert (report.identities, report.faces, report.tracks) == (12, 12, 12)
 
-    merge_items(statuses, pipeline=spec, store=WorkStore(spec.output), recipe={}, advance=lambda: None)
+    merge_items(statuses, pipeline=spec, recipe={})
     data = Dataset(str(out))
     assert data.manifest.expressions == layouts.select_expressions(spec.source)
     assert (data.manifest.fps, data.manifest.au) == (0, ())
