@@ -14,7 +14,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 
 from facscale.data import CorruptError, DataError, Dataset, augment, pixels
 from facscale.data.rows import to_numpy
+from facscale.data.storage import open_fsspec
 from facscale.data.views import Batch, Faces, RandomFrames, View
 from facscale.progress import Progress
 from facscale.spec.models import Augment
@@ -100,7 +100,7 @@ def embed_dataset(
     damaged (each is logged).
     """
     dataset = Dataset(dataset_url)
-    storage, folder = fsspec.core.url_to_fs(cache_dir)
+    storage, folder = open_fsspec(cache_dir)
     augment.check_margin(spec, margin=dataset.manifest.margin, url=dataset.url, is_trained_on=False)
     settings: dict[str, Any] = {"crop": spec.crop, "image_size": image_size}
     if spec.eval_crop:

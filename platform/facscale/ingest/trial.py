@@ -288,7 +288,9 @@ def _read_frame_count(root: str, name: str) -> float:
         system.open(f"{base}/{name}", "rb") as file,
         av.open(file, metadata_errors="replace", options=AV_OPTIONS) as container,
     ):
-        stream = container.streams.video[0]
+        stream = container.streams.best("video")
+        if stream is None:
+            return 0.0
         if stream.frames:
             return float(stream.frames)
         seconds = float(container.duration or 0) / av.time_base
