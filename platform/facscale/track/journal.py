@@ -97,7 +97,9 @@ class Journal:
                 end += len(line)
                 try:
                     record = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
+                    continue
+                if not _is_record(record):  # the disk damaged it, or somebody else wrote it
                     continue
                 yield JournalEntry(record, end)
 
@@ -188,3 +190,14 @@ class Journal:
         size = os.fstat(self._file).st_size
         if size and os.pread(self._file, 1, size - 1) != b"\n":
             os.write(self._file, b"\n")
+
+
+def _is_record(record: Any) -> bool:
+    """Whether a line of a journal has what every record has, and a record of its kind."""
+    if not (isinstance(record, dict) and all(isinstance(record.get(key), str) for key in ("do", "run", "lane"))):
+        return False
+    if record["do"] == "metrics":
+        return isinstance(record.get("values"), dict) and isinstance(record.get("step"), int | float)
+    if record["do"] == "run":
+        return all(isinstance(record.get(key), str) for key in ("uri", "experiment", "name"))
+    return isinstance(record.get("file", ""), str)
