@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
+from urllib.request import getproxies_environment, proxy_bypass_environment
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -228,6 +229,20 @@ class Folder:
         return f"{self.url} cannot be reached: {text}; check that {endpoint} is up and AWS_ENDPOINT_URL is right"
 
 
+def is_remote(url: str) -> bool:
+    """Return whether a URL leads to a store that is reached over the network."""
+    return urlsplit(url).scheme not in ("", "file", "local")
+
+
+def try_access(url: str) -> str:
+    """Say why the store of a URL cannot be read from this process; "" if it can."""
+    try:
+        Folder(url).exists("manifest.json")
+    except DataError as error:
+        return str(error)
+    return ""
+
+
 def _is_temporary(error: BaseException) -> bool:
     if not isinstance(error, (OSError, pa.ArrowException)) or isinstance(error, (FileNotFoundError, PermissionError)):
         return False
@@ -253,7 +268,12 @@ def _open_filesystem(url: str) -> tuple[Any, str, bool]:
     if scheme in ("", "file", "local"):
         return pafs.LocalFileSystem(), str(Path(rest).expanduser().absolute()), True
     if scheme in ("s3", "s3a"):
-        return _connect_s3(_get_endpoint(), os.environ.get("AWS_ACCESS_KEY_ID", ""), _find_region(rest)), rest, False
+        key = os.environ.get("AWS_ACCESS_KEY_ID", "")
+        certificates = os.environ.get("AWS_CA_BUNDLE", "")
+        if certificates and not Path(certificates).is_file():
+            raise DataError(f"{url}: AWS_CA_BUNDLE names {certificates}, which is no file")
+        endpoint, proxy = _get_endpoint(), _find_proxy()
+        return _connect_s3(endpoint, key, _find_region(rest), certificates=certificates, proxy=proxy), rest, False
     try:
         import fsspec
 
@@ -264,8 +284,11 @@ def _open_filesystem(url: str) -> tuple[Any, str, bool]:
 
 
 @lru_cache(maxsize=16)
-def _connect_s3(endpoint: str, key: str, region: str | None) -> pafs.S3FileSystem:
-    """Return one client per endpoint and key (the SDK reads the secret itself), shared for its connection pool."""
+def _connect_s3(endpoint: str, key: str, region: str | None, *, certificates: str, proxy: str) -> pafs.S3FileSystem:
+    """Return one client per endpoint and key (the SDK reads the secret itself), shared for its connection pool.
+
+    `certificates` (a PEM file) and `proxy` are variables that botocore, which fsspec and MLflow use, reads itself.
+    """
     del key  # only part of the cache key: a changed access key needs a new client
     parts = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
     return pafs.S3FileSystem(
@@ -275,7 +298,18 @@ def _connect_s3(endpoint: str, key: str, region: str | None) -> pafs.S3FileSyste
         connect_timeout=5.0,
         request_timeout=60.0,
         retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=3),
+        tls_ca_file_path=certificates or None,
+        proxy_options=proxy or None,
     )
+
+
+def _find_proxy() -> str:
+    """Return the proxy to S3's endpoint by the usual variables (HTTPS_PROXY, HTTP_PROXY, NO_PROXY); "" for none."""
+    parts = urlsplit(_get_endpoint() or "https://s3.amazonaws.com")
+    if proxy_bypass_environment(parts.netloc):
+        return ""
+    proxy = getproxies_environment().get(parts.scheme, "")
+    return proxy if "://" in proxy or not proxy else f"http://{proxy}"
 
 
 def _find_region(path: str) -> str | None:

@@ -13,10 +13,12 @@ from pathlib import Path
 from rich.console import Console
 
 from facscale.cluster.ray import check_capacity, count_parallel_trainings, join
+from facscale.data.storage import is_remote
 from facscale.evaluate.expression import ExpressionDataset
 from facscale.evaluate.protocol import LabelledDataset
+from facscale.inference.worker_access import check_worker_access
 from facscale.job.check import check_methods, check_spec
-from facscale.job.datasets import JobData
+from facscale.job.datasets import JobData, find_stage_urls
 from facscale.job.inputs import fetch_inputs
 from facscale.job.provenance import get_commit, get_user
 from facscale.job.slots import TrainingSlots
@@ -97,6 +99,7 @@ def open_context(document: Document, *, name: str) -> Iterator[JobContext]:
     make_storage(main.job)
     join()
     check_capacity(main.job)
+    check_worker_access([storage_url(main.job), *find_remote_urls(variants)])
     key = make_key(variants, data)
     context = JobContext(
         tuple(variants),
@@ -120,6 +123,16 @@ def open_context(document: Document, *, name: str) -> Iterator[JobContext]:
     context.console.print(f"MLflow: {context.tracker.url}")
     if context.tracker.table_url:
         context.console.print(f"beside all others: {context.tracker.table_url}")
+
+
+def find_remote_urls(variants: Sequence[Variant]) -> list[str]:
+    """The data sets of a job, of its stages too, that lie in object stores."""
+    job = variants[0].job
+    urls = [
+        url for source in ("unlabelled", "labelled") for variant in variants for url in variant.job.data.urls(source)
+    ]
+    urls += [*job.evaluate.transfer, *job.evaluate.expressions, *find_stage_urls(variants)]
+    return [url for url in dict.fromkeys(urls) if is_remote(url)]
 
 
 def make_key(variants: Sequence[Variant], data: JobData) -> str:

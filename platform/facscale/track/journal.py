@@ -26,10 +26,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from facscale.errors import UserError
+from facscale.names import expand_cache
 from facscale.redact import redact
 
 LANES = ("records", "files")
-SPOOL_ROOT = Path("~/.cache/facscale/journal").expanduser()  # jobs keep their journals here, one folder each
+SPOOL_ROOT = expand_cache("~/.cache/facscale/journal")  # jobs keep their journals here, one folder each
 Record = dict[str, Any]
 
 
