@@ -29,7 +29,7 @@ SHOW := while read -r word name rest; do case $$word in \
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 JOBS ?= 2
 
-.PHONY: demo demo-stop test test-fast test-slow test-nightly check chart lock clean
+.PHONY: demo demo-stop fuzz test test-fast test-slow test-nightly check chart lock clean
 
 demo: $(VENV)/ready
 	$(BIN)/facscale demo
@@ -37,7 +37,7 @@ demo: $(VENV)/ready
 demo-stop: $(VENV)/ready
 	$(BIN)/facscale demo --stop
 
-test: check test-fast test-slow
+test: check test-fast test-slow fuzz
 
 test-fast: $(VENV)/ready
 	$(PYTEST) -m "not slow and not nightly" tests/unit tests/security
@@ -47,6 +47,10 @@ test-slow: $(VENV)/ready
 
 test-nightly: $(VENV)/ready
 	$(PYTEST) -m nightly tests/e2e
+
+SECONDS_OF_FUZZING = $(or $(SECONDS),60)
+fuzz: $(VENV)/ready # damaged and forged files for every reader; an hour: make fuzz SECONDS=3600
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz.py --seconds $(SECONDS_OF_FUZZING)
 
 check: $(VENV)/ready
 	$(BIN)/ruff check

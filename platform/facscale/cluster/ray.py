@@ -8,8 +8,9 @@ import re
 import socket
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import AuthenticationError
@@ -26,7 +27,8 @@ from facscale.log_filter import suppress_ray_notices
 from facscale.ownership import PRIVATE_FOLDER, get_user_name, make_private_folder, restrict_new_files
 from facscale.spec import Job, SpecError
 
-HOST_AND_PORT = re.compile(r"[\w.\-\[\]:]+:\d+")  # Ray takes other addresses too: auto, local, ray://...
+Result = TypeVar("Result")
+HOST_AND_PORT = re.compile(r"[\w.\-\[\]:]+:\d+")
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 CLUSTER, DASHBOARD = "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"  # read by Ray's own clients; the second has precedence
 MAX_TEMP_DIR = 107 - len(
@@ -94,16 +96,22 @@ def connect(address: str) -> None:
 
 
 def choose_cluster() -> str:
-    """Return the address of the job's cluster: host:port, "local" to start one, or any other form of RAY_ADDRESS.
+    """Return the address of the job's cluster: host:port, or "local" to start one.
 
     `ray job submit` sets RAY_ADDRESS too, but to the cluster that was started last on the machine of its driver. The
     job's own cluster is that of the raylet from which the driver descends. Raises SpecError if RAY_ADDRESS=auto and
-    several clusters run on this machine, or none.
+    several clusters run on this machine, or none, and for an address of another kind.
     """
     if SUBMITTED in os.environ and (parent := find_parent_cluster()):
         return parent
     named = os.environ.get(CLUSTER, "")
     if is_cluster_named():
+        if named != "local" and not HOST_AND_PORT.fullmatch(named):
+            raise SpecError(
+                f"RAY_ADDRESS={named} is not HOST:PORT (Ray's own port is 6379): http:// is the dashboard's address, for `ray "
+                "job submit --address` and `facscale submit --ray`, and ray:// is Ray Client's, through which nothing can be "
+                "trained. Correct it, or unset it"
+            )
         return named
     if latest := find_latest_cluster():
         return latest
@@ -143,6 +151,13 @@ def build_dashboard_options() -> dict[str, Any]:
         port = probe.getsockname()[1]
     variables = {DASHBOARD: f"http://127.0.0.1:{port}"}
     return {"include_dashboard": True, "dashboard_port": port, "runtime_env": {"env_vars": variables}}
+
+
+def run_on_worker(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call a function of a module in a worker of the cluster that is joined, on whichever node is free."""
+    remote = ray.remote(num_cpus=0, max_retries=0)(function)
+    result: Result = ray.get(remote.remote(*arguments))
+    return result
 
 
 def find_latest_cluster() -> str:

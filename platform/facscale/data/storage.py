@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -325,6 +326,20 @@ class Folder:
         if self.is_local:
             return f"{self.url} cannot be read: {text}"
         return f"{self.url} cannot be reached: {text}; check that {endpoint} is up and AWS_ENDPOINT_URL is right"
+
+
+def is_remote(url: str) -> bool:
+    """Return whether a URL leads to a store that is reached over the network."""
+    return urlsplit(url).scheme not in ("", "file", "local")
+
+
+def try_access(url: str) -> str:
+    """Say why the store of a URL cannot be read from this process; "" if it can."""
+    try:
+        Folder(url).exists("manifest.json")
+    except DataError as error:
+        return str(error)
+    return ""
 
 
 def _is_temporary(error: BaseException) -> bool:

@@ -15,11 +15,13 @@ from rich.console import Console
 
 from facscale.cluster.claim import ClaimedError, claim, describe_process
 from facscale.cluster.ray import count_parallel_trainings, join, wait_for_capacity
+from facscale.data.storage import is_remote
 from facscale.errors import UserError
 from facscale.evaluate.expression import ExpressionDataset
 from facscale.evaluate.protocol import LabelledDataset
+from facscale.inference.worker_access import check_worker_access
 from facscale.job.check import check_methods, check_spec
-from facscale.job.datasets import JobData
+from facscale.job.datasets import JobData, find_stage_urls
 from facscale.job.inputs import fetch_inputs
 from facscale.job.provenance import get_commit, get_user
 from facscale.job.slots import TrainingSlots
@@ -115,6 +117,7 @@ def open_context(document: Document, *, name: str) -> Iterator[JobContext]:
     is_resumed = (get_spool(main, key=key) / JOURNAL).exists()
     with hold_job(main, key=key):
         wait_for_capacity(main.job, is_resumed=is_resumed)
+        check_worker_access([storage_url(main.job), *find_remote_urls(variants)])
         context = JobContext(
             tuple(variants),
             data,
@@ -167,6 +170,16 @@ def close_tracker(context: JobContext) -> None:
         context.console.print(f"MLflow: {context.tracker.url}")
         if context.tracker.table_url:
             context.console.print(f"beside all others: {context.tracker.table_url}")
+
+
+def find_remote_urls(variants: Sequence[Variant]) -> list[str]:
+    """The data sets of a job, of its stages too, that lie in object stores."""
+    job = variants[0].job
+    urls = [
+        url for source in ("unlabelled", "labelled") for variant in variants for url in variant.job.data.urls(source)
+    ]
+    urls += [*job.evaluate.transfer, *job.evaluate.expressions, *find_stage_urls(variants)]
+    return [url for url in dict.fromkeys(urls) if is_remote(url)]
 
 
 def make_key(variants: Sequence[Variant], data: JobData) -> str:

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,7 @@ from facscale.inference.retrieval import recall_at_k
 from facscale.job.evaluator import embed_frames
 from facscale.job.variants import hash_values
 from facscale.methods import Method
+from facscale.names import expand_cache
 from facscale.spec import Job
 from facscale.spec.models import EpochBlock
 from facscale.spec.pipelines import Crop
@@ -40,7 +40,7 @@ from facscale.train.setup import select_unlabelled_people
 from facscale.train.trainer import storage_url
 
 VERSION = 1  # rises when the same export is measured otherwise
-TRUTH_CACHE = Path("~/.cache/facscale/truth").expanduser()
+TRUTH_CACHE = expand_cache("~/.cache/facscale/truth")
 RANK_FRAMES = 10_000  # for the effective rank, at most
 PAIR_BATCH = 64
 log = logging.getLogger(__name__)

@@ -34,10 +34,11 @@ from typing import Any, BinaryIO
 
 from facscale.errors import UserError
 from facscale.files import LockedError, hold_lock, write_atomically
+from facscale.names import expand_cache
 from facscale.redact import redact
 
 LANES = ("records", "files")
-SPOOL_ROOT = Path("~/.cache/facscale/journal").expanduser()  # jobs keep their journals here, one folder each
+SPOOL_ROOT = expand_cache("~/.cache/facscale/journal")  # jobs keep their journals here, one folder each
 JOURNAL, REFUSED, OWNER = "journal.jsonl", "refused.jsonl", "owner"
 MINOR_KINDS = ("params", "tags")  # no result is lost with them
 Record = dict[str, Any]
@@ -177,7 +178,9 @@ class Journal:
                 end += len(line)
                 try:
                     record = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
+                    continue
+                if not _is_record(record):  # the disk damaged it, or somebody else wrote it
                     continue
                 yield JournalEntry(record, end)
 
@@ -305,3 +308,14 @@ class Journal:
         """Whether the journal's last line lacks its end, because a process was killed or the disk was full."""
         size = os.fstat(self._file).st_size
         return bool(size) and os.pread(self._file, 1, size - 1) != b"\n"
+
+
+def _is_record(record: Any) -> bool:
+    """Whether a line of a journal has what every record has, and a record of its kind."""
+    if not (isinstance(record, dict) and all(isinstance(record.get(key), str) for key in ("do", "run", "lane"))):
+        return False
+    if record["do"] == "metrics":
+        return isinstance(record.get("values"), dict) and isinstance(record.get("step"), int | float)
+    if record["do"] == "run":
+        return all(isinstance(record.get(key), str) for key in ("uri", "experiment", "name"))
+    return isinstance(record.get("file", ""), str)

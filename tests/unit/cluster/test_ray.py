@@ -213,6 +213,14 @@ def test_a_named_cluster_is_joined_or_missed(joined, listener, silence, monkeypa
         join()
 
 
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "ray://127.0.0.1:10001", "nonsense", "127.0.0.1"])
+def test_an_address_of_another_kind_is_refused_before_ray_waits_for_it(joined, monkeypatch, address):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(SpecError, match=f"RAY_ADDRESS={address} is not HOST:PORT .*ray job submit"):
+        join()
+    assert not joined
+
+
 def test_the_processes_of_a_job_know_its_cluster_alone(joined, listener, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", listener)
     join()
