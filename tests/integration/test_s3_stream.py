@@ -68,7 +68,7 @@ def test_a_missing_bucket_is_one_clear_error(s3_bucket):
 
 
 def test_a_missing_data_set_says_what_to_do(s3_bucket):
-    with pytest.raises(DataError, match="is no data set: it has no manifest.json"):
+    with pytest.raises(DataError, match="is no data set: it has no __facscale__/manifest.json"):
         Dataset(f"{s3_bucket}/nothing")
 
 

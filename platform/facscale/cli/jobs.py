@@ -37,8 +37,13 @@ POD_RULES = tuple(
 @click.command(cls=Command)
 @SPEC
 @OVERRIDES
+@click.option(
+    "--retry-failed",
+    is_flag=True,
+    help="Of a pipeline: also process the items again that failed (facscale data failed OUTPUT).",
+)
 @filter_ray_output
-def run_command(spec: Path, overrides: tuple[str, ...]) -> None:
+def run_command(spec: Path, *, overrides: tuple[str, ...], retry_failed: bool) -> None:
     """Run a job (jobs/*.yaml) or a data pipeline (pipelines/*.yaml).
 
     \b
@@ -49,13 +54,18 @@ def run_command(spec: Path, overrides: tuple[str, ...]) -> None:
     was last started on this machine; else a new one on this machine, for this run alone. Other jobs on the cluster are
     not affected.
 
-    A job that is submitted again continues from its latest checkpoint, as the same run in MLflow.
+    A job that is submitted again continues from its latest checkpoint, as the same run in MLflow. A pipeline whose source
+    has changed writes the next version of its data set (OUTPUT-v2, ...), from the last one and what has changed.
     """
-    from facscale.spec import read_spec
+    from facscale.spec import SpecError, read_spec
 
     document = read_spec(spec, overrides)
+    if retry_failed and "source" not in document.data:
+        raise SpecError(
+            f"{document.source_location(())}: --retry-failed is for data pipelines, and this is a training job"
+        )
     if "source" in document.data:
-        run_pipeline(document, name=spec.stem)
+        run_pipeline(document, name=spec.stem, should_retry=retry_failed)
     elif document.data.get("sweep"):
         from facscale.sweep import run_sweep
 
@@ -66,14 +76,15 @@ def run_command(spec: Path, overrides: tuple[str, ...]) -> None:
         sys.exit(run_job(document, name=spec.stem))
 
 
-def run_pipeline(document: Document, *, name: str) -> None:
+def run_pipeline(document: Document, *, name: str, should_retry: bool = False) -> None:
     """Make a data set and print what became of every video; the pipeline is called `name` if it has no name itself."""
     from facscale import ingest
     from facscale.cluster.ray import join
 
     pipeline = ingest.configure(document)
     join()
-    report = ingest.run(pipeline if pipeline.name else pipeline.model_copy(update={"name": name}))
+    named = pipeline if pipeline.name else pipeline.model_copy(update={"name": name})
+    report = ingest.run(named, should_retry=should_retry)
     print(report)
 
 
@@ -287,11 +298,11 @@ def list_command(*, selector: ClusterSelector, everything: bool) -> None:
         facscale list --all --kube munich
 
     The clusters are those of your clusters file, queried at the same time, or the one that --kube or --ray names. One
-    that does not answer is reported below the table.
+    that does not answer is reported below the table, and the exit status is then 1.
     """
     from facscale.cli.remote import show_jobs
 
-    show_jobs(selector=selector, everything=everything)
+    sys.exit(show_jobs(selector=selector, everything=everything))
 
 
 @click.command(cls=Command, rules=CLUSTER_RULES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -20,7 +20,10 @@ SCHEMA_VERSION = 1
 MAX_BYTES = 1 << 30  # of a row group, or of a footer; the writer makes none above 64 MB
 MIN_BYTES_PER_ROW = 4  # the length field of its JPEG alone
 REQUIRED_COUNTS = {"identities", "videos", "tracks", "frames", "labelled_frames"}
-MANIFEST, INDEX = "manifest.json", "index.parquet"
+# Everything but the shards is in this folder: pandas, pyarrow and Hugging Face's datasets skip a folder whose name begins with
+# two underscores, so that they read a data set by its own folder.
+ABOUT = "__facscale__"
+MANIFEST, INDEX = f"{ABOUT}/manifest.json", f"{ABOUT}/index.parquet"
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Shard:
     bytes: Annotated[int, Field(gt=0)]
     rows: Annotated[int, Field(gt=0)]
     row_groups: Annotated[tuple[RowGroup, ...], Field(min_length=1)]
+    labelled_frames: int | None = None  # None: not counted, in data sets of earlier releases
+    origin: str = ""  # hash of what a pipeline wrote it from: a later version takes over shards of equal origin
 
     @property
     def footer_offset(self) -> int:
@@ -73,6 +78,9 @@ class Manifest:
     expressions: tuple[str, ...] = ()  # classes of the column `expression`, by their numbers; empty: no such column
     kind: str = "faces"
     schema: int = SCHEMA_VERSION
+    version: int = 1  # of what one pipeline made from a source that has changed in between
+    previous: str = ""  # fingerprint of the version before
+    changes: dict[str, tuple[str, ...]] = field(default_factory=dict)  # since then: items added, replaced, ...
 
     def to_json(self) -> str:
         """Return the text of manifest.json."""

@@ -21,7 +21,7 @@ from facscale.ingest import detectors, layouts, quality
 from facscale.ingest.coverage import MisalignedError, check_alignment, measure_coverage
 from facscale.ingest.crops import FaceCrop, crop_faces
 from facscale.ingest.frames import Frame, FrameReader
-from facscale.ingest.items import Fault, ImageBatch, Item, Labels, read_bytes
+from facscale.ingest.items import Fault, ImageBatch, Item, Labels, hash_content, read_bytes
 from facscale.ingest.tracking import FaceTracker, drop_short_tracks
 from facscale.ingest.work_store import ItemStatus, WorkStore
 from facscale.spec import Pipeline, SpecError
@@ -43,25 +43,26 @@ class FaceExtractor:
         self.layout = layouts.open_layout(pipeline.source)
         self.store = WorkStore(pipeline.output)
 
-    def __call__(self, item: Item, key: str) -> ItemStatus:
+    def __call__(self, item: Item, key: str, stamp: str = "") -> ItemStatus:
         """Process an item unless its status is stored already. Faults of the item are recorded in the status.
 
+        `stamp` is that of its files in the listing.
         Raises DataError when the output cannot be written or the source's store does not answer.
         """
         stored = self.store.read_status(key)
         if stored is not None:
             return stored
         started = time.monotonic()
-        blank = ItemStatus(key, item.source, *item.sort_key, images=len(item.numbers))
+        blank = ItemStatus(key, item.source, *item.sort_key, split=item.split, images=len(item.numbers), stamp=stamp)
         with tempfile.TemporaryDirectory(prefix="facscale-") as folder:
             path = Path(folder) / "faces.parquet"
             if self.store.count_attempt(key, self.run) > ATTEMPTS:
                 status = _add_fault(blank, "crash", f"crashed its worker process {ATTEMPTS} times")
             else:
                 status = self._extract(item, blank, path)
-            status = replace(status, seconds=round(time.monotonic() - started, 3))
-            self.store.save(status, faces=path if status.faces else None)
-        return status
+            content = hash_content(self.pipeline.source.root, (*item.files, *item.labels))
+            status = replace(status, content=content, seconds=round(time.monotonic() - started, 3))
+            return self.store.save(status, faces=path if status.faces else None)
 
     def _extract(self, item: Item, status: ItemStatus, path: Path) -> ItemStatus:
         faults = [Fault(item.source, "list", reason) for reason in item.notes]

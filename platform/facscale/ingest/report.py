@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from facscale.data import DataError
+from facscale.data.manifest import ABOUT
 from facscale.data.storage import Folder
 from facscale.ingest.items import Fault
 from facscale.ingest.published import count_positives
 from facscale.ingest.quality import MAX_DISAGREEMENT, MAX_OUTSIDE, QualitySummary, merge_summaries
 from facscale.ingest.work_store import ItemStatus, put_file, put_text
 
-REPORT, TEXT, ITEMS = "report.json", "report.txt", "items.parquet"
+REPORT, TEXT, ITEMS = (f"{ABOUT}/{name}" for name in ("report.json", "report.txt", "items.parquet"))
 MAX_FAULTS = 20  # in the text
+MAX_CHANGES = 5  # of a kind, in the text
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class IngestReport:
     passed_over: int = 0  # files of the source that no item reads
     notes: tuple[str, ...] = ()  # on the source as a whole
     shot_cuts: int = 0
+    previous: str = ""  # URL of the version before
+    changes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # since the version before, as in the manifest
     quality: QualitySummary = field(default_factory=QualitySummary)
 
     @property
@@ -66,12 +71,13 @@ class IngestReport:
     def read(cls, output: str) -> Self | None:
         """Read the report beside a data set; None if there is none."""
         try:
-            fields = json.loads(Folder(output).read(REPORT))
+            fields = json.loads(Folder(output).read_about(REPORT))
         except FileNotFoundError:
             return None
         fields["faults"] = tuple(Fault(**fault) for fault in fields["faults"])
         fields["positives"] = tuple(tuple(row) for row in fields.get("positives", ()))
         fields["notes"] = tuple(fields.get("notes", ()))
+        fields["changes"] = {name: tuple(items) for name, items in fields.get("changes", {}).items()}
         fields["quality"] = QualitySummary(**fields.get("quality", {}))
         return cls(**fields)
 
@@ -90,6 +96,7 @@ class IngestReport:
             f"  left out {n_left_out:>9}   {self.faceless} frames without a face, {self.dropped} in short tracks",
             f"  tracks   {self.tracks:>9}   of {self.identities} identities, {self.shot_cuts} shot cuts",
             *self._format_quality(),
+            *self._format_changes(),
         ]
         lines += self._format_labels()
         if self.passed_over:
@@ -104,6 +111,16 @@ class IngestReport:
             if len(self.faults) > MAX_FAULTS:
                 lines.append(f"    ... and {len(self.faults) - MAX_FAULTS} more in {REPORT}")
         return "\n".join(lines)
+
+    def _format_changes(self) -> Iterator[str]:
+        if self.previous:
+            total = sum(map(len, self.changes.values()))
+            counts = ", ".join(f"{len(items)} {name}" for name, items in self.changes.items() if items)
+            yield f"  changes  {total:>9}   since {self.previous}: {counts or 'only the sizes of its shards'}"
+        for name, items in self.changes.items():
+            if items:
+                more = f", and {len(items) - MAX_CHANGES} more in {REPORT}" if len(items) > MAX_CHANGES else ""
+                yield f"    {name:<9}{', '.join(items[:MAX_CHANGES])}{more}"
 
     def _format_labels(self) -> list[str]:
         if not self.label_rows:
@@ -133,15 +150,24 @@ class IngestReport:
     def write(self, statuses: Sequence[ItemStatus]) -> None:
         """Write the report beside the data set, and the statuses as a table with one row per item."""
         folder = Folder(self.output)
-        rows = [
-            {**asdict(status), "faults": [f"{fault.stage}: {fault.reason}" for fault in status.faults]}
-            for status in statuses
-        ]
+        rows = [status.to_row() for status in statuses]
         if rows:
             with put_file(folder, ITEMS) as path:
                 pq.write_table(pa.Table.from_pylist(rows), path)
         put_text(folder, TEXT, self.format_text() + "\n")
         put_text(folder, REPORT, self.to_json())
+
+
+def read_statuses(output: str) -> list[ItemStatus] | None:
+    """Read the statuses of the items of a finished data set; None if it has none (a pipeline did not write it)."""
+    try:
+        data = Folder(output).read_about(ITEMS)
+    except FileNotFoundError:
+        return None
+    try:
+        return [ItemStatus.from_row(row) for row in pq.read_table(pa.BufferReader(data)).to_pylist()]
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{output}/{ITEMS} is damaged: {error}") from None
 
 
 def build_report(
@@ -154,6 +180,8 @@ def build_report(
     wall_s: float,
     notes: Sequence[str] = (),
     passed_over: int = 0,
+    previous: str = "",
+    changes: Mapping[str, tuple[str, ...]] | None = None,
 ) -> IngestReport:
     """Sum up the statuses of all items; `faults`, `notes` and `passed_over` are those of the listing."""
     faces = sum(status.faces for status in statuses)
@@ -181,4 +209,6 @@ def build_report(
         positives=tuple((au, *counts) for au, counts in count_positives(statuses).items()),
         passed_over=passed_over,
         notes=tuple(notes),
+        previous=previous,
+        changes=dict(changes or {}),
     )

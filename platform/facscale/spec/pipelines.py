@@ -27,6 +27,8 @@ class Source(Block):
     labels: bool = True  # false: read no action units, also where there are label files
     aus: tuple[PositiveInt, ...] = ()  # action units to keep (those of the protocol); empty: all that are coded
     expressions: tuple[str, ...] = ()  # classes to keep, in the order of the tables; empty: all of the layout
+    licence: str = ""  # of the material, in free words; stored with the data set
+    consent: str = ""  # what the people on it have agreed to, in free words; stored with the data set
 
 
 class DetectorBlock(Block):

@@ -26,6 +26,7 @@ from facscale.errors import UserError
 from facscale.inference import export
 from facscale.train.divergence import gather_lists
 from facscale.train.state import TrainState
+from facscale.train.task import ResumePoint
 
 STATE = "state.pt"
 EXPORT = "method.safetensors"
@@ -46,6 +47,7 @@ class StoredCheckpoint:
 
     url: str
     open: Callable[[], AbstractContextManager[str | Path]]  # a local folder with its files, for the block
+    step: int = 0
 
 
 def write(state: TrainState, metrics: Mapping[str, float] | None = None) -> Path | None:
@@ -65,20 +67,28 @@ def write(state: TrainState, metrics: Mapping[str, float] | None = None) -> Path
     return folder
 
 
-def list_stored(training: str) -> list[StoredCheckpoint]:
-    """The checkpoints of the Ray Train run at the URL `training`, the newest first."""
+def list_stored(point: ResumePoint) -> list[StoredCheckpoint]:
+    """The checkpoints of a Ray Train run up to `point.step`, the newest first; after them those that are newer.
+
+    The run may have trained on since `point.step`, even to its end, and it keeps only its last few checkpoints. Raises
+    CheckpointError where it has none.
+    """
     from ray.train import Result
 
-    result = Result.from_path(training)
-    if result.checkpoint is None:
-        raise CheckpointError(f"{training} has no checkpoint to go on from")
-    return sort_stored(result.best_checkpoints)
+    stored = sort_stored(Result.from_path(point.training).best_checkpoints or [])
+    if not stored:
+        raise CheckpointError(f"{point.training} has no checkpoint to resume from")
+    newer = [item for item in stored if item.step > point.step]
+    return [item for item in stored if item.step <= point.step] + newer[::-1]
 
 
 def sort_stored(reported: Sequence[tuple[Any, dict[str, Any]]]) -> list[StoredCheckpoint]:
     """Checkpoints of Ray Train, each with the metrics that it was reported with: the newest first."""
     newest_first = sorted(reported, key=lambda pair: pair[1].get("step", 0), reverse=True)
-    return [StoredCheckpoint(checkpoint.path, checkpoint.as_directory) for checkpoint, _ in newest_first]
+    return [
+        StoredCheckpoint(checkpoint.path, checkpoint.as_directory, int(metrics.get("step", 0)))
+        for checkpoint, metrics in newest_first
+    ]
 
 
 def restore(stored: Sequence[StoredCheckpoint], *, report: Callable[[str], None]) -> dict[str, Any]:

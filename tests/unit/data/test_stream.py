@@ -455,7 +455,11 @@ def test_pinned_batches_are_the_same_batches(dataset):
 
 def test_the_files_are_untouched(tmp_path):
     dataset = write_face_data_set(str(tmp_path), LENGTHS)
-    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
+
+    def read_files():
+        return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.rglob("*") if path.is_file()}
+
+    before = read_files()
     take(make(dataset), 10)
-    assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()} == before
+    assert read_files() == before
     assert pq.read_metadata(tmp_path / "shard-00000.parquet").num_rows > 0

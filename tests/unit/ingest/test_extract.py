@@ -14,10 +14,10 @@ from facscale.data import DataError, Dataset
 from facscale.ingest import layouts, quality
 from facscale.ingest.extract import ATTEMPTS, FaceExtractor
 from facscale.ingest.items import list_files
-from facscale.ingest.merge import merge_items
 from facscale.ingest.report import IngestReport, build_report
 from facscale.ingest.work_store import ItemStatus, WorkStore
 from facscale.spec import Pipeline
+from merging import merge_items
 from plugins.blob_faces import draw, draw_moving_face, write_video
 
 pytestmark = pytest.mark.usefixtures("plugins")
@@ -71,8 +71,7 @@ def test_quality_columns_reach_the_shards_and_the_report(tmp_path):
     write_video(tmp_path / "raw/ben/b.mp4", [draw((0, 30, 40, 74))] * 8)  # the crop reaches beyond the left edge
     spec = pipeline(tmp_path)
     statuses = extract(spec)
-    store = WorkStore(spec.output)
-    manifest = merge_items(statuses, pipeline=spec, store=store, recipe={}, advance=lambda: None)
+    manifest = merge_items(statuses, pipeline=spec, recipe={})
     assert manifest.counts["frames"] == 20
     table = Dataset(spec.output).read_columns(["identity", *quality.COLUMNS])
     values = {name: table[name].to_numpy() for name in quality.COLUMNS}

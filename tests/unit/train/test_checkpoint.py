@@ -18,6 +18,7 @@ from facscale.train.checkpoint import CHECKSUMS, EXPORT, STATE, CheckpointError,
 from facscale.train.ray.checkpoint_record import repair_record
 from facscale.train.schedule import Schedule
 from facscale.train.state import TrainState
+from facscale.train.task import ResumePoint
 
 
 def write_checkpoint(folder, *, step):
@@ -131,8 +132,10 @@ def test_a_damaged_record_of_ray_train_is_written_anew(tmp_path, damage):
     result = Result.from_path(str(tmp_path / "run"))
     assert result.checkpoint.path.endswith(names[1])
     assert result.metrics == {"step": 20}
-    stored = checkpoint.list_stored(str(tmp_path / "run"))
+    stored = checkpoint.list_stored(ResumePoint(str(tmp_path / "run"), 20))
     assert [item.url.rpartition("/")[2] for item in stored] == [names[1], names[0]]
+    earlier = checkpoint.list_stored(ResumePoint(str(tmp_path / "run"), 10))
+    assert [item.url.rpartition("/")[2] for item in earlier] == [names[0], names[1]]
     assert checkpoint.restore(stored, report=pytest.fail)["step"] == 20
     before = path.read_bytes()
     assert repair_record(str(tmp_path / "run")) == ""

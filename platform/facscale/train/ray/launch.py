@@ -23,6 +23,7 @@ from ray.train.torch import TorchTrainer
 
 from facscale.cluster.claim import ClaimedError, claim, describe_process
 from facscale.cluster.ray import get_worker_resources
+from facscale.data.s3 import DRIVER_VARIABLE, list_variables
 from facscale.data.storage import Folder
 from facscale.errors import UserError
 from facscale.files import LockedError, hold_lock
@@ -179,6 +180,7 @@ def make_worker_environment(job: Job) -> dict[str, str]:
     """Environment variables of the workers: as many threads as each has cores, so that neighbours do not compete; no chatter."""
     compiler = {} if job.train.compile else {"TORCHDYNAMO_DISABLE": "1"}  # DeepSpeed would load it, for 2 s
     return compiler | {
+        DRIVER_VARIABLE: " ".join(list_variables()),
         "OMP_NUM_THREADS": str(max(1, int(job.cluster.cpus_per_worker))),
         "PYTHONWARNINGS": "ignore",
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it turns what libraries print, and we hold back, into records of a log
