@@ -217,4 +217,4 @@ def test_a_damaged_checkpoint_on_ray_is_passed_over_without_a_restart(ray_cluste
     assert second.export == first.export
     (reason,) = {event.reason for event in events if isinstance(event, CheckpointPassedOver)}
     assert f"{stored[0].url}/{STATE} is damaged" in reason
-    assert [event.step for event in events if isinstance(event, StepProgress)][0] == 10
+    assert next(event.step for event in events if isinstance(event, StepProgress)) == 10

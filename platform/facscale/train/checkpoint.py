@@ -84,7 +84,8 @@ def list_stored(point: ResumePoint) -> list[StoredCheckpoint]:
 
 def sort_stored(reported: Sequence[tuple[Any, dict[str, Any]]]) -> list[StoredCheckpoint]:
     """Checkpoints of Ray Train, each with the metrics that it was reported with: the newest first."""
-    newest_first = sorted(reported, key=lambda pair: pair[1].get("step", 0), reverse=True)
+    latest_first = list(reversed(reported))  # of one step there can be two, if the first of them was damaged
+    newest_first = sorted(latest_first, key=lambda pair: pair[1].get("step", 0), reverse=True)
     return [
         StoredCheckpoint(checkpoint.path, checkpoint.as_directory, int(metrics.get("step", 0)))
         for checkpoint, metrics in newest_first
