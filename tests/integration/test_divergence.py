@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,12 +20,13 @@ from facscale.job import run_job
 from facscale.methods import DataFacts
 from facscale.spec import Document, merge, read_spec, yaml_io
 from facscale.sweep import run_sweep
+from facscale.train import checkpoint
 from facscale.train.checkpoint import EXPORT, STATE
 from facscale.train.errors import DivergedError, TrainError
-from facscale.train.events import NonFiniteStepsCounted, StepProgress
+from facscale.train.events import CheckpointPassedOver, NonFiniteStepsCounted, StepProgress
 from facscale.train.local import RECORD, LocalTrainer
 from facscale.train.ray.launch import RayTrainer
-from facscale.train.task import TrainingTask
+from facscale.train.task import ResumePoint, TrainingTask
 from integration import local_worker
 from ports import free_port
 
@@ -199,3 +201,20 @@ def test_a_trial_that_diverges_is_marked_and_another_one_is_best(ray_cluster, fo
     runs = client.search_runs([experiment.experiment_id], "tags.row = 'trial'")
     assert sorted(run.data.tags["state"] for run in runs) == ["diverged", "done"]
     assert "worker: 5" in (tmp_path / next(tmp_path.glob("sweep-*")).name / "best.yaml").read_text()
+
+
+def test_a_damaged_checkpoint_on_ray_is_passed_over_without_a_restart(ray_cluster, make_task, tmp_path):
+    task = make_task(train={"epochs": 4, "keep_checkpoints": 3}, cluster={"max_failures": 0})
+    first = RayTrainer().fit(task, name="run")
+    (tmp_path / "run" / EXPORT).unlink()  # what says that it is finished
+    stored = checkpoint.list_stored(ResumePoint(str(tmp_path / "run"), 20))
+    assert [item.step for item in stored] == [20, 10]
+    with (Path(stored[0].url) / STATE).open("r+b") as file:
+        file.seek(2000)
+        file.write(b"altered")
+    events = []
+    second = RayTrainer().fit(task, name="run", receive=events.append)
+    assert second.export == first.export
+    (reason,) = {event.reason for event in events if isinstance(event, CheckpointPassedOver)}
+    assert f"{stored[0].url}/{STATE} is damaged" in reason
+    assert next(event.step for event in events if isinstance(event, StepProgress)) == 10

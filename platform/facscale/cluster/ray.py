@@ -237,7 +237,7 @@ def get_worker_resources(job: Job) -> dict[str, float]:
 
 
 def check_capacity(job: Job) -> None:
-    """Raise SpecError if the cluster is too small for the job's fewest workers and does not scale."""
+    """Raise SpecError if the cluster is too small for the job's fewest workers, also after it has grown."""
     if reason := explain_capacity(job):
         raise SpecError(reason)
 

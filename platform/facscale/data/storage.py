@@ -211,9 +211,7 @@ class Folder:
 
     def _upload(self, name: str, data: bytes) -> None:
         """Put an object; in a remote store that keeps parts of files, rename a complete one."""
-        import fsspec
-
-        store, folder = fsspec.core.url_to_fs(self.url)
+        store, folder = open_fsspec(self.url)
         protocols = {store.protocol} if isinstance(store.protocol, str) else set(store.protocol)
         if protocols & OBJECT_STORES:
             store.pipe_file(f"{folder}/{name}", data)

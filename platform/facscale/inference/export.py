@@ -75,7 +75,8 @@ def load_export(data: bytes, *, source: str = "the export") -> Method:
     """
     if data.startswith(TORCH_MAGIC):
         return _load_public_weights(_read_torch_file(data, source=source), data=data, source=source)
-    if data.startswith(PICKLE_MAGIC):
+    # A safetensors file begins with the length of its header, whose first bytes can be those of a pickle.
+    if data.startswith(PICKLE_MAGIC) and data[8:9] != b"{":
         raise SpecError(
             f"{source}: a pickle, which is never read because it could run code; a safetensors file is expected"
         )

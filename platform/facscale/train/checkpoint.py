@@ -47,6 +47,7 @@ class StoredCheckpoint:
 
     url: str
     open: Callable[[], AbstractContextManager[str | Path]]  # a local folder with its files, for the block
+    step: int = 0
 
 
 def write(state: TrainState, metrics: Mapping[str, float] | None = None) -> Path | None:
@@ -67,25 +68,28 @@ def write(state: TrainState, metrics: Mapping[str, float] | None = None) -> Path
 
 
 def list_stored(point: ResumePoint) -> list[StoredCheckpoint]:
-    """List the checkpoints of a Ray Train run in the order in which to try them: first the newest up to `point.step`.
+    """The checkpoints of a Ray Train run up to `point.step`, the newest first; after them those that are newer.
 
     The run may have trained on since `point.step`, even to its end, and it keeps only its last few checkpoints. Raises
     CheckpointError where it has none.
     """
     from ray.train import Result
 
-    reported = Result.from_path(point.training).best_checkpoints or []
-    if not reported:
+    stored = sort_stored(Result.from_path(point.training).best_checkpoints or [])
+    if not stored:
         raise CheckpointError(f"{point.training} has no checkpoint to resume from")
-    earlier = [pair for pair in reported if pair[1].get("step", 0) <= point.step]
-    later = [pair for pair in reported if pair[1].get("step", 0) > point.step]
-    return sort_stored(earlier) + sort_stored(later)[::-1]
+    newer = [item for item in stored if item.step > point.step]
+    return [item for item in stored if item.step <= point.step] + newer[::-1]
 
 
 def sort_stored(reported: Sequence[tuple[Any, dict[str, Any]]]) -> list[StoredCheckpoint]:
     """Checkpoints of Ray Train, each with the metrics that it was reported with: the newest first."""
-    newest_first = sorted(reported, key=lambda pair: pair[1].get("step", 0), reverse=True)
-    return [StoredCheckpoint(checkpoint.path, checkpoint.as_directory) for checkpoint, _ in newest_first]
+    latest_first = list(reversed(reported))  # of one step there can be two, if the first of them was damaged
+    newest_first = sorted(latest_first, key=lambda pair: pair[1].get("step", 0), reverse=True)
+    return [
+        StoredCheckpoint(checkpoint.path, checkpoint.as_directory, int(metrics.get("step", 0)))
+        for checkpoint, metrics in newest_first
+    ]
 
 
 def restore(stored: Sequence[StoredCheckpoint], *, report: Callable[[str], None]) -> dict[str, Any]:

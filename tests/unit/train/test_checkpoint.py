@@ -132,15 +132,10 @@ def test_a_damaged_record_of_ray_train_is_written_anew(tmp_path, damage):
     result = Result.from_path(str(tmp_path / "run"))
     assert result.checkpoint.path.endswith(names[1])
     assert result.metrics == {"step": 20}
-    for step, order in (
-        (25, [1, 0]),
-        (20, [1, 0]),
-        (15, [0, 1]),
-        (5, [0, 1]),
-    ):  # the nearest one before, then the others
-        stored = checkpoint.list_stored(ResumePoint(str(tmp_path / "run"), step))
-        assert [item.url.rpartition("/")[2] for item in stored] == [names[number] for number in order]
-    stored = checkpoint.list_stored(ResumePoint(str(tmp_path / "run"), 99))
+    stored = checkpoint.list_stored(ResumePoint(str(tmp_path / "run"), 20))
+    assert [item.url.rpartition("/")[2] for item in stored] == [names[1], names[0]]
+    earlier = checkpoint.list_stored(ResumePoint(str(tmp_path / "run"), 10))
+    assert [item.url.rpartition("/")[2] for item in earlier] == [names[0], names[1]]
     assert checkpoint.restore(stored, report=pytest.fail)["step"] == 20
     before = path.read_bytes()
     assert repair_record(str(tmp_path / "run")) == ""

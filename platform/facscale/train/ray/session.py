@@ -17,6 +17,8 @@ from facscale.train.loop import train
 from facscale.train.state import TrainState
 from facscale.train.task import TrainingTask
 
+LIST_S = 60.0  # after which the checkpoints that Ray Train knows are used, also if a report is not complete
+
 
 def train_on_worker(settings: Mapping[str, TrainingTask]) -> None:
     """Ray Train's `train_loop_per_worker`."""
@@ -42,7 +44,7 @@ class RaySession:
         """
         stored: list[checkpoint.StoredCheckpoint] = []
         if ray.train.get_checkpoint() is not None:
-            reported = ray.train.get_all_reported_checkpoints(CheckpointConsistencyMode.COMMITTED)
+            reported = ray.train.get_all_reported_checkpoints(CheckpointConsistencyMode.COMMITTED, timeout_s=LIST_S)
             stored = checkpoint.sort_stored([(item.checkpoint, item.metrics) for item in reported])
         elif self._task.resume_from:
             stored = checkpoint.list_stored(self._task.resume_from)
