@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies_environment, proxy_bypass
 
 import pyarrow.fs as pafs
 
@@ -115,7 +115,7 @@ def _connect(
 def find_proxy() -> str:
     """The proxy to S3's endpoint by the usual variables (HTTPS_PROXY, HTTP_PROXY, NO_PROXY); "" for none."""
     parts = urlsplit(get_endpoint() or "https://s3.amazonaws.com")
-    if proxy_bypass_environment(parts.netloc):
+    if proxy_bypass(parts.netloc):
         return ""
     proxy = getproxies_environment().get(parts.scheme, "")
     return proxy if "://" in proxy or not proxy else f"http://{proxy}"

@@ -82,6 +82,7 @@ class CardResult(TypedDict):
     f1: list[list[float | None]]
     mean: float | None
     threshold: float
+    protocol: NotRequired[str]
 
 
 class CardPaper(TypedDict):
@@ -92,6 +93,7 @@ class CardPaper(TypedDict):
     printed: dict[str, float | None]
     difference: dict[str, float | None]
     mean_difference: float | None
+    protocol: NotRequired[str]
 
 
 @dataclass(frozen=True)
