@@ -23,8 +23,7 @@ def merge_items(
     arrange: Callable[[list[Part]], Sequence[Part]] = list,
 ) -> Manifest:
     """Write the data set at the output of a pipeline; `arrange` decides in which order its parts are written."""
-    au = tuple(sorted({number for status in statuses if status.faces for number in status.au}))
-    merge = Merge(pipeline, au, "run")
+    merge = Merge.build(pipeline, statuses, run="run")
     parts = plan_parts(statuses, settings=merge.settings, shard_mb=pipeline.ingest.shard_mb)
     for part in arrange(parts):
         PartWriter(merge)(part)
@@ -33,7 +32,7 @@ def merge_items(
         Folder(pipeline.output),
         [records[part.key] for part in parts],
         name=pipeline.name,
-        au=au,
+        au=merge.au,
         expressions=layouts.select_expressions(pipeline.source),
         image_size=pipeline.crop.size,
         fps=find_most_common(statuses, "fps"),

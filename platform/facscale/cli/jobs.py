@@ -298,11 +298,11 @@ def list_command(*, selector: ClusterSelector, everything: bool) -> None:
         facscale list --all --kube munich
 
     The clusters are those of your clusters file, queried at the same time, or the one that --kube or --ray names. One
-    that does not answer is reported below the table.
+    that does not answer is reported below the table, and the exit status is then 1.
     """
     from facscale.cli.remote import show_jobs
 
-    show_jobs(selector=selector, everything=everything)
+    sys.exit(show_jobs(selector=selector, everything=everything))
 
 
 @click.command(cls=Command, rules=CLUSTER_RULES)

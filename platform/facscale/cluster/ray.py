@@ -162,16 +162,27 @@ def get_worker_resources(job: Job) -> dict[str, float]:
 
 
 def check_capacity(job: Job) -> None:
-    """Raise SpecError if the cluster is too small for the job's fewest workers and does not scale."""
-    workers, available = job.cluster.min_workers, ray.cluster_resources()
+    """Raise SpecError if the cluster is too small for the job's fewest workers, also after it has grown."""
+    workers, available, limits = job.cluster.min_workers, ray.cluster_resources(), read_cluster_limits()
     for name, amount in get_worker_resources(job).items():
-        if not job.cluster.autoscaling and workers * amount > available.get(name, 0):
+        limit = max(available.get(name, 0), limits.get(name, 0))
+        if not job.cluster.autoscaling and workers * amount > limit:
             raise SpecError(
-                f"the job asks for {workers} workers with {amount:g} {name} each, the cluster has "
-                f"{available.get(name, 0):g} {name}: lower cluster.workers or cluster.{name.lower()}s_per_worker"
+                f"the job asks for {workers} workers with {amount:g} {name} each, the cluster "
+                f"{'grows to' if limits else 'has'} {limit:g} {name}: lower cluster.workers or "
+                f"cluster.{name.lower()}s_per_worker"
                 + (" (0 trains on the CPU)" if name == "GPU" else "")
                 + ", join more nodes, or set cluster.autoscaling=true if it grows on demand"
             )
+
+
+def read_cluster_limits() -> dict[str, float]:
+    """Read from FACSCALE_CLUSTER_LIMITS what an autoscaling cluster grows to: {"CPU": 16.0, "GPU": 8.0}.
+
+    The chart sets it in the head of its permanent cluster, where jobs start. Empty on other clusters.
+    """
+    pairs = [pair.partition("=") for pair in os.environ.get("FACSCALE_CLUSTER_LIMITS", "").split(",") if pair]
+    return {name: float(amount) for name, _, amount in pairs}
 
 
 def count_parallel_trainings(job: Job) -> int:

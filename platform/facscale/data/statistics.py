@@ -54,6 +54,7 @@ class LabelStatistics:
 
     aus: tuple[int, ...]
     people: tuple[str, ...]
+    positives: np.ndarray  # [n] frames in which the AU is active
     rates: np.ndarray  # [n] base rate over all frames, in [0, 1]; nan: never labelled
     rates_by_person: np.ndarray  # [P, n]
     cooccurrence: np.ndarray  # [n, n]: the mean over people of P(column | row); nan: nobody shows the row
@@ -88,7 +89,14 @@ def measure_labels(dataset: Dataset) -> LabelStatistics | None:
     count = (~np.isnan(stacked)).sum(axis=0)
     total = np.nansum(stacked, axis=0)
     mean = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
-    return LabelStatistics(dataset.manifest.au, tuple(map(str, people)), compute_base_rates(au), np.stack(rates), mean)
+    return LabelStatistics(
+        aus=dataset.manifest.au,
+        people=tuple(map(str, people)),
+        positives=(au == 1).sum(axis=0),
+        rates=compute_base_rates(au),
+        rates_by_person=np.stack(rates),
+        cooccurrence=mean,
+    )
 
 
 def sample_frames(dataset: Dataset, *, count: int = FRAMES, advance: Callable[[], None] = lambda: None) -> FrameSample:

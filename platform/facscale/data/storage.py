@@ -291,10 +291,19 @@ def _get_first_line(error: BaseException | None) -> str:
 
 
 def open_fsspec(url: str, **options: Any) -> tuple[Any, str]:
-    """Return fsspec's file system of a URL, and the path in it. Raises ImportError, ValueError where there is none."""
+    """Return fsspec's file system of a URL, and the path in it. Raises ImportError, ValueError where there is none.
+
+    Two colons are a part of a name, as in /data/a::b, unless a scheme follows them or stands before them alone, as in
+    zip://b.zip::s3://bucket/a and simplecache::s3://bucket/a, which are chains of file systems.
+    """
     import fsspec
 
-    filesystem, path = fsspec.core.url_to_fs(url, **s3.build_fsspec_options(url), **options)
+    options = {**s3.build_fsspec_options(url), **options}
+    first, *rest = url.split("::")
+    if rest and first not in fsspec.available_protocols() and not any("://" in part for part in rest):
+        filesystem = fsspec.filesystem(first.partition("://")[0] if "://" in first else "file", **options)
+        return filesystem, filesystem._strip_protocol(url)  # noqa: SLF001 - there is no public name for it
+    filesystem, path = fsspec.core.url_to_fs(url, **options)
     return filesystem, path
 
 

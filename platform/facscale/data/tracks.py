@@ -19,6 +19,7 @@ from facscale.data.rows import PER_AU, to_numpy
 from facscale.data.shards import Dataset
 from facscale.data.writer import BASE_SCHEMA, ShardWriter
 
+PART = "part"  # the column with the part of the published split
 TrackKey = tuple[str, str, int]  # identity, video, track
 Advance = Callable[[], None]
 
@@ -153,8 +154,9 @@ def write_tracks(
     )
     with writer:
         measures = find_measures(sources)
+        has_parts = any(PART in source.arrow_schema.names for source in sources)
         labelled = [
-            _complete_columns(stream, given=manifest.au, wanted=aus, measures=measures)
+            _complete_columns(stream, given=manifest.au, wanted=aus, measures=measures, has_parts=has_parts)
             for stream, manifest in zip(streams, manifests, strict=True)
         ]
         for key, same in groupby(heapq.merge(*labelled, key=lambda track: track.key), key=lambda track: track.key):
@@ -209,9 +211,9 @@ def find_measures(datasets: Sequence[Dataset]) -> list[str]:
 
 
 def _complete_columns(
-    tracks: Iterator[Track], *, given: Sequence[int], wanted: Sequence[int], measures: Sequence[str]
+    tracks: Iterator[Track], *, given: Sequence[int], wanted: Sequence[int], measures: Sequence[str], has_parts: bool
 ) -> Iterator[Track]:
-    """Give each track the label columns of all AUs in `wanted`, and nan for measures that its data set lacks."""
+    """Give each track the label columns of all AUs in `wanted`, nan for measures that its data set lacks, and no part."""
     for track in tracks:
         rows = track.rows
         for name in PER_AU if tuple(given) != tuple(wanted) else ():
@@ -224,12 +226,14 @@ def _complete_columns(
         for name in measures:
             if name not in rows.column_names:
                 rows = rows.append_column(name, pa.array(np.full(rows.num_rows, np.nan, np.float32)))
+        if has_parts and PART not in rows.column_names:
+            rows = rows.append_column(PART, pa.array([""] * rows.num_rows))
         yield replace(track, rows=rows)
 
 
 def _check_compatible(sources: Sequence[Dataset]) -> None:
     """Raise DataError where the sources differ in what all rows of a data set share."""
-    own = {*PER_AU, *find_measures(sources)}
+    own = {*PER_AU, *find_measures(sources), PART}
     for title, read in (
         ("crops of one size", lambda source: f"{source.manifest.image_size} px"),
         ("the same expressions", lambda source: ", ".join(source.manifest.expressions) or "none"),

@@ -106,7 +106,8 @@ class VersionBuilder:
             raise DataError(
                 f"{self.pipeline.source.root}: no face could be used, so no data set was written\n{report.format_text()}"
             )
-        merge = self._make_merge(statuses)
+        previous = self.previous.dataset.url if self.previous else ""
+        merge = Merge.build(self.pipeline, statuses, run=self.run, previous=previous)
         parts = self._plan(statuses, merge, kept)
         if self.previous and [part.key for part in parts] == list_origins(self.previous.dataset):
             return self._keep_previous(report, statuses)
@@ -129,7 +130,7 @@ class VersionBuilder:
                     bar.advance()
             for task, old in comparison.touched:
                 if contents[task.key] == old.content:
-                    kept.append(replace(old, stamp=task.stamp))
+                    kept.append(replace(old, stamp=task.stamp, split=task.item.split))
                 else:
                     pending.append(task)
         return kept, pending
@@ -174,10 +175,6 @@ class VersionBuilder:
             previous=self.previous.dataset.url if self.previous else "",
             changes=list_changes(self.previous, statuses) if self.previous else {},
         )
-
-    def _make_merge(self, statuses: Sequence[ItemStatus]) -> Merge:
-        au = tuple(sorted({number for status in statuses if status.faces for number in status.au}))
-        return Merge(self.pipeline, au, self.run, previous=self.previous.dataset.url if self.previous else "")
 
     def _plan(self, statuses: Sequence[ItemStatus], merge: Merge, kept: Sequence[ItemStatus]) -> list[Part]:
         rows = {}

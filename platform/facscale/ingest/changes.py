@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from facscale.data import DataError, Dataset
@@ -109,7 +109,7 @@ def compare_items(tasks: Sequence[Task], previous: Previous | None, *, should_re
         if old is None or old.key != task.key or (should_retry and old.is_failed):
             comparison.pending.append(task)
         elif old.stamp == task.stamp or not (old.stamp and task.stamp):
-            comparison.kept.append(old)
+            comparison.kept.append(replace(old, split=task.item.split))  # the lists of a split are no part of an item
         elif old.content:
             comparison.touched.append((task, old))
         else:

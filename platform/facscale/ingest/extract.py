@@ -53,7 +53,7 @@ class FaceExtractor:
         if stored is not None:
             return stored
         started = time.monotonic()
-        blank = ItemStatus(key, item.source, *item.sort_key, images=len(item.numbers), stamp=stamp)
+        blank = ItemStatus(key, item.source, *item.sort_key, split=item.split, images=len(item.numbers), stamp=stamp)
         with tempfile.TemporaryDirectory(prefix="facscale-") as folder:
             path = Path(folder) / "faces.parquet"
             if self.store.count_attempt(key, self.run) > ATTEMPTS:

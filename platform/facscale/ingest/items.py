@@ -19,7 +19,12 @@ from facscale.data import DataError
 from facscale.data.storage import open_fsspec
 from facscale.ingest.containers import get_container, read_place
 
-VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
+VIDEO_SUFFIXES = frozenset(
+    {
+        *(".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv"),
+        *(".ts", ".vob", ".webm", ".wmv"),
+    }
+)
 IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png"})
 MAX_PATH_BYTES = 1024  # S3's limit
 MAX_NAME_BYTES = 255  # the limit of most file systems, for each part of a path
@@ -186,8 +191,12 @@ def list_files(root: str) -> Listing:
         if isinstance(system, LocalFileSystem):
             entries = _walk(base)
         else:
-            found = system.find(base, detail=True).items()
-            entries = [(path, info["size"], _make_stamp(info)) for path, info in found]
+            found = {
+                path: info
+                for path, info in system.find(base, detail=True).items()
+                if not _is_folder_marker(path, info, base)
+            }
+            entries = [(path, info["size"], _make_stamp(info)) for path, info in found.items()]
     except Exception as error:  # each file system raises errors of its own classes
         raise DataError(f"{root}: the source cannot be listed: {str(error) or type(error).__name__}") from error
     if not entries:
@@ -197,6 +206,11 @@ def list_files(root: str) -> Listing:
     faults = tuple(Fault(repr(name), "list", "unsafe file name") for name in sorted(relative) if is_unsafe(name))
     files = {name: size for name, size in sorted(relative.items()) if not is_unsafe(name) and not is_hidden(name)}
     return Listing(root=root, files=files, faults=faults, stamps={name: stamps[name] for name in files})
+
+
+def _is_folder_marker(path: str, info: Mapping[str, Any], base: str) -> bool:
+    """Return whether an object of a bucket is a folder that was made in the store's console: empty, with a slash at the end."""
+    return not info["size"] and (path.endswith("/") or path == base)
 
 
 def is_unsafe(name: str) -> bool:

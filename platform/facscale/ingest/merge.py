@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -38,8 +38,17 @@ class Merge:
 
     pipeline: Pipeline
     au: tuple[int, ...]
+    has_split: bool  # items with AUs belong to a part of the published split
     run: str  # as for FaceExtractor
     previous: str = ""
+
+    @classmethod
+    def build(cls, pipeline: Pipeline, statuses: Sequence[ItemStatus], *, run: str, previous: str = "") -> Self:
+        """Find what the parts of a data set of these items share."""
+        with_faces = [status for status in statuses if status.faces]
+        au = tuple(sorted({number for status in with_faces for number in status.au}))
+        has_split = bool(au) and any(status.split for status in with_faces)
+        return cls(pipeline, au, has_split, run, previous)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -47,6 +56,7 @@ class Merge:
         ingest = self.pipeline.ingest
         return {
             "au": list(self.au),
+            "has_split": self.has_split,
             "expressions": list(layouts.select_expressions(self.pipeline.source)),
             "row_group_mb": ingest.row_group_mb,
             "shard_mb": ingest.shard_mb,
@@ -100,7 +110,12 @@ class PartWriter:
                     number = item.first_track
                     for track in tracks:
                         rows = complete_columns(
-                            track, item, number=number, au=self.merge.au, stored=self._stored_au(item)
+                            track,
+                            item,
+                            number=number,
+                            au=self.merge.au,
+                            stored=self._stored_au(item),
+                            has_split=self.merge.has_split,
                         )
                         writer.add_track(rows, fps=item.fps, every=item.step)
                         number += not item.stills
@@ -157,9 +172,12 @@ def find_most_common(statuses: Sequence[ItemStatus], name: str) -> Any:
 
 
 def complete_columns(
-    track: pa.Table, item: PartItem, *, number: int, au: Sequence[int], stored: Sequence[int]
+    track: pa.Table, item: PartItem, *, number: int, au: Sequence[int], stored: Sequence[int], has_split: bool
 ) -> pa.Table:
-    """Build a track with all columns of the data set; its own labels are of the AUs in `stored`, the others are -1."""
+    """Build a track with all columns of the data set; its own labels are of the AUs in `stored`, the others are -1.
+
+    `has_split`: some items with AUs belong to a part of the published split.
+    """
     rows = track.num_rows
     columns: dict[str, Any] = {
         "identity": track["identity"] if item.stills else pa.array([item.identity] * rows),
@@ -169,6 +187,8 @@ def complete_columns(
     }
     if "expression" in track.column_names:
         columns |= {"expression": track["expression"], "part": pa.array([item.part] * rows)}
+    elif has_split:
+        columns["part"] = pa.array([item.split] * rows)
     for name in ("au", "intensity") if au else ():
         values = np.full((rows, len(au)), -1, np.int8)
         if shared := [unit for unit in stored if unit in au]:

@@ -44,7 +44,8 @@ class PartItem:
     face_bytes: int
     identity: str
     video: str
-    part: str  # of the published split
+    part: str  # of the video, or of the published split where there are expressions
+    split: str  # part of the published split
     first_track: int  # number of its first track in the video
     fps: float
     step: int
@@ -162,6 +163,7 @@ def _number_tracks(statuses: Sequence[ItemStatus], rows: Mapping[str, tuple[RowR
             identity=status.identity,
             video=status.video,
             part=status.part,
+            split=status.split,
             first_track=number,
             fps=status.fps,
             step=status.step,

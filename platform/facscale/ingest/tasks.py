@@ -53,8 +53,8 @@ def extract_items(tasks: Sequence[Task], *, pipeline: Pipeline, run: str, pool: 
 
 def write_parts(parts: Sequence[Part], *, merge: Merge, pool: Pool) -> Iterator[None]:
     """Write parts of a data set; yields after each. Raises DataError."""
-    pipeline = merge.pipeline.model_dump_json()
-    action = partial(_write, pipeline=pipeline, au=merge.au, run=merge.run, previous=merge.previous)
+    shared = json.dumps([merge.au, merge.has_split, merge.run, merge.previous])
+    action = partial(_write, pipeline=merge.pipeline.model_dump_json(), shared=shared)
     for _ in pool.run(action, [part.to_json() for part in parts], pipeline=merge.pipeline):
         yield
 
@@ -72,8 +72,8 @@ def _extract(text: str, *, pipeline: str, run: str) -> str:
     return _get_extractor(pipeline, run)(Item.from_json(item), key, stamp).to_json()
 
 
-def _write(text: str, *, pipeline: str, au: tuple[int, ...], run: str, previous: str) -> str:
-    _get_part_writer(pipeline, au, run, previous)(Part.from_json(text))
+def _write(text: str, *, pipeline: str, shared: str) -> str:
+    _get_part_writer(pipeline, shared)(Part.from_json(text))
     return ""
 
 
@@ -89,5 +89,6 @@ def _get_extractor(pipeline: str, run: str) -> FaceExtractor:
 
 
 @lru_cache(maxsize=1)
-def _get_part_writer(pipeline: str, au: tuple[int, ...], run: str, previous: str) -> PartWriter:
-    return PartWriter(Merge(Pipeline.model_validate_json(pipeline), au=au, run=run, previous=previous))
+def _get_part_writer(pipeline: str, shared: str) -> PartWriter:
+    au, *others = json.loads(shared)
+    return PartWriter(Merge(Pipeline.model_validate_json(pipeline), tuple(au), *others))

@@ -43,6 +43,7 @@ class ItemStatus:
     identity: str
     video: str
     part: str
+    split: str = ""  # part of the published split
     frames: int = 0  # decoded
     faces: int = 0  # kept
     faceless: int = 0  # frames in which no face was detected

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from facscale.data import Dataset
-from facscale.data.published_sizes import find_size
+from facscale.data.published_sizes import find_counts, find_size
 from facscale.data.statistics import FrameSample, LabelStatistics, count_people, measure_labels, sample_frames
 from facscale.data.tracks import measure_run_seconds
 from facscale.ingest import IngestReport
@@ -44,7 +44,7 @@ def build_dataset_page(dataset: Dataset, *, advance: Callable[[], None] = lambda
         "dataset.html",
         title=manifest.name,
         facts=make_facts(dataset),
-        coverage=make_coverage(dataset),
+        coverage=make_coverage(dataset, labels),
         detection=make_detection(dataset),
         figures=[(title, encode_png(figure)) for title, figure in figures],
         sampled=f"{len(sample):,} of {manifest.counts['frames']:,} frames, {sample.unreadable:,} more could not be read",
@@ -74,20 +74,25 @@ def make_facts(dataset: Dataset) -> ReportTable:
     return ReportTable([Column(""), Column("")], rows)
 
 
-def make_coverage(dataset: Dataset) -> ReportTable | None:
-    """The set beside its published size; None for a set that none is known of."""
+def make_coverage(dataset: Dataset, labels: LabelStatistics | None) -> ReportTable | None:
+    """The set beside its published size and positive frames; None for a set of which none are known."""
     manifest = dataset.manifest
     size = find_size(manifest.name) or find_size(dataset.url)
     if size is None:
         return None
     counts = manifest.counts
+    pairs = [
+        ("people", counts["identities"], size.people),
+        ("tracks", counts["tracks"], size.tracks),
+        ("frames", counts["labelled_frames"] if manifest.au else counts["frames"], size.frames),
+    ]
+    published_counts = find_counts(size.name)
+    if labels and published_counts and (positives := published_counts.positives):
+        own_positives = dict(zip(labels.aus, map(int, labels.positives), strict=True))
+        pairs += [(f"positives of AU{au}", own_positives.get(au, 0), positives[au]) for au in positives]
     rows = [
         [name, f"{own:,}", f"{published:,}", f"{own - published:+,}", f"{100 * own / published:.{PLACES}f} %"]
-        for name, own, published in (
-            ("people", counts["identities"], size.people),
-            ("tracks", counts["tracks"], size.tracks),
-            ("frames", counts["labelled_frames"] if manifest.au else counts["frames"], size.frames),
-        )
+        for name, own, published in pairs
     ]
     missing = [f"AU{au}" for au in size.aus if au not in manifest.au]
     if size.aus:

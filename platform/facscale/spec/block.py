@@ -13,6 +13,7 @@ class Block(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
     renamed: ClassVar[Mapping[str, str]] = {}  # old to new name of a key; an error about the old one gives the new one
+    added: ClassVar[frozenset[str]] = frozenset()  # later fields: at their default, no digest of a spec depends on them
 
 
 def nested_model(model: type[BaseModel], field: str) -> type[BaseModel] | None:

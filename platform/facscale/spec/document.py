@@ -43,6 +43,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 METHOD_KEYS = frozenset({"inputs", "start"})  # keys beside "method" that belong to the method
 VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+COMMENT = re.compile(r"(?:^|\s)#")  # where YAML would end a plain value
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,9 @@ def parse_override(text: str, *, resolve: VariableResolver = read_environment) -
         raise SpecError(f'command line: "{text}" is not an override; write key=value, as in train.epochs=3')
     location = SourceLocation(f"command line ({text[:MAX_SHOWN]})")
     node = parse_yaml_tree(value_text, location)
+    if COMMENT.search(value_text) and (node is None or (isinstance(node, ScalarNode) and node.style is None)):
+        # Nobody comments a value of the command line: /data/faces #2 is a folder.
+        node = ScalarNode("tag:yaml.org,2002:str", value_text.strip(), style="'")
     converter = _TreeConverter(location.file, resolve, has_lines=False)
     value: Any = None if node is None else converter.convert(node).data
     for key in reversed(keys):
@@ -295,7 +299,7 @@ class _TreeConverter:
         is_quoted = node.style is not None
         try:
             if text != node.value and not is_quoted:
-                return self.yaml.load(text) if text else ""
+                return text if not text or COMMENT.search(text) else self.yaml.load(text)
             if not is_quoted and VARIABLE.search(text):
                 return UnresolvedVariable(text)
             return text if is_quoted else self.yaml.constructor.construct_object(node)

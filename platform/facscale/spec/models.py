@@ -169,10 +169,13 @@ class Evaluate(Block):
     """Subject-exclusive cross-validated F1."""
 
     renamed: ClassVar[Mapping[str, str]] = {"across": "cross_dataset"}
+    added: ClassVar[frozenset[str]] = frozenset({"official_split"})
 
     protocol: Literal["linear-probe", "adapted-batchnorm"] = "linear-probe"
     folds: int = Field(default=3, ge=2)
     repeats: PositiveInt = 1  # cross-validations, each with another split of the people; the published split is first
+    # true: a data set that is stored with its authors' split (Aff-Wild2, GFT) has this as its only fold; false: `folds`
+    official_split: bool = True
     threshold: Fraction = 0.5
     seed: NonNegativeInt = 0  # of the split, for data sets without published folds
     transfer: tuple[Url, ...] = ()  # labelled sets on which the model of each fold is tested too, and never trained
@@ -240,6 +243,11 @@ class Job(Block):
             raise ValueError(
                 f"evaluate.cross_dataset={self.evaluate.cross_dataset} trains on some sets of data.labelled and tests on "
                 "others: give two or more sets there, and leave out data.joint"
+            )
+        if self.sweep and self.sweep.search == "pbt" and self.train.keep_checkpoints < 2:
+            raise ValueError(
+                "sweep.search=pbt has trials resume from other trials' earlier checkpoints: train.keep_checkpoints must be "
+                "2 or more"
             )
         for place, source in self.dependencies.items():
             if source.stage and source.stage not in self.stages:

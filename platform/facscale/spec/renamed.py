@@ -1,7 +1,8 @@
 """Specs with renamed keys (`Block.renamed`), where stored data depend on the old names.
 
 A run, a training and a submission are identified by a digest of their spec. The digest is taken over the old names, so
-that it is the same as before the renaming. A stored spec is read by updating its keys to the new names.
+that it is the same as before the renaming, and without added keys (`Block.added`) that have their default. A stored spec
+is read by updating its keys to the new names.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ def _rename_keys(values: Any, block: type[BaseModel], *, to_old: bool) -> Any:
     result = {}
     for key, value in values.items():
         field = block.renamed.get(key, key)
+        if to_old and field in block.added and value == block.model_fields[field].default:
+            continue
         result[_rename_key(key, block, to_old=to_old)] = _rename_value(value, block, field, to_old=to_old)
     return result
 

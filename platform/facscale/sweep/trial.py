@@ -28,7 +28,7 @@ from facscale.sweep.space import Values, apply_values
 from facscale.train.events import ControllerStarted, Event, StepMetrics, StepProgress
 from facscale.train.ray.event_queue import RayEventQueue
 from facscale.train.ray.launch import RayTrainer
-from facscale.train.task import TrainingTask
+from facscale.train.task import ResumePoint, TrainingTask
 from facscale.train.trainer import TrainedArtifact, is_finished, storage_url
 
 RANK = "online/effective_rank"
@@ -69,7 +69,7 @@ class Trial(tune.Trainable):
     """
 
     search: Search
-    resume_from = ""  # name of the training that this one resumes from: its own, or with PBT another trial's
+    resume_from: ResumePoint | None = None  # the training's own name, or with PBT another trial's, and the step
 
     def setup(self, config: dict[str, Any], *, search: Search) -> None:  # Ray Tune gives `search`
         """Build the spec with `config`, the values of this trial."""
@@ -94,11 +94,12 @@ class Trial(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write Ray Tune's checkpoint, which only points to Ray Train's."""
-        (Path(checkpoint_dir) / POINTER).write_text(json.dumps(self.training))
+        pointer = {"training": self.training, "step": self.last_report.get("step", 0)}
+        (Path(checkpoint_dir) / POINTER).write_text(json.dumps(pointer))
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Read which training to resume from."""
-        self.resume_from = json.loads((Path(checkpoint) / POINTER).read_text())
+        self.resume_from = ResumePoint(**json.loads((Path(checkpoint) / POINTER).read_text()))
 
     def cleanup(self) -> None:
         """Abort the training, and give back what its workers hold."""
@@ -136,11 +137,12 @@ class Trial(tune.Trainable):
         """Train what trials are compared by."""
         name = name_training(task, fingerprints=self.search.fingerprints)
         self.place, self.training = name, f"{name}-{self.trial_id}"
-        if self.resume_from.startswith(self.training):
-            self.training = self.resume_from
-        elif self.resume_from:  # PBT: another trial's weights, other values
-            self.training += f"-{hash_values([self.resume_from])}"
-            task = replace(task, resume_from=f"{storage_url(task.job)}/{self.resume_from}")
+        if point := self.resume_from:
+            if point.training.startswith(self.training):
+                self.training = point.training
+            else:  # PBT: another trial's weights, other values
+                self.training += f"-{hash_values([point.training, point.step])}"
+                task = replace(task, resume_from=replace(point, training=f"{storage_url(task.job)}/{point.training}"))
         task = replace(task, name=f"{task.name} {self.trial_id}", is_abortable=True)
         artifact = RayTrainer().fit(task, name=self.training, receive=self.receive)
         self.last_report = (

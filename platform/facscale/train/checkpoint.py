@@ -20,6 +20,7 @@ import torch
 from facscale.errors import UserError
 from facscale.inference import export
 from facscale.train.state import TrainState
+from facscale.train.task import ResumePoint
 
 STATE = "state.pt"
 EXPORT = "method.safetensors"
@@ -44,16 +45,21 @@ def write(state: TrainState) -> Path | None:
     return folder
 
 
-@contextmanager
-def fetch_latest(training: str) -> Iterator[Path]:
-    """The newest checkpoint of the Ray Train run at the URL `training`, as a local folder for the block."""
+def read_resume_point(point: ResumePoint) -> dict[str, Any]:
+    """What `write` saved of a Ray Train run: its newest checkpoint up to `point.step`, else the oldest that it keeps.
+
+    The run may have trained on since `point.step`, even to its end, and it keeps only its last few checkpoints.
+    Raises CheckpointError where it has none.
+    """
     from ray.train import Result
 
-    latest = Result.from_path(training).checkpoint
-    if latest is None:
-        raise CheckpointError(f"{training} has no checkpoint to go on from")
-    with latest.as_directory() as folder:
-        yield Path(folder)
+    checkpoints = Result.from_path(point.training).best_checkpoints or []
+    by_step = {int(metrics["step"]): checkpoint for checkpoint, metrics in checkpoints}
+    if not by_step:
+        raise CheckpointError(f"{point.training} has no checkpoint to resume from")
+    step = max((step for step in by_step if step <= point.step), default=min(by_step))
+    with by_step[step].as_directory() as folder:
+        return read(Path(folder), name=by_step[step].path)
 
 
 @contextmanager

@@ -88,13 +88,12 @@ class LocalSession:
         return LocalCheckpoint(f"{self._training}/{entries[-1]['folder']}", entries[-1]["figures"]) if entries else None
 
     def restore(self) -> dict[str, Any]:
-        """Read the latest checkpoint of the training; without one, that of `task.resume_from` if it is given."""
+        """Read the latest checkpoint of the training; without one, the state at `task.resume_from` if it is given."""
         if latest := self.find_latest():
             with checkpoint.fetch(latest.url) as folder:
                 return checkpoint.read(folder, name=latest.url)
         if self._task.resume_from:
-            with checkpoint.fetch_latest(self._task.resume_from) as folder:
-                return checkpoint.read(folder, name=self._task.resume_from)
+            return checkpoint.read_resume_point(self._task.resume_from)
         return {}
 
     def save(self, state: TrainState, metrics: Mapping[str, float]) -> None:

@@ -43,6 +43,14 @@ def test_too_few_cores(cluster_of):
         check_capacity(job(workers=2))
 
 
+def test_a_cluster_that_says_what_it_grows_to(cluster_of, monkeypatch):
+    cluster_of(CPU=0)
+    monkeypatch.setenv("FACSCALE_CLUSTER_LIMITS", "CPU=16,GPU=0")
+    check_capacity(job(workers=8, gpus_per_worker=0))
+    with pytest.raises(SpecError, match="9 workers with 2 CPU each, the cluster grows to 16 CPU"):
+        check_capacity(job(workers=9, gpus_per_worker=0))
+
+
 @pytest.mark.parametrize("cluster", [{"workers": (1, 8), "gpus_per_worker": 0}, {"workers": 8, "autoscaling": True}])
 def test_what_fits_at_least_once_or_can_grow_is_let_in(cluster_of, cluster):
     cluster_of(CPU=2)

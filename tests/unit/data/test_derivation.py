@@ -170,6 +170,16 @@ def test_expressions_and_further_columns_are_kept(tmp_path):
     assert "flow" in read_rows(Dataset(str(tmp_path / "g"))).column_names
 
 
+def test_sets_without_parts_are_merged_with_sets_that_have_some(source, tmp_path):
+    track = make_track(30, frames=range(5), au=2)
+    other = write_tracks(str(tmp_path / "o"), [track.append_column("part", pa.array(["test"] * 5))], au=(1, 12))
+    merge_datasets([source, other], str(tmp_path / "union"))
+    rows = read_rows(Dataset(str(tmp_path / "union")))
+    people = dict(zip(rows["identity"].to_pylist(), rows["part"].to_pylist(), strict=True))
+    assert people.pop("id00030") == "test"
+    assert set(people.values()) == {""}
+
+
 def test_measures_that_one_of_the_sets_lacks_are_unknown_there(source, tmp_path):
     track = make_track(30, frames=range(5), au=2)
     track = track.append_column("sharpness", pa.array(np.arange(5, dtype=np.float32)))

@@ -15,11 +15,15 @@ import simplejpeg
 
 from facscale.data import DataError, Dataset
 from facscale.data.manifest import Runs
+from facscale.evaluate.protocol import LabelledDataset, build_groups
 from facscale.ingest.extract import FaceExtractor
 from facscale.ingest.items import Fault, Item, list_files, read_bytes
 from facscale.ingest.pipeline import build_recipe, list_items
-from facscale.spec import Pipeline, SpecError
+from facscale.spec import Job, Pipeline, SpecError
+from facscale.spec.models import Evaluate
 from merging import merge_items
+
+JOINT = {"method": {"name": "moco"}, "data": {"unlabelled": "u", "labelled": ["a", "b"], "joint": True}}
 
 
 def picture(level):
@@ -73,6 +77,32 @@ def test_each_track_keeps_its_own_frame_rate(tmp_path):
     assert data.manifest.fps == 24  # of most faces
     older = pq.read_table(tmp_path / "out/__facscale__/index.parquet").drop_columns(["fps", "every"])
     assert Runs.from_table(older).fps is None
+
+
+def test_the_official_split_of_videos_is_stored_and_tested(tmp_path):
+    for video, part in (("a", "Train"), ("b", "Train"), ("c", "Validation"), ("d", "")):
+        (tmp_path / f"raw/cropped_aligned/{video}").mkdir(parents=True)
+        for number in (1, 2, 3):
+            (tmp_path / f"raw/cropped_aligned/{video}/{number:05d}.jpg").write_bytes(picture(9))
+        if part:
+            labels = tmp_path / f"raw/annotations/AU_Set/{part}_Set/{video}.txt"
+            labels.parent.mkdir(parents=True, exist_ok=True)
+            labels.write_text("AU1,AU2\n0,1\n1,0\n1,1\n")
+    data, columns, _ = build(pipeline(tmp_path / "raw", tmp_path / "out", layout="affwild2"))
+    assert dict(zip(columns["identity"], columns["part"], strict=True)) == {
+        "a": "train",
+        "b": "train",
+        "c": "validation",
+        "d": "",
+    }
+    official = LabelledDataset.open(data.url, evaluate=Evaluate())
+    assert [(fold.name, fold.train, fold.test) for fold in official.split] == [("official", {"a", "b"}, {"c"})]
+    drawn = LabelledDataset.open(data.url, evaluate=Evaluate(folds=2, official_split=False))
+    assert sorted(map(len, (fold.test for fold in drawn.split))) == [2, 2]
+    with pytest.raises(DataError, match="only one, and evaluate.repeats is 2; set evaluate.official_split=false"):
+        LabelledDataset.open(data.url, evaluate=Evaluate(repeats=2))
+    with pytest.raises(DataError, match=r"the same number of folds \(here: t 1, t 2\); set evaluate.official_split=fa"):
+        build_groups(Job.model_validate(JOINT), [official, drawn])
 
 
 def write_folder(root, rows, *, table="labels.csv", images=range(6)):

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from faces import make_track, write_expression_data_set, write_face_data_set, write_tracks
 from facscale.data import Dataset
-from facscale.data.statistics import sample_frames
+from facscale.data.statistics import measure_labels, sample_frames
 from facscale.report.dataset_page import CROPS_OF_VIDEO, build_dataset_page, make_coverage, select_crops
 
 
@@ -58,10 +58,13 @@ def test_no_video_fills_a_row_of_crops(tmp_path):
 
 def test_coverage_says_what_is_missing(tmp_path):
     dataset = write_face_data_set(str(tmp_path), [20] * 4, au=(1, 2), name="disfa_25")
-    text = make_coverage(dataset).to_csv()
+    labels = measure_labels(dataset)
+    text = make_coverage(dataset, labels).to_csv()
+    assert f'positives of AU2,{labels.positives[1]},"5,644",' in text
+    assert 'positives of AU26,0,"11,533"' in text
     assert "people,4,27,-23,14.8 %" in text
     assert "AU4 AU6 AU9 AU12 AU25 AU26" in text
-    assert make_coverage(Dataset(write_face_data_set(str(tmp_path / "own"), [3]).url)) is None
+    assert make_coverage(Dataset(write_face_data_set(str(tmp_path / "own"), [3]).url), None) is None
 
 
 def test_quality_that_the_pipeline_stored_is_shown(tmp_path):

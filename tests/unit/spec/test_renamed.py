@@ -9,7 +9,7 @@ import pytest
 from facscale.cluster.kubernetes.submission import build_submission
 from facscale.job.variants import expand_variants, make_run_key, make_training_key
 from facscale.methods import DataFacts, configure
-from facscale.spec import SpecError, read_spec
+from facscale.spec import Job, SpecError, read_spec
 from facscale.spec.renamed import restore_old_names, update_old_names
 from facscale.train.task import TrainingTask
 
@@ -104,8 +104,14 @@ def test_old_names_are_restored_everywhere_and_updated_again(spec):
     }
     assert list(old["sweep"]["space"]) == ["data.mixed", "train.epochs"]
     assert not any(f'"{name.split(".")[1]}"' in json.dumps(old) for name in RENAMED.values() if name != "data.joint")
-    assert update_old_names(old) == dump
+    assert Job.model_validate(update_old_names(old)).model_dump(mode="json") == dump
     assert update_old_names(dump) == dump
+
+
+def test_the_official_split_changes_a_digest_only_where_it_is_not_wanted():
+    assert restore_old_names({"evaluate": {"folds": 3, "official_split": True}}) == {"evaluate": {"folds": 3}}
+    spec = {"evaluate": {"folds": 3, "official_split": False}}
+    assert restore_old_names(spec) == spec
 
 
 def test_some_blocks_of_a_spec():

@@ -41,6 +41,7 @@ class GFT(Layout):
     """A video and a table for each person."""
 
     Config = GFTConfig
+    published = "GFT"
     label_place = "any folder, SUBJECT.csv"
 
     def __init__(self, config: Any = None) -> None:

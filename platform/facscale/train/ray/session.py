@@ -36,14 +36,13 @@ class RaySession:
         self._exporter = GaugeExporter(training=task.name or task.job.name, method=task.job.method.name)
 
     def restore(self) -> dict[str, Any]:
-        """Read the latest checkpoint of the training; without one, that of `task.resume_from` if it is given."""
+        """Read the latest checkpoint of the training; without one, the state at `task.resume_from` if it is given."""
         latest = ray.train.get_checkpoint()
         if latest is not None:
             with latest.as_directory() as folder:
                 return checkpoint.read(Path(folder), name=latest.path)
         if self._task.resume_from:
-            with checkpoint.fetch_latest(self._task.resume_from) as folder:
-                return checkpoint.read(folder, name=self._task.resume_from)
+            return checkpoint.read_resume_point(self._task.resume_from)
         return {}
 
     def save(self, state: TrainState, metrics: Mapping[str, float]) -> None:

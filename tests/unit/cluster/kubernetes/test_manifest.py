@@ -11,6 +11,7 @@ import zipfile
 import pytest
 import yaml
 
+import kuberay
 from facscale.cluster.kubernetes import code_archive
 from facscale.cluster.kubernetes.code_archive import CodeError, pack_folder
 from facscale.cluster.kubernetes.manifest import SubmitOptions, build_configmap, build_rayjob, plan_pods
@@ -74,6 +75,20 @@ def test_a_sweep_has_room_for_its_trials(job_for):
 def test_without_an_autoscaler_all_pods_are_there_from_the_start(job_for, template):
     template["spec"]["rayClusterSpec"]["enableInTreeAutoscaling"] = False
     assert groups(job_for("cluster: {workers: [2, 12]}\n"))["gpu"] == (1, 3, 3)
+
+
+@pytest.mark.parametrize("is_elastic", [False, True])
+def test_a_job_in_a_queue_has_a_size_that_kueue_admits(job_for, template, is_elastic):
+    template["spec"]["rayClusterSpec"]["autoscalerOptions"] = {"version": "v2"}
+    if is_elastic:
+        template["metadata"]["annotations"] = {"kueue.x-k8s.io/elastic-job": "true"}
+    text = "cluster: {workers: [2, 12]}\n"
+    assert kuberay.list_kueue_errors(job_for(text)) == []  # without a queue
+    job = job_for(text, queue="gpu")
+    assert kuberay.list_kueue_errors(job) == []
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpu"
+    assert groups(job)["gpu"] == ((1, 1, 3) if is_elastic else (1, 3, 3))
+    assert ("autoscalerOptions" in job["spec"]["rayClusterSpec"]) is is_elastic
 
 
 def test_a_group_by_name(job_for):
