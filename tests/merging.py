@@ -9,7 +9,7 @@ from facscale.data.manifest import Manifest
 from facscale.data.storage import Folder
 from facscale.data.writer import finish_dataset
 from facscale.ingest import layouts
-from facscale.ingest.merge import Merge, PartWriter, find_most_common
+from facscale.ingest.merge import Merge, PartWriter, find_most_common, has_published_split
 from facscale.ingest.parts import Part, plan_parts
 from facscale.ingest.work_store import ItemStatus, WorkStore
 from facscale.spec import Pipeline
@@ -23,7 +23,8 @@ def merge_items(
     arrange: Callable[[list[Part]], Sequence[Part]] = list,
 ) -> Manifest:
     """Write the data set at the output of a pipeline; `arrange` decides in which order its parts are written."""
-    merge = Merge.build(pipeline, statuses, run="run")
+    au = tuple(sorted({number for status in statuses if status.faces for number in status.au}))
+    merge = Merge(pipeline, au, "run", has_split=has_published_split(statuses))
     parts = plan_parts(statuses, settings=merge.settings, shard_mb=pipeline.ingest.shard_mb)
     for part in arrange(parts):
         PartWriter(merge)(part)
@@ -32,7 +33,7 @@ def merge_items(
         Folder(pipeline.output),
         [records[part.key] for part in parts],
         name=pipeline.name,
-        au=merge.au,
+        au=au,
         expressions=layouts.select_expressions(pipeline.source),
         image_size=pipeline.crop.size,
         fps=find_most_common(statuses, "fps"),

@@ -176,12 +176,12 @@ def store_items(output: str, faces: bytes, count: int) -> list[ItemStatus]:
 
 def warm_up(pipeline: str) -> None:
     """Import what a writer needs."""
-    PartWriter(Merge.build(Pipeline.model_validate_json(pipeline), (), run="run"))
+    PartWriter(Merge(Pipeline.model_validate_json(pipeline), (), "run"))
 
 
 def write(pipeline: str, part: str) -> float:
     """Write a part; return the seconds that its process has worked."""
-    writer = PartWriter(Merge.build(Pipeline.model_validate_json(pipeline), (), run="run"))
+    writer = PartWriter(Merge(Pipeline.model_validate_json(pipeline), (), "run"))
     started = time.process_time()
     writer(Part.from_json(part))
     return time.process_time() - started

@@ -116,20 +116,41 @@ def test_a_checkpoint_is_tensors_and_plain_values(tmp_path):
         checkpoint.read(tmp_path)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder to another user, which only root may")
-def test_a_sweep_of_another_user_is_not_resumed(tmp_path):
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user, which only root may")
+@pytest.mark.parametrize("url", ["{}", "file://{}", "local://{}"])
+def test_a_sweep_of_another_user_is_not_resumed(tmp_path, url):
+    """Whichever way they had to put something in it: Ray Tune unpickles all of it."""
     folder = tmp_path / "sweep-0123"
-    check_ownership(str(folder))
+    where = url.format(folder)
+    check_ownership(where)
     folder.mkdir(mode=0o755)
-    check_ownership(str(folder))
+    state = folder / "tuner.pkl"
+    state.touch()
+    check_ownership(where)
+    changes = [
+        (folder, lambda path: os.chown(path, 12345, 12345), f"{folder} belongs to user 12345"),
+        (folder, lambda path: path.chmod(0o777), f"every user may write to {folder}"),
+        (folder, lambda path: (os.chown(path, 0, 12345), path.chmod(0o775)), f"the group 12345 may write to {folder}"),
+        (state, lambda path: os.chown(path, 12345, 0), f"{state} belongs to user 12345"),
+        (state, lambda path: path.chmod(0o666), f"every user may write to {state}"),
+        (tmp_path, lambda path: path.chmod(0o777), f"every user may write to {tmp_path}"),
+    ]
+    for path, change, reason in changes:
+        change(path)
+        with pytest.raises(SweepError, match=f"another user may have written.*{reason}"):
+            check_ownership(where)
+        os.chown(path, 0, 0)
+        path.chmod(0o700)
+    check_ownership(where)
     check_ownership("s3://runs/sweep-0123")
-    os.chown(folder, 12345, 12345)
-    with pytest.raises(SweepError, match="another user may have written"):
-        check_ownership(str(folder))
-    os.chown(folder, 0, 0)
-    folder.chmod(0o777)
-    with pytest.raises(SweepError, match="another user may have written"):
-        check_ownership(str(folder))
+
+
+def test_a_width_that_its_file_cannot_hold_is_not_allocated():
+    for config in ({"width": 10**6}, {"queue_size": 10**12}, {"embedding": 10**9}):
+        recipe = RECIPE | {"config": config}
+        data = save({"a": torch.zeros(1)}, {"facscale": export.FORMAT, "recipe": json.dumps(recipe)})
+        with pytest.raises(SpecError, match=r"a tensor of shape \[.* brings the network to .* GB"):
+            export.load_export(data, source="there")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from facscale.cli.arguments import (
     cluster_options,
     filter_ray_output,
 )
+from facscale.errors import UserError
 
 if TYPE_CHECKING:
     from facscale.profile import Price
@@ -91,15 +92,28 @@ def run_pipeline(document: Document, *, name: str, should_retry: bool = False) -
 @click.command(cls=Command)
 @SPEC
 @OVERRIDES
-def check_command(spec: Path, overrides: tuple[str, ...]) -> None:
-    """Check a job and print its whole plan, without starting it.
+@click.option(
+    "--sample",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Of a data pipeline: how many of its videos to try (8 unless given).",
+)
+@click.option(
+    "--price", type=PositiveNumber(), metavar="MONEY", help="Of a data pipeline: the price of a CPU core per hour."
+)
+def check_command(spec: Path, *, overrides: tuple[str, ...], sample: int | None, price: float | None) -> None:
+    """Print what a job or a pipeline takes, without starting it.
 
     \b
         facscale check jobs/clp.yaml
         facscale check jobs/clp.yaml train.batch_size=256 cluster.workers=8
+        facscale check pipelines/voxceleb2.yaml --sample 20 --price 0.04
 
-    The plan: the resolved spec, views and batch shapes, parameters, operations and accelerator memory of a step, steps
-    and bytes of an epoch, and the time that all this takes. A job that cannot run is an error.
+    The plan of a job: the resolved spec, views and batch shapes, parameters, operations and accelerator memory of a step,
+    steps and bytes of an epoch, and the time that all this takes. A job that cannot run is an error.
+
+    Of a data pipeline, a few videos are processed as a run would do it, and scaled to the whole source: hours, bytes,
+    cost, and what fails. Where the source is not at hand, published counts of the data set take its place.
     """
     from facscale.spec import SpecError, read_spec
     from facscale.spec.portable import make_resolver
@@ -107,6 +121,12 @@ def check_command(spec: Path, overrides: tuple[str, ...]) -> None:
     # Before torch is imported, so that a mistake in the file is reported at once. Unset variables stay as they are
     # written: where they only say where data is, published sizes do instead.
     document = read_spec(spec, overrides, resolve=make_resolver(os.environ))
+    if "source" in document.data:
+        check_pipeline(document, name=spec.stem, sample=sample, price=price)
+        return
+    for option, value in (("--sample", sample), ("--price", price)):
+        if value is not None:
+            raise UserError(f"{option} works only with a data pipeline, and {spec} is a job; leave it out")
     from facscale.data.errors import DatasetNotFoundError
     from facscale.job.check import check_job
 
@@ -119,6 +139,16 @@ def check_command(spec: Path, overrides: tuple[str, ...]) -> None:
         from facscale.sweep.check import check_sweep
 
         check_sweep(document, name=spec.stem)
+
+
+def check_pipeline(document: Document, *, name: str, sample: int | None, price: float | None) -> None:
+    """Print an estimate of what a data pipeline takes; it is called `name` if it has no name itself."""
+    from facscale import ingest
+    from facscale.ingest.trial import SAMPLE
+
+    pipeline = ingest.configure(document)
+    pipeline = pipeline if pipeline.name else pipeline.model_copy(update={"name": name})
+    print(ingest.estimate_pipeline(pipeline, sample=sample or SAMPLE, price=price or 0.0).format_text())
 
 
 @click.command(cls=Command)

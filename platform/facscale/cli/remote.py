@@ -82,7 +82,11 @@ def submit_job(
     Raises UserError for whatever is wrong, before anything is created on the cluster.
     """
     cluster = create_client(target)
-    submission = build_submission(spec, overrides, code=pack_folder(working_dir) if working_dir else None)
+    code = pack_folder(working_dir) if working_dir else None
+    if code and code.left_out:
+        names = ", ".join(code.left_out)
+        click.echo(f"not uploaded, because passwords and keys have such names: {names}", err=True)
+    submission = build_submission(spec, overrides, code=code)
     request = compute_checked_request(spec, overrides, name=submission.name, cluster=cluster)
     decision = decide_submission(submission, cluster.list_jobs(), again=again)
     job = decision.job

@@ -6,6 +6,8 @@ import logging
 import os
 import re
 import socket
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -13,16 +15,22 @@ from ray.exceptions import AuthenticationError
 
 from facscale.compat.ray import (
     enable_token_authentication,
+    find_latest_address_file,
     find_parent_cluster,
     find_running_clusters,
+    listen_on_loopback,
     read_latest_address,
 )
 from facscale.log_filter import suppress_ray_notices
+from facscale.ownership import PRIVATE_FOLDER, get_user_name, make_private_folder, restrict_new_files
 from facscale.spec import Job, SpecError
 
 HOST_AND_PORT = re.compile(r"[\w.\-\[\]:]+:\d+")  # Ray takes other addresses too: auto, local, ray://...
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 CLUSTER, DASHBOARD = "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"  # read by Ray's own clients; the second has precedence
+MAX_TEMP_DIR = 107 - len(
+    "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1"
+)  # a socket's path has 107
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set in the processes that `ray job submit` starts
 
 
@@ -61,11 +69,17 @@ def connect(address: str) -> None:
     """Connect to the cluster at `address`, in the form of RAY_ADDRESS; "local" starts one on this machine."""
     quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
     if address == "local":
-        context = ray.init(address=address, **build_dashboard_options(), **quiet)
+        listen_on_loopback()
+        with restrict_new_files():  # Ray's session, what its workers write, and the token that Ray makes at home
+            context = ray.init(
+                address=address, _temp_dir=str(make_temp_dir("ray")), **build_dashboard_options(), **quiet
+            )
     else:
         os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")  # `ray job submit` may have set these variables too
         if not is_cluster_named():
             enable_token_authentication()  # as Ray does where no cluster is named
+        if is_on_loopback_alone(address):
+            listen_on_loopback()  # Ray would replace 127.0.0.1 by the machine's own address, where nobody answers
         context = ray.init(address=address, runtime_env={"env_vars": build_address_variables(address)}, **quiet)
         if SUBMITTED in os.environ:
             os.environ[CLUSTER] = address  # for the programs that the driver starts
@@ -128,9 +142,51 @@ def build_dashboard_options() -> dict[str, Any]:
 
 
 def find_latest_cluster() -> str:
-    """Return the address of the cluster that was started last on this machine if it still answers, else ""."""
+    """Return the address of the cluster that was started last on this machine if it still answers, else "".
+
+    Its file lies where every user can write. A cluster of another user, unless that is root, is only joined if
+    RAY_ADDRESS names it: its owner can read and change all that the job does.
+    """
     address = read_latest_address()
-    return address if is_reachable(address) else ""
+    if not is_reachable(address):
+        return ""
+    file = find_latest_address_file()
+    owner = file.stat().st_uid
+    if owner not in {0, os.geteuid()}:
+        logging.getLogger(__name__).warning(
+            "the Ray cluster at %s, the last one started on this machine, is not joined, because %s started it (%s); "
+            "RAY_ADDRESS=%s would join it",
+            address, get_user_name(owner), file, address,
+        )  # fmt: skip
+        return ""
+    return address
+
+
+def is_on_loopback_alone(address: str) -> bool:
+    """Whether a cluster answers on this machine's loopback address and not on its address in the network."""
+    host, _, port = address.rpartition(":")
+    if host.strip("[]") not in LOOPBACK:
+        return False
+    machine = ray.util.get_node_ip_address()
+    return machine in LOOPBACK or not is_reachable(f"{machine}:{port}")
+
+
+def make_temp_dir(name: str) -> Path:
+    """Make a folder for the logs, sockets and code of a Ray that we start, within one that no other user can enter.
+
+    Ray makes its own folders writable for everybody, and runs the code that lies in them. The place is RAY_TMPDIR or
+    the system's temporary folder, unless the path would be too long for Ray's sockets; then it is /tmp. Raises SpecError
+    where both are too long, and OwnershipError where another user has access.
+    """
+    for parent in (os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "/tmp"):  # noqa: S108 - checked below
+        folder = Path(parent).expanduser().absolute() / f"facscale-{os.geteuid()}" / name
+        if len(os.fsencode(folder)) <= MAX_TEMP_DIR:
+            break
+    else:
+        raise SpecError(f"{folder} is too long for Ray's sockets, at most {MAX_TEMP_DIR} characters: set RAY_TMPDIR")
+    make_private_folder(folder.parent).chmod(PRIVATE_FOLDER)
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def log_choice(address: str) -> None:

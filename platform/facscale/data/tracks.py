@@ -234,12 +234,13 @@ def _complete_columns(
 def _check_compatible(sources: Sequence[Dataset]) -> None:
     """Raise DataError where the sources differ in what all rows of a data set share."""
     own = {*PER_AU, *find_measures(sources), PART}
-    for title, read in (
-        ("crops of one size", lambda source: f"{source.manifest.image_size} px"),
-        ("the same expressions", lambda source: ", ".join(source.manifest.expressions) or "none"),
-        ("the same columns", lambda source: ", ".join(sorted(set(source.arrow_schema.names) - own))),
-    ):
-        values = [(source.url, read(source)) for source in sources]
+    properties: dict[str, Callable[[Dataset], str]] = {
+        "crops of one size": lambda source: f"{source.manifest.image_size} px",
+        "the same expressions": lambda source: ", ".join(source.manifest.expressions) or "none",
+        "the same columns": lambda source: ", ".join(sorted(set(source.arrow_schema.names) - own)),
+    }
+    for title, describe in properties.items():
+        values = [(source.url, describe(source)) for source in sources]
         if len({value for _, value in values}) > 1:
             listing = "; ".join(f"{url}: {value}" for url, value in values)
             raise DataError(f"a data set needs {title} ({listing}); make one of them again")

@@ -21,9 +21,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from facscale.methods import DataFacts, Method, find_method, list_methods
+from facscale.nn.allocation import AllocationLimit
 from facscale.spec import Job, SpecError
 
 FORMAT = "2"
+BUILD_FACTOR, BUILD_BYTES = 4, 2**28  # a method is built with at most so many times its file's size, and so much more
 MAX_REASON = 200  # characters of another library's message in ours
 PICKLE_MAGIC = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1))
 # torch.save writes zip archives since 2020; before, its files began with the pickle of a magic number.
@@ -72,7 +74,7 @@ def load_export(data: bytes, *, source: str = "the export") -> Method:
     to. Raises SpecError, which names `source`, for files that are neither, or that are not safe to read.
     """
     if data.startswith(TORCH_MAGIC):
-        return _load_public_weights(_read_torch_file(data, source=source), source=source)
+        return _load_public_weights(_read_torch_file(data, source=source), data=data, source=source)
     if data.startswith(PICKLE_MAGIC):
         raise SpecError(
             f"{source}: a pickle, which is never read because it could run code; a safetensors file is expected"
@@ -84,14 +86,20 @@ def load_export(data: bytes, *, source: str = "the export") -> Method:
     except SafetensorError as error:
         raise SpecError(f"{source}: not an exported method (a safetensors file is expected): {error}") from None
     if metadata.get("facscale") != FORMAT:
-        return _load_public_weights(weights, source=source)
+        return _load_public_weights(weights, data=data, source=source)
     try:
-        method = TypeAdapter(Recipe).validate_json(metadata.get("recipe", "")).build()
+        with limit_size(data):
+            method = TypeAdapter(Recipe).validate_json(metadata.get("recipe", "")).build()
         method.load_state_dict(weights)
-    except (ValueError, TypeError, RuntimeError) as error:  # pydantic's errors are ValueErrors
+    except Exception as error:  # noqa: BLE001 - values that no spec allowed can fail anywhere in a method
         reason = " ".join(str(error).split())[:MAX_REASON]
         raise SpecError(f"{source}: its recipe does not fit this version of facscale: {reason}") from None
     return method.eval()
+
+
+def limit_size(data: bytes) -> AllocationLimit:
+    """Limit what is built to the size of the file whose weights it is for: a recipe may name any width."""
+    return AllocationLimit(BUILD_FACTOR * len(data) + BUILD_BYTES)
 
 
 def _read_torch_file(data: bytes, *, source: str) -> Any:
@@ -124,7 +132,7 @@ def _is_torchscript(data: bytes) -> bool:
         return False
 
 
-def _load_public_weights(weights: Any, *, source: str) -> Method:
+def _load_public_weights(weights: Any, *, data: bytes, source: str) -> Method:
     """Build the method whose encoder has these weights, which may lie under the `state_dict` of a checkpoint."""
     state = weights.get("state_dict", weights) if isinstance(weights, dict) else {}
     is_state = isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
@@ -133,7 +141,8 @@ def _load_public_weights(weights: Any, *, source: str) -> Method:
             if (converted := method_class.convert_public_weights(state)) is None:
                 continue
             config, encoder_state = converted
-            method = build_method(name, config, DataFacts())
+            with limit_size(data):
+                method = build_method(name, config, DataFacts())
             method.encoder.load_state_dict(encoder_state)
         except (ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[-1].strip()

@@ -26,8 +26,9 @@ from facscale.ingest.changes import Previous, Task, compare_items, list_changes,
 from facscale.ingest.contact_sheet import write_contact_sheet
 from facscale.ingest.items import Fault, Item, Listing
 from facscale.ingest.lock import OutputLock
-from facscale.ingest.merge import Merge, find_most_common
+from facscale.ingest.merge import Merge, find_most_common, has_published_split
 from facscale.ingest.parts import Part, locate_items, plan_parts, rename_part
+from facscale.ingest.people import MixedIdentity, find_mixed_identities
 from facscale.ingest.published import compare_published
 from facscale.ingest.report import IngestReport, build_report
 from facscale.ingest.tasks import LocalPool, Pool, extract_items, hash_contents, write_parts
@@ -106,8 +107,7 @@ class VersionBuilder:
             raise DataError(
                 f"{self.pipeline.source.root}: no face could be used, so no data set was written\n{report.format_text()}"
             )
-        previous = self.previous.dataset.url if self.previous else ""
-        merge = Merge.build(self.pipeline, statuses, run=self.run, previous=previous)
+        merge = self._make_merge(statuses)
         parts = self._plan(statuses, merge, kept)
         if self.previous and [part.key for part in parts] == list_origins(self.previous.dataset):
             return self._keep_previous(report, statuses)
@@ -170,11 +170,21 @@ class VersionBuilder:
             faults=(*listing.faults, *selection.faults),
             notes=(*selection.notes, *compare_published(self.pipeline, statuses)),
             passed_over=selection.passed_over,
+            mixed=self._find_mixed_identities(statuses),
             reused=reused,
             wall_s=time.monotonic() - self.started,
             previous=self.previous.dataset.url if self.previous else "",
             changes=list_changes(self.previous, statuses) if self.previous else {},
         )
+
+    def _find_mixed_identities(self, statuses: Sequence[ItemStatus]) -> tuple[MixedIdentity, ...]:
+        recognition = self.pipeline.recognition
+        return tuple(find_mixed_identities(statuses, max_distance=recognition.max_distance)) if recognition else ()
+
+    def _make_merge(self, statuses: Sequence[ItemStatus]) -> Merge:
+        au = tuple(sorted({number for status in statuses if status.faces for number in status.au}))
+        previous = self.previous.dataset.url if self.previous else ""
+        return Merge(self.pipeline, au, self.run, previous=previous, has_split=has_published_split(statuses))
 
     def _plan(self, statuses: Sequence[ItemStatus], merge: Merge, kept: Sequence[ItemStatus]) -> list[Part]:
         rows = {}

@@ -191,12 +191,12 @@ def list_files(root: str) -> Listing:
         if isinstance(system, LocalFileSystem):
             entries = _walk(base)
         else:
-            found = {
-                path: info
-                for path, info in system.find(base, detail=True).items()
+            found = system.find(base, detail=True).items()
+            entries = [
+                (path, info["size"], _make_stamp(info))
+                for path, info in found
                 if not _is_folder_marker(path, info, base)
-            }
-            entries = [(path, info["size"], _make_stamp(info)) for path, info in found.items()]
+            ]
     except Exception as error:  # each file system raises errors of its own classes
         raise DataError(f"{root}: the source cannot be listed: {str(error) or type(error).__name__}") from error
     if not entries:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,17 +38,9 @@ class Merge:
 
     pipeline: Pipeline
     au: tuple[int, ...]
-    has_split: bool  # items with AUs belong to a part of the published split
     run: str  # as for FaceExtractor
     previous: str = ""
-
-    @classmethod
-    def build(cls, pipeline: Pipeline, statuses: Sequence[ItemStatus], *, run: str, previous: str = "") -> Self:
-        """Find what the parts of a data set of these items share."""
-        with_faces = [status for status in statuses if status.faces]
-        au = tuple(sorted({number for status in with_faces for number in status.au}))
-        has_split = bool(au) and any(status.split for status in with_faces)
-        return cls(pipeline, au, has_split, run, previous)
+    has_split: bool = False  # whether items with AUs belong to parts of a published split
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -56,8 +48,8 @@ class Merge:
         ingest = self.pipeline.ingest
         return {
             "au": list(self.au),
-            "has_split": self.has_split,
             "expressions": list(layouts.select_expressions(self.pipeline.source)),
+            "split": self.has_split,
             "row_group_mb": ingest.row_group_mb,
             "shard_mb": ingest.shard_mb,
         }
@@ -161,6 +153,11 @@ class PartWriter:
                 "the pipeline again"
             )
         return data
+
+
+def has_published_split(statuses: Sequence[ItemStatus]) -> bool:
+    """Return whether items with AUs belong to parts of a published split."""
+    return any(status.split and status.au for status in statuses if status.faces)
 
 
 def find_most_common(statuses: Sequence[ItemStatus], name: str) -> Any:

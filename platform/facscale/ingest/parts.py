@@ -44,13 +44,13 @@ class PartItem:
     face_bytes: int
     identity: str
     video: str
-    part: str  # of the video, or of the published split where there are expressions
-    split: str  # part of the published split
+    part: str  # of the published split of expressions
     first_track: int  # number of its first track in the video
     fps: float
     step: int
     stills: bool
     au: tuple[int, ...]
+    split: str = ""  # part of the published split of AUs
     rows: tuple[RowRange, ...] = ()
 
 
@@ -163,12 +163,12 @@ def _number_tracks(statuses: Sequence[ItemStatus], rows: Mapping[str, tuple[RowR
             identity=status.identity,
             video=status.video,
             part=status.part,
-            split=status.split,
             first_track=number,
             fps=status.fps,
             step=status.step,
             stills=status.stills,
             au=status.au,
+            split=status.split,
             rows=rows.get(status.key, ()),
         )
         number += 0 if status.stills else status.tracks

@@ -73,7 +73,7 @@ def run(
 def build_recipe(pipeline: Pipeline) -> dict[str, Any]:
     """Collect all settings that the crops depend on: not their places and not the speed. Stored in the manifest."""
     source = pipeline.source
-    optional: dict[str, Any] = {"flow": pipeline.flow.model_dump(mode="json")} if pipeline.flow else {}
+    optional: dict[str, Any] = pipeline.model_dump(mode="json", include={"flow", "recognition"}, exclude_none=True)
     if expressions := layouts.select_expressions(source):
         optional["expressions"] = list(expressions)
     if options := layouts.dump_options(source):

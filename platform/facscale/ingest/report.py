@@ -15,6 +15,7 @@ from facscale.data import DataError
 from facscale.data.manifest import ABOUT
 from facscale.data.storage import Folder
 from facscale.ingest.items import Fault
+from facscale.ingest.people import MixedIdentity
 from facscale.ingest.published import count_positives
 from facscale.ingest.quality import MAX_DISAGREEMENT, MAX_OUTSIDE, QualitySummary, merge_summaries
 from facscale.ingest.work_store import ItemStatus, put_file, put_text
@@ -22,6 +23,7 @@ from facscale.ingest.work_store import ItemStatus, put_file, put_text
 REPORT, TEXT, ITEMS = (f"{ABOUT}/{name}" for name in ("report.json", "report.txt", "items.parquet"))
 MAX_FAULTS = 20  # in the text
 MAX_CHANGES = 5  # of a kind, in the text
+MAX_MIXED = 20  # in the text
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,10 @@ class IngestReport:
     shot_cuts: int = 0
     previous: str = ""  # URL of the version before
     changes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # since the version before, as in the manifest
+    bystanders: int = 0  # faces beside the tracked ones that were seen for as long as a track lasts
+    crowded: int = 0  # items in which there are such faces
+    strangers: int = 0  # crops that were left out because they show another person than most of their item
+    mixed: tuple[MixedIdentity, ...] = ()  # identities some of whose items show somebody else
     quality: QualitySummary = field(default_factory=QualitySummary)
 
     @property
@@ -78,6 +84,9 @@ class IngestReport:
         fields["positives"] = tuple(tuple(row) for row in fields.get("positives", ()))
         fields["notes"] = tuple(fields.get("notes", ()))
         fields["changes"] = {name: tuple(items) for name, items in fields.get("changes", {}).items()}
+        fields["mixed"] = tuple(
+            MixedIdentity(**{**entry, "others": tuple(entry["others"])}) for entry in fields.get("mixed", ())
+        )
         fields["quality"] = QualitySummary(**fields.get("quality", {}))
         return cls(**fields)
 
@@ -95,6 +104,7 @@ class IngestReport:
             f"  faces    {self.faces:>9}   a face was detected in {self.detection_rate:.1%} of the frames",
             f"  left out {n_left_out:>9}   {self.faceless} frames without a face, {self.dropped} in short tracks",
             f"  tracks   {self.tracks:>9}   of {self.identities} identities, {self.shot_cuts} shot cuts",
+            *self._format_people(),
             *self._format_quality(),
             *self._format_changes(),
         ]
@@ -133,6 +143,19 @@ class IngestReport:
             worst = f", most of AU{au}: {lost_of_au} of {positive}" if lost_of_au else ""
             lines.append(f"  positive {total:>9}   {lost} lost with frames that were left out{worst}")
         return lines
+
+    def _format_people(self) -> Iterator[str]:
+        if self.bystanders:
+            yield f"  others   {self.bystanders:>9}   faces beside the tracked ones were not taken, in {self.crowded} items"
+        if self.strangers:
+            yield f"  another  {self.strangers:>9}   crops show another person than most of their video and were left out"
+        if self.mixed:
+            yield f"  mixed    {len(self.mixed):>9}   identities have videos that show somebody else than most of theirs"
+            for mixed in self.mixed[:MAX_MIXED]:
+                videos = f"{len(mixed.others)} of {mixed.items} videos, such as {mixed.others[0]}"
+                yield f"    {mixed.identity}  {videos}"
+            if len(self.mixed) > MAX_MIXED:
+                yield f"    ... and {len(self.mixed) - MAX_MIXED} more in {REPORT}"
 
     def _format_quality(self) -> Iterator[str]:
         quality = self.quality
@@ -182,6 +205,7 @@ def build_report(
     passed_over: int = 0,
     previous: str = "",
     changes: Mapping[str, tuple[str, ...]] | None = None,
+    mixed: Sequence[MixedIdentity] = (),
 ) -> IngestReport:
     """Sum up the statuses of all items; `faults`, `notes` and `passed_over` are those of the listing."""
     faces = sum(status.faces for status in statuses)
@@ -201,6 +225,10 @@ def build_report(
         work_s=round(sum(status.seconds for status in statuses), 1),
         wall_s=round(wall_s, 1),
         shot_cuts=sum(status.shot_cuts for status in statuses),
+        bystanders=sum(status.bystanders for status in statuses),
+        crowded=sum(status.bystanders > 0 for status in statuses),
+        strangers=sum(status.strangers for status in statuses),
+        mixed=tuple(mixed),
         quality=merge_summaries((status.faces, vars(status)) for status in statuses),
         faults=(*faults, *(fault for status in statuses for fault in status.faults)),
         label_rows=sum(status.label_rows for status in statuses),

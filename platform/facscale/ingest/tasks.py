@@ -53,8 +53,10 @@ def extract_items(tasks: Sequence[Task], *, pipeline: Pipeline, run: str, pool: 
 
 def write_parts(parts: Sequence[Part], *, merge: Merge, pool: Pool) -> Iterator[None]:
     """Write parts of a data set; yields after each. Raises DataError."""
-    shared = json.dumps([merge.au, merge.has_split, merge.run, merge.previous])
-    action = partial(_write, pipeline=merge.pipeline.model_dump_json(), shared=shared)
+    pipeline = merge.pipeline.model_dump_json()
+    action = partial(
+        _write, pipeline=pipeline, au=merge.au, run=merge.run, previous=merge.previous, has_split=merge.has_split
+    )
     for _ in pool.run(action, [part.to_json() for part in parts], pipeline=merge.pipeline):
         yield
 
@@ -72,8 +74,8 @@ def _extract(text: str, *, pipeline: str, run: str) -> str:
     return _get_extractor(pipeline, run)(Item.from_json(item), key, stamp).to_json()
 
 
-def _write(text: str, *, pipeline: str, shared: str) -> str:
-    _get_part_writer(pipeline, shared)(Part.from_json(text))
+def _write(text: str, *, pipeline: str, au: tuple[int, ...], run: str, previous: str, has_split: bool) -> str:
+    _get_part_writer(pipeline, au, run, previous, has_split)(Part.from_json(text))
     return ""
 
 
@@ -89,6 +91,5 @@ def _get_extractor(pipeline: str, run: str) -> FaceExtractor:
 
 
 @lru_cache(maxsize=1)
-def _get_part_writer(pipeline: str, shared: str) -> PartWriter:
-    au, *others = json.loads(shared)
-    return PartWriter(Merge(Pipeline.model_validate_json(pipeline), tuple(au), *others))
+def _get_part_writer(pipeline: str, au: tuple[int, ...], run: str, previous: str, has_split: bool) -> PartWriter:  # noqa: FBT001 - the key of a cache
+    return PartWriter(Merge(Pipeline.model_validate_json(pipeline), au, run, previous=previous, has_split=has_split))

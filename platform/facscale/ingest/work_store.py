@@ -49,6 +49,9 @@ class ItemStatus:
     faceless: int = 0  # frames in which no face was detected
     dropped: int = 0  # frames in tracks that were too short
     tracks: int = 0
+    bystanders: int = 0  # faces beside the tracked one that were seen for as long as a track lasts
+    strangers: int = 0  # crops that were left out because they show another person than most of the item
+    descriptor: str = ""  # of the person, for the comparison with other items only: base64 of float16 [128]
     shot_cuts: int = 0
     disagreement: float | None = None  # of the crops' landmarks, mean; see `quality.py` for this and the next four
     sharpness: float | None = None  # mean
@@ -101,8 +104,9 @@ class ItemStatus:
         return ItemStatus(**values, faults=faults)
 
     def to_row(self) -> dict[str, Any]:
-        """Return the row of `items.parquet`: a fault is "STAGE: REASON"."""
-        return {**asdict(self), "faults": [f"{fault.stage}: {fault.reason}" for fault in self.faults]}
+        """Return the row of `items.parquet`: a fault is "STAGE: REASON". The descriptor is biometric data, and left out."""
+        faults = [f"{fault.stage}: {fault.reason}" for fault in self.faults]
+        return asdict(self) | {"faults": faults, "descriptor": ""}
 
     @staticmethod
     def from_row(row: Mapping[str, Any]) -> ItemStatus:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -65,10 +65,19 @@ def check_spec(document: Document, *, name: str) -> list[Variant]:
     """The variants of a job, as far as its file alone tells. Raises SpecError; no data is read."""
     variants = expand_variants(document, name=name)
     for variant in variants:
-        cluster = variant.job.cluster
-        for workers in range(cluster.min_workers, cluster.max_workers + 1):
-            build_deepspeed_config(variant.job, world=workers)
+        check_batches(variant)
     return variants
+
+
+def check_batches(variant: Variant) -> None:
+    """Raise SpecError for a batch of the variant, or of a stage, that its workers cannot share.
+
+    An elastic job must divide it among each number of workers that it may get.
+    """
+    for dependent in (variant, *expand_stages(variant).values()):
+        cluster = dependent.job.cluster
+        for workers in range(cluster.min_workers, cluster.max_workers + 1):
+            build_deepspeed_config(dependent.job, world=workers)
 
 
 def resolve_yaml(variant: Variant) -> str:
@@ -158,6 +167,52 @@ def select_facts(variant: Variant, data: JobData) -> DataFacts:
     return replace(facts, identities=data.identities)
 
 
+def check_methods(variants: Sequence[Variant], data: JobData) -> None:
+    """Build each method of a job, untrained, and run one small step of it on random images.
+
+    Raises ContractError for a method that breaks its contract, and SpecError for hyper-parameters or batches that do not
+    fit.
+    """
+    checked: set[str] = set()
+    for variant in list_distinct(variants):
+        facts = select_facts(variant, data)
+        if not data.outlines:
+            check_epoch(variant, facts)
+        spec = variant.job.model_dump(mode="json", include={"inputs", "stages"})
+        spec["train"] = variant.job.train.model_dump(
+            mode="json", include={"batch_size", "accumulate", "sync_batchnorm"}
+        )
+        key = hash_values(
+            [
+                variant.job.method.name,
+                variant.job.cluster.max_workers,
+                variant.config.model_dump(mode="json"),
+                asdict(facts),
+                variant.job.data.image_size,
+                spec,
+            ]
+        )
+        if key not in checked:
+            checked.add(key)
+            inputs = build_untrained_inputs(variant, facts)
+            estimate_cost(variant.config, job=variant.job, facts=facts, inputs=inputs)
+
+
+def check_epoch(variant: Variant, facts: DataFacts) -> None:
+    """Raise SpecError where one batch would take samples twice, because an epoch has fewer of them."""
+    train = variant.job.train
+    if not train.epochs:
+        return
+    task = TrainingTask(variant.job, variant.config, facts)
+    source, stream = next(iter(open_streams(task, rank=0, world=1, pin=False).items()))
+    if train.batch_size > stream.samples_per_epoch:
+        raise SpecError(
+            f"{variant.document.source_location(('train', 'batch_size'))}: train.batch_size={train.batch_size} is more than "
+            f"the {stream.samples_per_epoch:,} samples of an epoch of data.{source}, so that each batch would hold some of "
+            "them several times: choose a smaller one, or a larger data.per_track"
+        )
+
+
 @dataclass(frozen=True)
 class Estimate:
     """What training a variant takes, from its data and its operations."""
@@ -186,6 +241,7 @@ class Estimate:
         if any(url in self.published for view in views.values() for url in variant.job.data.urls(view.source)):
             return self._estimate_epochs(views)
         epochs: dict[str, tuple[int, str]] = {}
+        check_epoch(variant, self.facts)
         streams = open_streams(TrainingTask(variant.job, variant.config, self.facts), rank=0, world=1, pin=False)
         for name, stream in streams.items():
             names = ", ".join(Dataset(url).manifest.name for url in variant.job.data.urls(name))

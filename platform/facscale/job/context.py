@@ -15,12 +15,14 @@ from rich.console import Console
 from facscale.cluster.ray import check_capacity, count_parallel_trainings, join
 from facscale.evaluate.expression import ExpressionDataset
 from facscale.evaluate.protocol import LabelledDataset
+from facscale.job.check import check_methods, check_spec
 from facscale.job.datasets import JobData
 from facscale.job.inputs import fetch_inputs
 from facscale.job.provenance import get_commit, get_user
 from facscale.job.slots import TrainingSlots
-from facscale.job.variants import Variant, expand_variants, get_cluster_name, make_run_key
+from facscale.job.variants import Variant, get_cluster_name, make_run_key
 from facscale.names import sanitize_filename
+from facscale.ownership import PRIVATE_FILE, create_folders
 from facscale.report.bundle import Report
 from facscale.spec import Document, Job
 from facscale.track import Tracker
@@ -87,10 +89,12 @@ def open_context(document: Document, *, name: str) -> Iterator[JobContext]:
 
     Raises SpecError or DataError before anything costly starts.
     """
-    variants = expand_variants(document, name=str(document.data.get("name") or name))
+    variants = check_spec(document, name=str(document.data.get("name") or name))
     main, data = variants[0], JobData.open(variants)
     for variant in variants:
         fetch_inputs(variant)
+    check_methods(variants, data)
+    make_storage(main.job)
     join()
     check_capacity(main.job)
     key = make_key(variants, data)
@@ -158,11 +162,22 @@ def get_spool(main: Variant, *, key: str) -> Path:
     return SPOOL_ROOT / f"{sanitize_filename(main.name)}-{key}"
 
 
+def make_storage(job: Job) -> None:
+    """Create the folder of `cluster.storage` if it is on this machine and missing, so that no other user can enter it."""
+    if "://" not in storage_url(job):
+        create_folders(Path(storage_url(job)))
+
+
 def make_default_store(job: Job) -> Path:
-    """The SQLite file where runs are tracked without a server: beside the runs, or at home where those are remote."""
+    """The SQLite file where runs are tracked without a server: beside the runs, or at home where those are remote.
+
+    Only this user can read a new one.
+    """
     folder = Path("~/facscale").expanduser() if "://" in storage_url(job) else Path(storage_url(job))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / "mlflow.db"
+    create_folders(folder)
+    file = folder / "mlflow.db"
+    file.touch(mode=PRIVATE_FILE)
+    return file
 
 
 def log_report(report: Report, run: RunLogger) -> None:

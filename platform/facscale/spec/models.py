@@ -20,11 +20,12 @@ from pydantic import (
 )
 
 from facscale.spec.block import Block
-from facscale.spec.deepspeed import refuse_reserved
+from facscale.spec.deepspeed import DeepSpeed
 from facscale.spec.safety import Name
 from facscale.spec.sweep import Sweep
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]  # with 1, a running mean never forgets its first value
 Range = Annotated[tuple[float, float], Field(min_length=2, max_length=2)]
 Url = str  # any fsspec URL: s3://bucket/folder, file:///folder, or a plain path
 
@@ -70,12 +71,14 @@ class Data(Block):
     joint: bool = False  # train on all labelled sets together, fold by fold; else on each set on its own
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the people held out to monitor the loss
     test: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the unlabelled people held out from all training
-    image_size: PositiveInt = 224  # pixels, side of the square input of the network
+    image_size: Annotated[PositiveInt, Field(le=8192)] = 224  # pixels, side of the square input of the network
     per_track: PositiveInt | Literal["all"] = 1  # samples of each track in an epoch; "all": as many as fit
-    canonical_streams: PositiveInt = 64  # the order of samples depends on this, not on the number of workers
+    canonical_streams: Annotated[PositiveInt, Field(le=1_000_000)] = (
+        64  # the order of samples depends on this, not on the number of workers
+    )
     shuffle_block: PositiveInt = 4  # row groups of a canonical stream that are shuffled together
-    threads: PositiveInt = 4  # JPEG decoding threads of each worker
-    prefetch: PositiveInt = 4  # batches prepared in advance
+    threads: Annotated[PositiveInt, Field(le=1024)] = 4  # JPEG decoding threads of each worker
+    prefetch: Annotated[PositiveInt, Field(le=10_000)] = 4  # batches prepared in advance
     cache: Url = "~/.cache/facscale/shards"  # local folder for row groups of remote data sets
     cache_gb: PositiveFloat = 100.0
     max_bad: Fraction = 0.001  # the run stops at this share of unreadable frames or row groups
@@ -92,8 +95,8 @@ class Optimizer(Block):
 
     name: Literal["sgd", "adam", "adamw", "lars"] = "sgd"
     lr: PositiveFloat = 0.001
-    momentum: Fraction = 0.9  # sgd, lars
-    betas: Range = (0.9, 0.999)  # adam, adamw
+    momentum: Decay = 0.9  # sgd, lars
+    betas: tuple[Decay, Decay] = (0.9, 0.999)  # adam, adamw
     weight_decay: NonNegativeFloat = 0.0
 
 
@@ -111,7 +114,7 @@ class Train(Block):
 
     batch_size: PositiveInt = 64
     accumulate: PositiveInt = 1  # micro-batches per optimizer step
-    epochs: NonNegativeFloat = 200.0  # 0: the encoder keeps its initial weights
+    epochs: Annotated[float, Field(ge=0, le=1e9)] = 200.0  # 0: the encoder keeps its initial weights
     optimizer: Optimizer = Optimizer()
     schedule: ScheduleBlock = ScheduleBlock()
     clip: NonNegativeFloat = 0.0  # maximum gradient norm; 0: no clipping
@@ -145,6 +148,12 @@ class Cluster(Block):
     storage: Url = Field(default_factory=lambda: os.environ.get("FACSCALE_RUNS", "~/facscale/runs"))  # for all nodes
     name: str = ""  # tag in MLflow; "": the host's name
 
+    @model_validator(mode="after")
+    def _workers_are_a_range(self) -> Cluster:
+        if self.min_workers > self.max_workers:
+            raise ValueError(f"workers must be [fewest, most], not [{self.min_workers}, {self.max_workers}]")
+        return self
+
     @property
     def min_workers(self) -> int:
         """The job waits until it has this many workers."""
@@ -173,7 +182,8 @@ class Evaluate(Block):
 
     protocol: Literal["linear-probe", "adapted-batchnorm"] = "linear-probe"
     folds: int = Field(default=3, ge=2)
-    repeats: PositiveInt = 1  # cross-validations, each with another split of the people; the published split is first
+    # Cross-validations, each with another split of the people; the published split is first.
+    repeats: Annotated[PositiveInt, Field(le=1000)] = 1
     # true: a data set that is stored with its authors' split (Aff-Wild2, GFT) has this as its only fold; false: `folds`
     official_split: bool = True
     threshold: Fraction = 0.5
@@ -221,7 +231,9 @@ class Job(Block):
 
     name: Name = ""  # "": the file's name
     seed: NonNegativeInt = 0
-    seeds: PositiveInt = 1  # trainings of every row, with seed, seed + 1, ...; tables show mean and spread
+    seeds: Annotated[PositiveInt, Field(le=1000)] = (
+        1  # trainings of every row, with seed, seed + 1, ...; tables show mean and spread
+    )
     method: MethodBlock
     stages: dict[Name, dict[str, Any]] = {}  # trained first, in this order: patches over this spec
     inputs: dict[str, Input | None] = {}  # trained methods that the method takes, by parameter; null: none
@@ -229,14 +241,13 @@ class Job(Block):
     data: Data = Data()
     train: Train = Train()
     cluster: Cluster = Field(default_factory=Cluster)
-    deepspeed: dict[str, Any] = {}  # passed to DeepSpeed as it is
+    deepspeed: DeepSpeed = DeepSpeed()  # passed to DeepSpeed as it is written
     evaluate: Evaluate = Evaluate()
     sweep: Sweep | None = None
     track: Track = Track()
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Job:
-        refuse_reserved(self.deepspeed)
         if self.evaluate.cross_dataset and (
             self.data.joint or len(self.data.labelled) < 2 or isinstance(self.data.labelled, str)
         ):

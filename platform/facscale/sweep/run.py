@@ -10,7 +10,7 @@ from dataclasses import replace
 import fsspec
 
 from facscale.data import Dataset
-from facscale.job.check import resolve_yaml
+from facscale.job.check import check_methods, open_or_outline, resolve_yaml
 from facscale.job.context import JobContext
 from facscale.job.evaluator import Evaluator
 from facscale.job.plan import build_plan
@@ -42,9 +42,10 @@ def check_sweep_spec(document: Document, *, name: str) -> Sweep:
     variant = build_variant(document, name=name)
     sweep = variant.job.sweep
     assert sweep is not None
-    check_space(document, sweep, name=name)
+    variants = check_space(document, sweep, name=name)
     is_labelled = any(Dataset(url).manifest.au for url in variant.job.data.urls("labelled"))
     check_objective(variant, sweep, labelled=is_labelled)
+    check_methods(variants, open_or_outline(variants)[0])
     return sweep
 
 

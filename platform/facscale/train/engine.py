@@ -151,13 +151,13 @@ def build_deepspeed_config(job: Job, *, world: int) -> dict[str, Any]:
             f"train.batch_size {job.train.batch_size} does not divide among {world} workers"
             f" in {job.train.accumulate} micro-batches; choose a multiple of {world * job.train.accumulate}"
         )
-    if job.train.optimizer.name == "lars" and job.deepspeed.get("zero_optimization", {}).get("stage", 0):
+    if job.train.optimizer.name == "lars" and job.deepspeed.stage:
         raise SpecError(
             "train.optimizer lars needs whole weights, but deepspeed.zero_optimization shards them; use stage 0"
         )
     return {
         "zero_allow_untested_optimizer": True,  # DeepSpeed's word for torch.optim's SGD
-        **job.deepspeed,
+        **job.deepspeed.model_dump(),
         "train_batch_size": job.train.batch_size,
         "train_micro_batch_size_per_gpu": job.train.batch_size // (world * job.train.accumulate),
         "gradient_accumulation_steps": job.train.accumulate,

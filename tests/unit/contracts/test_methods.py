@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import save
 
 from conftest import ROOT
 from faces import write_face_data_set
 from facscale import methods
+from facscale.cli import main
 from facscale.cli.methods import CITATION
 from facscale.data.augment import Augmenter
 from facscale.data.stream import Stream
@@ -25,6 +27,7 @@ from facscale.methods.base import sum_losses
 from facscale.nn import ResNet
 from facscale.spec import Block, SpecError, parse, read_spec
 from facscale.spec.models import Data
+from facscale.testing import check_method
 from tiny import get_tiny_options
 
 FACTS = DataFacts(
@@ -86,6 +89,25 @@ def test_methods_are_listed_by_module_name_and_entry_point(plugins):
         methods.find_method("clq")
     with pytest.raises(SpecError, match="not a facscale Method"):
         methods.find_method("not-a-method")
+
+
+def test_a_plug_in_that_fails_or_is_hidden_is_named_and_ends_nothing(tmp_path, monkeypatch):
+    (tmp_path / "broken_methods.py").write_text("import no_such_package\n")
+    info = tmp_path / "broken_methods-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-methods\nVersion: 1.0\n")
+    points = "[facscale.methods]\nbroken = broken_methods:Broken\nclp = broken_methods:CLP\n"
+    (info / "entry_points.txt").write_text(points)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SpecError, match='the method "broken" of broken-methods cannot be loaded .*no_such_package'):
+        methods.find_method("broken")
+    assert methods.find_method("clp").__module__ == "facscale.methods.clp"
+    done = CliRunner().invoke(main, ["methods"])
+    assert done.exit_code == 0
+    text = " ".join(done.output.split())
+    assert 'broken cannot be used error the method "broken" of broken-methods cannot be loaded' in text
+    assert "clp of broken-methods is hidden by facscale's own method of that name" in text
+    assert "simclr" in text
 
 
 def test_a_spec_can_name_no_other_code():
@@ -316,3 +338,9 @@ def _nowhere():
     from facscale.spec.errors import SourceLocation
 
     return SourceLocation("nowhere")
+
+
+def test_a_method_keeps_the_contract_that_authors_check(case):
+    _, kind, config, build = case
+    inputs = {name: recipe.build() for name, recipe in build().recipe.inputs.items()}
+    check_method(kind, config, facts=FACTS, inputs=inputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 
+import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -64,6 +65,14 @@ def test_a_video_becomes_aligned_crops_with_landmarks(tmp_path):
     assert {image.shape for image in images} == {(48, 48, 3)}
     for image in images:  # what lies between and below the eyes is the face
         assert image[18:30, 18:30].reshape(-1, 3).mean(axis=0) == pytest.approx([220, 20, 20], abs=15)
+
+
+@pytest.mark.parametrize(("cpus", "threads"), [(0.5, 1), (1, 1), (2.5, 2)])
+def test_opencv_uses_no_more_threads_than_a_worker_has_cores(tmp_path, cpus, threads):
+    cv2.setNumThreads(4)
+    spec = pipeline(tmp_path)
+    FaceExtractor(spec.model_copy(update={"ingest": spec.ingest.model_copy(update={"cpus_per_worker": cpus})}), run="r")
+    assert cv2.getNumThreads() == threads
 
 
 def test_quality_columns_reach_the_shards_and_the_report(tmp_path):

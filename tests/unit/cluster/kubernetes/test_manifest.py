@@ -243,6 +243,41 @@ def test_code_of_a_checkout_is_what_git_knows(folder):
         assert set(archive.namelist()) == {"facscale-code.txt", "mine/method.py", ".gitignore", ".hidden"}
 
 
+def test_code_of_others_runs_no_program_while_it_is_packed(folder, tmp_path):
+    """A folder that came as an archive belongs to who unpacked it, so that git trusts its configuration."""
+    subprocess.run(["git", "init", "-q", folder], check=True)
+    monitor, mark = tmp_path / "monitor", tmp_path / "was-run"
+    monitor.write_text(f"#!/bin/sh\ntouch {mark}\n")
+    monitor.chmod(0o755)
+    subprocess.run(["git", "-C", folder, "config", "core.fsmonitor", str(monitor)], check=True)
+    subprocess.run(["git", "-C", folder, "ls-files", "--others"], check=True, capture_output=True)
+    assert mark.exists(), "git itself runs it"
+    mark.unlink()
+    pack_folder(folder)
+    assert not mark.exists()
+
+
+def test_a_link_out_of_the_folder_is_refused(folder, tmp_path):
+    (tmp_path / "private").write_text("private")
+    (folder / "inside.py").symlink_to(folder / "mine" / "method.py")
+    pack_folder(folder)
+    (folder / "outside.py").symlink_to(tmp_path / "private")
+    with pytest.raises(CodeError, match=f"outside.py leads to {tmp_path / 'private'}, outside the folder"):
+        pack_folder(folder)
+
+
+def test_files_of_passwords_are_left_out_and_named(folder):
+    subprocess.run(["git", "init", "-q", folder], check=True)
+    for name in (".env", ".env.local", "server.key", "aws_credentials.json", "mine/id_rsa", "mine/.netrc"):
+        (folder / name).write_text("secret")
+    packed = pack_folder(folder)
+    assert set(packed.left_out) == {
+        ".env", ".env.local", "server.key", "aws_credentials.json", "mine/id_rsa", "mine/.netrc"
+    }  # fmt: skip
+    with zipfile.ZipFile(io.BytesIO(packed.content)) as archive:
+        assert set(archive.namelist()) == {"facscale-code.txt", "mine/method.py", ".hidden"}
+
+
 def test_code_that_is_too_large_names_the_largest_files(folder, monkeypatch):
     monkeypatch.setattr(code_archive, "MAX_ZIP_BYTES", 1000)
     (folder / "weights.pt").write_bytes(os.urandom(5000))
