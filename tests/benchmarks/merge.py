@@ -1,7 +1,7 @@
 """How much the writing of shards adds to the extraction of faces: measured with 1, 2 and 4 writers, simulated for more.
 
     python tests/benchmarks/merge.py                            on local disk, and on the S3 server of tests/s3.py
-    python tests/benchmarks/merge.py --items 64 --faces-per-s 120 --store-gb-per-s 20
+    python tests/benchmarks/merge.py --items 64 --faces-per-s 90 --store-gb-per-s 20
 
 Each writer is a process that writes parts as a worker of a pipeline does: it reads the faces of their items, writes shards and
 deletes the faces. What a writer costs is measured as time of its core, so that other programs disturb little; the elapsed time
@@ -79,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=32, help="that are written, of 200 faces each")
     parser.add_argument("--writers", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--faces-per-s", type=float, default=120.0)
+    parser.add_argument("--faces-per-s", type=float, default=90.0)
     parser.add_argument("--store-gb-per-s", type=float, default=20.0)
     parser.add_argument("--local-only", action="store_true", help="without the S3 server")
     options = parser.parse_args()

@@ -8,6 +8,7 @@ import random
 import signal
 from pathlib import Path
 
+import fsspec
 import pyarrow.parquet as pq
 import pytest
 import simplejpeg
@@ -247,6 +248,30 @@ def test_a_changed_source_gives_a_version_that_says_what_changed(tmp_path):
     write_videos(tmp_path, "n")
     third = run(spec)
     assert (third.output, third.previous, third.changes["added"]) == (f"{spec.output}-v3", second.url, ("n/n.mp4",))
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_store_without_folders_and_links_is_extended_too(tmp_path):
+    write_videos(tmp_path, "abcd")
+    store = fsspec.filesystem("memory")
+    base = f"/{tmp_path.name}"
+    for name in "abcd":
+        store.pipe(f"{base}/raw/{name}.mp4", (tmp_path / f"raw/{name}/{name}.mp4").read_bytes())
+    source = {"layout": "videos", "root": f"memory:/{base}/raw"}
+    spec = make_pipeline(tmp_path, source=source).model_copy(update={"output": f"memory:/{base}/set"})
+    run(spec)
+    write_videos(tmp_path, "e")
+    store.pipe(f"{base}/raw/e.mp4", (tmp_path / "raw/e/e.mp4").read_bytes())
+    store.rm(f"{base}/raw/a.mp4")
+    pool = CountingPool()
+    report = run(spec, pool=pool)
+    assert (report.changes["added"], report.changes["removed"]) == (("e.mp4",), ("a.mp4",))
+    assert pool.done.count("_extract") == 1
+    assert not verify_dataset(Dataset(report.output))
+    with OutputLock(spec.output), pytest.raises(DataError, match="another run is writing there"):
+        OutputLock(spec.output).__enter__()
+    left = [name for name in store.find(base) if "_parts" in name or "locks" in name]
+    assert not left
 
 
 def test_a_file_that_is_written_again_counts_by_its_content(tmp_path):
