@@ -46,6 +46,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 FACES = 200  # of an item: 8 s at 25 frames/s, the mean of VoxCeleb2
 VOXCELEB2_ITEMS = 1_092_009
 SIZE = 256  # pixels
+SHARD_MB = 32
 
 
 class Cost(NamedTuple):
@@ -137,14 +138,14 @@ def measure(url: str, faces: bytes, options: argparse.Namespace) -> list[Cost]:
             {
                 "source": {"layout": "videos", "root": "/nowhere"},
                 "output": output,
-                "ingest": {"shard_mb": 16, "row_group_mb": 8},
+                "ingest": {"shard_mb": SHARD_MB},
             }
         )
         statuses = store_items(output, faces, options.items)
-        parts = plan_parts(statuses, settings={}, shard_mb=16)
+        parts = plan_parts(statuses, settings={}, shard_mb=SHARD_MB)
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(writers, mp_context=context) as pool:
-            list(pool.map(warm_up, [pipeline.model_dump_json()] * writers))
+        with ProcessPoolExecutor(writers, mp_context=context, initializer=warm_up, initargs=(faces,)) as pool:
+            list(pool.map(time.sleep, [0.2] * writers))  # all of them are ready
             started = time.monotonic()
             cpu_s = sum(pool.map(write, [pipeline.model_dump_json()] * len(parts), [part.to_json() for part in parts]))
             wall_s = time.monotonic() - started
@@ -174,9 +175,12 @@ def store_items(output: str, faces: bytes, count: int) -> list[ItemStatus]:
     return statuses
 
 
-def warm_up(pipeline: str) -> None:
-    """Import what a writer needs."""
-    PartWriter(Merge(Pipeline.model_validate_json(pipeline), (), "run"))
+def warm_up(faces: bytes) -> None:
+    """Write a small data set, so that all that a writer needs is imported and built."""
+    with tempfile.TemporaryDirectory() as folder:
+        pipeline = Pipeline.model_validate({"source": {"layout": "videos", "root": "/nowhere"}, "output": folder})
+        (part,) = plan_parts(store_items(folder, faces, 1), settings={}, shard_mb=16)
+        PartWriter(Merge(pipeline, (), "run"))(part)
 
 
 def write(pipeline: str, part: str) -> float:

@@ -294,6 +294,19 @@ def test_a_file_that_is_written_again_counts_by_its_content(tmp_path):
     assert run(spec).changes["repaired"] == ("a/a.mp4",)
 
 
+def test_a_data_set_of_an_earlier_release_is_kept_but_not_extended(tmp_path):
+    write_videos(tmp_path, "ab")
+    spec = make_pipeline(tmp_path)
+    run(spec)
+    table = tmp_path / "out/__facscale__/items.parquet"
+    columns = pq.read_table(table)
+    pq.write_table(columns.drop_columns(["stamp", "content", "face_bytes", "checksum"]), table)
+    assert run(spec).outcome == "already there"
+    write_videos(tmp_path, "c")
+    with pytest.raises(DataError, match=r"from other source files.*choose another output"):
+        run(spec)
+
+
 def test_labels_with_another_au_are_added_to_all_videos(tmp_path):
     raw = tmp_path / "raw"
     source = {"layout": "bp4d", "root": str(raw)}
