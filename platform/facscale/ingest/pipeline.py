@@ -6,7 +6,8 @@ one whose source has changed is extended.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
@@ -21,6 +22,7 @@ from facscale.ingest.items import Fault, ImageBatch, Item, Listing, list_files, 
 from facscale.ingest.lock import OutputLock
 from facscale.ingest.passed_over import find_passed_over
 from facscale.ingest.records import (
+    Record,
     RecordLayout,
     build_images,
     build_items,
@@ -30,10 +32,11 @@ from facscale.ingest.records import (
 )
 from facscale.ingest.report import IngestReport
 from facscale.ingest.selection import select_items
-from facscale.ingest.tasks import Pool
+from facscale.ingest.tasks import Pool, list_records
 from facscale.spec import Pipeline, SpecError
 
-SELECTION = {"labels", "parts", "include", "exclude", "identities", "videos_per_identity"}  # absent unless they are set
+# Absent from a recipe unless they are set.
+SELECTION = {"labels", "parts", "include", "exclude", "identities", "videos_per_identity", "clips_per_video"}
 RECIPE_VERSION = 2  # increase it when the same spec gives different crops
 
 
@@ -48,26 +51,32 @@ def run(
     Raises DataError when the source or the output cannot be used at all, the output holds something else, or another run
     is writing there; SpecError for a detector that cannot run.
     """
+    get_pool = partial(_make_pool, pool)
     recipe = build_recipe(pipeline)
     previous = find_previous(pipeline.output, recipe)
     if pipeline.render and previous:
         return _reuse_dataset(previous)  # the recipe determines rendered faces completely: no need to list them
-    source = None if pipeline.render else _read_source(pipeline, previous)
+    source = None if pipeline.render else _read_source(pipeline, previous, get_pool)
     if previous and source and not _has_changed(source, previous, should_retry=should_retry):
         return _reuse_dataset(previous)
     with OutputLock(pipeline.output) as lock:
         previous = find_previous(pipeline.output, recipe)  # another run may just have ended
         if pipeline.render:
             render_source(pipeline, progress=progress)
-        source = source or _read_source(pipeline, previous)
+        source = source or _read_source(pipeline, previous, get_pool)
         if previous and not _has_changed(source, previous, should_retry=should_retry):
             return _reuse_dataset(previous)
-        if pool is None:
-            from facscale.ingest.pool import RayPool
-
-            pool = RayPool()
-        builder = VersionBuilder(pipeline, source, recipe, previous, lock, pool, progress)
+        builder = VersionBuilder(pipeline, source, recipe, previous, lock, get_pool(), progress)
         return builder.build(should_retry=should_retry)
+
+
+def _make_pool(pool: Pool | None) -> Pool:
+    """Return the given pool, or Ray's, which takes seconds to import."""
+    if pool is not None:
+        return pool
+    from facscale.ingest.pool import RayPool
+
+    return RayPool()
 
 
 def build_recipe(pipeline: Pipeline) -> dict[str, Any]:
@@ -87,13 +96,16 @@ def build_recipe(pipeline: Pipeline) -> dict[str, Any]:
         "limit": source.limit,
         "aus": list(source.aus),
         "detector": {"name": pipeline.detector.name, **detectors.parse_options(pipeline).model_dump(mode="json")},
-        "crop": pipeline.crop.model_dump(mode="json"),
+        "crop": pipeline.crop.model_dump(mode="json", exclude=None if pipeline.crop.margin else {"margin"}),
         "render": pipeline.render.model_dump(mode="json") if pipeline.render else None,
     }
 
 
-def list_items(pipeline: Pipeline, listing: Listing) -> Selection:
-    """List the items that a pipeline reads. Raises SpecError, or DataError for a source that does not fit its layout."""
+def list_items(pipeline: Pipeline, listing: Listing, get_pool: Callable[[], Pool] | None = None) -> Selection:
+    """List the items that a pipeline reads. Raises SpecError, or DataError for a source that does not fit its layout.
+
+    `get_pool`: gives the workers that read tar files or tables of a remote source; without it, threads do.
+    """
     source, root = pipeline.source, pipeline.source.root
     layout = layouts.open_layout(source)
     faults: list[Fault] = []
@@ -105,7 +117,7 @@ def list_items(pipeline: Pipeline, listing: Listing) -> Selection:
         listed: tuple[Item, ...] = build_batches(source, listing, add_fault=faults.append, also_read=also_read)
         items = listed
     else:
-        listed = _list_videos(pipeline, layout, listing, faults.append)
+        listed = _list_videos(pipeline, layout, listing, faults.append, get_pool)
         if not listed:
             raise DataError(
                 f"{root}: none of its {len(listing.files)} files is where the layout "
@@ -124,14 +136,18 @@ def list_items(pipeline: Pipeline, listing: Listing) -> Selection:
 
 
 def _list_videos(
-    pipeline: Pipeline, layout: layouts.Layout, listing: Listing, add_fault: Callable[[Fault], None]
+    pipeline: Pipeline,
+    layout: layouts.Layout,
+    listing: Listing,
+    add_fault: Callable[[Fault], None],
+    get_pool: Callable[[], Pool] | None,
 ) -> tuple[Item, ...]:
     """List the items of a layout of videos or of records: those of records that name nobody are batches of images."""
     if not isinstance(layout, RecordLayout):
         return tuple(layout.list_items(listing.files))
     source = pipeline.source
     try:
-        records = drop_contradictions(layout.list_records(listing.files, source.root), add_fault)
+        records = drop_contradictions(_list_records(pipeline, layout, listing, get_pool), add_fault)
         records = drop_missing(records, listing.files, add_fault)
         if has_identities(records, layout.config):
             if layout.config.expression:
@@ -144,10 +160,20 @@ def _list_videos(
     return batch_images(images, source, listing, parts=parts, add_fault=add_fault)
 
 
-def _read_source(pipeline: Pipeline, previous: Previous | None) -> Source:
+def _list_records(
+    pipeline: Pipeline, layout: RecordLayout, listing: Listing, get_pool: Callable[[], Pool] | None
+) -> Sequence[Record]:
+    containers = layout.list_containers(listing.files)
+    is_local = isinstance(open_root(pipeline.source.root)[0], LocalFileSystem)
+    if not containers or is_local or get_pool is None:
+        return layout.list_records(listing.files, pipeline.source.root)
+    return list_records(containers, pipeline=pipeline, pool=get_pool())
+
+
+def _read_source(pipeline: Pipeline, previous: Previous | None, get_pool: Callable[[], Pool]) -> Source:
     """List the source, without the people whom a version of the data set has forgotten."""
     listing = list_files(pipeline.source.root)
-    selection = list_items(pipeline, listing)
+    selection = list_items(pipeline, listing, get_pool)
     items, dropped = drop_forgotten(selection.items, previous)
     if dropped:
         note = f"{dropped} items of people whom a version of this data set has forgotten are left out"

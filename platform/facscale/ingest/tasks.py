@@ -8,11 +8,14 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, partial
 from typing import Protocol
 
+from facscale.data import DataError
+from facscale.ingest import layouts
 from facscale.ingest.changes import Task
 from facscale.ingest.extract import FaceExtractor
 from facscale.ingest.items import Item, hash_content
 from facscale.ingest.merge import Merge, PartWriter
 from facscale.ingest.parts import Part
+from facscale.ingest.records import Record, RecordLayout
 from facscale.ingest.work_store import ItemStatus
 from facscale.spec import Pipeline
 
@@ -51,6 +54,16 @@ def extract_items(tasks: Sequence[Task], *, pipeline: Pipeline, run: str, pool: 
     yield from map(ItemStatus.from_json, pool.run(action, rows, pipeline=pipeline))
 
 
+def list_records(containers: Sequence[str], *, pipeline: Pipeline, pool: Pool) -> list[Record]:
+    """List the images in tar files or tables, each read by one worker, in the order of `containers`. Raises DataError."""
+    found: dict[int, list[Record]] = {}
+    rows = [json.dumps([number, name]) for number, name in enumerate(containers)]
+    for text in pool.run(partial(_list_container, pipeline=pipeline.model_dump_json()), rows, pipeline=pipeline):
+        number, records = json.loads(text)
+        found[number] = [Record(*record) for record in records]
+    return [record for number in sorted(found) for record in found[number]]
+
+
 def write_parts(parts: Sequence[Part], *, merge: Merge, pool: Pool) -> Iterator[None]:
     """Write parts of a data set; yields after each. Raises DataError."""
     pipeline = merge.pipeline.model_dump_json()
@@ -72,6 +85,18 @@ def hash_contents(tasks: Sequence[Task], *, pipeline: Pipeline, pool: Pool) -> I
 def _extract(text: str, *, pipeline: str, run: str) -> str:
     key, item, stamp = json.loads(text)
     return _get_extractor(pipeline, run)(Item.from_json(item), key, stamp).to_json()
+
+
+def _list_container(text: str, *, pipeline: str) -> str:
+    number, name = json.loads(text)
+    source = Pipeline.model_validate_json(pipeline).source
+    layout = layouts.open_layout(source)
+    assert isinstance(layout, RecordLayout)
+    try:
+        records = layout.read_container(source.root, name)
+    except (ValueError, OSError) as error:
+        raise DataError(f"{source.root}: {error}") from None
+    return json.dumps([number, [(record.file, record.fields, record.place) for record in records]], default=str)
 
 
 def _write(text: str, *, pipeline: str, au: tuple[int, ...], run: str, previous: str, has_split: bool) -> str:

@@ -198,6 +198,15 @@ def test_an_image_with_two_labels_or_with_none_costs_only_itself(tmp_path):
     ]
 
 
+def test_an_image_in_both_parts_of_the_split_is_left_out(tmp_path):
+    files = tables([row("1/a.jpg", 1), row("1/b.jpg", 1)], [row("2/c.jpg", 3), row("1/a.jpg", 1)])
+    files |= {f"Manually_Annotated_Images/{name}": b"x" for name in ("1/a.jpg", "1/b.jpg", "2/c.jpg")}
+    affectnet, faults = source(tmp_path, files, "affectnet"), []
+    train, test = build_batches(affectnet, list_files(affectnet.root), add_fault=faults.append)
+    assert (train.people, test.people) == (("train_1_b",), ("test_2_c",))
+    assert "1/a.jpg (happy, part train) and Manually_Annotated_Images/1/a.jpg (happy, part test)" in faults[0].reason
+
+
 def test_one_part_of_the_split_can_be_selected_and_nobody_by_name(tmp_path):
     files = {**RAF, image("train_00001"): b"x", image("test_0001"): b"x"}
     (batch,) = build(source(tmp_path, files, "rafdb", parts=("test",)))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from typing import ClassVar
 
 import fsspec
+import fsspec.implementations.memory
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,8 +19,10 @@ from facscale.data import DataError, Dataset
 from facscale.data.manifest import Runs
 from facscale.evaluate.protocol import LabelledDataset, build_groups
 from facscale.ingest.extract import FaceExtractor
+from facscale.ingest.frames import read_ahead
 from facscale.ingest.items import Fault, Item, list_files, read_bytes
 from facscale.ingest.pipeline import build_recipe, list_items
+from facscale.ingest.tasks import LocalPool
 from facscale.spec import Job, Pipeline, SpecError
 from facscale.spec.models import Evaluate
 from merging import merge_items
@@ -191,6 +195,19 @@ def test_errors_of_tables_name_the_line(tmp_path, rows, message):
         select(pipeline(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"au": [1, 12]}, "x.jpg, au: a list of AUs does not say which others are absent"),
+        ({"AU1": 1, "AU01": 0}, "x.jpg: AU1 has two fields, one of them AU01; remove one"),
+    ],
+)
+def test_labels_whose_meaning_is_open_are_an_error(tmp_path, fields, message):
+    write_tar(tmp_path / "raw/a.tar", {"x.jpg": picture(9), "x.json": json.dumps(fields).encode()})
+    with pytest.raises(DataError, match=message):
+        select(pipeline(tmp_path / "raw", layout="webdataset"))
+
+
 def write_tar(path, members, mode="w"):
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, mode) as tar:
@@ -233,6 +250,32 @@ def test_webdataset_in_a_bucket_is_read_by_ranges(tmp_path):
     assert [simplejpeg.decode_jpeg(read_bytes("memory://webdataset", file)).mean() for file in batch.files] == [50, 90]
 
 
+def test_images_are_found_in_either_unicode_form(tmp_path):
+    composed, decomposed = "Jos\u00e9/a.jpg", "Jose\u0301/a.jpg"
+    (tmp_path / decomposed).parent.mkdir()
+    (tmp_path / decomposed).write_bytes(picture(9))
+    (tmp_path / "labels.csv").write_text(f"image,identity\n{composed},x\n")
+    selection = select(pipeline(tmp_path, layout="table"))
+    assert [item.files for item in selection.items] == [(decomposed,)]
+    assert selection.faults == ()
+
+
+def test_workers_list_the_images_of_a_bucket_as_threads_do(tmp_path):
+    system, base = fsspec.core.url_to_fs("memory://tars")
+    for shard in range(3):
+        fields = {f"{n}.json": json.dumps({"identity": f"p{shard}", "AU1": n % 2}).encode() for n in range(4)}
+        write_tar(tmp_path / "a.tar", {**{f"{n}.jpg": picture(9 * n) for n in range(4)}, **fields})
+        system.pipe_file(f"{base}/{shard}.tar", (tmp_path / "a.tar").read_bytes())
+    made = pipeline("memory://tars", layout="webdataset")
+    listing = list_files("memory://tars")
+    selection = list_items(made, listing, LocalPool)
+    assert [item.identity for item in selection.items] == ["p0", "p1", "p2"]
+    assert selection == list_items(made, listing)
+    system.pipe_file(f"{base}/3.tar", b"x" * 2000)
+    with pytest.raises(DataError, match=r"memory://tars: 3\.tar: not a plain tar file"):
+        list_items(made, list_files("memory://tars"), LocalPool)
+
+
 def test_webdataset_that_cannot_be_indexed_is_an_error(tmp_path):
     write_tar(tmp_path / "a/x.tar.gz", {"1.jpg": picture(1)}, mode="w:gz")
     with pytest.raises(DataError, match=r"there is no tar file; x\.tar\.gz is compressed: unpack it"):
@@ -251,7 +294,7 @@ def make_hub_table(count=6):
     features = {"label": {"names": ["happy", "sad"], "_type": "ClassLabel"}, "image": {"_type": "Image"}}
     table = pa.table(
         {
-            "image": [{"bytes": picture(20 * n), "path": f"{n}.jpg"} for n in range(count)],
+            "image": [{"bytes": picture(5 * n), "path": f"{n}.jpg"} for n in range(count)],
             "person": pa.array([n // 2 for n in range(count)], pa.int64()),
             "label": pa.array([n % 2 for n in range(count)], pa.int64()),
             "AU1": pa.array([None if n == 1 else n % 2 for n in range(count)], pa.int8()),
@@ -267,9 +310,34 @@ def test_hugging_face_parquet_with_people(tmp_path):
     _, columns, levels = build(made)
     assert columns["identity"] == ["0", "0", "1", "1", "2", "2"]
     assert columns["au"] == [[0], [-1], [0], [1], [0], [1]]
-    assert levels == pytest.approx([20 * n for n in range(6)], abs=2)
+    assert levels == pytest.approx([5 * n for n in range(6)], abs=2)
     with pytest.raises(DataError, match="there is no column 'photo'; there are: image, person"):
         select(pipeline(tmp_path / "raw", layout="huggingface", image="photo"))
+
+
+class CountedStore(fsspec.implementations.memory.MemoryFileSystem):
+    """A store that is not this machine's disk; notes which files are opened."""
+
+    protocol = "counted"
+    store: ClassVar[dict] = {}
+    opened: ClassVar[list] = []
+
+    def open(self, path, *args, **options):
+        self.opened.append(path)
+        return super().open(path, *args, **options)
+
+
+def test_threads_that_read_ahead_fetch_a_row_group_once(tmp_path):
+    fsspec.register_implementation("counted", CountedStore, clobber=True)
+    with io.BytesIO() as file:
+        pq.write_table(make_hub_table(40), file, row_group_size=20)
+        system, base = fsspec.core.url_to_fs("counted://hub")
+        system.pipe_file(f"{base}/a.parquet", file.getvalue())
+    names = [f"a.parquet::{row}::image" for row in range(40)]
+    CountedStore.opened.clear()
+    images = [content.result() for content in read_ahead(names, root="counted://hub")]
+    assert images == [picture(5 * row) for row in range(40)]
+    assert len(CountedStore.opened) == 1 + 2  # the footer, and the two row groups
 
 
 def test_hugging_face_arrow_with_expressions(tmp_path):
@@ -283,7 +351,7 @@ def test_hugging_face_arrow_with_expressions(tmp_path):
     _, columns, levels = build(made)
     assert columns["part"] == ["test"] * 4 + ["train"] * 4
     assert columns["expression"] == [1, 0, 1, 0] * 2
-    assert levels == pytest.approx([0, 20, 40, 60] * 2, abs=2)
+    assert levels == pytest.approx([0, 5, 10, 15] * 2, abs=2)
 
 
 def test_emotionet_has_lists_of_links(tmp_path):
@@ -306,6 +374,10 @@ def test_emotionet_has_lists_of_links(tmp_path):
     data, columns, _ = build(made)
     assert data.manifest.au == (1, 2, 12)
     assert columns["identity"] == [f"N_{n:010d}_00001" for n in range(3)]
+    (tmp_path / "raw/images/1").mkdir()
+    (tmp_path / "raw/images/1/N_0000000001_00001.jpg").write_bytes(picture(200))
+    faults = [fault.reason for fault in select(made).faults]
+    assert "N_0000000001_00001 is listed twice, as images/0/N_0000000001_00001.jpg" in faults[0]
     assert columns["au"] == [[1, 0, 1], [0, 1, 1], [0, 0, 1]]
 
 
@@ -314,6 +386,9 @@ def test_emotionet_manual_labels_are_a_table_with_a_header(tmp_path):
     (tmp_path / "emotionet_facs_24600.xlsx").write_bytes(b"PK")
     made = pipeline(tmp_path, layout="emotionet")
     with pytest.raises(DataError, match=r"no list of AUs .*; save emotionet_facs_24600\.xlsx as CSV beside it"):
+        select(made)
+    (tmp_path / "emotionet_facs_24600.csv").write_text("URL,\"'AU 1'\",\"'AU 01'\"\nhttp://h/N_1_2.jpg,1,0\n")
+    with pytest.raises(DataError, match=r"24600\.csv, line 1: AU1 has two columns"):
         select(made)
     (tmp_path / "emotionet_facs_24600.csv").write_text("URL,\"'AU 1'\",\"'AU 43'\"\nhttp://h/N_1_2.jpg,1,999\n")
     (batch,) = select(made).items

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from facscale.data import DataError, Dataset
 from facscale.data.derivation import forget_people, list_forgotten
 from facscale.data.storage import Folder
 from facscale.data.verification import verify_dataset
-from facscale.data.versions import find_next_version, iterate_versions
+from facscale.data.versions import find_next_version, list_versions
 from facscale.ingest.failures import list_failed
 from facscale.ingest.lock import OutputLock
 from facscale.ingest.parts import plan_parts
@@ -249,6 +250,13 @@ def test_a_changed_source_gives_a_version_that_says_what_changed(tmp_path):
     third = run(spec)
     assert (third.output, third.previous, third.changes["added"]) == (f"{spec.output}-v3", second.url, ("n/n.mp4",))
 
+    for old in (spec.output, second.url):  # no job needs them any more
+        shutil.rmtree(old)
+    assert run(spec).outcome == "already there"
+    assert not verify_dataset(Dataset(third.output))
+    write_videos(tmp_path, "o")
+    assert run(spec).output == f"{spec.output}-v4"
+
 
 @pytest.mark.usefixtures("small_shards")
 def test_a_store_without_folders_and_links_is_extended_too(tmp_path):
@@ -339,7 +347,7 @@ def test_forgotten_people_stay_forgotten(tmp_path):
     assert run(spec).outcome == "already there"
     write_videos(tmp_path, "d")
     report = run(spec)
-    latest = list(iterate_versions(spec.output))[-1]
+    latest = list_versions(spec.output)[-1]
     assert (report.output, latest.url) == (f"{spec.output}-v3",) * 2
     assert latest.runs.identities == ("a", "c", "d")
     assert (report.changes["added"], report.changes["removed"]) == (("d/d.mp4",), ())
