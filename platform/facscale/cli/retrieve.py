@@ -29,10 +29,11 @@ from facscale.inference.face_search import (
     select_embedding,
 )
 from facscale.job.inputs import read_export
+from facscale.names import expand_cache
 from facscale.report import figures
 from facscale.spec import SpecError
 
-CACHE = Path("~/.cache/facscale/embeddings").expanduser()
+CACHE = expand_cache("~/.cache/facscale/embeddings")
 
 
 def retrieve_faces(

@@ -59,6 +59,7 @@ PARAMETERS = (
 )
 # Random numbers per image, in two lots: the second lot was added later and leaves the results of the first unchanged.
 DRAWS = (14, 7)
+CROP_SIDE = 6  # the number that gives the side of the crop
 TOLERANCE = 1e-6  # of sides
 MIN_EVAL_CROP = 0.875  # side of the centre crop that is usual in evaluation after training on small random crops
 FLOW_STEP = 1 / 8  # pixels of the stored crop

@@ -95,8 +95,8 @@ class SampleIndex:
             result[mask] = self._first_identity[number] + codes
         return result
 
-    def sample_augmentation(self, view_name: str, keys: np.ndarray) -> np.ndarray:
-        """Return augmentation parameters [B, F, V, P] float32 of the samples with the given keys [B]."""
+    def sample_augmentation(self, view_name: str, keys: np.ndarray, *, epochs: np.ndarray) -> np.ndarray:
+        """Return augmentation parameters [B, F, V, P] float32 of the samples with the given keys [B] and epochs [B]."""
         view = self.views[view_name]
         number = list(self.views).index(view_name)
         shape = (len(keys), 1 if view.shared else view.count, view.views)
@@ -104,6 +104,8 @@ class SampleIndex:
         unit = order.to_uniform(order.hash64(keys[:, None], number, np.arange(images * sum(augment.DRAWS))))
         first, second = np.split(unit, [images * augment.DRAWS[0]], axis=1)
         unit = np.concatenate([first.reshape(*shape, -1), second.reshape(*shape, -1)], axis=-1)
+        if self.spec.augment.crop_per == "epoch":
+            unit[..., augment.CROP_SIDE] = order.to_uniform(order.hash64(self.seed, epochs))[:, None, None]
         parameters = augment.to_params(self.spec.augment, unit, margin=self.datasets[0].manifest.margin)
         return np.broadcast_to(parameters, (len(keys), view.count, *parameters.shape[2:])).copy()
 

@@ -91,7 +91,7 @@ def load_photo(path: Path, dataset: Dataset) -> Face:
     Raises DataError if the file is no image or shows no face.
     """
     try:
-        image = decode_image(path.read_bytes(), name="")  # with a name in .jpg, it would not be turned upright
+        image = decode_image(path.read_bytes())
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as an image: {error}; give a JPEG or PNG file") from None
     recipe = (

@@ -88,14 +88,21 @@ def read_names(entries: Iterable[str]) -> tuple[str, ...]:
 
 
 def match_people(people: Collection[str], names: Sequence[str]) -> tuple[set[str], list[str]]:
-    """Return (the people that `names`, with or without wildcards, mean; those of the names that mean nobody)."""
+    """Return (the people that `names`, with or without wildcards, mean; those of the names that mean nobody).
+
+    Names are equal whatever their Unicode form.
+    """
+    spellings: dict[str, list[str]] = {}
+    for person in people:
+        spellings.setdefault(unicodedata.normalize("NFC", person), []).append(person)
     chosen: set[str] = set()
     absent = []
-    for name in names:
-        matches = fnmatch.filter(people, name) if WILDCARD.search(name) else [name] if name in people else []
-        chosen.update(matches)
+    for given in names:
+        name = unicodedata.normalize("NFC", given)
+        matches = fnmatch.filter(spellings, name) if WILDCARD.search(name) else [name] if name in spellings else []
+        chosen.update(person for match in matches for person in spellings[match])
         if not matches:
-            absent.append(name)
+            absent.append(given)
     return chosen, absent
 
 

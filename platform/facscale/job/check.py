@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ from facscale.data.folds import PUBLISHED, concat_splits, make_repeated_folds
 from facscale.data.published_sizes import PublishedSize, find_size
 from facscale.data.views import View
 from facscale.evaluate.protocol import LabelledDataset, build_groups, select_training_split
+from facscale.evaluate.scores import PROTOCOLS
 from facscale.inference.export import build_method_for_job, load_export
 from facscale.job.cost import Cost, estimate_cost, measure_matrix_rate
 from facscale.job.datasets import JobData, count_identities, find_stage_urls
@@ -61,17 +62,27 @@ def check_job(document: Document, *, name: str) -> None:
         print_variant(estimate, console)
     print_data(data, published, console)
     console.print()
-    console.print(draw_plan(build_plan(variants, data), estimates))
+    plan = build_plan(variants, data)
+    console.print(draw_plan(plan, estimates, estimate_adaptations(plan, estimates)))
 
 
 def check_spec(document: Document, *, name: str) -> list[Variant]:
     """The variants of a job, as far as its file alone tells. Raises SpecError; no data is read."""
     variants = expand_variants(document, name=name)
     for variant in variants:
-        cluster = variant.job.cluster
-        for workers in range(cluster.min_workers, cluster.max_workers + 1):
-            build_deepspeed_config(variant.job, world=workers)
+        check_batches(variant)
     return variants
+
+
+def check_batches(variant: Variant) -> None:
+    """Raise SpecError for a batch of the variant, or of a stage, that its workers cannot share.
+
+    An elastic job must divide it among each number of workers that it may get.
+    """
+    for dependent in (variant, *expand_stages(variant).values()):
+        cluster = dependent.job.cluster
+        for workers in range(cluster.min_workers, cluster.max_workers + 1):
+            build_deepspeed_config(dependent.job, world=workers)
 
 
 def resolve_yaml(variant: Variant) -> str:
@@ -161,6 +172,52 @@ def select_facts(variant: Variant, data: JobData) -> DataFacts:
     return replace(facts, identities=data.identities)
 
 
+def check_methods(variants: Sequence[Variant], data: JobData) -> None:
+    """Build each method of a job, untrained, and run one small step of it on random images.
+
+    Raises ContractError for a method that breaks its contract, and SpecError for hyper-parameters or batches that do not
+    fit.
+    """
+    checked: set[str] = set()
+    for variant in list_distinct(variants):
+        facts = select_facts(variant, data)
+        if not data.outlines:
+            check_epoch(variant, facts)
+        spec = variant.job.model_dump(mode="json", include={"inputs", "stages"})
+        spec["train"] = variant.job.train.model_dump(
+            mode="json", include={"batch_size", "accumulate", "sync_batchnorm"}
+        )
+        key = hash_values(
+            [
+                variant.job.method.name,
+                variant.job.cluster.max_workers,
+                variant.config.model_dump(mode="json"),
+                asdict(facts),
+                variant.job.data.image_size,
+                spec,
+            ]
+        )
+        if key not in checked:
+            checked.add(key)
+            inputs = build_untrained_inputs(variant, facts)
+            estimate_cost(variant.config, job=variant.job, facts=facts, inputs=inputs)
+
+
+def check_epoch(variant: Variant, facts: DataFacts) -> None:
+    """Raise SpecError where one batch would take samples twice, because an epoch has fewer of them."""
+    train = variant.job.train
+    if not train.epochs:
+        return
+    task = TrainingTask(variant.job, variant.config, facts)
+    source, stream = next(iter(open_streams(task, rank=0, world=1, pin=False).items()))
+    if train.batch_size > stream.samples_per_epoch:
+        raise SpecError(
+            f"{variant.document.source_location(('train', 'batch_size'))}: train.batch_size={train.batch_size} is more than "
+            f"the {stream.samples_per_epoch:,} samples of an epoch of data.{source}, so that each batch would hold some of "
+            "them several times: choose a smaller one, or a larger data.epoch.count"
+        )
+
+
 @dataclass(frozen=True)
 class Estimate:
     """What training a variant takes, from its data and its operations."""
@@ -169,11 +226,15 @@ class Estimate:
     facts: DataFacts
     published: Mapping[str, PublishedSize]  # of data sets that are not at hand, by URL
     missing_files: Sequence[str]  # inputs that are not at hand; without them nothing is known of the cost
+    pretrained: Variant | None = None  # whose encoder it is trained on, in place of inputs that its spec names
 
     @cached_property
     def cost(self) -> Cost:
         """Operations and memory of a step."""
         inputs = build_untrained_inputs(self.variant, self.facts)
+        if self.pretrained is not None:
+            job, below = self.pretrained.job, build_untrained_inputs(self.pretrained, self.facts)
+            inputs = {"pretrained": build_method_for_job(job, self.pretrained.config, self.facts, below)}
         return estimate_cost(self.variant.config, job=self.variant.job, facts=self.facts, inputs=inputs)
 
     @cached_property
@@ -189,6 +250,7 @@ class Estimate:
         if any(url in self.published for view in views.values() for url in variant.job.data.urls(view.source)):
             return self._estimate_epochs(views)
         epochs: dict[str, tuple[int, str]] = {}
+        check_epoch(variant, self.facts)
         streams = open_streams(TrainingTask(variant.job, variant.config, self.facts), rank=0, world=1, pin=False)
         for name, stream in streams.items():
             names = ", ".join(Dataset(url).manifest.name for url in variant.job.data.urls(name))
@@ -330,8 +392,23 @@ def print_data(data: JobData, published: Mapping[str, PublishedSize], console: C
         console.print(f"[bold]expressions[/bold] of {faces.name}: {parts}, {len(faces.classes)} classes")
 
 
-def draw_plan(plan: Plan, estimates: Mapping[str, Estimate]) -> Tree:
-    """The plan as a tree: each training hangs below what it waits for, and evaluations below their trainings."""
+def estimate_adaptations(plan: Plan, estimates: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    """What it takes to adapt BatchNorm in the folds, by id of the training; `estimates`: of the variants, by title."""
+    adaptations: dict[str, Estimate] = {}
+    for variant_plan in plan.variants:
+        for evaluation in variant_plan.evaluations:
+            if evaluation.protocol == "adapted-batchnorm":
+                first, variant = plan.trainings[evaluation.models[0]], variant_plan.variant
+                estimate = replace(estimates[variant.title], variant=first.variant, pretrained=variant)
+                adaptations |= dict.fromkeys(evaluation.models, estimate)
+    return adaptations
+
+
+def draw_plan(plan: Plan, estimates: Mapping[str, Estimate], adaptations: Mapping[str, Estimate]) -> Tree:
+    """The plan as a tree: each training hangs below what it waits for, and evaluations below their trainings.
+
+    `estimates`: of variants, by title; `adaptations`: of BatchNorm, by id of the training.
+    """
     count = sum(node.variant.job.seeds for node in plan.trainings.values())
     number = f"{format_count(count, 'training')} for {format_count(len(plan.variants), 'row')}"
     tree = Tree(f"[bold]plan[/bold]: {number}; each waits for the one that it hangs below")
@@ -340,14 +417,16 @@ def draw_plan(plan: Plan, estimates: Mapping[str, Estimate]) -> Tree:
         waits_for = list(dict.fromkeys(nodes[0].inputs.values()))
         parent = branches[waits_for[-1]] if waits_for else tree
         others = [plan.trainings[key].title for key in waits_for[:-1]]
-        label = describe_trainings(nodes, estimates) + (f"; waits for {', '.join(others)} too" if others else "")
+        label = describe_trainings(nodes, estimates, adaptations) + (
+            f"; waits for {', '.join(others)} too" if others else ""
+        )
         branch = parent.add(label)
         branches |= {node.id: branch for node in nodes}
     for variant_plan in plan.variants:
         for evaluation in variant_plan.evaluations:
             tested = ", ".join(dataset.name for dataset, _ in evaluation.group.test_parts(0))
-            how = "by its own logits" if evaluation.head == "own" else "by a linear probe on the frozen encoder"
-            branches[evaluation.models[0]].add(f"F1 on {tested} {how}, {len(evaluation.group.folds)} folds")
+            how = PROTOCOLS[evaluation.protocol]
+            branches[evaluation.models[0]].add(f"F1 on {tested}, {len(evaluation.group.folds)} folds: {how}")
     return tree
 
 
@@ -362,7 +441,9 @@ def group_folds(nodes: Iterable[TrainNode]) -> list[list[TrainNode]]:
     return list(groups.values())
 
 
-def describe_trainings(nodes: Sequence[TrainNode], estimates: Mapping[str, Estimate]) -> str:
+def describe_trainings(
+    nodes: Sequence[TrainNode], estimates: Mapping[str, Estimate], adaptations: Mapping[str, Estimate]
+) -> str:
     """One line for trainings that differ in their fold alone."""
     first, job = nodes[0], nodes[0].variant.job
     title = first.title.replace(f" seed {job.seed}", "") if job.seeds > 1 else first.title
@@ -371,12 +452,11 @@ def describe_trainings(nodes: Sequence[TrainNode], estimates: Mapping[str, Estim
         title = title.replace(folds[0], " … ".join(folds))
     number = len(nodes) * job.seeds
     parts = [f"{number} trainings of {job.method.name}" if number > 1 else job.method.name]
-    estimate = estimates.get(first.variant.title)
-    if estimate is not None and estimate.variant.job.method.name == job.method.name:
-        share = estimate.train_share if first.fold is not None else 1
-        parts += [f"{round(estimate.steps * share):,} steps", predict_time(estimate)]
-    else:
-        parts.append(f"{job.train.epochs:g} epochs of BatchNorm and a linear layer on the frozen encoder")
+    if first.id in adaptations:
+        parts.append(f"{job.train.epochs:g} epochs of BatchNorm and a linear layer")
+    estimate = adaptations.get(first.id) or estimates[first.variant.title]
+    share = estimate.train_share if first.fold is not None else 1
+    parts += [f"{round(estimate.steps * share):,} steps", predict_time(estimate)]
     return f"[bold]{title}[/bold]: {', '.join(parts)}" + (" each" if number > 1 else "")
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import ray
 import torch
 
 from facscale.data import Dataset, augment
 from facscale.data.augment import Augmenter
+from facscale.data.storage import Folder
 from facscale.data.stream import Stream
 from facscale.data.views import RandomFrames
 from facscale.evaluate.diagnostics import effective_rank
@@ -30,6 +30,7 @@ from facscale.inference.retrieval import recall_at_k
 from facscale.job.evaluator import embed_frames
 from facscale.job.variants import hash_values
 from facscale.methods import Method
+from facscale.names import expand_cache
 from facscale.spec import Job
 from facscale.spec.models import EpochBlock
 from facscale.spec.pipelines import Crop
@@ -39,9 +40,10 @@ from facscale.train.setup import select_unlabelled_people
 from facscale.train.trainer import storage_url
 
 VERSION = 1  # rises when the same export is measured otherwise
-TRUTH_CACHE = Path("~/.cache/facscale/truth").expanduser()
+TRUTH_CACHE = expand_cache("~/.cache/facscale/truth")
 RANK_FRAMES = 10_000  # for the effective rank, at most
 PAIR_BATCH = 64
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,19 +62,29 @@ def measure(export: bytes, *, job: Job, labelled: Sequence[LabelledDataset], fin
         spec["eval_crop"] = job.data.augment.eval_crop
     parts = [job.data.validation, job.data.test, job.seed]
     key = hash_values([VERSION, hashlib.sha256(export).hexdigest(), spec, parts, list(fingerprints)])
-    store, folder = fsspec.core.url_to_fs(f"{storage_url(job)}/measures")
-    path = f"{folder}/{key}.json"
-    if store.exists(path):
-        return Measures(**json.loads(store.cat_file(path)))
+    folder = Folder(f"{storage_url(job)}/measures")
+    if (earlier := read_measures(folder, f"{key}.json")) is not None:
+        return earlier
     values = measure_frames(export, labelled[0], job=job) if labelled else {}
     cluster = job.cluster
     remote = ray.remote(measure_on_device).options(num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker)
     truth = ray.put(render_ground_truth(job, labelled)) if job.evaluate.rendered_people else None
     on_device = ray.get(remote.remote(export, truth, job))
     measures = Measures(values | on_device.values, on_device.lengths)
-    store.makedirs(folder, exist_ok=True)
-    store.pipe_file(path, json.dumps(asdict(measures)).encode())
+    folder.write(f"{key}.json", json.dumps(asdict(measures)).encode())
     return measures
+
+
+def read_measures(folder: Folder, name: str) -> Measures | None:
+    """What was measured before; None where nothing was, or where the file is damaged, so that it is measured again."""
+    try:
+        values = json.loads(folder.read(name))
+        return Measures(dict(values["values"]), dict(values["lengths"]))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError):
+        log.warning("%s/%s is damaged: it is measured again", folder.url, name)
+        return None
 
 
 def measure_frames(export: bytes, dataset: LabelledDataset, *, job: Job) -> dict[str, float]:

@@ -16,9 +16,9 @@ class Conversion(NamedTuple):
 
 
 class Block(BaseModel):
-    """A part of a spec: unknown keys are errors, and values are immutable."""
+    """A part of a spec: unknown keys are errors, numbers are finite, and values are immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, ser_json_inf_nan="constants")
     renamed: ClassVar[Mapping[str, str]] = {}  # old to new name of a key; an error about the old one gives the new one
     converted: ClassVar[Mapping[str, Conversion]] = {}  # of renamed keys whose values changed too, by their new name
     added: ClassVar[frozenset[str]] = frozenset()  # later fields: at their default, no digest of a spec depends on them

@@ -30,6 +30,8 @@ class Source(Block):
     labels: bool = True  # false: read no action units, also where there are label files
     aus: tuple[PositiveInt, ...] = ()  # action units to keep (those of the protocol); empty: all that are coded
     expressions: tuple[str, ...] = ()  # classes to keep, in the order of the tables; empty: all of the layout
+    licence: str = ""  # of the material, in free words; stored with the data set
+    consent: str = ""  # what the people on it have agreed to, in free words; stored with the data set
 
 
 class DetectorBlock(Block):
@@ -63,6 +65,13 @@ class FlowBlock(Block):
     frames: PositiveInt = 3  # distance, in kept frames
 
 
+class RecognitionBlock(Block):
+    """A check that all faces of a video are the same person; those of others are left out. dlib's network, on the CPU."""
+
+    every_s: PositiveFloat = 2.0  # between two recognitions within a track; its first and last face are always compared
+    max_distance: PositiveFloat = 0.6  # between two faces of a person; 0.6 is dlib's own for its network
+
+
 class Render(Block):
     """Synthetic faces, rendered into `source.root` in the tree of `source.layout` before they are read."""
 
@@ -92,6 +101,7 @@ class Pipeline(Block):
     render: Render | None = None
     detector: DetectorBlock = DetectorBlock()
     crop: Crop = Crop()
+    recognition: RecognitionBlock | None = None  # null: not checked; each face that is compared takes 0.1 s
     flow: FlowBlock | None = None  # null: not computed; TV-L1 takes 4.5 core hours for 10,000 frames of 256 pixels
     output: Url
     ingest: Ingest = Ingest()

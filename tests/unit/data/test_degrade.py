@@ -27,7 +27,7 @@ QUALITY, HOLES = PARAMETERS.index("quality"), PARAMETERS.index("holes")
 def drawn(view: str, *, spec: models.Augment = DAMAGED, keys: np.ndarray = KEYS) -> np.ndarray:
     datasets = [SimpleNamespace(manifest=SimpleNamespace(margin=0.0))]
     index = SimpleNamespace(views=VIEWS, spec=models.Data(augment=spec), datasets=datasets)
-    return SampleIndex.sample_augmentation(index, view, keys)
+    return SampleIndex.sample_augmentation(index, view, keys, epochs=np.zeros(len(keys), int))
 
 
 def rough(size: int) -> np.ndarray:

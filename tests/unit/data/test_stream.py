@@ -535,9 +535,40 @@ def test_pinned_batches_are_the_same_batches(dataset):
         assert torch.equal(there.clip.images.cpu(), plain.clip.images)
 
 
+def test_the_side_of_the_crop_can_be_drawn_once_for_an_epoch(tmp_path):
+    """Positions stay those of each image; two workers and a resumed stream draw the same sides."""
+    dataset = write_face_data_set(str(tmp_path), [20] * 4)
+    views = {"pair": RandomFrames(count=2)}
+    width, x = (augment.PARAMETERS.index(name) for name in ("crop width", "crop x"))
+
+    def draw(crop_per, *, start=0, **options):
+        spec = models.Data(threads=1, prefetch=1, augment=models.Augment(crop=(0.5, 0.9), crop_per=crop_per))
+        stream = Stream([dataset], views, spec=spec, batch_size=2, seed=3, **options)
+        batches = stream.batches(start=start)
+        try:
+            return torch.stack([next(batches).pair.augmentation for _ in range(6)])[..., 0, :]
+        finally:
+            batches.close()
+
+    per_epoch, per_image = draw("epoch"), draw("image")  # 6 batches of 2 samples: three epochs of 4 people
+    sides = per_epoch[..., width].view(3, -1)
+    assert (sides == sides[:, :1]).all()
+    assert len(sides[:, 0].unique()) == 3
+    assert len(per_image[..., width].unique()) == 24
+    assert len(per_epoch[..., x].unique()) == 24
+    torch.testing.assert_close(per_epoch[..., :6], per_image[..., :6])
+    assert torch.equal(draw("epoch", start=4)[:4], per_epoch[2:])
+    workers = torch.cat([draw("epoch", rank=rank, world=2) for rank in range(2)], 1)
+    assert torch.equal(workers[..., width].view(3, -1)[:, 0], sides[:, 0])
+
+
 def test_the_files_are_untouched(tmp_path):
     dataset = write_face_data_set(str(tmp_path), LENGTHS)
-    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
+
+    def read_files():
+        return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.rglob("*") if path.is_file()}
+
+    before = read_files()
     take(make(dataset), 10)
-    assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()} == before
+    assert read_files() == before
     assert pq.read_metadata(tmp_path / "shard-00000.parquet").num_rows > 0

@@ -8,7 +8,7 @@ import pytest
 
 from facscale.data import DataError
 from facscale.ingest.items import Item
-from facscale.ingest.selection import select_items
+from facscale.ingest.selection import match_people, select_items
 from facscale.spec.pipelines import Source
 
 ITEMS = [
@@ -82,3 +82,9 @@ def test_people_of_a_long_list_are_selected():
     names = tuple(item.identity for item in many[::2])
     selected, _ = select_items(Source(layout="voxceleb2", root="", include=names), many)
     assert len(selected) == 3000
+
+
+def test_people_are_selected_in_either_unicode_form():
+    decomposed, composed = "Jose\u0301", "Jos\u00e9"
+    assert match_people([decomposed, "anna"], [composed, "bob"]) == ({decomposed}, ["bob"])
+    assert match_people([composed, decomposed], ["Jos\u00e9*"]) == ({composed, decomposed}, [])

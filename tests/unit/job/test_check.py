@@ -36,11 +36,17 @@ def test_a_job_whose_data_is_elsewhere_is_planned_with_published_sizes(check):
     assert "about 153,000 steps: 200 epochs of one clip a video" in " ".join(done.output.split())
     assert "folds from BP4D's published parts: 14 people, 14 people, 13 people" in done.output
     head, training, *evaluations = plan_of(done)
-    assert head == "plan: 1 training for 1 row; each waits for the one that it hangs below"
+    assert head == "plan: 7 trainings for 1 row; each waits for the one that it hangs below"
     assert training.startswith("└── clp: clp, 149,850 steps, about ")
-    assert [line.strip(" │├└─") for line in evaluations] == [
-        f"F1 on {name} by a linear probe on the frozen encoder, 3 folds" for name in ("BP4D", "DISFA")
-    ]
+    lines = [line.strip(" │├└─") for line in evaluations]
+    for name in ("BP4D", "DISFA"):
+        (folds,) = (
+            line for line in lines if line.startswith(f"clp {name} fold0 … fold2: 3 trainings of supervised, 5 epochs")
+        )
+        assert re.search(r"a linear layer, [\d,]{5,} steps, about .* on 4 H100 each$", folds)
+        protocol = "linear probe on the encoder, which is frozen except for its BatchNorm layers"
+        assert f"F1 on {name}, 3 folds: {protocol}" in lines
+        assert f"F1 on {name}, 3 folds: linear probe on the frozen encoder" in lines
 
 
 @pytest.mark.parametrize("name", ["clp", "tcae", "aunet"])
@@ -76,10 +82,12 @@ def test_baselines_seeds_and_adapted_probes_are_counted(check, tmp_path):
     head, *lines = plan_of(done)
     assert head.startswith("plan: 12 trainings for 2 rows;")  # two rows of two seeds: once, and in each of two folds
     assert any("job: 2 trainings of simclr" in line for line in lines)
-    assert any(
-        "job labelled fold0 … fold1: 4 trainings of supervised, 30 epochs of BatchNorm" in line for line in lines
+    assert any("job labelled fold0 … fold1: 4 trainings of supervised, 5 epochs of BatchNorm" in line for line in lines)
+    assert (
+        sum("F1 on labelled, 2 folds: linear probe on the encoder, which is frozen except" in line for line in lines)
+        == 2
     )
-    assert sum("F1 on labelled by its own logits, 2 folds" in line for line in lines) == 2
+    assert sum("F1 on labelled, 2 folds: linear probe on the frozen encoder" in line for line in lines) == 2
 
 
 def test_a_variable_that_is_not_set_is_named_where_no_size_is_published(check):

@@ -111,6 +111,12 @@ def test_old_names_are_restored_everywhere_and_updated_again(spec):
     assert update_old_names(dump) == dump
 
 
+def test_the_official_split_changes_a_digest_only_where_it_is_not_wanted():
+    assert restore_old_names({"evaluate": {"folds": 3, "official_split": True}}) == {"evaluate": {"folds": 3}}
+    spec = {"evaluate": {"folds": 3, "official_split": False}}
+    assert restore_old_names(spec) == spec
+
+
 def test_samples_of_tracks_have_another_digest_since_they_are_others():
     """A number of `per_track` counted parts of tracks that row groups cut, so a training of that time is not this one."""
     epoch = {"samples_per": "track", "count": 2}
