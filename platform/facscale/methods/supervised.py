@@ -83,7 +83,7 @@ class Supervised(Method):
         au = batch.face.au[:, 0]
         losses: Losses = {"bce": Loss(masked_bce(self.classifier(features), au=au, weights=self.label_weights))}
         if self.config.intensities:
-            predicted = to_intensities(self.classifier.intensity(features))
+            predicted = to_intensities(self.classifier.get_submodule("intensity")(features))
             losses["intensity"] = Loss(masked_mse(predicted, target=batch.face.intensity[:, 0]))
         return losses
 
@@ -98,7 +98,7 @@ class Supervised(Method):
 
     def predict_intensities(self, batch: Batch) -> Tensor:
         """Predict AU intensities from 0 to 5, [B, A], from one frame."""
-        return to_intensities(self.classifier.intensity(self.encoder(batch.face.images[:, 0, 0])))
+        return to_intensities(self.classifier.get_submodule("intensity")(self.encoder(batch.face.images[:, 0, 0])))
 
 
 class ClassifierWithIntensities(LinearProbe):
