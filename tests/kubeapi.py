@@ -17,8 +17,8 @@ OBJECTS = re.compile(
 )
 TOKEN = "let-me-in"
 ROLE = {  # what the chart's role for researchers allows
-    "rayjobs": "create get list watch patch delete",
-    "configmaps": "get list create patch delete",
+    "rayjobs": "create get list watch delete",
+    "configmaps": "get list create",
     "pods": "get list watch",
     "log": "get",
     "events": "get list watch",
@@ -46,6 +46,8 @@ class FakeApiServer:
         self.admission = []  # called with plural and object; raise Refusal
         self.on_request = []  # called with verb, plural and name before each answer
         self.changes = []  # (verb, plural, name, whether it was a dry run)
+        self.finalizers = set()  # kinds whose objects stay, marked as deleted, until `finalize`
+        self.lock = threading.RLock()  # requests of several clients change the objects one after the other
         self._clock = itertools.count()
 
     def __enter__(self):
@@ -85,6 +87,11 @@ class FakeApiServer:
         (body,) = (body for (kind, _), body in self.objects.items() if kind == plural)
         return body
 
+    def finalize(self, plural, name):
+        """Remove an object that is marked as deleted, as its controller does at last."""
+        with self.lock:
+            self._remove(plural, name)
+
     def list_changes(self, verb="create"):
         """List the kinds of the objects that were changed by a verb, in order, without dry runs."""
         return [plural for changed, plural, _, dry in self.changes if changed == verb and not dry]
@@ -110,7 +117,8 @@ class FakeApiServer:
         if match["namespace"] != self.namespace and verb == "create":
             raise Refusal(404, f'namespaces "{match["namespace"]}" not found', "NotFound")
         here = match["namespace"] == self.namespace
-        return getattr(self, f"_{'log' if match['log'] else verb}")(plural, name, query, body if here else {}, here)
+        with self.lock:
+            return getattr(self, f"_{'log' if match['log'] else verb}")(plural, name, query, body if here else {}, here)
 
     def _refuse_by_role(self, verb, plural):
         if (verb, plural) in self.forbidden or verb not in ROLE.get(plural, ""):
@@ -149,21 +157,29 @@ class FakeApiServer:
         created = json.loads(json.dumps(body))
         return json.dumps(created if dry else self.add(plural, created))
 
-    def _patch(self, plural, name, _query, body, here):
-        self.changes.append(("patch", plural, name, False))
-        patched = self._find(plural, name, here)
-        patched["metadata"] |= body["metadata"]
-        return json.dumps(patched)
-
-    def _delete(self, plural, name, _query, _body, here):
+    def _delete(self, plural, name, _query, body, here):
         self.changes.append(("delete", plural, name, False))
         deleted = self._find(plural, name, here)
-        del self.objects[plural, name]
+        uid = body.get("preconditions", {}).get("uid", deleted["metadata"]["uid"])
+        if uid != deleted["metadata"]["uid"]:
+            raise Refusal(
+                409,
+                f'Operation cannot be fulfilled on {plural} "{name}": the UID in the precondition ({uid}) does not match '
+                f"the UID in record ({deleted['metadata']['uid']}). The object might have been deleted and then recreated",
+                "Conflict",
+            )
+        if plural in self.finalizers:
+            deleted["metadata"]["deletionTimestamp"] = datetime.now(UTC).isoformat()
+            return "{}"
+        self._remove(plural, name)
+        return "{}"
+
+    def _remove(self, plural, name):
+        deleted = self.objects.pop((plural, name))
         for key, body in list(self.objects.items()):  # garbage is collected
             owners = body["metadata"].get("ownerReferences", [])
             if any(owner["uid"] == deleted["metadata"]["uid"] for owner in owners):
                 del self.objects[key]
-        return "{}"
 
     def _log(self, _plural, name, query, _body, here):
         pod = self._find("pods", name, here)
@@ -192,7 +208,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(text.encode())
 
-    do_GET = do_POST = do_PATCH = do_DELETE = _serve  # noqa: N815 - http.server's names
+    do_GET = do_POST = do_DELETE = _serve  # noqa: N815 - http.server's names
 
     def log_message(self, *_):
         pass

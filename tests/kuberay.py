@@ -70,6 +70,9 @@ def drop_nulls(value: Any) -> Any:
     return [drop_nulls(part) for part in value] if isinstance(value, list) else value
 
 
+QUEUE = "kueue.x-k8s.io/queue-name"
+
+
 def list_schema_errors(doc: Doc) -> list[str]:
     """List what the API server would refuse, each with its path."""
     errors = load_validator(doc["kind"]).iter_errors(drop_nulls(doc))
@@ -86,6 +89,24 @@ def list_operator_errors(doc: Doc) -> list[str]:
         errors += _job_errors(doc["spec"])
     cluster = doc["spec"].get("rayClusterSpec") if kind == "RayJob" else doc["spec"]
     return errors + (list(_cluster_errors(cluster)) if cluster else [])
+
+
+def list_kueue_errors(doc: Doc) -> list[str]:
+    """List what Kueue 0.19's webhooks refuse in a RayJob or RayCluster that names a queue."""
+    metadata, spec = doc["metadata"], doc["spec"]
+    if QUEUE not in metadata.get("labels", {}):
+        return []
+    cluster = spec["rayClusterSpec"] if doc["kind"] == "RayJob" else spec
+    names = [group["groupName"] for group in cluster.get("workerGroupSpecs", [])]
+    is_elastic = metadata.get("annotations", {}).get("kueue.x-k8s.io/elastic-job") == "true"
+    rules = {
+        "clusterSelector with a cluster of its own": bool(spec.get("clusterSelector")),
+        "shutdownAfterJobFinishes is not set": doc["kind"] == "RayJob" and not spec.get("shutdownAfterJobFinishes"),
+        "enableInTreeAutoscaling, but no elastic job": bool(cluster.get("enableInTreeAutoscaling")) and not is_elastic,
+        "more than 7 worker groups": len(names) > 7,
+        "a worker group called head": "head" in names,
+    }
+    return [rule for rule, is_broken in rules.items() if is_broken]
 
 
 def _job_errors(spec: Doc) -> list[str]:

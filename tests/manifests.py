@@ -12,7 +12,13 @@ from kubernetes_validate import utils
 Doc = dict[str, Any]
 
 OLDEST, NEWEST = "1.29", "1.33"  # Kubernetes: the chart's kubeVersion, and the newest that we look at
-FOREIGN = {"RayCluster", "RayJob", "PodMonitor", "ServiceMonitor"}  # kinds of operators, unknown to Kubernetes itself
+FOREIGN = {
+    "RayCluster",
+    "RayJob",
+    "PodMonitor",
+    "PrometheusRule",
+    "ServiceMonitor",
+}  # kinds of operators, unknown to Kubernetes itself
 
 utils.schema_contents = functools.cache(utils.schema_contents)  # else 3 MB are read for each object anew
 

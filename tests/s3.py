@@ -56,6 +56,7 @@ class S3Server:
             f"-s3.port={self.port}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}",
             f"-metricsPort={metrics}", f"-admin.port={admin}", "-master.telemetry=false", "-webdav=false",
             "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false",
+            "-s3.iam.readOnly=false",
         ]  # fmt: skip
         # Its sockets have fixed names in the temporary folder: give each server its own.
         environment = {**os.environ, **self.environment, "GOMEMLIMIT": "256MiB", "TMPDIR": str(self.folder)}

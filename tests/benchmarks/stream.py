@@ -38,6 +38,7 @@ import torch  # noqa: E402
 from faces import make_track, write_tracks  # noqa: E402
 from facscale.data import Dataset, Stream  # noqa: E402
 from facscale.data.augment import Augmenter  # noqa: E402
+from facscale.data.manifest import MANIFEST  # noqa: E402
 from facscale.data.views import FrameSequence, RandomFrames, View  # noqa: E402
 from facscale.spec import models  # noqa: E402
 
@@ -49,14 +50,14 @@ CLIP: dict[str, View] = {"clip": FrameSequence(length=9, stride=2), "faces": Ran
 
 def make_frames(folder: Path, *, frames: int) -> Dataset:
     """Tracks of 100 frames in row groups of the usual size."""
-    if (folder / "manifest.json").exists():
+    if (folder / MANIFEST).exists():
         return Dataset(str(folder))
     tracks = (make_track(person, frames=range(100), size=SIDE, quality=92) for person in range(frames // 100))
     return write_tracks(str(folder), tracks, size=SIDE, row_group_mb=8.0, shard_mb=64.0)
 
 
 def open_stream(dataset: Dataset, views: dict[str, View], *, threads: int, batch_size: int) -> Stream:
-    spec = models.Data(per_track="all", threads=threads)
+    spec = models.Data(epoch={"samples_per": "frame"}, threads=threads)
     return Stream([dataset], views, spec=spec, batch_size=batch_size, seed=0)
 
 

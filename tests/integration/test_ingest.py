@@ -19,11 +19,14 @@ import simplejpeg
 from facscale import ingest, spec
 from facscale.data import DataError, Dataset, Stream
 from facscale.data.augment import FLOW_STEP, FLOW_UNKNOWN, Augmenter
+from facscale.data.verification import verify_dataset
 from facscale.data.views import RandomFrames
 from facscale.ingest import layouts
 from facscale.ingest.extract import FaceExtractor
 from facscale.ingest.items import list_files
+from facscale.ingest.lock import OutputLock
 from facscale.ingest.report import IngestReport
+from facscale.ingest.tasks import LocalPool
 from facscale.spec.models import Data
 from plugins.blob_faces import CRASH_COLOUR, draw, draw_moving_face, write_video
 
@@ -104,33 +107,29 @@ def test_good_videos_become_a_data_set_and_bad_ones_are_reported(tmp_path, monke
     assert np.isfinite(np.array(table["landmarks"].to_pylist())).all()
     assert simplejpeg.decode_jpeg(data.read(shard=0, row_group=0)["jpeg"][0].as_py()).shape == (48, 48, 3)
 
-    left = {path.name for path in (tmp_path / "out").iterdir()}
-    assert left == {
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"shard-00000.parquet", "__facscale__"}
+    assert {path.name for path in (tmp_path / "out/__facscale__").iterdir()} == {
         "manifest.json",
         "index.parquet",
-        "shard-00000.parquet",
         "report.json",
         "report.txt",
         "items.parquet",
         "contact_sheet.png",
     }
-    items = pq.read_table(tmp_path / "out/items.parquet").to_pylist()
+    items = pq.read_table(tmp_path / "out/__facscale__/items.parquet").to_pylist()
     assert {item["source"]: item["faces"] for item in items}["anna/b.mp4"] == 24
 
     # a second time: nothing is opened, nothing is written, no Ray
-    monkeypatch.setattr("facscale.ingest.pipeline._extract_pending", lambda *_, **__: pytest.fail("it worked again"))
+    monkeypatch.setattr("facscale.ingest.pipeline.VersionBuilder", lambda *_, **__: pytest.fail("it worked again"))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
     again = ingest.run(pipeline(tmp_path), progress=False)
     assert {**vars(again), "outcome": "made"} == vars(report)
     assert again.outcome == "already there"
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
 
-    # another recipe, or other videos, must not look like the same
+    # another recipe must not look like the same
     with pytest.raises(DataError, match=r"another recipe \(different: crop\).*choose another output"):
         ingest.run(pipeline(tmp_path, crop={"size": 32}), progress=False)
-    write_video(tmp_path / "raw/new.mp4", draw_moving_face(9))
-    with pytest.raises(DataError, match="other source files"):
-        ingest.run(pipeline(tmp_path), progress=False)
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -145,10 +144,12 @@ def test_an_interrupted_run_is_resumed(tmp_path):
     listing = list_files(broken_off.source.root)
     items = list(layouts.find("videos").list_items(listing.files))
     extractor = FaceExtractor(broken_off, run="killed")
-    done = [extractor(item, item.compute_key(listing.files)) for item in items[:2]]
+    done = [extractor(item, item.compute_key(listing.files), item.compute_stamp(listing.stamps)) for item in items[:2]]
     (tmp_path / "out/_parts/0123.parquet").write_bytes(b"of a worker that died")
     for file in (root / "a.mp4", root / "b.mp4"):  # whoever opens them again finds nothing
-        file.write_bytes(b"\0" * file.stat().st_size)
+        before = file.stat()
+        file.write_bytes(b"\0" * before.st_size)
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     report = ingest.run(broken_off, progress=False)
     assert len(done) == report.reused == 2
     assert (report.faces, report.faults) == (expected.faces, ()) == (40, ())
@@ -162,10 +163,10 @@ def test_the_next_run_cleans_up_after_a_kill(tmp_path):
     ingest.run(pipeline(tmp_path), progress=False)
     (tmp_path / "out/_parts").mkdir()
     (tmp_path / "out/_parts/left.parquet").write_bytes(b"x")
-    (tmp_path / "out/contact_sheet.png").unlink()
+    (tmp_path / "out/__facscale__/contact_sheet.png").unlink()
     assert ingest.run(pipeline(tmp_path), progress=False).outcome == "already there"
     assert not (tmp_path / "out/_parts").exists()
-    assert (tmp_path / "out/contact_sheet.png").exists()
+    assert (tmp_path / "out/__facscale__/contact_sheet.png").exists()
 
 
 def test_a_killed_process_is_resumed(tmp_path):
@@ -178,7 +179,7 @@ def test_a_killed_process_is_resumed(tmp_path):
             time.sleep(0.01)
         assert process.poll() is None, process.stdout.read()
         process.send_signal(signal.SIGKILL)
-    assert not (tmp_path / "killed/manifest.json").exists()
+    assert not (tmp_path / "killed/__facscale__/manifest.json").exists()
     with in_another_process(spec_) as process:
         output = process.communicate(timeout=600)[0]
     assert process.returncode == 0, output
@@ -227,8 +228,8 @@ def test_a_source_without_faces_is_an_error_with_the_report(tmp_path):
     write_video(tmp_path / "raw/a.mp4", [draw()] * 6)
     with pytest.raises(DataError, match=r"no face could be used(.|\n)*no face in its 6 frames"):
         ingest.run(pipeline(tmp_path), progress=False)
-    assert json.loads((tmp_path / "out/report.json").read_text())["outcome"] == "nothing found"
-    assert not (tmp_path / "out/manifest.json").exists()
+    assert json.loads((tmp_path / "out/__facscale__/report.json").read_text())["outcome"] == "nothing found"
+    assert not (tmp_path / "out/__facscale__/manifest.json").exists()
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -263,7 +264,7 @@ def test_a_detector_on_rendered_faces(tmp_path, name):
     assert ingest.run(rendered, progress=False).outcome == "already there"
 
 
-def test_from_s3_to_s3(tmp_path, s3_bucket):
+def test_from_s3_to_s3_and_one_more_video(tmp_path, s3_bucket):
     raw(tmp_path)
     fsspec.filesystem("s3", skip_instance_cache=True).put(str(tmp_path / "raw"), f"{s3_bucket}/raw", recursive=True)
     remote = pipeline(tmp_path, source={"layout": "videos", "root": f"{s3_bucket}/raw"}, output=f"{s3_bucket}/set")
@@ -279,6 +280,21 @@ def test_from_s3_to_s3(tmp_path, s3_bucket):
     again = ingest.run(remote, progress=False)
     assert again.outcome == "already there"
 
+    store = fsspec.filesystem("s3", skip_instance_cache=True)
+    with store.open(f"{s3_bucket}/raw/new.mp4", "wb") as file:  # extended in this process, without Ray
+        file.write(write_video(tmp_path / "new.mp4", draw_moving_face(9)).read_bytes())
+    content = store.cat(f"{s3_bucket}/raw/bela.mp4")
+    report = ingest.run(remote, progress=False, pool=LocalPool())
+    assert (report.reused, report.changes["added"]) == (7, ("new.mp4",))
+    store.pipe(f"{s3_bucket}/raw/bela.mp4", content[:-1] + b"\0")  # re-uploaded, with the same size
+    report = ingest.run(remote, progress=False, pool=LocalPool())
+    assert report.reused == 7
+    assert report.output.endswith("set-v2" if report.outcome == "already there" else "set-v3")
+    assert Dataset(f"{remote.output}-v2").manifest.counts["frames"] == 65
+    assert not verify_dataset(Dataset(f"{remote.output}-v2"))
+    with OutputLock(remote.output), pytest.raises(DataError, match="another run is writing there"):
+        OutputLock(remote.output).__enter__()
+
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_flow_is_stored_with_each_frame_that_has_a_later_one(tmp_path):
@@ -293,7 +309,11 @@ def test_flow_is_stored_with_each_frame_that_has_a_later_one(tmp_path):
     assert (flow[~known] == FLOW_UNKNOWN).all()
     assert np.abs(flow[known] * FLOW_STEP).mean() < 1  # the red square moves through the room, not within its crop
     stream = Stream(
-        [dataset], {"face": RandomFrames(columns=("flow",))}, spec=Data(per_track="all"), batch_size=20, seed=0
+        [dataset],
+        {"face": RandomFrames(columns=("flow",))},
+        spec=Data(epoch={"samples_per": "frame"}),
+        batch_size=20,
+        seed=0,
     )
     batches = stream.batches()
     seen = Augmenter(size=24)(next(batches)).face.flow

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
-import tempfile
 import urllib.error
 import urllib.request
-from pathlib import Path
 
+import psutil
 import pytest
 
 from conftest import ROOT
 from faces import write_face_data_set
-from facscale.cli.demo import BIN, get_ray_credentials, start_ray, stop_ray
+from facscale.cli.demo import BIN, choose_temp_dir, get_ray_credentials, start_ray, stop_ray
 from facscale.track import server
 from ports import free_port, free_run
 
@@ -52,18 +52,39 @@ def world(tmp_path_factory):
         "MLFLOW_TRACKING_USERNAME": "anna", "HOME": str(folder), "PYTHONPATH": str(ROOT / "platform"),
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
     }  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray-") as session:
+    with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
             patch.setenv(name, value)
         port = free_run(4)  # the dashboard's is followed by those of two helpers
         dashboard = port + 1
-        start_ray(folder, port=port, dashboard=dashboard, temp_dir=Path(session))  # Ray's sockets need a short path
+        start_ray(folder, port=port, dashboard=dashboard)
         yield {
-            "folder": folder, "session": Path(session), "gcs": f"127.0.0.1:{port}", "token": get_ray_credentials(folder),
+            "folder": folder, "session": choose_temp_dir(folder), "gcs": f"127.0.0.1:{port}", "token": get_ray_credentials(folder),
             "address": f"http://127.0.0.1:{dashboard}", "tracker": tracker.url, "job": folder / "tiny.yaml",
         }  # fmt: skip
         stop_ray(folder / "ray.pid")
     server.stop_server(folder / "mlflow")
+
+
+def test_all_servers_of_the_cluster_listen_on_loopback_alone(world):
+    head = psutil.Process(int((world["folder"] / "ray.pid").read_text()))
+    processes = [head, *head.children(recursive=True)]
+    listening = {
+        (process.name(), connection.laddr.ip)
+        for process in processes
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert {name for name, _ in listening} >= {"gcs_server", "raylet"}
+    assert {address.removeprefix("::ffff:") for _, address in listening} <= {"127.0.0.1", "::1"}
+
+
+def test_no_other_user_enters_the_folders_of_the_cluster(world):
+    """Ray makes its session writable for everybody: what lies there is the code of the next job, and its token."""
+    assert stat.S_IMODE(world["session"].parent.stat().st_mode) == 0o700
+    for name in ("ray.token", "ray.pid", "mlflow/mlflow.db"):
+        assert stat.S_IMODE((world["folder"] / name).stat().st_mode) & 0o022 == 0
+    assert stat.S_IMODE((world["folder"] / "mlflow/mlflow.db").stat().st_mode) == 0o600
 
 
 def call(world, *words, login, **variables):

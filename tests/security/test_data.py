@@ -151,24 +151,16 @@ def make_png_with_size(width, height):
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-@pytest.mark.parametrize(
-    ("content", "name"),
-    [
-        (make_jpeg_with_size(65000, 65000), "a.jpg"),
-        (make_jpeg_with_size(65000, 65000), "a.png"),
-        (make_png_with_size(60000, 60000), "a.png"),
-        (make_png_with_size(60000, 60000), "a.jpg"),
-    ],
-)
-def test_an_image_of_gigabytes_is_not_decoded(content, name):
+@pytest.mark.parametrize("content", [make_jpeg_with_size(65000, 65000), make_png_with_size(60000, 60000)])
+def test_an_image_of_gigabytes_is_not_decoded(content):
     with pytest.raises(ValueError, match=r"pixels are more than the 64,000,000"):
-        decode_image(content, name)
+        decode_image(content)
 
 
 @pytest.mark.parametrize("content", [b"GIF89a" + b"\0" * 100, b"BM" + b"\0" * 100, b"\x93NUMPY", b"%PDF-1.4", b"MZ"])
 def test_a_file_with_the_name_of_an_image(content):
     with pytest.raises(ValueError, match="neither a JPEG nor a PNG"):
-        decode_image(content, "a.png")
+        decode_image(content)
 
 
 def test_a_stored_image_larger_than_its_buffer_is_a_bad_frame():

@@ -16,8 +16,8 @@ CHART = ROOT / "helm" / "facscale"
 ANNA, STRANGER = account("anna", "people"), account("anna", "elsewhere")
 RAY = "ray.io"
 SUBMITTERS = [
-    *((verb, "rayjobs", RAY) for verb in ("create", "get", "list", "watch", "patch", "delete")),
-    *((verb, "configmaps", "") for verb in ("get", "list", "create", "patch", "delete")),
+    *((verb, "rayjobs", RAY) for verb in ("create", "get", "list", "watch", "delete")),
+    *((verb, "configmaps", "") for verb in ("get", "list", "create")),
     *((verb, resource, "") for verb in ("get", "list", "watch") for resource in ("pods", "pods/log", "events")),
     *((verb, "workloads", "kueue.x-k8s.io") for verb in ("get", "list", "watch")),
 ]

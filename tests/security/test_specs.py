@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from facscale.ingest import detectors, layouts
@@ -137,3 +139,10 @@ def test_a_variable_with_an_invalid_value_is_refused(spec, monkeypatch):
     monkeypatch.setenv("WHERE", "!!python/object/apply:os.system [id]")
     with pytest.raises(SpecError, match=r"job\.yaml:2: '\$\{WHERE\}' is not a valid value"):
         read_spec(spec(CLP + "seed: ${WHERE}\n"))
+
+
+def test_a_long_value_is_searched_for_secrets_in_time(spec):
+    """In quadratic time, this one takes minutes."""
+    began = time.process_time()
+    read_spec(spec("method: {name: clp}\nname: " + "eyJ-" * 60_000))
+    assert time.process_time() - began < 30

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 
 import pytest
 
@@ -35,6 +36,17 @@ NOWHERE = f"http://anna:{PASSWORD}@127.0.0.1:9"
 def test_addresses_lose_their_passwords_and_nothing_else(text, expected):
     assert redact(text) == expected
     assert str(UserError(text)) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["a." * 100_000, "a://" * 50_000, "?token" * 30_000, "a://b:" * 30_000, "?" * 200_000, "://" + ":" * 200_000],
+    ids=["scheme", "schemes", "queries", "users", "marks", "colons"],
+)  # fmt: skip
+def test_a_long_text_is_searched_for_passwords_in_time(text):
+    """In linear time these take milliseconds each; in quadratic time, most of them take minutes."""
+    began = time.process_time()
+    redact(text)
+    assert time.process_time() - began < 5
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ from safetensors.torch import save
 
 from facscale.inference import export
 from facscale.job.card import Card, CardError
+from facscale.methods import DataFacts, find_method
 from facscale.spec import SpecError
 from facscale.sweep.search import SweepError, check_ownership
 from facscale.track import encoder
@@ -108,6 +109,23 @@ def test_other_files_are_refused_in_one_line(name):
     assert "\n" not in str(error.value)
 
 
+def test_an_export_whose_length_looks_like_a_pickle_is_read():
+    """The header's length comes first: 896 bytes are 80 03, as a pickle of protocol 3 begins."""
+    config = find_method("clp").Config(depth=18, width=4, hidden=8, embedding=8, queue_size=8)
+    method = export.build_method("clp", config, DataFacts())
+    plain = export.save_export(method)
+    weights = {name: value.clone() for name, value in method.state_dict().items()}
+    metadata = json.loads(plain[8 : 8 + int.from_bytes(plain[:8], "little")])["__metadata__"]
+    size = int.from_bytes(plain[:8], "little")
+    padding = "x" * ((0x380 - size) % 0x10000)
+    for shorter in range(64):
+        data = save(weights, {**metadata, "x": padding[shorter:]})
+        if data.startswith(b"\x80\x03"):
+            break
+    assert data.startswith(b"\x80\x03")
+    assert export.load_export(data).recipe == method.recipe
+
+
 def test_a_checkpoint_is_tensors_and_plain_values(tmp_path):
     torch.save({"step": 3, "method": {"a": torch.ones(2)}, "optimizers": {}}, tmp_path / checkpoint.STATE)
     assert checkpoint.read(tmp_path)["step"] == 3
@@ -116,20 +134,41 @@ def test_a_checkpoint_is_tensors_and_plain_values(tmp_path):
         checkpoint.read(tmp_path)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder to another user, which only root may")
-def test_a_sweep_of_another_user_is_not_resumed(tmp_path):
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user, which only root may")
+@pytest.mark.parametrize("url", ["{}", "file://{}", "local://{}"])
+def test_a_sweep_of_another_user_is_not_resumed(tmp_path, url):
+    """Whichever way they had to put something in it: Ray Tune unpickles all of it."""
     folder = tmp_path / "sweep-0123"
-    check_ownership(str(folder))
+    where = url.format(folder)
+    check_ownership(where)
     folder.mkdir(mode=0o755)
-    check_ownership(str(folder))
+    state = folder / "tuner.pkl"
+    state.touch()
+    check_ownership(where)
+    changes = [
+        (folder, lambda path: os.chown(path, 12345, 12345), f"{folder} belongs to user 12345"),
+        (folder, lambda path: path.chmod(0o777), f"every user may write to {folder}"),
+        (folder, lambda path: (os.chown(path, 0, 12345), path.chmod(0o775)), f"the group 12345 may write to {folder}"),
+        (state, lambda path: os.chown(path, 12345, 0), f"{state} belongs to user 12345"),
+        (state, lambda path: path.chmod(0o666), f"every user may write to {state}"),
+        (tmp_path, lambda path: path.chmod(0o777), f"every user may write to {tmp_path}"),
+    ]
+    for path, change, reason in changes:
+        change(path)
+        with pytest.raises(SweepError, match=f"another user may have written.*{reason}"):
+            check_ownership(where)
+        os.chown(path, 0, 0)
+        path.chmod(0o700)
+    check_ownership(where)
     check_ownership("s3://runs/sweep-0123")
-    os.chown(folder, 12345, 12345)
-    with pytest.raises(SweepError, match="another user may have written"):
-        check_ownership(str(folder))
-    os.chown(folder, 0, 0)
-    folder.chmod(0o777)
-    with pytest.raises(SweepError, match="another user may have written"):
-        check_ownership(str(folder))
+
+
+def test_a_width_that_its_file_cannot_hold_is_not_allocated():
+    for config in ({"width": 10**6}, {"queue_size": 10**12}, {"embedding": 10**9}):
+        recipe = RECIPE | {"config": config}
+        data = save({"a": torch.zeros(1)}, {"facscale": export.FORMAT, "recipe": json.dumps(recipe)})
+        with pytest.raises(SpecError, match=r"a tensor of shape \[.* brings the network to .* GB"):
+            export.load_export(data, source="there")
 
 
 @pytest.mark.parametrize(

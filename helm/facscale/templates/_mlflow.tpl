@@ -17,6 +17,17 @@ postgresql+psycopg2://{{ $database.host }}:{{ int $database.port }}/{{ .name }}
 - {name: PGCONNECT_TIMEOUT, value: "10"}
 {{- end -}}
 
+{{/* Digest of the secrets that the server reads at its start, so that an upgrade restarts it when one of them has changed. */}}
+{{- define "facscale.mlflow.secretsDigest" -}}
+{{- $text := "" -}}
+{{- range list (include "facscale.secret.mlflow" .) (include "facscale.secret.database" .) (include "facscale.secret.artifacts" .) -}}
+{{- if . -}}
+{{- $text = (lookup "v1" "Secret" $.Release.Namespace .).data | default dict | toJson | cat $text -}}
+{{- end -}}
+{{- end -}}
+{{- $text | sha256sum | trunc 16 -}}
+{{- end -}}
+
 {{/* The container that upgrades both databases to the schema of this image, or creates it. A second run changes nothing. */}}
 {{- define "facscale.mlflow.migrate" -}}
 name: migrate
@@ -38,9 +49,11 @@ env:
   - {name: AUTH_DATABASE, value: {{ include "facscale.mlflow.database" (dict "root" . "name" .Values.mlflow.database.authName) | quote }}}
   - {name: MLFLOW_DISABLE_TELEMETRY, value: "true"}
   {{- include "facscale.mlflow.databaseEnv" . | nindent 2 }}
+  {{- include "facscale.extraEnv" . | nindent 2 }}
 {{ include "facscale.resources" (dict "cpu" "500m" "memory" "1Gi") }}
 volumeMounts:
   - {name: tmp, mountPath: /tmp}
+  {{- include "facscale.extraMounts" . | nindent 2 }}
 {{- end -}}
 
 {{/* Host names that the server accepts; it answers 403 to others. Names are compared with their port, so each is listed with and without. */}}

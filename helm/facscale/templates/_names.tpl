@@ -50,6 +50,11 @@ labels:
 {{- if .Values.objectStore.enabled -}}{{ include "facscale.fullname" . }}-object-store{{- else -}}{{ .Values.storage.existingSecret }}{{- end -}}
 {{- end -}}
 
+{{/* The secret with which MLflow reads and writes artifacts; that of the storage, unless the server has an identity of its own. */}}
+{{- define "facscale.secret.artifacts" -}}
+{{- default (include "facscale.secret.storage" .) .Values.mlflow.artifactsSecret -}}
+{{- end -}}
+
 {{/* The secret with which jobs log in to MLflow; empty for a server without logins. */}}
 {{- define "facscale.secret.tracking" -}}
 {{- if .Values.tracking.existingSecret -}}

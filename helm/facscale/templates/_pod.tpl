@@ -23,7 +23,9 @@ seccompProfile: {type: RuntimeDefault}
 {{- define "facscale.image" -}}
 {{- $image := .root.Values.image -}}
 {{- $tag := default .root.Chart.AppVersion $image.tag -}}
-image: {{ printf "%s:%s" $image.repository (ternary (default (printf "%s-cuda" $tag) $image.cudaTag) $tag .cuda) | quote }}
+{{- $tag = ternary (default (printf "%s-cuda" $tag) $image.cudaTag) $tag .cuda -}}
+{{- $digest := ternary $image.cudaDigest $image.digest .cuda -}}
+image: {{ ternary (printf "%s@%s" $image.repository $digest) (printf "%s:%s" $image.repository $tag) (ne $digest "") | quote }}
 imagePullPolicy: {{ $image.pullPolicy }}
 {{- end -}}
 
@@ -56,10 +58,35 @@ affinity: {{ toJson . }}
 {{- end }}
 {{- end -}}
 
-{{/* Priority class of a pod, if this chart creates the classes: (dict "root" $ "class" "head"). */}}
+{{/* Priority class of a pod, an existing one or this chart's: (dict "root" $ "class" "head"). */}}
 {{- define "facscale.priority" -}}
-{{- if .root.Values.priorityClasses.create }}
+{{- $existing := get .root.Values.priorityClasses.existing .class -}}
+{{- if $existing }}
+priorityClassName: {{ $existing }}
+{{- else if .root.Values.priorityClasses.create }}
 priorityClassName: {{ include "facscale.fullname" .root }}-{{ .class }}
+{{- end }}
+{{- end -}}
+
+{{/* What `pods` adds to every pod that runs our image: annotations, variables, volumes and their mounts. */}}
+{{- define "facscale.extraAnnotations" -}}
+{{- with .Values.pods.annotations }}
+annotations: {{ toJson . }}
+{{- end }}
+{{- end -}}
+{{- define "facscale.extraEnv" -}}
+{{- range $name, $value := .Values.pods.environment }}
+- {name: {{ $name }}, value: {{ $value | quote }}}
+{{- end }}
+{{- end -}}
+{{- define "facscale.extraVolumes" -}}
+{{- with .Values.pods.volumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+{{- define "facscale.extraMounts" -}}
+{{- with .Values.pods.volumeMounts }}
+{{ toYaml . }}
 {{- end }}
 {{- end -}}
 

@@ -25,6 +25,14 @@ matchExpressions:
   ports: [{port: {{ .port }}}]
 {{- end -}}
 
+{{/* Port of an address, the scheme's own where it names none. */}}
+{{- define "facscale.policy.port" -}}
+{{- $ports := dict "http" 80 "https" 443 "redis" 6379 "rediss" 6379 -}}
+{{- $scheme := regexFind "^[a-z]+://" . | trimSuffix "://" -}}
+{{- $host := regexReplaceAll "^[a-z]+://" . "" | regexFind "^[^/]*" -}}
+{{- regexFind ":[0-9]+$" $host | trimPrefix ":" | default (get $ports $scheme | default 443) -}}
+{{- end -}}
+
 {{/* A rule for traffic to peers outside the release: (dict "to" peers "ports" (list 443) "udp" false). Without peers it allows all, at these ports. */}}
 {{- define "facscale.policy.outside" -}}
 - ports:

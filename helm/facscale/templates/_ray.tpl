@@ -13,7 +13,7 @@ envFrom:
   {{- end }}
 {{- end -}}
 
-{{/* Volumes and mounts of a Ray pod: (dict "sharedMemory" "2Gi" "scratch" "20Gi"). /dev/shm holds Ray's object store, and counts as memory. */}}
+{{/* Volumes and mounts of a Ray pod: (dict "root" $ "sharedMemory" "2Gi" "scratch" "20Gi"). /dev/shm holds Ray's object store, and counts as memory. */}}
 {{- define "facscale.ray.volumes" -}}
 - name: shm
   emptyDir: {medium: Memory, sizeLimit: {{ .sharedMemory }}}
@@ -21,11 +21,25 @@ envFrom:
   emptyDir: {sizeLimit: {{ .scratch }}}
 - name: home
   emptyDir: {sizeLimit: {{ .scratch }}}
+{{- include "facscale.extraVolumes" .root }}
 {{- end -}}
 {{- define "facscale.ray.mounts" -}}
 - {name: shm, mountPath: /dev/shm}
 - {name: tmp, mountPath: /tmp}
 - {name: home, mountPath: /home/facscale}
+{{- include "facscale.extraMounts" .root }}
+{{- end -}}
+
+{{/* Resources of a Ray pod, as JSON: CPU and memory, and what a group or the head adds (`extraResources`, `ephemeralStorage`). */}}
+{{- define "facscale.ray.resources" -}}
+{{- $resources := deepCopy .resources -}}
+{{- range $name, $amount := .group.extraResources -}}
+{{- $_ := set $resources $name (toString $amount) -}}
+{{- end -}}
+{{- with .group.ephemeralStorage -}}
+{{- $_ := set $resources "ephemeral-storage" . -}}
+{{- end -}}
+{{- toJson $resources -}}
 {{- end -}}
 
 {{/* Size of Ray's object store in bytes, for "4Gi" of /dev/shm: nine tenths, because Ray puts one that does not fit on a slow disk. */}}
@@ -49,6 +63,23 @@ labels:
 annotations:
   cluster-autoscaler.kubernetes.io/safe-to-evict: "false"
   karpenter.sh/do-not-disrupt: "true"
+  {{- with .root.Values.pods.annotations }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end -}}
+
+{{/* What a cluster grows to: CPU=16,GPU=8. A job waits for nodes up to it instead of being refused. */}}
+{{- define "facscale.ray.limits" -}}
+{{- $cpus := 0 -}}
+{{- $gpus := 0 -}}
+{{- range .Values.ray.groups -}}
+{{- if . -}}
+{{- $group := mergeOverwrite (deepCopy $.Values.ray.groupDefaults) . -}}
+{{- $cpus = add $cpus (mul (int $group.cpus) (int $group.maxReplicas)) -}}
+{{- $gpus = add $gpus (mul (int $group.gpus) (int $group.maxReplicas)) -}}
+{{- end -}}
+{{- end -}}
+CPU={{ $cpus }},GPU={{ $gpus }}
 {{- end -}}
 
 {{/* The head. It runs Ray's services and the drivers of jobs, no tasks. */}}
@@ -77,6 +108,10 @@ template:
           {{- include "facscale.security" . | nindent 10 }}
         env:
           - {name: HOME, value: /home/facscale}
+          {{- if and .autoscale (eq .lifetime "standing") }}
+          - {name: FACSCALE_CLUSTER_LIMITS, value: {{ include "facscale.ray.limits" .root | quote }}}
+          {{- end }}
+          {{- include "facscale.extraEnv" .root | nindent 10 }}
         {{- include "facscale.ray.envFrom" .root | nindent 8 }}
         ports:
           - {name: gcs-server, containerPort: 6379}
@@ -84,12 +119,12 @@ template:
           - {name: metrics, containerPort: 8080}
           - {name: as-metrics, containerPort: 44217}
           - {name: dash-metrics, containerPort: 44227}
-        {{- include "facscale.resources" $head.resources | nindent 8 }}
+        {{- include "facscale.resources" (include "facscale.ray.resources" (dict "resources" $head.resources "group" $head) | fromJson) | nindent 8 }}
         {{- include "facscale.probes" (dict "path" "/api/healthz" "port" 52365 "start" 60 "failures" 30) | nindent 8 }}
         volumeMounts:
           {{- include "facscale.ray.mounts" . | nindent 10 }}
     volumes:
-      {{- include "facscale.ray.volumes" $head | nindent 6 }}
+      {{- include "facscale.ray.volumes" (merge (pick . "root") $head) | nindent 6 }}
       # the autoscaler's token for the Kubernetes API, mounted into its container only: the code of a job has no access to it
       - name: kubernetes
         projected:
@@ -100,7 +135,8 @@ template:
             - downwardAPI: {items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]}
 {{- end -}}
 
-{{/* A worker group: (dict "root" $ "name" "gpu" "group" {...} "lifetime" "job"). */}}
+{{/* A worker group: (dict "root" $ "name" "gpu" "group" {...} "lifetime" "job" "live" {"gpu": 2}). `live` has the numbers of workers that
+     an autoscaler has set, within the group's bounds. */}}
 {{- define "facscale.ray.group" -}}
 {{- $group := mergeOverwrite (deepCopy .root.Values.ray.groupDefaults) .group -}}
 {{- $gpus := int $group.gpus -}}
@@ -111,7 +147,11 @@ template:
 {{- $tolerations = append $tolerations (dict "key" "nvidia.com/gpu" "operator" "Exists" "effect" "NoSchedule") -}}
 {{- end -}}
 groupName: {{ .name }}
-replicas: {{ int (default $group.minReplicas $group.replicas) }}
+{{- $replicas := int (default $group.minReplicas $group.replicas) -}}
+{{- if hasKey (default dict .live) .name -}}
+{{- $replicas = max (int $group.minReplicas) (min (int $group.maxReplicas) (int (get .live .name))) -}}
+{{- end }}
+replicas: {{ $replicas }}
 minReplicas: {{ int $group.minReplicas }}
 maxReplicas: {{ int $group.maxReplicas }}
 {{- with $group.idleTimeoutSeconds }}
@@ -140,24 +180,33 @@ template:
           {{- include "facscale.security" . | nindent 10 }}
         env:
           - {name: HOME, value: /home/facscale}
+          {{- include "facscale.extraEnv" .root | nindent 10 }}
           {{- range $name, $value := $group.environment }}
           - {name: {{ $name }}, value: {{ $value | quote }}}
           {{- end }}
         {{- include "facscale.ray.envFrom" .root | nindent 8 }}
         ports:
           - {name: metrics, containerPort: 8080}
-        {{- include "facscale.resources" $resources | nindent 8 }}
+        {{- include "facscale.resources" (include "facscale.ray.resources" (dict "resources" $resources "group" $group) | fromJson) | nindent 8 }}
         {{- include "facscale.probes" (dict "path" "/api/healthz" "port" 52365 "start" 60 "failures" 30) | nindent 8 }}
         volumeMounts:
           {{- include "facscale.ray.mounts" . | nindent 10 }}
     volumes:
-      {{- include "facscale.ray.volumes" $group | nindent 6 }}
+      {{- include "facscale.ray.volumes" (merge (pick . "root") $group) | nindent 6 }}
 {{- end -}}
 
 {{/* A Ray cluster, permanent or of one job: (dict "root" $ "lifetime" "standing" "autoscale" true). */}}
 {{- define "facscale.ray.spec" -}}
 {{- $cluster := . -}}
 {{- $autoscaler := .root.Values.ray.autoscaler -}}
+{{- $live := dict -}}
+{{- if and .autoscale (eq .lifetime "standing") -}}
+{{- /* An upgrade must not undo what the autoscaler has done since the last one. */ -}}
+{{- $existing := lookup "ray.io/v1" "RayCluster" .root.Release.Namespace (include "facscale.fullname" .root) -}}
+{{- range dig "spec" "workerGroupSpecs" list $existing -}}
+{{- $_ := set $live .groupName (int .replicas) -}}
+{{- end -}}
+{{- end -}}
 rayVersion: {{ .root.Values.ray.version | quote }}
 authOptions:
   mode: token
@@ -179,11 +228,11 @@ autoscalerOptions:
     - {name: kubernetes, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
 {{- end }}
 headGroupSpec:
-  {{- include "facscale.ray.head" (pick . "root" "lifetime") | nindent 2 }}
+  {{- include "facscale.ray.head" (pick . "root" "lifetime" "autoscale") | nindent 2 }}
 workerGroupSpecs:
   {{- range $name, $group := .root.Values.ray.groups }}
   {{- if $group }}
-  - {{ include "facscale.ray.group" (dict "root" $cluster.root "name" $name "group" $group "lifetime" $cluster.lifetime) | indent 4 | trim }}
+  - {{ include "facscale.ray.group" (dict "root" $cluster.root "name" $name "group" $group "lifetime" $cluster.lifetime "live" $live) | indent 4 | trim }}
   {{- end }}
   {{- end }}
 {{- end -}}

@@ -38,12 +38,14 @@ spec:
     metadata:
       labels:
         {{- include "facscale.podLabels" (dict "root" . "component" "ray-submitter") | nindent 8 }}
+      {{- include "facscale.extraAnnotations" . | nindent 6 }}
     spec:
       restartPolicy: Never
       automountServiceAccountToken: false
       {{- include "facscale.podSecurity" (dict "user" 10001) | nindent 6 }}
       {{- include "facscale.pullSecrets" . | nindent 6 }}
       {{- include "facscale.priority" (dict "root" . "class" "head") | nindent 6 }}
+      {{- include "facscale.placement" .Values.pods | nindent 6 }}
       containers:
         - name: ray-job-submitter
           {{- include "facscale.image" (dict "root" . "cuda" false) | nindent 10 }}
@@ -51,12 +53,15 @@ spec:
             {{- include "facscale.security" . | nindent 12 }}
           env:
             - {name: HOME, value: /tmp}
+            {{- include "facscale.extraEnv" . | nindent 12 }}
           {{- include "facscale.resources" .Values.jobs.submitter.resources | nindent 10 }}
           volumeMounts:
             - {name: tmp, mountPath: /tmp}
+            {{- include "facscale.extraMounts" . | nindent 12 }}
       volumes:
         - name: tmp
           emptyDir: {sizeLimit: 1Gi}
+        {{- include "facscale.extraVolumes" . | nindent 8 }}
   rayClusterSpec:
     {{- include "facscale.ray.spec" (dict "root" . "lifetime" "job" "autoscale" $autoscale) | nindent 4 }}
 {{- end -}}

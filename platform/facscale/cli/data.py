@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import itertools
 import os
-import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -71,16 +69,21 @@ def data_command() -> None:
     metavar="FILE.png",
     help="Write a contact sheet of the faces to this PNG.",
 )
-def describe(url: str, sheet: Path | None) -> None:
+@click.option("--page", type=OutputFile(suffix=".html"), metavar="FILE.html", help="Write all of it as one page.")
+def describe(url: str, sheet: Path | None, page: Path | None) -> None:
     """Show what a data set contains.
 
     \b
         facscale data describe s3://faces/bp4d
         facscale data describe s3://faces/bp4d --sheet faces.png
+        facscale data describe s3://faces/bp4d --page bp4d.html
 
-    Printed are the counts of its manifest, the base rates of its AUs, its folds and its expressions.
+    Printed are the counts of its manifest, the base rates of its AUs, its folds and its expressions. The page shows
+    people, lengths, pose, light, sharpness, detection, AUs and their co-occurrence, and the best and worst crops.
     """
     show_data(url, sheet=sheet)
+    if page:
+        write_page(url, page)
 
 
 @data_command.command(cls=Command)
@@ -191,6 +194,35 @@ def forget(identities: tuple[str, ...], *, url: str, target: str | None, tracker
     forget_data(identities, url=url, target=target, tracker=tracker, should_search=not no_tracker)
 
 
+@data_command.command(cls=Command)
+@URL
+def failed(url: str) -> None:
+    """List the videos and images that a pipeline could not read.
+
+    \b
+        facscale data failed s3://faces/voxceleb2
+        facscale run pipelines/voxceleb2.yaml --retry-failed
+
+    URL is the output of the pipeline, which may be unfinished. Videos that show no face are not listed: they were read.
+    A file that was mended is processed again by `facscale run`; --retry-failed also does so for those that have not changed,
+    such as after a fault of the disk or too little memory. Exit status 1: something failed.
+    """
+    sys.exit(1 if show_failed(url) else 0)
+
+
+def show_failed(url: str) -> bool:
+    """Print a line for each fault of the items that failed; True if there are any."""
+    from facscale.ingest.failures import list_failed
+
+    statuses = list_failed(url)
+    for status in statuses:
+        kept = f" ({status.faces:,} faces kept)" if status.faces else ""
+        for fault in status.faults:
+            click.echo(f"{fault.item}: {fault.stage}: {fault.reason}{kept}")
+    click.echo(f"{url}: {len(statuses):,} items failed" if statuses else f"{url}: no item failed")
+    return bool(statuses)
+
+
 def verify_data(url: str) -> bool:
     """Print what is damaged in a data set; True if nothing is."""
     from rich.console import Console
@@ -218,6 +250,20 @@ def verify_data(url: str) -> bool:
             f"{dataset.url}: all {len(shards)} shards with {groups:,} row groups are as they were written", markup=False
         )
     return not faults
+
+
+def write_page(url: str, page: Path) -> None:
+    """Write the page of a data set."""
+    from facscale.data import Dataset
+    from facscale.data.statistics import list_sampled_row_groups
+    from facscale.progress import Progress
+    from facscale.report.dataset_page import build_dataset_page
+
+    dataset = Dataset(url)
+    with Progress("sampled", total=len(list_sampled_row_groups(dataset)), unit="row groups") as bar:
+        text = build_dataset_page(dataset, advance=bar.advance)
+    page.write_text(text, encoding="utf-8")
+    click.echo(f"{page}: open it in a browser", err=True)
 
 
 def show_difference(first: str, second: str, *, should_read_frames: bool) -> bool:
@@ -288,6 +334,7 @@ def forget_data(identities: Sequence[str], *, url: str, target: str | None, trac
     from facscale.data import Dataset
     from facscale.data.derivation import forget_people
     from facscale.data.tracks import check_identities
+    from facscale.data.versions import find_next_version
 
     uri = tracker or os.environ.get("MLFLOW_TRACKING_URI", "")
     if should_search and not uri:
@@ -334,20 +381,6 @@ def show_exposed_runs(uri: str, dataset: Dataset, identities: Sequence[str]) -> 
         click.echo(f"weights: {weights}")
 
 
-def find_next_version(url: str) -> str:
-    """The first of URL-v2, URL-v3, ... at which there is no data set yet."""
-    from facscale.data import Dataset
-    from facscale.data.errors import DatasetNotFoundError
-
-    base, number = re.fullmatch(r"(.*?)(?:-v(\d+))?", url.rstrip("/")).groups()  # type: ignore[union-attr]
-    for version in itertools.count(int(number or 1) + 1):
-        try:
-            Dataset(f"{base}-v{version}")
-        except DatasetNotFoundError:
-            return f"{base}-v{version}"
-    raise AssertionError
-
-
 @contextmanager
 def show_row_groups(
     title: str, datasets: Sequence[Dataset], *, identities: Collection[str] | None = None
@@ -384,6 +417,13 @@ def show_data(url: str, *, sheet: Path | None) -> None:
     console.print(f"[bold]{manifest.name}[/bold]: {counts}")
     console.print(f"{side} x {side} pixels, {rate}, {size_mb:,.1f} MB, {len(manifest.shards)} shards")
     console.print(f"fingerprint {manifest.fingerprint}")
+    if detector := manifest.recipe.get("detector"):
+        console.print(
+            f"detector {detector.get('name', detector) if isinstance(detector, dict) else detector}", markup=False
+        )
+    for term in ("licence", "consent"):
+        if text := manifest.recipe.get(term):
+            console.print(f"{term}: {text}", markup=False)
     if manifest.au:
         labelled = LabelledDataset.open(url, evaluate=Evaluate())
         base_rates = zip(labelled.aus, compute_base_rates(labelled.au), strict=True)

@@ -7,13 +7,14 @@ import os
 import secrets
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-from facscale.cluster.ray import is_reachable
+from facscale.cluster.ray import is_reachable, make_temp_dir
+from facscale.compat.ray import listen_on_loopback
 from facscale.errors import UserError
 from facscale.log_filter import SUBMIT_NOISE
+from facscale.ownership import PRIVATE_UMASK, make_private_folder
 from facscale.processes import stop_process_group
 from facscale.progress import format_duration
 from facscale.shipped import locate_shipped
@@ -36,8 +37,8 @@ def run_demo(folder: Path) -> int:
     from facscale.track.view import find_view_url
 
     started = time.monotonic()
-    folder = folder.absolute()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_private_folder(folder)
+    os.umask(PRIVATE_UMASK)  # whatever the demo writes, its databases included, is its user's own
     print_heading("1/4", "an MLflow server and a Ray cluster on this machine")
     server = ensure_server(folder / "mlflow", MLFLOW_PORT)
     locations = {"FACSCALE_DATA": str(folder / "data"), "FACSCALE_RUNS": str(folder / "runs")}
@@ -75,7 +76,7 @@ def stop_demo(folder: Path) -> None:
 
 def get_ray_credentials(folder: Path) -> dict[str, str]:
     """Environment variables that give access to the demo's Ray cluster: a token that only this folder holds."""
-    token_file = folder / "ray.token"
+    token_file = make_private_folder(folder) / "ray.token"
     if not token_file.exists():
         token_file.touch(mode=0o600)
         token_file.write_text(secrets.token_hex(32))
@@ -87,8 +88,9 @@ def start_ray(
 ) -> None:
     """Start a Ray head on a port of its own, separate from any other Ray on this machine; no-op if it runs already.
 
-    `temp_dir` is Ray's folder for logs and sockets; by default each `folder` has one of its own. Raises SystemExit if
-    Ray ends early or does not answer within two minutes.
+    All of its servers listen on 127.0.0.1 alone. `temp_dir` is Ray's folder for logs and sockets, which no other user
+    may be able to enter; by default each `folder` has one of its own. Raises SystemExit if Ray ends early or does not
+    answer within two minutes, and OwnershipError where another user has access to `folder`.
     """
     pid_file = folder / "ray.pid"
     if is_ray_running(pid_file):
@@ -105,9 +107,12 @@ def start_ray(
     }
     command = [str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats"]
     command += [str(word) for option in options.items() for word in option]
+    listen_on_loopback()
     variables = build_environment(get_ray_credentials(folder))
     with log_file.open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True, env=variables)
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True, env=variables, umask=PRIVATE_UMASK
+        )
     pid_file.write_text(str(process.pid))
     address = f"http://127.0.0.1:{dashboard}"
     list_jobs = [str(BIN / "ray"), "job", "list", "--address", address]
@@ -144,13 +149,13 @@ def is_ray_running(pid_file: Path) -> bool:
 
 
 def choose_temp_dir(folder: Path) -> Path:
-    """Folder for the logs and sockets of this demo's Ray; short, because a socket's path has at most 107 characters.
+    """Make the folder for the logs and sockets of this demo's Ray.
 
     Ray sends a submitted job to the cluster that was last started with the same temporary folder, whoever started it,
     so each demo has one of its own.
     """
     digest = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:8]
-    return Path(tempfile.gettempdir()) / f"facscale-demo-{os.getuid()}-{digest}"
+    return make_temp_dir(f"demo-{digest}")
 
 
 def submit_demo_job() -> int:

@@ -20,6 +20,7 @@ from facscale.cli.arguments import (
     cluster_options,
     filter_ray_output,
 )
+from facscale.errors import UserError
 
 if TYPE_CHECKING:
     from facscale.profile import Price
@@ -37,8 +38,13 @@ POD_RULES = tuple(
 @click.command(cls=Command)
 @SPEC
 @OVERRIDES
+@click.option(
+    "--retry-failed",
+    is_flag=True,
+    help="Of a pipeline: also process the items again that failed (facscale data failed OUTPUT).",
+)
 @filter_ray_output
-def run_command(spec: Path, overrides: tuple[str, ...]) -> None:
+def run_command(spec: Path, *, overrides: tuple[str, ...], retry_failed: bool) -> None:
     """Run a job (jobs/*.yaml) or a data pipeline (pipelines/*.yaml).
 
     \b
@@ -49,13 +55,18 @@ def run_command(spec: Path, overrides: tuple[str, ...]) -> None:
     was last started on this machine; else a new one on this machine, for this run alone. Other jobs on the cluster are
     not affected.
 
-    A job that is submitted again continues from its latest checkpoint, as the same run in MLflow.
+    A job that is submitted again continues from its latest checkpoint, as the same run in MLflow. A pipeline whose source
+    has changed writes the next version of its data set (OUTPUT-v2, ...), from the last one and what has changed.
     """
-    from facscale.spec import read_spec
+    from facscale.spec import SpecError, read_spec
 
     document = read_spec(spec, overrides)
+    if retry_failed and "source" not in document.data:
+        raise SpecError(
+            f"{document.source_location(())}: --retry-failed is for data pipelines, and this is a training job"
+        )
     if "source" in document.data:
-        run_pipeline(document, name=spec.stem)
+        run_pipeline(document, name=spec.stem, should_retry=retry_failed)
     elif document.data.get("sweep"):
         from facscale.sweep import run_sweep
 
@@ -66,29 +77,45 @@ def run_command(spec: Path, overrides: tuple[str, ...]) -> None:
         sys.exit(run_job(document, name=spec.stem))
 
 
-def run_pipeline(document: Document, *, name: str) -> None:
+def run_pipeline(document: Document, *, name: str, should_retry: bool = False) -> None:
     """Make a data set and print what became of every video; the pipeline is called `name` if it has no name itself."""
     from facscale import ingest
     from facscale.cluster.ray import join
+    from facscale.inference.worker_access import check_worker_access
 
     pipeline = ingest.configure(document)
     join()
-    report = ingest.run(pipeline if pipeline.name else pipeline.model_copy(update={"name": name}))
+    check_worker_access([pipeline.output, str(document.get(("source", "root")) or "")])
+    named = pipeline if pipeline.name else pipeline.model_copy(update={"name": name})
+    report = ingest.run(named, should_retry=should_retry)
     print(report)
 
 
 @click.command(cls=Command)
 @SPEC
 @OVERRIDES
-def check_command(spec: Path, overrides: tuple[str, ...]) -> None:
-    """Check a job and print its whole plan, without starting it.
+@click.option(
+    "--sample",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Of a data pipeline: how many of its videos to try (8 unless given).",
+)
+@click.option(
+    "--price", type=PositiveNumber(), metavar="MONEY", help="Of a data pipeline: the price of a CPU core per hour."
+)
+def check_command(spec: Path, *, overrides: tuple[str, ...], sample: int | None, price: float | None) -> None:
+    """Print what a job or a pipeline takes, without starting it.
 
     \b
         facscale check jobs/clp.yaml
         facscale check jobs/clp.yaml train.batch_size=256 cluster.workers=8
+        facscale check pipelines/voxceleb2.yaml --sample 20 --price 0.04
 
-    The plan: the resolved spec, views and batch shapes, parameters, operations and accelerator memory of a step, steps
-    and bytes of an epoch, and the time that all this takes. A job that cannot run is an error.
+    The plan of a job: the resolved spec, views and batch shapes, parameters, operations and accelerator memory of a step,
+    steps and bytes of an epoch, and the time that all this takes. A job that cannot run is an error.
+
+    Of a data pipeline, a few videos are processed as a run would do it, and scaled to the whole source: hours, bytes,
+    cost, and what fails. Where the source is not at hand, published counts of the data set take its place.
     """
     from facscale.spec import SpecError, read_spec
     from facscale.spec.portable import make_resolver
@@ -96,6 +123,12 @@ def check_command(spec: Path, overrides: tuple[str, ...]) -> None:
     # Before torch is imported, so that a mistake in the file is reported at once. Unset variables stay as they are
     # written: where they only say where data is, published sizes do instead.
     document = read_spec(spec, overrides, resolve=make_resolver(os.environ))
+    if "source" in document.data:
+        check_pipeline(document, name=spec.stem, sample=sample, price=price)
+        return
+    for option, value in (("--sample", sample), ("--price", price)):
+        if value is not None:
+            raise UserError(f"{option} works only with a data pipeline, and {spec} is a job; leave it out")
     from facscale.data.errors import DatasetNotFoundError
     from facscale.job.check import check_job
 
@@ -108,6 +141,16 @@ def check_command(spec: Path, overrides: tuple[str, ...]) -> None:
         from facscale.sweep.check import check_sweep
 
         check_sweep(document, name=spec.stem)
+
+
+def check_pipeline(document: Document, *, name: str, sample: int | None, price: float | None) -> None:
+    """Print an estimate of what a data pipeline takes; it is called `name` if it has no name itself."""
+    from facscale import ingest
+    from facscale.ingest.trial import SAMPLE
+
+    pipeline = ingest.configure(document)
+    pipeline = pipeline if pipeline.name else pipeline.model_copy(update={"name": name})
+    print(ingest.estimate_pipeline(pipeline, sample=sample or SAMPLE, price=price or 0.0).format_text())
 
 
 @click.command(cls=Command)
@@ -287,11 +330,11 @@ def list_command(*, selector: ClusterSelector, everything: bool) -> None:
         facscale list --all --kube munich
 
     The clusters are those of your clusters file, queried at the same time, or the one that --kube or --ray names. One
-    that does not answer is reported below the table.
+    that does not answer is reported below the table, and the exit status is then 1.
     """
     from facscale.cli.remote import show_jobs
 
-    show_jobs(selector=selector, everything=everything)
+    sys.exit(show_jobs(selector=selector, everything=everything))
 
 
 @click.command(cls=Command, rules=CLUSTER_RULES)

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from facscale.data.views import View
-from facscale.methods import Method, find_method, list_methods
+from facscale.methods import Method, find_method, list_hidden_methods, list_methods
 from facscale.shipped import locate_shipped
 from facscale.spec import read_spec
 from facscale.spec.document import keep_variables
@@ -22,17 +22,26 @@ CITATION = re.compile(r'(?P<authors>[^"]+), "(?P<title>.+)", (?P<venue>.+ (?:19|
 
 
 def show_methods() -> None:
-    """Print a block for each method: its paper, the data it needs, its defaults and its jobs."""
+    """Print a block for each method: its paper, the data it needs, its defaults and its jobs.
+
+    A method of another package that fails has its error in the block; the others are shown.
+    """
     console = Console(highlight=False)
     for name in list_methods():
-        method = find_method(name)
-        title = (inspect.getdoc(inspect.getmodule(method)) or "").split("\n")[0]
+        try:
+            method = find_method(name)
+            title = (inspect.getdoc(inspect.getmodule(method)) or "").split("\n")[0]
+            lines = describe_method(name)
+        except Exception as error:  # noqa: BLE001 - code of other packages
+            title, lines = "cannot be used", {"error": " ".join(str(error).split()) or type(error).__name__}
         console.print(Text.assemble((name, "bold"), "  ", title))
         block = Table.grid(padding=(0, 2))
-        for heading, text in describe_method(name).items():
+        for heading, text in lines.items():
             block.add_row(f"  {heading}", Text(text))
         console.print(block)
         console.print()
+    for sentence in list_hidden_methods():
+        console.print(Text(f"not usable: {sentence}"))
     console.print("`facscale methods NAME` shows a method's paper, its equations, and its hyper-parameters.")
 
 

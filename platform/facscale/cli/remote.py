@@ -82,7 +82,11 @@ def submit_job(
     Raises UserError for whatever is wrong, before anything is created on the cluster.
     """
     cluster = create_client(target)
-    submission = build_submission(spec, overrides, code=pack_folder(working_dir) if working_dir else None)
+    code = pack_folder(working_dir) if working_dir else None
+    if code and code.left_out:
+        names = ", ".join(code.left_out)
+        click.echo(f"not uploaded, because passwords and keys have such names: {names}", err=True)
+    submission = build_submission(spec, overrides, code=code)
     request = compute_checked_request(spec, overrides, name=submission.name, cluster=cluster)
     decision = decide_submission(submission, cluster.list_jobs(), again=again)
     job = decision.job
@@ -171,13 +175,20 @@ def start_job(
             "the seed or the name"
         )
     if decision.action is SubmitAction.ATTACH and job:
+        check_options(options, job, target=target)
+        cluster.complete(submission, job)
         click.echo(
             f"{job.id} is on {target.name} already, submitted by {job.submitter} {format_duration(job.age_s)} ago"
         )
         return job.id
+    replaced = ""
     if decision.action is SubmitAction.RESTART and job:
-        cluster.remove(job.id)
-    started = cluster.submit(submission, request=request, options=options)
+        cluster.remove(job)
+        replaced = job.id
+    started, is_new = cluster.submit(submission, request=request, options=options, replaced=replaced)
+    if not is_new:
+        click.echo(f"{started} is on {target.name} already: somebody submitted the same at the same time")
+        return started
     workers = (
         f"{request.min_workers}"
         if request.min_workers == request.max_workers
@@ -187,6 +198,17 @@ def start_job(
     click.echo(f"{started} is submitted to {target.name}: {workers} workers{code}")
     click.echo(f"  facscale logs {started} --follow {format_options(target)}")
     return started
+
+
+def check_options(options: SubmitOptions, job: JobStatus, *, target: ClusterTarget) -> None:
+    """Raise UserError for options that the running job was not submitted with: they would have no effect on it."""
+    for name, value in vars(options).items():
+        if value and value != getattr(job.options, name):
+            raise UserError(
+                f"{job.id} runs on {target.name} already, {job.options.format() or 'without options'}: --{name} {value} "
+                f"has no effect on it. Leave the option out to watch it, or first stop it: facscale cancel {job.id} "
+                f"{format_options(target)}"
+            )
 
 
 def watch_job(cluster: ClusterClient, job: str) -> int:
@@ -241,9 +263,16 @@ def select_clusters(selector: ClusterSelector) -> dict[str, ClusterTarget]:
 
 
 def locate_job(name: str, *, selector: ClusterSelector) -> JobHandle:
-    """The job that a name or its beginning stands for. Raises UserError if there is none, or several."""
+    """The job that a name or its beginning stands for. Raises UserError if there is none, or several.
+
+    Clusters that do not answer are named on stderr: the job that was meant may be on one of them.
+    """
     clusters = select_clusters(selector)
-    match = resolve_job(name, list_all_jobs(clusters.values()))
+    answers = list_all_jobs(clusters.values())
+    match = resolve_job(name, answers)
+    for answer in answers.values():
+        if isinstance(answer, UserError):
+            click.echo(f"no answer: {answer}", err=True)
     cluster = create_client(clusters[match.cluster])
     return JobHandle(cluster, cluster.get_job(match.job.id))
 
@@ -275,8 +304,15 @@ def show_log(name: str, *, selector: ClusterSelector, follow: bool) -> int:
     lines = cluster.get_log(job.id)
     for line in lines:
         click.echo(line)
-    if not lines:
-        click.echo(f"No log output yet; job {job.id} is {job.state}{f': {job.reason}' if job.reason else ''}", err=True)
+    if lines:
+        return 0
+    reason = f": {job.reason}" if job.reason else ""
+    if job.state.is_terminal:
+        click.echo(
+            f"{job.id} is {job.state}{reason}, and its log is gone with its pod; MLflow keeps its results", err=True
+        )
+        return 1
+    click.echo(f"No log output yet; job {job.id} is {job.state}{reason}", err=True)
     return 0
 
 
@@ -294,8 +330,11 @@ def cancel_job(name: str, *, selector: ClusterSelector) -> None:
     )
 
 
-def show_jobs(*, selector: ClusterSelector, everything: bool) -> None:
-    """Print a table of jobs: clusters in the order of the file, on each the newest job first."""
+def show_jobs(*, selector: ClusterSelector, everything: bool) -> int:
+    """Print a table of jobs: clusters in the order of the file, on each the newest job first.
+
+    Returns the exit status: 1 if a cluster did not answer, so that its jobs are missing.
+    """
     answers = query_clusters(
         select_clusters(selector), lambda target: list_rows(create_client(target), everything=everything)
     )
@@ -314,7 +353,8 @@ def show_jobs(*, selector: ClusterSelector, everything: bool) -> None:
             table.add_row(cluster, job.id, f"[{colour}]{job.state}[/]", *cells)
     Console(width=WIDTH if not os.isatty(1) else None, highlight=False).print(table)
     for cluster, error in errors.items():
-        click.echo(click.style(f"{cluster}: ", fg="red") + str(error).removeprefix(f"{cluster}: "))
+        click.echo(click.style(f"{cluster}: ", fg="red") + str(error).removeprefix(f"{cluster}: "), err=True)
+    return 1 if errors else 0
 
 
 def list_rows(cluster: ClusterClient, *, everything: bool) -> list[JobRow]:

@@ -6,23 +6,37 @@ import logging
 import os
 import re
 import socket
-from typing import Any
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import AuthenticationError
 
 from facscale.compat.ray import (
     enable_token_authentication,
+    find_latest_address_file,
     find_parent_cluster,
     find_running_clusters,
+    listen_on_loopback,
     read_latest_address,
 )
 from facscale.log_filter import suppress_ray_notices
+from facscale.ownership import PRIVATE_FOLDER, get_user_name, make_private_folder, restrict_new_files
 from facscale.spec import Job, SpecError
 
-HOST_AND_PORT = re.compile(r"[\w.\-\[\]:]+:\d+")  # Ray takes other addresses too: auto, local, ray://...
+Result = TypeVar("Result")
+HOST_AND_PORT = re.compile(r"[\w.\-\[\]:]+:\d+")
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 CLUSTER, DASHBOARD = "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"  # read by Ray's own clients; the second has precedence
+MAX_TEMP_DIR = 107 - len(
+    "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1"
+)  # a socket's path has 107
+RETURN_S = 300.0  # in which lost nodes may come back
+CAPACITY_POLL_S = 2.0
+log = logging.getLogger(__name__)
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set in the processes that `ray job submit` starts
 
 
@@ -61,11 +75,17 @@ def connect(address: str) -> None:
     """Connect to the cluster at `address`, in the form of RAY_ADDRESS; "local" starts one on this machine."""
     quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
     if address == "local":
-        context = ray.init(address=address, **build_dashboard_options(), **quiet)
+        listen_on_loopback()
+        with restrict_new_files():  # Ray's session, what its workers write, and the token that Ray makes at home
+            context = ray.init(
+                address=address, _temp_dir=str(make_temp_dir("ray")), **build_dashboard_options(), **quiet
+            )
     else:
         os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")  # `ray job submit` may have set these variables too
         if not is_cluster_named():
             enable_token_authentication()  # as Ray does where no cluster is named
+        if is_on_loopback_alone(address):
+            listen_on_loopback()  # Ray would replace 127.0.0.1 by the machine's own address, where nobody answers
         context = ray.init(address=address, runtime_env={"env_vars": build_address_variables(address)}, **quiet)
         if SUBMITTED in os.environ:
             os.environ[CLUSTER] = address  # for the programs that the driver starts
@@ -76,16 +96,22 @@ def connect(address: str) -> None:
 
 
 def choose_cluster() -> str:
-    """Return the address of the job's cluster: host:port, "local" to start one, or any other form of RAY_ADDRESS.
+    """Return the address of the job's cluster: host:port, or "local" to start one.
 
     `ray job submit` sets RAY_ADDRESS too, but to the cluster that was started last on the machine of its driver. The
     job's own cluster is that of the raylet from which the driver descends. Raises SpecError if RAY_ADDRESS=auto and
-    several clusters run on this machine, or none.
+    several clusters run on this machine, or none, and for an address of another kind.
     """
     if SUBMITTED in os.environ and (parent := find_parent_cluster()):
         return parent
     named = os.environ.get(CLUSTER, "")
     if is_cluster_named():
+        if named != "local" and not HOST_AND_PORT.fullmatch(named):
+            raise SpecError(
+                f"RAY_ADDRESS={named} is not HOST:PORT (Ray's own port is 6379): http:// is the dashboard's address, for `ray "
+                "job submit --address` and `facscale submit --ray`, and ray:// is Ray Client's, through which nothing can be "
+                "trained. Correct it, or unset it"
+            )
         return named
     if latest := find_latest_cluster():
         return latest
@@ -127,10 +153,59 @@ def build_dashboard_options() -> dict[str, Any]:
     return {"include_dashboard": True, "dashboard_port": port, "runtime_env": {"env_vars": variables}}
 
 
+def run_on_worker(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call a function of a module in a worker of the cluster that is joined, on whichever node is free."""
+    remote = ray.remote(num_cpus=0, max_retries=0)(function)
+    result: Result = ray.get(remote.remote(*arguments))
+    return result
+
+
 def find_latest_cluster() -> str:
-    """Return the address of the cluster that was started last on this machine if it still answers, else ""."""
+    """Return the address of the cluster that was started last on this machine if it still answers, else "".
+
+    Its file lies where every user can write. A cluster of another user, unless that is root, is only joined if
+    RAY_ADDRESS names it: its owner can read and change all that the job does.
+    """
     address = read_latest_address()
-    return address if is_reachable(address) else ""
+    if not is_reachable(address):
+        return ""
+    file = find_latest_address_file()
+    owner = file.stat().st_uid
+    if owner not in {0, os.geteuid()}:
+        logging.getLogger(__name__).warning(
+            "the Ray cluster at %s, the last one started on this machine, is not joined, because %s started it (%s); "
+            "RAY_ADDRESS=%s would join it",
+            address, get_user_name(owner), file, address,
+        )  # fmt: skip
+        return ""
+    return address
+
+
+def is_on_loopback_alone(address: str) -> bool:
+    """Whether a cluster answers on this machine's loopback address and not on its address in the network."""
+    host, _, port = address.rpartition(":")
+    if host.strip("[]") not in LOOPBACK:
+        return False
+    machine = ray.util.get_node_ip_address()
+    return machine in LOOPBACK or not is_reachable(f"{machine}:{port}")
+
+
+def make_temp_dir(name: str) -> Path:
+    """Make a folder for the logs, sockets and code of a Ray that we start, within one that no other user can enter.
+
+    Ray makes its own folders writable for everybody, and runs the code that lies in them. The place is RAY_TMPDIR or
+    the system's temporary folder, unless the path would be too long for Ray's sockets; then it is /tmp. Raises SpecError
+    where both are too long, and OwnershipError where another user has access.
+    """
+    for parent in (os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "/tmp"):  # noqa: S108 - checked below
+        folder = Path(parent).expanduser().absolute() / f"facscale-{os.geteuid()}" / name
+        if len(os.fsencode(folder)) <= MAX_TEMP_DIR:
+            break
+    else:
+        raise SpecError(f"{folder} is too long for Ray's sockets, at most {MAX_TEMP_DIR} characters: set RAY_TMPDIR")
+    make_private_folder(folder.parent).chmod(PRIVATE_FOLDER)
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def log_choice(address: str) -> None:
@@ -138,7 +213,7 @@ def log_choice(address: str) -> None:
     others = sorted(find_running_clusters() - {ray.get_runtime_context().gcs_address})
     if others and not is_cluster_named():
         choice = "started a Ray of its own" if address == "local" else f"uses the last one started here, {address}"
-        logging.getLogger(__name__).warning(
+        log.warning(
             "Ray clusters run on this machine at %s too; this run %s. RAY_ADDRESS=HOST:PORT chooses",
             ", ".join(others),
             choice,
@@ -162,16 +237,55 @@ def get_worker_resources(job: Job) -> dict[str, float]:
 
 
 def check_capacity(job: Job) -> None:
-    """Raise SpecError if the cluster is too small for the job's fewest workers and does not scale."""
-    workers, available = job.cluster.min_workers, ray.cluster_resources()
+    """Raise SpecError if the cluster is too small for the job's fewest workers, also after it has grown."""
+    if reason := explain_capacity(job):
+        raise SpecError(reason)
+
+
+def wait_for_capacity(job: Job, *, is_resumed: bool) -> None:
+    """As `check_capacity`, but wait RETURN_S, with a line, where nodes may be about to come back.
+
+    That is so where the cluster has lost nodes, or the job ran before (`is_resumed`).
+    """
+    reason = explain_capacity(job)
+    if reason and (is_resumed or has_lost_nodes()):
+        log.warning("%s. Nodes may be coming back: waiting for up to %g s", reason, RETURN_S)
+        deadline = time.monotonic() + RETURN_S
+        while reason and time.monotonic() < deadline:
+            time.sleep(CAPACITY_POLL_S)
+            reason = explain_capacity(job)
+    if reason:
+        raise SpecError(reason)
+
+
+def explain_capacity(job: Job) -> str:
+    """Explain why the cluster cannot hold the job's fewest workers, also after it has grown; "" if it can."""
+    workers, available, limits = job.cluster.min_workers, ray.cluster_resources(), read_cluster_limits()
     for name, amount in get_worker_resources(job).items():
-        if not job.cluster.autoscaling and workers * amount > available.get(name, 0):
-            raise SpecError(
-                f"the job asks for {workers} workers with {amount:g} {name} each, the cluster has "
-                f"{available.get(name, 0):g} {name}: lower cluster.workers or cluster.{name.lower()}s_per_worker"
+        limit = max(available.get(name, 0), limits.get(name, 0))
+        if not job.cluster.autoscaling and workers * amount > limit:
+            return (
+                f"the job asks for {workers} workers with {amount:g} {name} each, the cluster "
+                f"{'grows to' if limits else 'has'} {limit:g} {name}: lower cluster.workers or "
+                f"cluster.{name.lower()}s_per_worker"
                 + (" (0 trains on the CPU)" if name == "GPU" else "")
                 + ", join more nodes, or set cluster.autoscaling=true if it grows on demand"
             )
+    return ""
+
+
+def has_lost_nodes() -> bool:
+    """Whether a node of the cluster has died."""
+    return any(not node["Alive"] for node in ray.nodes())
+
+
+def read_cluster_limits() -> dict[str, float]:
+    """Read from FACSCALE_CLUSTER_LIMITS what an autoscaling cluster grows to: {"CPU": 16.0, "GPU": 8.0}.
+
+    The chart sets it in the head of its permanent cluster, where jobs start. Empty on other clusters.
+    """
+    pairs = [pair.partition("=") for pair in os.environ.get("FACSCALE_CLUSTER_LIMITS", "").split(",") if pair]
+    return {name: float(amount) for name, _, amount in pairs}
 
 
 def count_parallel_trainings(job: Job) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -55,6 +56,25 @@ def read_latest_address() -> str:
     """
     read = load("ray._private.utils", "read_ray_address")
     return str(read() or "").strip()
+
+
+def find_latest_address_file() -> Path:
+    """Return the path of the file that `read_latest_address` reads."""
+    locate = load("ray._private.utils", "get_ray_address_file")
+    return Path(locate(None))
+
+
+def listen_on_loopback() -> None:
+    """Have Ray use 127.0.0.1 as this machine's address, in this process and those that it starts.
+
+    A Ray that is started then listens there alone: GCS, raylet, workers and exporters. Ray otherwise replaces 127.0.0.1
+    by the machine's address in the network, unless clusters are turned off, as they are on macOS and Windows.
+    """
+    constants = "ray._private.ray_constants"
+    load(constants, "ENABLE_RAY_CLUSTER")
+    module = load("ray._private", "ray_constants")
+    module.ENABLE_RAY_CLUSTER = False
+    os.environ[load(constants, "ENABLE_RAY_CLUSTERS_ENV_VAR")] = "0"
 
 
 def enable_token_authentication() -> None:

@@ -35,6 +35,7 @@ PUBLISHED: dict[str, tuple[tuple[str, ...], ...]] = {
 
 # Measured on 41 subjects with skewed counts: two jittered splits share about as many pairs as chance gives (0.35 and
 # 0.32), and are nearly as even as the greedy split (deviation of a fold's share 0.039; greedy 0.035, chance 0.095).
+TEST_ONLY = "all"  # name of the fold that tests everybody
 JITTER = 0.3
 ATTEMPTS = 50  # per new split: a few subjects have only a few different splits
 
@@ -165,7 +166,27 @@ def concat_splits(splits: Sequence[Split]) -> Split:
 
 def make_test_only_split(subjects: Collection[str]) -> Split:
     """Make a single fold that tests all subjects and trains on none."""
-    return Split((Fold(0, "all", frozenset(), frozenset(subjects)),), source="everybody, and nobody is trained on")
+    return Split((Fold(0, TEST_ONLY, frozenset(), frozenset(subjects)),), source="everybody, and nobody is trained on")
+
+
+def make_official_split(people_by_part: Mapping[str, Collection[str]]) -> Split | None:
+    """Make the single fold that the authors of a data set published: train on "train", test on "test".
+
+    Without people in "test", as in challenges that keep it secret, "validation" is tested; otherwise the people in
+    "validation" are left out. None where nobody is trained on or tested. Raises DataError for a person who is in both.
+    """
+    parts = {name: frozenset(people) for name, people in people_by_part.items() if people}
+    tested = "test" if "test" in parts else "validation"
+    if "train" not in parts or tested not in parts:
+        return None
+    train, test = parts["train"], parts[tested]
+    if shared := sorted(train & test):
+        raise DataError(
+            f"{len(shared)} people are in the parts train and {tested} of the official split, such as {shared[0]}; set "
+            "evaluate.official_split=false for folds in which nobody is in both"
+        )
+    source = f"the official split, tested on its part {tested}"
+    return Split((Fold(0, "official", train, test),), source=source)
 
 
 def _shuffle(subjects: Collection[str], *, seed: int) -> list[str]:

@@ -24,6 +24,13 @@ def load_labels(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     return identity, au.reshape(len(identity), -1).astype(np.int8)
 
 
+def load_parts(dataset: Dataset) -> np.ndarray | None:
+    """Load the part of the published split of each frame [N] str, "" for none; None for a data set without parts."""
+    if "part" not in dataset.arrow_schema.names:
+        return None
+    return np.asarray(dataset.read_columns(["part"])["part"].to_pylist())
+
+
 @dataclass(frozen=True, eq=False)
 class IntensityLabels:
     """Intensities of the N frames of a data set."""

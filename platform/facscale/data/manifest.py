@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -15,12 +15,16 @@ import xxhash
 from pydantic import Field, TypeAdapter, ValidationError
 
 from facscale.data.errors import DataError
+from facscale.spec.pipelines import MAX_MARGIN
 
 SCHEMA_VERSION = 1
 MAX_BYTES = 1 << 30  # of a row group, or of a footer; the writer makes none above 64 MB
 MIN_BYTES_PER_ROW = 4  # the length field of its JPEG alone
 REQUIRED_COUNTS = {"identities", "videos", "tracks", "frames", "labelled_frames"}
-MANIFEST, INDEX = "manifest.json", "index.parquet"
+# Everything but the shards is in this folder: pandas, pyarrow and Hugging Face's datasets skip a folder whose name begins with
+# two underscores, so that they read a data set by its own folder.
+ABOUT = "__facscale__"
+MANIFEST, INDEX = f"{ABOUT}/manifest.json", f"{ABOUT}/index.parquet"
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Shard:
     bytes: Annotated[int, Field(gt=0)]
     rows: Annotated[int, Field(gt=0)]
     row_groups: Annotated[tuple[RowGroup, ...], Field(min_length=1)]
+    labelled_frames: int | None = None  # None: not counted, in data sets of earlier releases
+    origin: str = ""  # hash of what a pipeline wrote it from: a later version takes over shards of equal origin
 
     @property
     def footer_offset(self) -> int:
@@ -62,17 +68,23 @@ class Manifest:
     """The content of manifest.json."""
 
     name: Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]  # printed, hence no control characters
-    au: tuple[int, ...]  # AU numbers of the label columns, in their order; empty: not labelled
+    au: tuple[Annotated[int, Field(ge=0)], ...]  # AU numbers of the label columns, in their order; empty: not labelled
     image_size: Annotated[int, Field(gt=0, le=8192)]  # pixels, side of the stored square crops
-    fps: float  # frames a second of the source videos; 0: single images
+    fps: Annotated[float, Field(ge=0, allow_inf_nan=False)]  # frames a second of the source videos; 0: single images
     recipe: dict[str, Any]  # how the data set was made, in free form
-    counts: dict[str, int]  # identities, videos, tracks, frames, labelled_frames
-    shards: tuple[Shard, ...]
+    counts: dict[str, Annotated[int, Field(ge=0)]]  # identities, videos, tracks, frames, labelled_frames
+    shards: Annotated[tuple[Shard, ...], Field(min_length=1)]
     fingerprint: str  # sha256 over names, columns and all row-group checksums
     index_checksum: str
     expressions: tuple[str, ...] = ()  # classes of the column `expression`, by their numbers; empty: no such column
+    margin: Annotated[float, Field(ge=0, le=MAX_MARGIN)] = (
+        0.0  # around the face square, as a share of the square's side
+    )
     kind: str = "faces"
     schema: int = SCHEMA_VERSION
+    version: int = 1  # of what one pipeline made from a source that has changed in between
+    previous: str = ""  # fingerprint of the version before
+    changes: dict[str, tuple[str, ...]] = field(default_factory=dict)  # since then: items added, replaced, ...
 
     def to_json(self) -> str:
         """Return the text of manifest.json."""
@@ -102,6 +114,8 @@ class Manifest:
         """Yield a sentence for each contradiction between the fields: a manifest is untrusted input."""
         if missing := REQUIRED_COUNTS - self.counts.keys():
             yield f"counts lack {', '.join(sorted(missing))}"
+        if len(set(self.au)) < len(self.au):
+            yield "au names a column twice"
         for shard in self.shards:
             yield from shard.find_faults()
 

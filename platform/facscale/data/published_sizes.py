@@ -16,19 +16,23 @@ class PublishedSize:
 
     name: str
     people: int
+    videos: int
     tracks: int  # utterances, sequences or single images
     frames: int
     aus: tuple[int, ...]  # of the labels; empty: none
     source: str
 
 
-# Frames of VoxCeleb: hours of the papers at 25 frames/s. BP4D, DISFA: the frames that AU papers evaluate.
+# Frames of VoxCeleb: hours of the papers at 25 frames/s; videos: as its site gives them. BP4D, DISFA: the frames that AU
+# papers evaluate.
 SIZES = (
-    PublishedSize("VoxCeleb2", 5_994, 1_092_009, 212_000_000, (), "Chung et al. 2018, its dev part: 2,360 hours"),
-    PublishedSize("VoxCeleb1", 1_251, 153_516, 31_700_000, (), "Nagrani et al. 2017: 352 hours"),
-    PublishedSize("EmotioNet", 100_000, 100_000, 100_000, (), "RTATL: 100,000 images of it"),
-    PublishedSize("BP4D", 41, 328, 146_847, BP4D_AUS, "RTATL and ME-GraphAU"),
-    PublishedSize("DISFA", 27, 27, 130_814, DISFA_AUS, "ME-GraphAU"),
+    PublishedSize(
+        "VoxCeleb2", 5_994, 145_569, 1_092_009, 212_000_000, (), "Chung et al. 2018, its dev part: 2,360 hours"
+    ),
+    PublishedSize("VoxCeleb1", 1_251, 22_496, 153_516, 31_700_000, (), "Nagrani et al. 2017: 352 hours"),
+    PublishedSize("EmotioNet", 100_000, 100_000, 100_000, 100_000, (), "RTATL: 100,000 images of it"),
+    PublishedSize("BP4D", 41, 328, 328, 146_847, BP4D_AUS, "RTATL and ME-GraphAU"),
+    PublishedSize("DISFA", 27, 27, 27, 130_814, DISFA_AUS, "ME-GraphAU"),
 )
 
 
@@ -51,12 +55,32 @@ class PublishedCounts:
     positives: Mapping[int, int] | None = None  # positive frames by AU
 
 
+# Positives: ME-GraphAU publishes the weights of the AUs in the training part of each fold, w = (1 / r) / sum(1 / r) n, to
+# seven digits. Only one series of whole numbers has these ratios and fits into the frames; each frame is in two of the three
+# training parts, so half of the sum over the folds is the number of all positive frames. DISFA: intensity 2 and above.
+BP4D_POSITIVES = (31_042, 25_110, 29_755, 67_676, 80_616, 87_270, 82_530, 68_375, 24_869, 50_406, 24_288, 22_229)
+DISFA_POSITIVES = (6_506, 5_644, 19_933, 10_327, 5_473, 16_851, 36_247, 11_533)
 COUNTS = (
     PublishedCounts("VoxCeleb2", "Chung et al. 2018", people=6_112, videos=1_128_246),
     PublishedCounts("VoxCeleb1", "Nagrani et al. 2017", people=1_251, videos=153_516),
-    PublishedCounts("BP4D", "RTATL and ME-GraphAU", people=41, videos=328, labelled_frames=146_847),
+    PublishedCounts(
+        "BP4D",
+        "RTATL and ME-GraphAU",
+        people=41,
+        videos=328,
+        labelled_frames=146_847,
+        positives=dict(zip(BP4D_AUS, BP4D_POSITIVES, strict=True)),
+    ),
     PublishedCounts("BP4D+", "FMAE-IAT", people=140),
-    PublishedCounts("DISFA", "27 videos of 4,845 frames", people=27, videos=27, labelled_frames=130_815),
+    PublishedCounts(
+        "DISFA",
+        "27 videos of 4,845 frames; positives of ME-GraphAU's 130,814",
+        people=27,
+        videos=27,
+        labelled_frames=130_815,
+        positives=dict(zip(DISFA_AUS, DISFA_POSITIVES, strict=True)),
+    ),
+    PublishedCounts("GFT", "CLP and TCAE", people=96),
     PublishedCounts("CK+", "Lucey et al. 2010", people=123, videos=593),
     PublishedCounts("RAF-DB", "Li et al. 2017", videos=15_339),
     PublishedCounts("AffectNet", "its later release", videos=287_651 + 3_999),

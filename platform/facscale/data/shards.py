@@ -1,11 +1,12 @@
 """Data sets of face crops: immutable Parquet shards in a folder at any URL, laid out for reading by row group.
 
-    manifest.json            written last: a folder without it is not a data set
-    index.parquet            one row per run (an unbroken stretch of frames of one track inside one row group)
-    shard-00000.parquet ...  one row per frame, sorted by (identity, video, track, frame)
+    shard-00000.parquet ...      one row per frame, sorted by (identity, video, track, frame)
+    __facscale__/index.parquet   one row per run (an unbroken stretch of frames of one track inside one row group)
+    __facscale__/manifest.json   written last: a folder without it is not a data set
 
-Any Parquet reader can open the shards. The JPEG column is neither compressed again nor dictionary-encoded, so a row
-group is little more than its JPEGs one after the other.
+Any Parquet reader can open the shards, and by the folder alone: it skips `__facscale__`, in which a pipeline puts its report
+as well. Older data sets have those files beside the shards. The JPEG column is neither compressed again nor
+dictionary-encoded, so a row group is little more than its JPEGs one after the other.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Dataset:
         self.url = url.rstrip("/")
         self.folder = Folder(url)
         try:
-            text = self.folder.read(MANIFEST)
+            text = self.folder.read_about(MANIFEST)
         except FileNotFoundError:
             raise DatasetNotFoundError(
                 f"{self.url} is no data set: it has no {MANIFEST}; check the path, or run its pipeline (again)"
@@ -56,8 +57,18 @@ class Dataset:
     @cached_property
     def runs(self) -> Runs:
         """The index of all runs, read on first use. Raises DataError if it is missing or damaged."""
+        table = self.read_index()
         try:
-            data = self.folder.read(INDEX)
+            runs = Runs.from_table(table)
+            runs.check_bounds(self.manifest)
+        except (pa.ArrowException, ValueError) as error:
+            raise CorruptError(f"corrupt index {self.url}/{INDEX}: {error}") from None
+        return runs
+
+    def read_index(self) -> pa.Table:
+        """Read the stored index: a row per run. Raises DataError if it is missing or damaged."""
+        try:
+            data = self.folder.read_about(INDEX)
         except FileNotFoundError:
             raise DataError(f"{self.url}/{INDEX} is missing; make the data set again") from None
         if compute_checksum(data) != self.manifest.index_checksum:
@@ -65,11 +76,9 @@ class Dataset:
         try:
             check_columns(pq.read_schema(io.BytesIO(data)), required=INDEX_SCHEMA)
             check_table_size(pq.read_metadata(io.BytesIO(data)), max_rows=self.manifest.counts["frames"])
-            runs = Runs.from_table(pq.read_table(io.BytesIO(data)))
-            runs.check_bounds(self.manifest)
+            return pq.read_table(io.BytesIO(data))
         except (pa.ArrowException, OSError, ValueError) as error:
             raise CorruptError(f"corrupt index {self.url}/{INDEX}: {error}") from None
-        return runs
 
     @property
     def arrow_schema(self) -> pa.Schema:

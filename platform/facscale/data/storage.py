@@ -11,8 +11,8 @@ import logging
 import os
 import random
 import threading
+import time
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -21,14 +21,30 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
-from facscale.data.errors import DataError, StoreError
+from facscale.data import s3
+from facscale.data.errors import DataError, NoSpaceError, StoreError
+from facscale.files import is_disk_full, publish, sync, write_atomically
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 OPEN_TIMEOUT_S = 10.0  # a user is waiting for the answer
 READ_TIMEOUT_S = 300.0  # in the middle of a long run: long enough for a store to restart
+RENEWAL_S = 60.0  # how long whoever renews temporary keys may be late
 MAX_PAUSE_S = 10.0
+OBJECT_STORES = {
+    "s3",
+    "s3a",
+    "gs",
+    "gcs",
+    "abfs",
+    "abfss",
+    "az",
+    "adl",
+    "oss",
+    "oci",
+    "memory",
+}  # of fsspec: PUT is atomic
 # Permanent errors, by the words of the AWS SDK inside pyarrow's message and of botocore's inside fsspec's.
 ACCESS_ERRORS = (
     "ACCESS_DENIED",
@@ -58,6 +74,7 @@ class Folder:
         self._filesystem, self._path, self.is_local = _open_filesystem(self.url)
         self._handles: dict[str, pa.NativeFile] = {}
         self._lock = threading.Lock()
+        self._has_worked = False  # a key that was accepted and then is refused has expired
 
     def __getstate__(self) -> dict[str, str]:
         return {"url": self.url}
@@ -91,6 +108,20 @@ class Folder:
             self._check_bucket()
             return None
         return int(info.size)
+
+    def find_about(self, name: str) -> str | None:
+        """Return where the folder has `name`, "__facscale__/FILE": there or, in data sets of version 0.1, beside the shards.
+
+        None where it does not have it. Raises as `exists`.
+        """
+        return next((place for place in (name, name.rpartition("/")[2]) if self.exists(place)), None)
+
+    def read_about(self, name: str) -> bytes:
+        """Read a small file where `find_about` looks for it. Raises as `read`."""
+        try:
+            return self.read(name)
+        except FileNotFoundError:
+            return self.read(name.rpartition("/")[2])
 
     def read(self, name: str) -> bytes:
         """Read all bytes of a small file. Raises FileNotFoundError, DataError."""
@@ -139,6 +170,57 @@ class Folder:
 
         self._retry(upload, name=name, timeout=READ_TIMEOUT_S)
 
+    def take_over(self, name: str, *, source: Folder, source_name: str) -> None:
+        """Make `name` the same file as one of another folder in the same store, without reading it.
+
+        On one local disk the two are links to the same bytes; otherwise the store makes a copy. Raises DataError,
+        FileNotFoundError.
+        """
+        self._discard_handle(name)
+        if self.is_local:
+            self._put_local(name, source.path / source_name)
+            return
+
+        def copy() -> None:
+            self._filesystem.copy_file(source._join(source_name), self._join(name))
+
+        self._retry(copy, name=name, timeout=READ_TIMEOUT_S)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file, in place of one of that name; it appears complete or not at all.
+
+        In a local folder the data is on the disk when the call returns; an object store gets it in one request. Raises
+        NoSpaceError where it does not fit, StoreError.
+        """
+        self._discard_handle(name)
+        try:
+            if self.is_local:
+                (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(self.path / name, data)
+                return
+            self._retry(lambda: self._upload(name, data), name=name, timeout=READ_TIMEOUT_S)
+        except (OSError, StoreError) as error:
+            if is_disk_full(error):
+                raise NoSpaceError(
+                    f"{self.url}/{name} does not fit ({len(data):,} bytes: {_get_first_line(error)}): free space there, or "
+                    "choose another place"
+                ) from None
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(f"{self.url}/{name} cannot be written: {error.strerror or error}") from None
+
+    def _upload(self, name: str, data: bytes) -> None:
+        """Put an object; in a remote store that keeps parts of files, rename a complete one."""
+        store, folder = open_fsspec(self.url)
+        protocols = {store.protocol} if isinstance(store.protocol, str) else set(store.protocol)
+        if protocols & OBJECT_STORES:
+            store.pipe_file(f"{folder}/{name}", data)
+            return
+        partial = f"{folder}/.{name}.{os.getpid()}.partial"
+        store.makedirs(folder, exist_ok=True)
+        store.pipe_file(partial, data)
+        store.mv(partial, f"{folder}/{name}")
+
     def create(self) -> None:
         """Create the folder, where the store has folders (a bucket has none). Raises DataError."""
         if self.is_local:
@@ -148,15 +230,22 @@ class Folder:
                 raise DataError(f"{self.url} cannot be created: {error.strerror}") from None
 
     def _put_local(self, name: str, source: Path) -> None:
-        partial = self.path / f".{name}.{os.getpid()}.partial"
+        target = self.path / name
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         try:
+            target.parent.mkdir(parents=True, exist_ok=True)
             if source.stat().st_dev == self.path.stat().st_dev:
                 os.link(source, partial)
             else:
                 pafs.copy_files(str(source), str(partial))
-            partial.replace(self.path / name)
+            sync(partial)
+            publish(partial, target)
         except OSError as error:
             partial.unlink(missing_ok=True)
+            if is_disk_full(error):
+                raise NoSpaceError(
+                    f"{self.url}/{name} does not fit: free space there, or choose another place"
+                ) from None
             raise DataError(f"{self.url}/{name} cannot be written: {error.strerror or error}") from None
 
     def _join(self, name: str) -> str:
@@ -186,8 +275,15 @@ class Folder:
             assert state.outcome is not None
             log.warning("%s/%s: %s; retrying", self.url, name, _get_first_line(state.outcome.exception()))
 
+        started = time.monotonic()
+
+        def should_retry(error: BaseException) -> bool:
+            # A key that was accepted before has expired. The SDK reads keys anew for each request, so the next one may have it.
+            is_renewable = self._has_worked and time.monotonic() - started < RENEWAL_S
+            return _is_temporary(error) or (is_renewable and _has_word(error, ACCESS_ERRORS))
+
         retrying = Retrying(
-            retry=retry_if_exception(_is_temporary),
+            retry=retry_if_exception(should_retry),
             stop=stop_after_delay(timeout),
             wait=_draw_pause,
             sleep=sleep,
@@ -195,12 +291,14 @@ class Folder:
             reraise=True,
         )
         try:
-            return action() if self.is_local else retrying(action)
+            result = action() if self.is_local else retrying(action)
+            self._has_worked = True
         except FileNotFoundError:
             self._check_bucket()
             raise
         except (OSError, pa.ArrowException) as error:
             raise StoreError(self._explain(error)) from None
+        return result
 
     def _check_bucket(self) -> None:
         """Raise DataError if the bucket is missing: a store gives the same answer for a missing file and a missing bucket."""
@@ -215,23 +313,41 @@ class Folder:
 
     def _explain(self, error: Exception) -> str:
         text = _get_first_line(error)
-        endpoint = _get_endpoint() or "AWS"
+        endpoint = s3.get_endpoint() or "AWS"
         if any(word in text for word in BUCKET_ERRORS):
             return f"{self.url}: there is no such bucket at {endpoint}; create it or correct the URL"
         if any(word in text for word in ACCESS_ERRORS):
             return (
                 f"{self.url}: {endpoint} refused the key; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and that "
-                "this key may read and list the bucket"
+                f"this key may read and list the bucket ({s3.describe_variables()})"
             )
         if self.is_local:
             return f"{self.url} cannot be read: {text}"
         return f"{self.url} cannot be reached: {text}; check that {endpoint} is up and AWS_ENDPOINT_URL is right"
 
 
+def is_remote(url: str) -> bool:
+    """Return whether a URL leads to a store that is reached over the network."""
+    return urlsplit(url).scheme not in ("", "file", "local")
+
+
+def try_access(url: str) -> str:
+    """Say why the store of a URL cannot be read from this process; "" if it can."""
+    try:
+        Folder(url).exists("manifest.json")
+    except DataError as error:
+        return str(error)
+    return ""
+
+
 def _is_temporary(error: BaseException) -> bool:
     if not isinstance(error, (OSError, pa.ArrowException)) or isinstance(error, (FileNotFoundError, PermissionError)):
         return False
     return not any(word in str(error) for word in (*ACCESS_ERRORS, *BUCKET_ERRORS))
+
+
+def _has_word(error: BaseException | None, words: tuple[str, ...]) -> bool:
+    return isinstance(error, (OSError, pa.ArrowException)) and any(word in str(error) for word in words)
 
 
 def _draw_pause(state: RetryCallState) -> float:
@@ -243,8 +359,21 @@ def _get_first_line(error: BaseException | None) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].split(". Detail:")[0]
 
 
-def _get_endpoint() -> str:
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+def open_fsspec(url: str, **options: Any) -> tuple[Any, str]:
+    """Return fsspec's file system of a URL, and the path in it. Raises ImportError, ValueError where there is none.
+
+    Two colons are a part of a name, as in /data/a::b, unless a scheme follows them or stands before them alone, as in
+    zip://b.zip::s3://bucket/a and simplecache::s3://bucket/a, which are chains of file systems.
+    """
+    import fsspec
+
+    options = {**s3.build_fsspec_options(url), **options}
+    first, *rest = url.split("::")
+    if rest and first not in fsspec.available_protocols() and not any("://" in part for part in rest):
+        filesystem = fsspec.filesystem(first.partition("://")[0] if "://" in first else "file", **options)
+        return filesystem, filesystem._strip_protocol(url)  # noqa: SLF001 - there is no public name for it
+    filesystem, path = fsspec.core.url_to_fs(url, **options)
+    return filesystem, path
 
 
 def _open_filesystem(url: str) -> tuple[Any, str, bool]:
@@ -252,37 +381,10 @@ def _open_filesystem(url: str) -> tuple[Any, str, bool]:
     scheme, _, rest = url.partition("://") if "://" in url else ("", "", url)
     if scheme in ("", "file", "local"):
         return pafs.LocalFileSystem(), str(Path(rest).expanduser().absolute()), True
-    if scheme in ("s3", "s3a"):
-        return _connect_s3(_get_endpoint(), os.environ.get("AWS_ACCESS_KEY_ID", ""), _find_region(rest)), rest, False
+    if scheme in ("s3", "s3a") and not s3.is_requester_paying():  # which the SDK inside pyarrow cannot say
+        return s3.connect(rest), rest, False
     try:
-        import fsspec
-
-        filesystem, path = fsspec.core.url_to_fs(url)
+        filesystem, path = open_fsspec(url)
     except (ImportError, ValueError) as error:
         raise DataError(f"{url}: no file system for {scheme}:// ({_get_first_line(error)})") from None
     return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path, False
-
-
-@lru_cache(maxsize=16)
-def _connect_s3(endpoint: str, key: str, region: str | None) -> pafs.S3FileSystem:
-    """Return one client per endpoint and key (the SDK reads the secret itself), shared for its connection pool."""
-    del key  # only part of the cache key: a changed access key needs a new client
-    parts = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
-    return pafs.S3FileSystem(
-        endpoint_override=parts.netloc or None,
-        scheme=parts.scheme or "https",
-        region=region,
-        connect_timeout=5.0,
-        request_timeout=60.0,
-        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=3),
-    )
-
-
-def _find_region(path: str) -> str | None:
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if region or _get_endpoint():
-        return region or "us-east-1"
-    try:
-        return str(pafs.resolve_s3_region(path.partition("/")[0]))
-    except OSError:
-        return None  # the first request will report the reason

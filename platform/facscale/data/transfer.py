@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from facscale.data.errors import CorruptError, DataError, DatasetNotFoundError
-from facscale.data.manifest import INDEX, MANIFEST, Shard, compute_checksum
+from facscale.data.manifest import ABOUT, INDEX, MANIFEST, Shard, compute_checksum
 from facscale.data.shards import Dataset
 from facscale.data.storage import Folder
 
 PART = 16 << 20  # bytes that are read at once
 COPIERS = 4  # shards that are copied side by side, each spooled on local disk
-BESIDE = ("report.json", "report.txt", "items.parquet", "contact_sheet.png")  # copied where they exist
+BESIDE = tuple(f"{ABOUT}/{name}" for name in ("report.json", "report.txt", "items.parquet", "contact_sheet.png"))
 
 
 def copy_dataset(source: Dataset, url: str, *, advance: Callable[[], None] = lambda: None) -> int:
@@ -105,7 +105,7 @@ def _has_checksums(read: Callable[[int, int], bytes], shard: Shard) -> bool:
 
 def _copy_small_file(source: Folder, target: Folder, name: str) -> None:
     try:
-        data = source.read(name)
+        data = source.read_about(name)
     except FileNotFoundError:
         return
     with tempfile.TemporaryDirectory(prefix="facscale-copy-") as spool:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from facscale.data.errors import CorruptError, DataError, StoreError
+from facscale.data.manifest import INDEX, MANIFEST
 from facscale.data.shards import Dataset
 
 READERS = 8  # row groups that are in memory at once
@@ -47,13 +48,13 @@ def _check_index(dataset: Dataset) -> Iterator[StoredFault]:
     except StoreError:
         raise
     except DataError as error:
-        yield StoredFault("index.parquet", None, _shorten(error, dataset), 0)
+        yield StoredFault(INDEX, None, _shorten(error, dataset), 0)
         return
     frames, stored = dataset.manifest.counts["frames"], sum(shard.rows for shard in dataset.manifest.shards)
     if frames != stored:
-        yield StoredFault("manifest.json", None, f"it counts {frames:,} frames, its shards {stored:,}", 0)
+        yield StoredFault(MANIFEST, None, f"it counts {frames:,} frames, its shards {stored:,}", 0)
     if int(runs.frames.sum()) != stored:
-        yield StoredFault("index.parquet", None, f"it lists {int(runs.frames.sum()):,} frames of {stored:,}", 0)
+        yield StoredFault(INDEX, None, f"it lists {int(runs.frames.sum()):,} frames of {stored:,}", 0)
 
 
 def _check_shard(dataset: Dataset, number: int, *, pool: ThreadPoolExecutor) -> Iterator[StoredFault]:

@@ -8,10 +8,8 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import fsspec
-
 from facscale.data import DataError, Dataset
-from facscale.data.storage import Folder
+from facscale.data.storage import Folder, open_fsspec
 from facscale.profile import rates
 
 READ_S = 3.0  # duration of a measurement
@@ -31,7 +29,7 @@ def measure_read_rate(url: str) -> float:
 def measure_write_rate(url: str) -> dict[str, float]:
     """Write a file, read it back and delete it; return bytes per second of "write" and "read". Raises DataError."""
     check_access(url)  # explains a refusal better than what follows
-    store, folder = fsspec.core.url_to_fs(url)
+    store, folder = open_fsspec(url)
     path, content = f"{folder}/.facscale-doctor-{uuid.uuid4().hex}", os.urandom(WRITE_BYTES)
     step = "written to"
     try:
@@ -60,7 +58,7 @@ def measure_write_rate(url: str) -> dict[str, float]:
 @contextmanager
 def create_probe_file(url: str) -> Iterator[str]:
     """Create a small file at `url`, yield its name and delete it afterwards."""
-    store, folder = fsspec.core.url_to_fs(url)
+    store, folder = open_fsspec(url)
     name = f".facscale-doctor-{uuid.uuid4().hex}"
     store.makedirs(folder, exist_ok=True)
     store.pipe_file(f"{folder}/{name}", b"probe")
@@ -72,5 +70,5 @@ def create_probe_file(url: str) -> Iterator[str]:
 
 def can_see(url: str, name: str) -> bool:
     """Return whether the file `name` exists at `url`, as seen from this node."""
-    store, folder = fsspec.core.url_to_fs(url)
+    store, folder = open_fsspec(url)
     return bool(store.exists(f"{folder}/{name}"))

@@ -9,8 +9,22 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from facscale.data import DataError, Dataset
-from facscale.data.folds import Split, concat_splits, make_repeated_folds, make_test_only_split, subsample
-from facscale.data.labels import compute_au_weights, compute_class_weights, load_labels, reindex_labels, union_aus
+from facscale.data.folds import (
+    Split,
+    concat_splits,
+    make_official_split,
+    make_repeated_folds,
+    make_test_only_split,
+    subsample,
+)
+from facscale.data.labels import (
+    compute_au_weights,
+    compute_class_weights,
+    load_labels,
+    load_parts,
+    reindex_labels,
+    union_aus,
+)
 from facscale.evaluate.subjects import count_positives, find_frames
 from facscale.methods import DataFacts
 from facscale.spec import Job
@@ -41,20 +55,51 @@ class LabelledDataset:
             place = "tested under evaluate.expressions" if manifest.expressions else "data.unlabelled"
             raise DataError(f"{url} has no AU labels; it can be {place}, not data.labelled")
         identity, au = load_labels(dataset)
-        people = sorted(set(identity))
         if test_only:
-            split = make_test_only_split(people)
-        elif len(people) < evaluate.folds:
-            raise DataError(f"{url} has {len(people)} subjects, too few for evaluate.folds={evaluate.folds}")
+            split = make_test_only_split(sorted(set(identity)))
         else:
-            positives = count_positives(au, identity=identity)
-            options = {"repeats": evaluate.repeats, "k": evaluate.folds, "seed": evaluate.seed}
-            split = concat_splits(make_repeated_folds(people, **options, positives=positives))
+            split = make_split(dataset, identity=identity, au=au, evaluate=evaluate)
         return cls(dataset.url, manifest.name, manifest.fingerprint, tuple(manifest.au), au, identity, split)
 
     def as_test_only(self) -> Self:
         """The same data set with a single fold, which tests everybody: for models that have not learned from it."""
         return replace(self, split=make_test_only_split(sorted(set(self.identity))))
+
+
+def make_split(dataset: Dataset, *, identity: np.ndarray, au: np.ndarray, evaluate: Evaluate) -> Split:
+    """Return the folds of a data set with `identity` [N] and `au` [N, n]: its official split, else k folds of its people.
+
+    Raises DataError for too few people, and for `evaluate.repeats` of an official split.
+    """
+    if evaluate.official_split and (official := find_official_split(dataset, identity=identity, au=au)):
+        if evaluate.repeats > 1:
+            raise DataError(
+                f"{dataset.url} has an official split, of which there is only one, and evaluate.repeats is "
+                f"{evaluate.repeats}; set evaluate.official_split=false for folds that are drawn"
+            )
+        return official
+    people = sorted(set(identity))
+    if len(people) < evaluate.folds:
+        raise DataError(f"{dataset.url} has {len(people)} subjects, too few for evaluate.folds={evaluate.folds}")
+    positives = count_positives(au, identity=identity)
+    options = {"repeats": evaluate.repeats, "k": evaluate.folds, "seed": evaluate.seed}
+    return concat_splits(make_repeated_folds(people, **options, positives=positives))
+
+
+def find_official_split(dataset: Dataset, *, identity: np.ndarray, au: np.ndarray) -> Split | None:
+    """Return the split that is stored with a data set, of its people with labels; None where there is none.
+
+    Raises DataError, naming the data set, for a person in two parts.
+    """
+    parts = load_parts(dataset)
+    if parts is None:
+        return None
+    is_labelled = (au >= 0).any(axis=1)
+    people = {str(part): set(identity[is_labelled & (parts == part)].tolist()) for part in np.unique(parts)}
+    try:
+        return make_official_split(people)
+    except DataError as error:
+        raise DataError(f"{dataset.url}: {error}") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,10 +158,21 @@ def build_groups(
         parts = [sets] if sets else []
     groups = []
     for part in parts:
+        _check_equal_folds(part)
         left_out = [dataset for dataset in sets if all(dataset is not learned for learned in part)] if mode else []
         others = [dataset.as_test_only() for dataset in left_out if shares_aus(dataset, part)]
         groups.append(TrainTestGroup(tuple(part), (*others, *transfer), tests_own=mode != "leave-one-out"))
     return groups
+
+
+def _check_equal_folds(sets: Sequence[LabelledDataset]) -> None:
+    """Raise DataError for sets that are learned from together and have different numbers of folds."""
+    if len({len(dataset.split) for dataset in sets}) > 1:
+        folds = ", ".join(f"{dataset.name} {len(dataset.split)}" for dataset in sets)
+        raise DataError(
+            f"data sets that are learned from together need the same number of folds (here: {folds}); set "
+            "evaluate.official_split=false, and all have evaluate.folds"
+        )
 
 
 def shares_aus(dataset: LabelledDataset, others: Sequence[LabelledDataset]) -> bool:

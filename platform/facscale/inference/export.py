@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from typing import Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import BadZipFile, ZipFile, ZipInfo
 
 import safetensors.torch
 import torch
@@ -21,9 +21,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from facscale.methods import DataFacts, Method, find_method, list_methods
+from facscale.nn.allocation import AllocationLimit
 from facscale.spec import Job, SpecError
 
 FORMAT = "2"
+BUILD_FACTOR, BUILD_BYTES = 4, 2**28  # a method is built with at most so many times its file's size, and so much more
 MAX_REASON = 200  # characters of another library's message in ours
 PICKLE_MAGIC = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1))
 # torch.save writes zip archives since 2020; before, its files began with the pickle of a magic number.
@@ -72,8 +74,9 @@ def load_export(data: bytes, *, source: str = "the export") -> Method:
     to. Raises SpecError, which names `source`, for files that are neither, or that are not safe to read.
     """
     if data.startswith(TORCH_MAGIC):
-        return _load_public_weights(_read_torch_file(data, source=source), source=source)
-    if data.startswith(PICKLE_MAGIC):
+        return _load_public_weights(_read_torch_file(data, source=source), data=data, source=source)
+    # A safetensors file begins with the length of its header, whose first bytes can be those of a pickle.
+    if data.startswith(PICKLE_MAGIC) and data[8:9] != b"{":
         raise SpecError(
             f"{source}: a pickle, which is never read because it could run code; a safetensors file is expected"
         )
@@ -84,14 +87,20 @@ def load_export(data: bytes, *, source: str = "the export") -> Method:
     except SafetensorError as error:
         raise SpecError(f"{source}: not an exported method (a safetensors file is expected): {error}") from None
     if metadata.get("facscale") != FORMAT:
-        return _load_public_weights(weights, source=source)
+        return _load_public_weights(weights, data=data, source=source)
     try:
-        method = TypeAdapter(Recipe).validate_json(metadata.get("recipe", "")).build()
+        with limit_size(data):
+            method = TypeAdapter(Recipe).validate_json(metadata.get("recipe", "")).build()
         method.load_state_dict(weights)
-    except (ValueError, TypeError, RuntimeError) as error:  # pydantic's errors are ValueErrors
+    except Exception as error:  # noqa: BLE001 - values that no spec allowed can fail anywhere in a method
         reason = " ".join(str(error).split())[:MAX_REASON]
         raise SpecError(f"{source}: its recipe does not fit this version of facscale: {reason}") from None
     return method.eval()
+
+
+def limit_size(data: bytes) -> AllocationLimit:
+    """Limit what is built to the size of the file whose weights it is for: a recipe may name any width."""
+    return AllocationLimit(BUILD_FACTOR * len(data) + BUILD_BYTES)
 
 
 def _read_torch_file(data: bytes, *, source: str) -> Any:
@@ -110,21 +119,23 @@ def _read_torch_file(data: bytes, *, source: str) -> Any:
         raise SpecError(f"{source}: not a file of weights (only tensors are read from torch files): {reason}") from None
 
 
-def _compute_unpacked_size(data: bytes) -> int:
+def _list_members(data: bytes) -> list[ZipInfo]:
+    """List the members of a zip archive; none for other files, among them torch's format before archives."""
     try:
-        return sum(member.file_size for member in ZipFile(BytesIO(data)).infolist())
-    except BadZipFile:  # the format before archives
-        return 0
+        return ZipFile(BytesIO(data)).infolist()
+    except (BadZipFile, ValueError, NotImplementedError, OSError):  # the directory of a damaged one can be anything
+        return []
+
+
+def _compute_unpacked_size(data: bytes) -> int:
+    return sum(member.file_size for member in _list_members(data))
 
 
 def _is_torchscript(data: bytes) -> bool:
-    try:
-        return any(name.endswith("/constants.pkl") for name in ZipFile(BytesIO(data)).namelist())
-    except BadZipFile:
-        return False
+    return any(member.filename.endswith("/constants.pkl") for member in _list_members(data))
 
 
-def _load_public_weights(weights: Any, *, source: str) -> Method:
+def _load_public_weights(weights: Any, *, data: bytes, source: str) -> Method:
     """Build the method whose encoder has these weights, which may lie under the `state_dict` of a checkpoint."""
     state = weights.get("state_dict", weights) if isinstance(weights, dict) else {}
     is_state = isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
@@ -133,7 +144,8 @@ def _load_public_weights(weights: Any, *, source: str) -> Method:
             if (converted := method_class.convert_public_weights(state)) is None:
                 continue
             config, encoder_state = converted
-            method = build_method(name, config, DataFacts())
+            with limit_size(data):
+                method = build_method(name, config, DataFacts())
             method.encoder.load_state_dict(encoder_state)
         except (ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[-1].strip()

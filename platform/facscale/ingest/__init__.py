@@ -10,5 +10,6 @@ from facscale.ingest.contact_sheet import draw_contact_sheet
 from facscale.ingest.detectors import configure
 from facscale.ingest.pipeline import run
 from facscale.ingest.report import IngestReport
+from facscale.ingest.trial import estimate_pipeline
 
-__all__ = ["IngestReport", "configure", "draw_contact_sheet", "run"]
+__all__ = ["IngestReport", "configure", "draw_contact_sheet", "estimate_pipeline", "run"]

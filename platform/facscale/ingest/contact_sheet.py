@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 
 from facscale.data import Dataset, pixels
+from facscale.data.manifest import ABOUT
 from facscale.data.storage import Folder
 from facscale.ingest.work_store import put_file
 
-FILE = "contact_sheet.png"
+FILE = f"{ABOUT}/contact_sheet.png"
 GAP = 2  # pixels between crops
 GREEN = (80, 255, 80)
 
@@ -36,7 +37,7 @@ def draw_contact_sheet(
 def write_contact_sheet(output: str) -> None:
     """Write the contact sheet beside the data set, unless it exists."""
     folder = Folder(output)
-    if folder.exists(FILE):
+    if folder.find_about(FILE):
         return
     image = draw_contact_sheet(output, landmarks=True)
     with put_file(folder, FILE) as path:

@@ -10,7 +10,9 @@ import io
 import json
 import re
 import tarfile
+import threading
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -22,6 +24,8 @@ TAR_PLACE = re.compile(r"(.+\.tar)::(\d+)\+(\d+)::(.+)", re.IGNORECASE | re.DOTA
 ROW_PLACE = re.compile(r"(.+\.(?:parquet|arrow))::(\d+)::(.+)", re.IGNORECASE | re.DOTALL)
 BLOCK = 1 << 20  # bytes that are read ahead in a tar file of a bucket
 MAX_SIDECAR = 1 << 20  # bytes; labels are small
+# Images are read ahead by several threads, which would all fetch the row group that none of them finds in the cache.
+READING = threading.Lock()
 
 
 class Member(NamedTuple):
@@ -92,7 +96,7 @@ def read_columns(system: Any, base: str, name: str, *, image: str) -> tuple[list
                 schema = parquet.schema_arrow
                 rows = parquet.read(columns=_select_plain(schema, image)).to_pylist()
         else:
-            table = _open_arrow(system, f"{base}/{name}")
+            table = _open_arrow(_File.locate(system, f"{base}/{name}"))
             schema = table.schema
             rows = table.select(_select_plain(schema, image)).to_pylist()
     except (pa.ArrowException, OSError) as error:
@@ -112,7 +116,7 @@ def _count_rows(system: Any, base: str, name: str) -> int:
     if name.lower().endswith(".parquet"):
         with system.open(f"{base}/{name}", "rb") as file:
             return int(pq.ParquetFile(file).metadata.num_rows)
-    return int(_open_arrow(system, f"{base}/{name}").num_rows)
+    return int(_open_arrow(_File.locate(system, f"{base}/{name}")).num_rows)
 
 
 def _select_plain(schema: pa.Schema, image: str) -> list[str]:
@@ -120,8 +124,22 @@ def _select_plain(schema: pa.Schema, image: str) -> list[str]:
     return [field.name for field in schema if field.name != image and not any(is_(field.type) for is_ in is_large)]
 
 
+@dataclass(frozen=True)
+class _File:
+    """A file in a store. fsspec has a file system for each thread, all of which mean the same file."""
+
+    store: str
+    path: str
+    system: Any = field(compare=False)
+
+    @classmethod
+    def locate(cls, system: Any, path: str) -> _File:
+        return cls(str(system.protocol), path, system)
+
+
 def _read_cell(system: Any, path: str, *, row: int, column: str) -> bytes:
-    chunk, first = _read_chunk(system, path, row, column)
+    with READING:
+        chunk, first = _read_chunk(_File.locate(system, path), row, column)
     value = chunk[row - first].as_py()
     content = value.get("bytes") if isinstance(value, dict) else value
     if isinstance(content, bytes):
@@ -129,36 +147,37 @@ def _read_cell(system: Any, path: str, *, row: int, column: str) -> bytes:
     raise ValueError("the row holds no image; only images stored in the table are read")
 
 
-def _read_chunk(system: Any, path: str, row: int, column: str) -> tuple[Any, int]:
+def _read_chunk(file: _File, row: int, column: str) -> tuple[Any, int]:
     """Return the column in the row group with a row, and the number of its first row."""
-    if not path.lower().endswith(".parquet"):
-        return _open_arrow(system, path)[column], 0
-    edges = _list_row_groups(system, path)
+    if not file.path.lower().endswith(".parquet"):
+        return _open_arrow(file)[column], 0
+    edges = _list_row_groups(file)
     group = next(number for number in range(len(edges) - 1) if row < edges[number + 1])
-    return _read_row_group(system, path, group, column), edges[group]
+    return _read_row_group(file, group, column), edges[group]
 
 
 @lru_cache(maxsize=64)
-def _list_row_groups(system: Any, path: str) -> list[int]:
+def _list_row_groups(file: _File) -> list[int]:
     """List the first row of each row group, then the number of rows."""
     edges = [0]
-    with system.open(path, "rb") as file:
-        metadata = pq.ParquetFile(file).metadata
+    with file.system.open(file.path, "rb") as content:
+        metadata = pq.ParquetFile(content).metadata
         for number in range(metadata.num_row_groups):
             edges.append(edges[-1] + metadata.row_group(number).num_rows)
     return edges
 
 
 @lru_cache(maxsize=2)  # images are read in order, so the last row group is used again
-def _read_row_group(system: Any, path: str, group: int, column: str) -> Any:
-    with system.open(path, "rb") as file:
-        return pq.ParquetFile(file).read_row_group(group, columns=[column])[column]
+def _read_row_group(file: _File, group: int, column: str) -> Any:
+    with file.system.open(file.path, "rb") as content:
+        return pq.ParquetFile(content).read_row_group(group, columns=[column])[column]
 
 
 @lru_cache(maxsize=2)
-def _open_arrow(system: Any, path: str) -> pa.Table:
+def _open_arrow(file: _File) -> pa.Table:
     """Open an Arrow file or stream; a local one is mapped into memory."""
-    source = pa.memory_map(path) if isinstance(system, LocalFileSystem) else io.BytesIO(system.cat_file(path))
+    is_local = isinstance(file.system, LocalFileSystem)
+    source = pa.memory_map(file.path) if is_local else io.BytesIO(file.system.cat_file(file.path))
     try:
         return pa.ipc.open_stream(source).read_all()
     except pa.ArrowInvalid:

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 import av
 import cv2
 import numpy as np
 import simplejpeg
+from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 from fsspec.implementations.local import LocalFileSystem
 
 from facscale.data import pixels
-from facscale.ingest import shots
-from facscale.ingest.items import ImageBatch, Item, get_suffix, open_root, read_bytes
+from facscale.ingest import geometry, shots
+from facscale.ingest.items import ImageBatch, Item, open_root, read_bytes
 
 NoteFault = Callable[[str, str], None]  # (stage, reason)
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Video containers only: FFmpeg would also open a text file as a playlist, whose lines name other files and hosts.
 AV_OPTIONS = {
-    "format_whitelist": "avi,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mpeg,mpegts,mpegvideo",
+    "format_whitelist": "asf,avi,flv,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mpeg,mpegts,mpegvideo,ogg",
     "protocol_whitelist": "file",
 }
+AHEAD = 16  # images of a remote source that are read at the same time
 MIN_DECODED_SHARE = 0.9  # of the announced frames: fewer means that some are missing (headers can be a little off)
 
 
@@ -80,10 +84,11 @@ class FrameReader:
         positions = range(0, len(self.item.files), self.every)
         errors: list[str] = []
         shot_cuts = shots.ShotCutDetector()
-        for position in positions:
+        contents = read_ahead([self.item.files[position] for position in positions], root=self.root)
+        for position, content in zip(positions, contents, strict=True):
             name, number = self.item.files[position], self.item.numbers[position]
             try:
-                image = decode_image(read_bytes(self.root, name), name)
+                image = decode_image(content.result())
             except (ValueError, FileNotFoundError, PermissionError) as error:
                 errors.append(f"{name}: {error}")
                 continue
@@ -100,9 +105,11 @@ class FrameReader:
         source: Any = f"{base}/{name}" if is_local else system.open(f"{base}/{name}", "rb")
         try:
             with av.open(source, metadata_errors="replace", options=AV_OPTIONS) as container:
-                if not container.streams.video:
+                stream = container.streams.best("video")  # FFmpeg's choice: not the picture of a cover
+                if stream is None:
                     raise ValueError("the file has no video stream")
-                yield from self._decode_video(container)
+                self._note_other_streams(container, stream)
+                yield from self._decode_video(container, stream)
         except av.FFmpegError as error:
             reason = "not a supported video format" if error.errno == errno.EINVAL else error.strerror
             raise ValueError(f"cannot be opened as a video: {reason}") from error
@@ -110,14 +117,19 @@ class FrameReader:
             if not is_local:
                 source.close()
 
-    def _decode_video(self, container: Any) -> Iterator[Frame]:
-        stream = container.streams.video[0]
+    def _note_other_streams(self, container: Any, stream: Any) -> None:
+        others = [other for other in container.streams.video if other is not stream and not _is_cover(other)]
+        if others:
+            size = f"{stream.codec_context.width} x {stream.codec_context.height}"
+            self.note("decode", f"{len(others)} more video streams; only stream {stream.index} ({size} pixels) is read")
+
+    def _decode_video(self, container: Any, stream: Any) -> Iterator[Frame]:
         stream.codec_context.thread_count = 1  # videos are processed in parallel, not frames
-        pixels.check_image_size(stream.codec_context.width, stream.codec_context.height)
+        picture = _PictureReader(stream, note=self.note)
         stream.codec_context.options = {"max_pixels": str(pixels.MAX_PIXELS)}  # a frame may exceed the header's size
         rate = float(stream.average_rate or stream.guessed_rate or self.item.fps)
         self.fps = rate
-        index, damaged, is_broken = 0, 0, False
+        index, damaged, is_broken, start = 0, 0, False, None
         shot_cuts, starts_shot, sampler = shots.ShotCutDetector(), False, VideoReformatter()
         for frame in self._decode_until_error(container, stream):
             is_broken = frame.is_corrupt or (is_broken and not frame.key_frame)
@@ -130,9 +142,10 @@ class FrameReader:
                 if shot_cuts.is_cut(shots.make_thumbnail(samples)):
                     starts_shot = True
                     self.shot_cuts += 1
+            time = frame.time if frame.time is not None else index / rate
+            start = time if start is None else start  # program streams begin above 0
             if index % self.every == 0 and not is_broken:
-                time = frame.time if frame.time is not None else index / rate
-                yield Frame(index + self.item.first, float(time), _rotate_upright(frame), starts_shot)
+                yield Frame(index + self.item.first, float(time - start), picture.read(frame), starts_shot)
                 starts_shot = False
             index += 1
         if damaged:
@@ -155,31 +168,80 @@ class FrameReader:
             yield frame
 
 
-def decode_image(content: bytes, name: str) -> np.ndarray:
-    """Decode a JPEG or PNG file to RGB [H, W, 3] uint8. Raises ValueError."""
-    is_jpeg = simplejpeg.is_jpeg(content)
-    if is_jpeg and get_suffix(name) in (".jpg", ".jpeg"):
-        return pixels.decode_jpeg(content)
-    pixels.check_image_size(*_read_size(content, is_jpeg=is_jpeg))
+def read_ahead(names: Sequence[str], *, root: str) -> Iterator[Future[bytes]]:
+    """Yield the content of each file of a source, in order, while the next AHEAD are being read.
+
+    Waiting for a store would otherwise take longer than the work. A local disk is read one file at a time.
+    """
+    system, _ = open_root(root)
+    readers = 1 if isinstance(system, LocalFileSystem) else AHEAD
+    remaining, pending = iter(names), deque[Future[bytes]]()
+    with ThreadPoolExecutor(readers, thread_name_prefix="images") as pool:
+        try:
+            pending.extend(pool.submit(read_bytes, root, name) for name in islice(remaining, readers))
+            while pending:
+                content = pending.popleft()
+                wait([content])
+                pending.extend(pool.submit(read_bytes, root, name) for name in islice(remaining, 1))
+                yield content
+        finally:
+            for content in pending:
+                content.cancel()
+
+
+def decode_image(content: bytes) -> np.ndarray:
+    """Decode a JPEG or PNG file, upright by its EXIF orientation, to RGB [H, W, 3] uint8. Raises ValueError."""
+    if simplejpeg.is_jpeg(content):
+        return geometry.orient(pixels.decode_jpeg(content), geometry.read_orientation(content))
+    pixels.check_image_size(*_read_png_size(content))
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise ValueError("cannot be decoded as an image")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
 
 
-def _read_size(content: bytes, *, is_jpeg: bool) -> tuple[int, int]:
-    """Read width and height from the header."""
-    if is_jpeg:
-        height, width, *_ = simplejpeg.decode_jpeg_header(content)
-        return width, height
+def _read_png_size(content: bytes) -> tuple[int, int]:
+    """Read width and height from the header. Raises ValueError for another kind of file."""
     if not content.startswith(PNG_SIGNATURE):  # OpenCV would open a dozen other formats
         raise ValueError("neither a JPEG nor a PNG file" if content else "empty file")
     width, height = struct.unpack(">II", content[16:24].ljust(8, b"\0"))
     return width, height
 
 
-def _rotate_upright(frame: Any) -> np.ndarray:
-    """Decode a video frame to RGB, rotated by the angle in its metadata: phones store rotated pictures."""
-    image: np.ndarray = frame.to_ndarray(format="rgb24")
-    turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+def _is_cover(stream: Any) -> bool:
+    return Disposition.attached_pic in stream.disposition or stream.codec_context.name in ("mjpeg", "png")
+
+
+class _PictureReader:
+    """Converts the frames of a video stream to RGB as a player shows them: with square pixels, upright, not mirrored.
+
+    Raises ValueError for a stream with more pixels than are decoded.
+    """
+
+    def __init__(self, stream: Any, *, note: NoteFault) -> None:
+        self._note, self._has_noted_skew = note, False
+        width, height = stream.codec_context.width, stream.codec_context.height
+        self._aspect = geometry.read_pixel_aspect(stream)
+        if not 1 / geometry.MAX_ASPECT <= self._aspect <= geometry.MAX_ASPECT:
+            note(
+                "decode",
+                f"its header says that pixels are {self._aspect:.3g} times as wide as high: read as square ones",
+            )
+            self._aspect = 1.0
+        pixels.check_image_size(*geometry.compute_display_size(width, height, aspect=self._aspect))
+
+    def read(self, frame: Any) -> np.ndarray:
+        """Return RGB [H, W, 3] uint8."""
+        matrix = geometry.read_display_matrix(frame)
+        if self._aspect != 1:
+            width, height = geometry.compute_display_size(frame.width, frame.height, aspect=self._aspect)
+            frame = frame.reformat(width, height, "rgb24", interpolation="BICUBIC")
+        image: np.ndarray = frame.to_ndarray(format="rgb24")
+        if matrix == geometry.DisplayMatrix():
+            return image
+        if matrix.skew > geometry.MAX_SKEW and not self._has_noted_skew:
+            self._has_noted_skew = True
+            self._note(
+                "decode", "its display matrix turns the picture by no right angle: read turned by the nearest one"
+            )
+        return matrix.apply(image)

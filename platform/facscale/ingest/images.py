@@ -52,7 +52,7 @@ def batch_images(
     part are missing (a single missing image with an expression is noted when its batch is processed); SpecError for
     options that do not fit single images.
     """
-    for key in ("include", "exclude", "identities", "videos_per_identity"):
+    for key in ("include", "exclude", "identities", "videos_per_identity", "clips_per_video"):
         if getattr(source, key):
             raise SpecError(f"source.{key}: the layout {source.layout} has single images of nobody in particular")
     expressions = layouts.select_expressions(source)
@@ -98,21 +98,28 @@ def _select_parts(source: Source, images: Sequence[LabelledImage], published: Se
 
 
 def _drop_contradictions(images: Iterable[LabelledImage], add_fault: AddFault | None) -> list[LabelledImage]:
-    """Sort by name, without repetitions; a name with two labels, or with two files, is left out."""
+    """Sort by name, without repetitions; a name with two labels or files, and a file in two parts, is left out."""
     by_name: dict[str, LabelledImage] = {}
+    by_file: dict[str, LabelledImage] = {}
     contradictory: set[str] = set()
     for image in images:
         first = by_name.setdefault(image.name, image)
+        if first == image:
+            first = by_file.setdefault(image.file, image)
         if first != image and image.name not in contradictory:
-            contradictory.add(image.name)
-            both = f"{first.file} ({_describe(first)}) and {image.file} ({_describe(image)})"
+            contradictory |= {image.name, first.name}
+            has_parts = first.part != image.part
+            both = " and ".join(
+                f"{listed.file} ({_describe(listed, has_parts=has_parts)})" for listed in (first, image)
+            )
             if add_fault:
                 add_fault(Fault(first.file, "labels", f"{image.name} is listed twice, as {both}: left out"))
     return sorted(image for image in by_name.values() if image.name not in contradictory)
 
 
-def _describe(image: LabelledImage) -> str:
-    return image.expression or " ".join(f"AU{au}={value}" for au, value in image.au) or "no label"
+def _describe(image: LabelledImage, *, has_parts: bool) -> str:
+    labels = image.expression or " ".join(f"AU{au}={value}" for au, value in image.au) or "no label"
+    return f"{labels}, part {image.part}" if has_parts else labels
 
 
 def _build_batch(images: Sequence[LabelledImage], source: Source, *, expressions: Sequence[str]) -> ImageBatch:

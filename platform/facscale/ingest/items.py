@@ -11,20 +11,28 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-import fsspec
 import numpy as np
+import xxhash
 from fsspec.implementations.local import LocalFileSystem
 
 from facscale.data import DataError
+from facscale.data.storage import open_fsspec
 from facscale.ingest.containers import get_container, read_place
 
-VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
+VIDEO_SUFFIXES = frozenset(
+    {
+        *(".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv"),
+        *(".ts", ".vob", ".webm", ".wmv"),
+    }
+)
 IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png"})
 MAX_PATH_BYTES = 1024  # S3's limit
 MAX_NAME_BYTES = 255  # the limit of most file systems, for each part of a path
 UNSAFE = re.compile(r"[\\\x00-\x1f\x7f]")
 
 OPTIONAL = frozenset({"still", "notes", "au", "occurrence", "intensity"})  # fields of an Item
+
+STAMPS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "updated", "mtime")
 
 Files = Mapping[str, int]  # path relative to the source's root -> bytes
 
@@ -74,6 +82,13 @@ class Item:
     def to_json(self) -> str:
         """Serialize the item, to send it to a worker."""
         return json.dumps(asdict(self))
+
+    def compute_stamp(self, stamps: Mapping[str, str]) -> str:
+        """Hash what the store says of the item's files beside their sizes (`Listing.stamps`); "" where it says nothing."""
+        values = [(name, stamps.get(get_container(name), "")) for name in (*self.files, *self.labels)]
+        if not any(stamp for _, stamp in values):
+            return ""
+        return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
     @staticmethod
     def from_json(text: str) -> Item:
@@ -156,6 +171,7 @@ class Listing:
     root: str
     files: dict[str, int]
     faults: tuple[Fault, ...]
+    stamps: dict[str, str] = field(default_factory=dict)  # of each file, what changes when it is written again
 
     def fingerprint(self, items: tuple[Item, ...]) -> str:
         """Hash the items: changes when a file that an item reads appears, vanishes or changes its size."""
@@ -173,17 +189,28 @@ def list_files(root: str) -> Listing:
     try:
         system, base = open_root(root)
         if isinstance(system, LocalFileSystem):
-            sizes = dict(_walk(base))
+            entries = _walk(base)
         else:
-            sizes = {path: info["size"] for path, info in system.find(base, detail=True).items()}
+            found = system.find(base, detail=True).items()
+            entries = [
+                (path, info["size"], _make_stamp(info))
+                for path, info in found
+                if not _is_folder_marker(path, info, base)
+            ]
     except Exception as error:  # each file system raises errors of its own classes
         raise DataError(f"{root}: the source cannot be listed: {str(error) or type(error).__name__}") from error
-    if not sizes:
+    if not entries:
         raise DataError(f"{root}: there are no files; set source.root to the folder that holds the data set")
-    relative = {path[len(base) :].lstrip("/"): size for path, size in sizes.items()}
+    relative = {path[len(base) :].lstrip("/"): size for path, size, _ in entries}
+    stamps = {path[len(base) :].lstrip("/"): stamp for path, _, stamp in entries}
     faults = tuple(Fault(repr(name), "list", "unsafe file name") for name in sorted(relative) if is_unsafe(name))
     files = {name: size for name, size in sorted(relative.items()) if not is_unsafe(name) and not is_hidden(name)}
-    return Listing(root=root, files=files, faults=faults)
+    return Listing(root=root, files=files, faults=faults, stamps={name: stamps[name] for name in files})
+
+
+def _is_folder_marker(path: str, info: Mapping[str, Any], base: str) -> bool:
+    """Return whether an object of a bucket is a folder that was made in the store's console: empty, with a slash at the end."""
+    return not info["size"] and (path.endswith("/") or path == base)
 
 
 def is_unsafe(name: str) -> bool:
@@ -213,7 +240,7 @@ def get_suffix(name: str) -> str:
 
 def open_root(root: str) -> tuple[Any, str]:
     """Return the fsspec file system of a URL, and the path in it without a trailing slash."""
-    system, base = fsspec.core.url_to_fs(root)
+    system, base = open_fsspec(root)
     return system, base.rstrip("/")
 
 
@@ -228,9 +255,37 @@ def read_bytes(root: str, name: str) -> bytes:
     return content
 
 
-def _walk(base: str) -> list[tuple[str, int]]:
-    """List (path, bytes) of all files; symbolic links, common in assembled data sets, are followed, each folder once."""
-    sizes: list[tuple[str, int]] = []
+def hash_content(root: str, names: Sequence[str]) -> str:
+    """Hash the contents of files of a local source (32 hex digits); "" for any other, or if one cannot be read."""
+    system, base = open_root(root)
+    if not isinstance(system, LocalFileSystem):
+        return ""
+    digest = xxhash.xxh3_128()
+    try:
+        for name in names:
+            if get_container(name) != name:
+                digest.update(read_bytes(root, name))
+                continue
+            with Path(base, name).open("rb") as file:
+                while chunk := file.read(1 << 20):
+                    digest.update(chunk)
+            digest.update(b"\0")
+    except (OSError, ValueError):
+        return ""
+    return digest.hexdigest()
+
+
+def _make_stamp(info: Mapping[str, Any]) -> str:
+    """Return what a store says of a file that is written again: its ETag, or else when it was written."""
+    for key in STAMPS:
+        if info.get(key):
+            return str(info[key]).strip('"')
+    return ""
+
+
+def _walk(base: str) -> list[tuple[str, int, str]]:
+    """List (path, bytes, time of the last change in ns) of all files; symbolic links, common in assembled data sets, are followed, each folder once."""
+    entries: list[tuple[str, int, str]] = []
     visited: set[str] = set()
     for folder, folders, files in os.walk(base, followlinks=True):
         real = os.path.realpath(folder)
@@ -239,5 +294,6 @@ def _walk(base: str) -> list[tuple[str, int]]:
             continue
         visited.add(real)
         paths = [Path(folder) / name for name in files]
-        sizes += [(str(path), path.stat().st_size) for path in paths if path.exists()]
-    return sizes
+        facts = [(str(path), path.stat()) for path in paths if path.exists()]
+        entries += [(path, fact.st_size, str(fact.st_mtime_ns)) for path, fact in facts]
+    return entries

@@ -70,19 +70,25 @@ def parse_au(word: str) -> int | None:
 
 
 def join_columns(name: str, columns: Sequence[LabelRows], *, present_from: int) -> tuple[Labels, list[str]]:
-    """Join files of intensities of one AU each; a frame that a file lacks is not labelled by its AU."""
+    """Join files of intensities of one AU each.
+
+    A frame that a file lacks is not labelled by its AU, and noted, as are two files of one AU that contradict each other.
+    """
     notes: list[str] = []
-    rows: dict[int, dict[int, int]] = {}
+    joined = LabelRows(name, sorted({column.au[0] for column in columns}))
+    listed: dict[int, set[int]] = {}  # by AU, the frames of its files
     for column in columns:
         values, remarks = column.build(has_intensity=True)
         notes += remarks
         for number, index in values.rows.items():
-            rows.setdefault(number, {})[column.au[0]] = int(values.intensity[index, 0])
-    joined = LabelRows(name, sorted({column.au[0] for column in columns}))
-    for number, row in rows.items():
-        joined.add(number, [row.get(au, UNLABELLED) for au in joined.au], name)
-    labels, _ = joined.build(present_from=present_from, has_intensity=True)
-    return labels, notes
+            joined.add_value(number, column.au[0], int(values.intensity[index, 0]))
+        listed.setdefault(column.au[0], set()).update(values.rows)
+    everything = set().union(*listed.values())
+    if short := {au: len(everything - frames) for au, frames in listed.items() if len(frames) < len(everything)}:
+        missing = ", ".join(f"AU{au} {count}" for au, count in sorted(short.items()))
+        notes.append(f"{name}: frames that the files of other AUs list are missing: {missing}; stored as not labelled")
+    labels, remarks = joined.build(present_from=present_from, has_intensity=True)
+    return labels, [*notes, *remarks]
 
 
 class LabelRows:
@@ -109,13 +115,20 @@ class LabelRows:
         self._empty += empty
         if number in self._rows:
             self._repeated.append(number)
-        row = self._rows.setdefault(number, [UNLABELLED] * len(self.au))
         for column, value in zip(self._columns, values, strict=True):
-            if value is None or value == UNLABELLED or value == row[column]:
-                continue
-            if row[column] != UNLABELLED:
-                self._conflicts.add((number, column))
-            row[column] = value
+            self._add(number, column, UNLABELLED if value is None else value)
+
+    def add_value(self, number: int, au: int, value: int) -> None:
+        """Add the label of one AU in the frame `number`."""
+        self._add(number, self.au.index(au), value)
+
+    def _add(self, number: int, column: int, value: int) -> None:
+        row = self._rows.setdefault(number, [UNLABELLED] * len(self.au))
+        if value in (UNLABELLED, row[column]):
+            return
+        if row[column] != UNLABELLED:
+            self._conflicts.add((number, column))
+        row[column] = value
 
     def build(self, *, present_from: int = 1, has_intensity: bool = False) -> tuple[Labels, list[str]]:
         """Return the labels and notes. With intensities, an AU is present from the intensity `present_from` on."""

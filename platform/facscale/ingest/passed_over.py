@@ -8,9 +8,7 @@ from collections.abc import Collection, Iterable
 from facscale.ingest.containers import get_container
 from facscale.ingest.items import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Files, Item, get_suffix
 
-OTHER_MEDIA = frozenset(
-    {".3gp", ".asf", ".bmp", ".flv", ".gif", ".m2ts", ".mts", ".ogv", ".tif", ".tiff", ".ts", ".vob", ".webp", ".wmv"}
-)
+OTHER_MEDIA = frozenset({".avif", ".bmp", ".gif", ".heic", ".mxf", ".rm", ".tif", ".tiff", ".webp", ".y4m"})
 MEDIA = VIDEO_SUFFIXES | IMAGE_SUFFIXES | OTHER_MEDIA
 MAX_NOTES = 20
 

@@ -1,29 +1,28 @@
-"""Runs a pipeline: renders (if configured), lists the source, processes the items on Ray, merges and reports.
+"""Runs a pipeline: renders (if configured), lists the source, and has a version of the data set built from its items.
 
-No work is repeated: a finished data set of the same recipe and source is left unchanged, and an unfinished one is
-resumed.
+No work is repeated: a finished data set of the same recipe and source is left unchanged, an unfinished one is resumed, and
+one whose source has changed is extended.
 """
 
 from __future__ import annotations
 
-import time
-import uuid
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
-from facscale.data import DataError, Dataset
-from facscale.data.manifest import MANIFEST
-from facscale.data.storage import Folder
+from facscale.data import DataError
+from facscale.data.derivation import TERMS
 from facscale.ingest import detectors, layouts
-from facscale.ingest.contact_sheet import write_contact_sheet
+from facscale.ingest.build import Selection, Source, VersionBuilder, finish_output
+from facscale.ingest.changes import Previous, compare_items, drop_forgotten, find_previous
 from facscale.ingest.images import batch_images, build_batches
 from facscale.ingest.items import Fault, ImageBatch, Item, Listing, list_files, open_root
-from facscale.ingest.merge import merge_items
+from facscale.ingest.lock import OutputLock
 from facscale.ingest.passed_over import find_passed_over
-from facscale.ingest.published import compare_published
 from facscale.ingest.records import (
+    Record,
     RecordLayout,
     build_images,
     build_items,
@@ -31,58 +30,65 @@ from facscale.ingest.records import (
     drop_missing,
     has_identities,
 )
-from facscale.ingest.report import IngestReport, build_report
+from facscale.ingest.report import IngestReport
 from facscale.ingest.selection import select_items
-from facscale.ingest.work_store import ItemStatus, WorkStore
-from facscale.progress import Progress
+from facscale.ingest.tasks import Pool, list_records
 from facscale.spec import Pipeline, SpecError
 
-SELECTION = {"labels", "parts", "include", "exclude", "identities", "videos_per_identity"}  # absent unless they are set
+# Absent from a recipe unless they are set.
+SELECTION = {"labels", "parts", "include", "exclude", "identities", "videos_per_identity", "clips_per_video"}
 RECIPE_VERSION = 2  # increase it when the same spec gives different crops
 
 
-class Selection(NamedTuple):
-    """The items that a pipeline reads, and what its report says about the other files."""
+def run(
+    pipeline: Pipeline, *, progress: bool = True, should_retry: bool = False, pool: Pool | None = None
+) -> IngestReport:
+    """Build the data set of a pipeline, on `pool` (Ray). Videos that cannot be used are in the report; they never end the run.
 
-    items: tuple[Item, ...]
-    faults: tuple[Fault, ...]
-    notes: tuple[str, ...]
-    passed_over: int  # files
+    If the source has changed since, the next version is written beside it (OUTPUT-v2), from the last one and the items that
+    have changed. `should_retry`: items that failed are processed again.
 
-
-def run(pipeline: Pipeline, *, progress: bool = True) -> IngestReport:
-    """Build the data set of a pipeline, on Ray. Videos that cannot be used are in the report; they never end the run.
-
-    Raises DataError when the source or the output cannot be used at all, or the output holds something else;
-    SpecError for a detector that cannot run.
+    Raises DataError when the source or the output cannot be used at all, the output holds something else, or another run
+    is writing there; SpecError for a detector that cannot run.
     """
+    get_pool = partial(_make_pool, pool)
     recipe = build_recipe(pipeline)
-    dataset = Dataset(pipeline.output) if Folder(pipeline.output).exists(MANIFEST) else None
-    if dataset and _without_listing(dataset.manifest.recipe) != recipe:
-        raise _recipe_error(pipeline, dataset, recipe)
-    if pipeline.render and dataset:
-        return _reuse_dataset(pipeline)  # the recipe determines rendered faces completely: no need to list them
-    if pipeline.render:
-        _render(pipeline, progress=progress)
-    listing = list_files(pipeline.source.root)
-    selection = _list_items(pipeline, listing)
-    recipe = {**recipe, "listing": listing.fingerprint(selection.items)}
-    if dataset and dataset.manifest.recipe != recipe:
-        raise _recipe_error(pipeline, dataset, recipe)
-    if dataset:
-        return _reuse_dataset(pipeline)
-    return _build_dataset(pipeline, listing=listing, selection=selection, recipe=recipe, progress=progress)
+    previous = find_previous(pipeline.output, recipe)
+    if pipeline.render and previous:
+        return _reuse_dataset(previous)  # the recipe determines rendered faces completely: no need to list them
+    source = None if pipeline.render else _read_source(pipeline, previous, get_pool)
+    if previous and source and not _has_changed(source, previous, should_retry=should_retry):
+        return _reuse_dataset(previous)
+    with OutputLock(pipeline.output) as lock:
+        previous = find_previous(pipeline.output, recipe)  # another run may just have ended
+        if pipeline.render:
+            render_source(pipeline, progress=progress)
+        source = source or _read_source(pipeline, previous, get_pool)
+        if previous and not _has_changed(source, previous, should_retry=should_retry):
+            return _reuse_dataset(previous)
+        builder = VersionBuilder(pipeline, source, recipe, previous, lock, get_pool(), progress)
+        return builder.build(should_retry=should_retry)
+
+
+def _make_pool(pool: Pool | None) -> Pool:
+    """Return the given pool, or Ray's, which takes seconds to import."""
+    if pool is not None:
+        return pool
+    from facscale.ingest.pool import RayPool
+
+    return RayPool()
 
 
 def build_recipe(pipeline: Pipeline) -> dict[str, Any]:
     """Collect all settings that the crops depend on: not their places and not the speed. Stored in the manifest."""
     source = pipeline.source
-    optional: dict[str, Any] = {"flow": pipeline.flow.model_dump(mode="json")} if pipeline.flow else {}
+    optional: dict[str, Any] = pipeline.model_dump(mode="json", include={"flow", "recognition"}, exclude_none=True)
     if expressions := layouts.select_expressions(source):
         optional["expressions"] = list(expressions)
     if options := layouts.dump_options(source):
         optional["layout_options"] = options
     optional |= source.model_dump(mode="json", include=SELECTION, exclude_defaults=True)
+    optional |= {term: getattr(source, term) for term in TERMS if getattr(source, term)}
     return optional | {
         "version": RECIPE_VERSION,
         "layout": source.layout,
@@ -90,12 +96,16 @@ def build_recipe(pipeline: Pipeline) -> dict[str, Any]:
         "limit": source.limit,
         "aus": list(source.aus),
         "detector": {"name": pipeline.detector.name, **detectors.parse_options(pipeline).model_dump(mode="json")},
-        "crop": pipeline.crop.model_dump(mode="json"),
+        "crop": pipeline.crop.model_dump(mode="json", exclude=None if pipeline.crop.margin else {"margin"}),
         "render": pipeline.render.model_dump(mode="json") if pipeline.render else None,
     }
 
 
-def _list_items(pipeline: Pipeline, listing: Listing) -> Selection:
+def list_items(pipeline: Pipeline, listing: Listing, get_pool: Callable[[], Pool] | None = None) -> Selection:
+    """List the items that a pipeline reads. Raises SpecError, or DataError for a source that does not fit its layout.
+
+    `get_pool`: gives the workers that read tar files or tables of a remote source; without it, threads do.
+    """
     source, root = pipeline.source, pipeline.source.root
     layout = layouts.open_layout(source)
     faults: list[Fault] = []
@@ -107,7 +117,7 @@ def _list_items(pipeline: Pipeline, listing: Listing) -> Selection:
         listed: tuple[Item, ...] = build_batches(source, listing, add_fault=faults.append, also_read=also_read)
         items = listed
     else:
-        listed = _list_videos(pipeline, layout, listing, faults.append)
+        listed = _list_videos(pipeline, layout, listing, faults.append, get_pool)
         if not listed:
             raise DataError(
                 f"{root}: none of its {len(listing.files)} files is where the layout "
@@ -126,14 +136,18 @@ def _list_items(pipeline: Pipeline, listing: Listing) -> Selection:
 
 
 def _list_videos(
-    pipeline: Pipeline, layout: layouts.Layout, listing: Listing, add_fault: Callable[[Fault], None]
+    pipeline: Pipeline,
+    layout: layouts.Layout,
+    listing: Listing,
+    add_fault: Callable[[Fault], None],
+    get_pool: Callable[[], Pool] | None,
 ) -> tuple[Item, ...]:
     """List the items of a layout of videos or of records: those of records that name nobody are batches of images."""
     if not isinstance(layout, RecordLayout):
         return tuple(layout.list_items(listing.files))
     source = pipeline.source
     try:
-        records = drop_contradictions(layout.list_records(listing.files, source.root), add_fault)
+        records = drop_contradictions(_list_records(pipeline, layout, listing, get_pool), add_fault)
         records = drop_missing(records, listing.files, add_fault)
         if has_identities(records, layout.config):
             if layout.config.expression:
@@ -146,76 +160,54 @@ def _list_videos(
     return batch_images(images, source, listing, parts=parts, add_fault=add_fault)
 
 
-def _build_dataset(
-    pipeline: Pipeline, *, listing: Listing, selection: Selection, recipe: dict[str, Any], progress: bool
-) -> IngestReport:
-    started = time.monotonic()
-    store = WorkStore(pipeline.output)
-    store.check_recipe(_without_listing(recipe))
-    items_by_key = {item.compute_key(listing.files): item for item in selection.items}
-    reused = store.read_statuses(set(items_by_key))
-    pending = [(key, item) for key, item in items_by_key.items() if key not in reused]
-    new = _extract_pending(pending, pipeline=pipeline, reused=len(reused), progress=progress)
-    statuses = sorted([*reused.values(), *new], key=lambda status: status.sort_key)
-    report = build_report(
-        name=pipeline.name,
-        output=pipeline.output,
-        statuses=statuses,
-        faults=(*listing.faults, *selection.faults),
-        notes=(*selection.notes, *compare_published(pipeline, statuses)),
-        passed_over=selection.passed_over,
-        reused=len(reused),
-        wall_s=time.monotonic() - started,
+def _list_records(
+    pipeline: Pipeline, layout: RecordLayout, listing: Listing, get_pool: Callable[[], Pool] | None
+) -> Sequence[Record]:
+    containers = layout.list_containers(listing.files)
+    is_local = isinstance(open_root(pipeline.source.root)[0], LocalFileSystem)
+    if not containers or is_local or get_pool is None:
+        return layout.list_records(listing.files, pipeline.source.root)
+    return list_records(containers, pipeline=pipeline, pool=get_pool())
+
+
+def _read_source(pipeline: Pipeline, previous: Previous | None, get_pool: Callable[[], Pool]) -> Source:
+    """List the source, without the people whom a version of the data set has forgotten."""
+    listing = list_files(pipeline.source.root)
+    selection = list_items(pipeline, listing, get_pool)
+    items, dropped = drop_forgotten(selection.items, previous)
+    if dropped:
+        note = f"{dropped} items of people whom a version of this data set has forgotten are left out"
+        selection = selection._replace(items=items, notes=(*selection.notes, note))
+    return Source(listing, selection)
+
+
+def _has_changed(source: Source, previous: Previous, *, should_retry: bool) -> bool:
+    """Return whether something has to be done. Raises DataError if that concerns a data set that cannot be extended."""
+    if previous.statuses is not None:
+        return bool(compare_items(source.list_tasks(), previous, should_retry=should_retry))
+    stored = previous.dataset.manifest.recipe.get("listing")
+    if stored == source.listing.fingerprint(source.selection.items) and not should_retry:
+        return False
+    raise DataError(
+        f"{previous.dataset.url} already holds a finished data set from other source files; it was written by an earlier "
+        "release, or by another command, and lacks what is needed to extend it: choose another output"
     )
-    report.write(statuses)
-    if not report.faces:
-        raise DataError(
-            f"{pipeline.source.root}: no face could be used, so no data set was written\n{report.format_text()}"
-        )
-    total = sum(status.faces > 0 for status in statuses)
-    with Progress("shards", total=total, unit="items", is_shown=progress) as bar:
-        merge_items(statuses, pipeline=pipeline, store=store, recipe=recipe, advance=bar.advance)
-    _finish(pipeline)
-    return report
 
 
-def _extract_pending(
-    pending: Sequence[tuple[str, Item]], *, pipeline: Pipeline, reused: int, progress: bool
-) -> list[ItemStatus]:
-    if not pending:
-        return []
-    from facscale.ingest.pool import extract_items
-
-    statuses: list[ItemStatus] = []
-    frames = faces = skipped = 0
-    title = f"faces of {pipeline.name or pipeline.output}"
-    with Progress(title, total=len(pending), unit="items", is_shown=progress) as bar:
-        for status in extract_items(pending, pipeline=pipeline, run=uuid.uuid4().hex):
-            statuses.append(status)
-            frames, faces, skipped = frames + status.frames, faces + status.faces, skipped + (status.faces == 0)
-            note = f"{frames} frames, {faces} faces, {skipped} skipped"
-            bar.advance(note=f"{note}, {reused} done before" if reused else note)
-    return statuses
-
-
-def _finish(pipeline: Pipeline) -> None:
-    """Do what follows the manifest; repeated by the next run if this one was killed before it."""
-    write_contact_sheet(pipeline.output)
-    WorkStore(pipeline.output).delete()
-
-
-def _reuse_dataset(pipeline: Pipeline) -> IngestReport:
-    _finish(pipeline)
-    report = IngestReport.read(pipeline.output)
+def _reuse_dataset(previous: Previous) -> IngestReport:
+    url = previous.dataset.url
+    finish_output(url)
+    report = IngestReport.read(url)
     if report is None:
         raise DataError(
-            f"{pipeline.output}: report.json is missing, the data set itself is complete; to get a report again, run the "
+            f"{url}: report.json is missing, the data set itself is complete; to get a report again, run the "
             "pipeline with another output"
         )
     return IngestReport(**{**vars(report), "outcome": "already there"})
 
 
-def _render(pipeline: Pipeline, *, progress: bool) -> None:
+def render_source(pipeline: Pipeline, *, progress: bool) -> None:
+    """Render the faces of a pipeline's block `render` into its source. Raises SpecError."""
     from facscale import synthetic
 
     assert pipeline.render is not None
@@ -236,16 +228,3 @@ def _render(pipeline: Pipeline, *, progress: bool) -> None:
             raise SpecError(
                 f'faces cannot be rendered in the layout "{layout}"; set source.layout to voxceleb2, bp4d, disfa or rafdb'
             )
-
-
-def _without_listing(recipe: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in recipe.items() if key != "listing"}
-
-
-def _recipe_error(pipeline: Pipeline, dataset: Dataset, recipe: dict[str, Any]) -> DataError:
-    keys = sorted(key for key in recipe if dataset.manifest.recipe.get(key) != recipe[key])
-    difference = "other source files" if keys == ["listing"] else f"another recipe (different: {', '.join(keys)})"
-    return DataError(
-        f"{pipeline.output} already holds a finished data set from {difference}; data sets never change: choose another "
-        "output"
-    )

@@ -47,6 +47,8 @@ def _list_differences(counts: PublishedCounts, statuses: Sequence[ItemStatus]) -
     ):
         if published is not None and value != published:
             yield f"{published:,} {name}, here {_format_difference(value, published)}"
+    if counts.people is not None and here["people"] != counts.people:
+        return  # positives of a part of the people compare with nothing
     for au, (positive, _) in count_positives(statuses).items():
         published = (counts.positives or {}).get(au)
         if published is not None and positive != published:

@@ -12,8 +12,10 @@ nothing for a frame that is not labelled. A field named as `source.expression` h
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import PositiveFloat
@@ -25,6 +27,8 @@ from facscale.ingest.layouts.base import FrameFolders, Layout, LayoutConfig
 
 OCCURRENCE = {"0": 0, "1": 1, "9": -1, "-1": -1, "999": -1, "NaN": -1, "nan": -1, "None": -1}
 SPLITS = {"train": "train", "training": "train", "val": "validation", "valid": "validation", "dev": "validation"}
+LISTS = ("au", "aus")  # names of fields with several AUs
+READERS = 8  # threads that read containers
 STILLS = "image"  # the stored video name of images without a video
 
 
@@ -49,12 +53,26 @@ class RecordConfig(LayoutConfig):
 
 
 class RecordLayout(Layout):
-    """A layout whose images come with fields. It overrides `list_records`."""
+    """A layout whose images come with fields.
+
+    It overrides `list_records`; or `list_containers` and `read_container`, where images lie in larger files that several
+    workers can read side by side.
+    """
 
     Config = RecordConfig
 
     def list_records(self, files: Files, root: str) -> Sequence[Record]:
         """List all images of the source at `root`. Raises ValueError for tables that are missing or wrong."""
+        with ThreadPoolExecutor(READERS) as pool:
+            lists = pool.map(lambda name: self.read_container(root, name), self.list_containers(files))
+            return [record for records in lists for record in records]
+
+    def list_containers(self, files: Files) -> Sequence[str]:  # noqa: ARG002
+        """List the files with images, in order; none where `list_records` is overridden. Raises ValueError without one."""
+        return ()
+
+    def read_container(self, root: str, name: str) -> Sequence[Record]:
+        """List the images in one file, with fields that JSON can hold. Raises ValueError naming the file."""
         raise NotImplementedError
 
     @property
@@ -77,7 +95,16 @@ def drop_contradictions(records: Iterable[Record], add_fault: Callable[[Fault], 
 
 
 def drop_missing(records: Sequence[Record], files: Files, add_fault: Callable[[Fault], None]) -> list[Record]:
-    """Drop records without an image, and note how many. Raises ValueError if no image is there."""
+    """Drop records without an image, and note how many. Raises ValueError if no image is there.
+
+    An image whose name has another Unicode form in the table than in the listing (as a Mac's zip files write it) is there.
+    """
+    spellings = {unicodedata.normalize("NFC", name): name for name in files if not name.isascii()}
+    if spellings:
+        named = ((record, spellings.get(unicodedata.normalize("NFC", record.file))) for record in records)
+        records = [
+            record if name is None or record.file in files else replace(record, file=name) for record, name in named
+        ]
     present = [record for record in records if get_container(record.file) in files]
     if not present:
         example = f", such as {records[0].file} ({records[0].place})" if records else ""
@@ -138,20 +165,29 @@ def build_images(records: Sequence[Record], config: RecordConfig) -> list[Labell
 
 def read_aus(record: Record) -> dict[int, int]:
     """Return the occurrence of each AU that the record has a field for: 0, 1, -1. Raises ValueError with the place."""
-    result = {}
+    result: dict[int, int] = {}
     for name, value in record.fields.items():
+        if name.lower() in LISTS and value is not None:
+            raise ValueError(
+                f"{record.place}, {name}: a list of AUs does not say which others are absent; give each AU a field of its "
+                "own (AU1, AU2, ...) with 0 or 1, or rename this one"
+            )
         au = parse_au(name) if name.lower().lstrip("'\"").startswith("au") else None
         if au is not None:
+            if au in result:
+                raise ValueError(f"{record.place}: AU{au} has two fields, one of them {name}; remove one of them")
             code = parse_code(_format_value(value), OCCURRENCE, f"{record.place}, {name}")
             result[au] = -1 if code is None else code
     return result
 
 
 def flatten_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Flatten a mapping or list of AUs into fields: {"au": {"1": 0}} and {"au": [1, 12]} (those that are present)."""
+    """Flatten a mapping of AUs into fields, {"au": {"1": 0}} to {"AU1": 0}; drop other mappings and lists but AUs'."""
     flat = {key: value for key, value in fields.items() if not isinstance(value, Mapping | list)}
     for key, value in fields.items():
-        if key.lower() in ("au", "aus") and isinstance(value, Mapping):
+        if key.lower() in LISTS and isinstance(value, list):
+            flat[key] = value  # for the error
+        if key.lower() in LISTS and isinstance(value, Mapping):
             flat |= {f"AU{str(au).upper().removeprefix('AU')}": code for au, code in value.items()}
     return flat
 

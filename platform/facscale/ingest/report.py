@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from facscale.data import DataError
+from facscale.data.manifest import ABOUT
 from facscale.data.storage import Folder
 from facscale.ingest.items import Fault
+from facscale.ingest.people import MixedIdentity
 from facscale.ingest.published import count_positives
 from facscale.ingest.quality import MAX_DISAGREEMENT, MAX_OUTSIDE, QualitySummary, merge_summaries
 from facscale.ingest.work_store import ItemStatus, put_file, put_text
 
-REPORT, TEXT, ITEMS = "report.json", "report.txt", "items.parquet"
+REPORT, TEXT, ITEMS = (f"{ABOUT}/{name}" for name in ("report.json", "report.txt", "items.parquet"))
 MAX_FAULTS = 20  # in the text
+MAX_CHANGES = 5  # of a kind, in the text
+MAX_MIXED = 20  # in the text
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,12 @@ class IngestReport:
     passed_over: int = 0  # files of the source that no item reads
     notes: tuple[str, ...] = ()  # on the source as a whole
     shot_cuts: int = 0
+    previous: str = ""  # URL of the version before
+    changes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # since the version before, as in the manifest
+    bystanders: int = 0  # faces beside the tracked ones that were seen for as long as a track lasts
+    crowded: int = 0  # items in which there are such faces
+    strangers: int = 0  # crops that were left out because they show another person than most of their item
+    mixed: tuple[MixedIdentity, ...] = ()  # identities some of whose items show somebody else
     quality: QualitySummary = field(default_factory=QualitySummary)
 
     @property
@@ -66,12 +77,16 @@ class IngestReport:
     def read(cls, output: str) -> Self | None:
         """Read the report beside a data set; None if there is none."""
         try:
-            fields = json.loads(Folder(output).read(REPORT))
+            fields = json.loads(Folder(output).read_about(REPORT))
         except FileNotFoundError:
             return None
         fields["faults"] = tuple(Fault(**fault) for fault in fields["faults"])
         fields["positives"] = tuple(tuple(row) for row in fields.get("positives", ()))
         fields["notes"] = tuple(fields.get("notes", ()))
+        fields["changes"] = {name: tuple(items) for name, items in fields.get("changes", {}).items()}
+        fields["mixed"] = tuple(
+            MixedIdentity(**{**entry, "others": tuple(entry["others"])}) for entry in fields.get("mixed", ())
+        )
         fields["quality"] = QualitySummary(**fields.get("quality", {}))
         return cls(**fields)
 
@@ -89,7 +104,9 @@ class IngestReport:
             f"  faces    {self.faces:>9}   a face was detected in {self.detection_rate:.1%} of the frames",
             f"  left out {n_left_out:>9}   {self.faceless} frames without a face, {self.dropped} in short tracks",
             f"  tracks   {self.tracks:>9}   of {self.identities} identities, {self.shot_cuts} shot cuts",
+            *self._format_people(),
             *self._format_quality(),
+            *self._format_changes(),
         ]
         lines += self._format_labels()
         if self.passed_over:
@@ -105,6 +122,16 @@ class IngestReport:
                 lines.append(f"    ... and {len(self.faults) - MAX_FAULTS} more in {REPORT}")
         return "\n".join(lines)
 
+    def _format_changes(self) -> Iterator[str]:
+        if self.previous:
+            total = sum(map(len, self.changes.values()))
+            counts = ", ".join(f"{len(items)} {name}" for name, items in self.changes.items() if items)
+            yield f"  changes  {total:>9}   since {self.previous}: {counts or 'only the sizes of its shards'}"
+        for name, items in self.changes.items():
+            if items:
+                more = f", and {len(items) - MAX_CHANGES} more in {REPORT}" if len(items) > MAX_CHANGES else ""
+                yield f"    {name:<9}{', '.join(items[:MAX_CHANGES])}{more}"
+
     def _format_labels(self) -> list[str]:
         if not self.label_rows:
             return []
@@ -116,6 +143,19 @@ class IngestReport:
             worst = f", most of AU{au}: {lost_of_au} of {positive}" if lost_of_au else ""
             lines.append(f"  positive {total:>9}   {lost} lost with frames that were left out{worst}")
         return lines
+
+    def _format_people(self) -> Iterator[str]:
+        if self.bystanders:
+            yield f"  others   {self.bystanders:>9}   faces beside the tracked ones were not taken, in {self.crowded} items"
+        if self.strangers:
+            yield f"  another  {self.strangers:>9}   crops show another person than most of their video and were left out"
+        if self.mixed:
+            yield f"  mixed    {len(self.mixed):>9}   identities have videos that show somebody else than most of theirs"
+            for mixed in self.mixed[:MAX_MIXED]:
+                videos = f"{len(mixed.others)} of {mixed.items} videos, such as {mixed.others[0]}"
+                yield f"    {mixed.identity}  {videos}"
+            if len(self.mixed) > MAX_MIXED:
+                yield f"    ... and {len(self.mixed) - MAX_MIXED} more in {REPORT}"
 
     def _format_quality(self) -> Iterator[str]:
         quality = self.quality
@@ -133,15 +173,24 @@ class IngestReport:
     def write(self, statuses: Sequence[ItemStatus]) -> None:
         """Write the report beside the data set, and the statuses as a table with one row per item."""
         folder = Folder(self.output)
-        rows = [
-            {**asdict(status), "faults": [f"{fault.stage}: {fault.reason}" for fault in status.faults]}
-            for status in statuses
-        ]
+        rows = [status.to_row() for status in statuses]
         if rows:
             with put_file(folder, ITEMS) as path:
                 pq.write_table(pa.Table.from_pylist(rows), path)
         put_text(folder, TEXT, self.format_text() + "\n")
         put_text(folder, REPORT, self.to_json())
+
+
+def read_statuses(output: str) -> list[ItemStatus] | None:
+    """Read the statuses of the items of a finished data set; None if it has none (a pipeline did not write it)."""
+    try:
+        data = Folder(output).read_about(ITEMS)
+    except FileNotFoundError:
+        return None
+    try:
+        return [ItemStatus.from_row(row) for row in pq.read_table(pa.BufferReader(data)).to_pylist()]
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{output}/{ITEMS} is damaged: {error}") from None
 
 
 def build_report(
@@ -154,6 +203,9 @@ def build_report(
     wall_s: float,
     notes: Sequence[str] = (),
     passed_over: int = 0,
+    previous: str = "",
+    changes: Mapping[str, tuple[str, ...]] | None = None,
+    mixed: Sequence[MixedIdentity] = (),
 ) -> IngestReport:
     """Sum up the statuses of all items; `faults`, `notes` and `passed_over` are those of the listing."""
     faces = sum(status.faces for status in statuses)
@@ -173,6 +225,10 @@ def build_report(
         work_s=round(sum(status.seconds for status in statuses), 1),
         wall_s=round(wall_s, 1),
         shot_cuts=sum(status.shot_cuts for status in statuses),
+        bystanders=sum(status.bystanders for status in statuses),
+        crowded=sum(status.bystanders > 0 for status in statuses),
+        strangers=sum(status.strangers for status in statuses),
+        mixed=tuple(mixed),
         quality=merge_summaries((status.faces, vars(status)) for status in statuses),
         faults=(*faults, *(fault for status in statuses for fault in status.faults)),
         label_rows=sum(status.label_rows for status in statuses),
@@ -181,4 +237,6 @@ def build_report(
         positives=tuple((au, *counts) for au, counts in count_positives(statuses).items()),
         passed_over=passed_over,
         notes=tuple(notes),
+        previous=previous,
+        changes=dict(changes or {}),
     )

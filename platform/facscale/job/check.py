@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -22,11 +23,13 @@ from facscale.evaluate.scores import PROTOCOLS
 from facscale.inference.export import build_method_for_job, load_export
 from facscale.job.cost import Cost, estimate_cost, measure_matrix_rate
 from facscale.job.datasets import JobData, count_identities, find_stage_urls
+from facscale.job.framing import measure_eval_framing, measure_framing, read_landmarks
 from facscale.job.inputs import fetch_input, has_export
 from facscale.job.plan import Plan, TrainNode, build_plan
 from facscale.job.variants import Variant, expand_stages, expand_variants, hash_values
 from facscale.methods import DataFacts, Method
 from facscale.progress import format_duration
+from facscale.report.published import load_trainings
 from facscale.spec import Document, SpecError, yaml_io
 from facscale.train.engine import build_deepspeed_config
 from facscale.train.schedule import Schedule
@@ -67,10 +70,19 @@ def check_spec(document: Document, *, name: str) -> list[Variant]:
     """The variants of a job, as far as its file alone tells. Raises SpecError; no data is read."""
     variants = expand_variants(document, name=name)
     for variant in variants:
-        cluster = variant.job.cluster
-        for workers in range(cluster.min_workers, cluster.max_workers + 1):
-            build_deepspeed_config(variant.job, world=workers)
+        check_batches(variant)
     return variants
+
+
+def check_batches(variant: Variant) -> None:
+    """Raise SpecError for a batch of the variant, or of a stage, that its workers cannot share.
+
+    An elastic job must divide it among each number of workers that it may get.
+    """
+    for dependent in (variant, *expand_stages(variant).values()):
+        cluster = dependent.job.cluster
+        for workers in range(cluster.min_workers, cluster.max_workers + 1):
+            build_deepspeed_config(dependent.job, world=workers)
 
 
 def resolve_yaml(variant: Variant) -> str:
@@ -160,6 +172,52 @@ def select_facts(variant: Variant, data: JobData) -> DataFacts:
     return replace(facts, identities=data.identities)
 
 
+def check_methods(variants: Sequence[Variant], data: JobData) -> None:
+    """Build each method of a job, untrained, and run one small step of it on random images.
+
+    Raises ContractError for a method that breaks its contract, and SpecError for hyper-parameters or batches that do not
+    fit.
+    """
+    checked: set[str] = set()
+    for variant in list_distinct(variants):
+        facts = select_facts(variant, data)
+        if not data.outlines:
+            check_epoch(variant, facts)
+        spec = variant.job.model_dump(mode="json", include={"inputs", "stages"})
+        spec["train"] = variant.job.train.model_dump(
+            mode="json", include={"batch_size", "accumulate", "sync_batchnorm"}
+        )
+        key = hash_values(
+            [
+                variant.job.method.name,
+                variant.job.cluster.max_workers,
+                variant.config.model_dump(mode="json"),
+                asdict(facts),
+                variant.job.data.image_size,
+                spec,
+            ]
+        )
+        if key not in checked:
+            checked.add(key)
+            inputs = build_untrained_inputs(variant, facts)
+            estimate_cost(variant.config, job=variant.job, facts=facts, inputs=inputs)
+
+
+def check_epoch(variant: Variant, facts: DataFacts) -> None:
+    """Raise SpecError where one batch would take samples twice, because an epoch has fewer of them."""
+    train = variant.job.train
+    if not train.epochs:
+        return
+    task = TrainingTask(variant.job, variant.config, facts)
+    source, stream = next(iter(open_streams(task, rank=0, world=1, pin=False).items()))
+    if train.batch_size > stream.samples_per_epoch:
+        raise SpecError(
+            f"{variant.document.source_location(('train', 'batch_size'))}: train.batch_size={train.batch_size} is more than "
+            f"the {stream.samples_per_epoch:,} samples of an epoch of data.{source}, so that each batch would hold some of "
+            "them several times: choose a smaller one, or a larger data.epoch.count"
+        )
+
+
 @dataclass(frozen=True)
 class Estimate:
     """What training a variant takes, from its data and its operations."""
@@ -192,6 +250,7 @@ class Estimate:
         if any(url in self.published for view in views.values() for url in variant.job.data.urls(view.source)):
             return self._estimate_epochs(views)
         epochs: dict[str, tuple[int, str]] = {}
+        check_epoch(variant, self.facts)
         streams = open_streams(TrainingTask(variant.job, variant.config, self.facts), rank=0, world=1, pin=False)
         for name, stream in streams.items():
             names = ", ".join(Dataset(url).manifest.name for url in variant.job.data.urls(name))
@@ -200,14 +259,18 @@ class Estimate:
         return epochs
 
     def _estimate_epochs(self, views: Mapping[str, View]) -> dict[str, tuple[int, str]]:
-        """From published sizes: one sample for each `data.per_track` of a track, or as many as its frames give."""
+        """From published sizes: `data.epoch.count` samples of each unit, or as many as the frames give."""
         data, epochs = self.variant.job.data, dict[str, tuple[int, str]]()
         for source in dict.fromkeys(view.source for view in views.values()):
             extent = max(view.extent for view in views.values() if view.source == source)
             sizes = [find_size(url) for url in data.urls(source)]
             known = [size for size in sizes if size]
+            units = {"identity": "people", "video": "videos", "track": "tracks"}
             samples = sum(
-                size.frames // extent if data.per_track == "all" else size.tracks * data.per_track for size in known
+                size.frames // extent
+                if data.epoch.samples_per == "frame"
+                else data.epoch.count * int(getattr(size, units[data.epoch.samples_per]))
+                for size in known
             )
             samples = max(1, round(samples * (1 - data.validation - data.test)))
             epochs[source] = samples, f"about {samples:,} samples of {', '.join(size.name for size in known)}"
@@ -246,6 +309,10 @@ def print_variant(estimate: Estimate, console: Console) -> None:
         table.add_row(f"{source} epoch", description)
     steps = f"{estimate.steps:,} in total, {job.train.batch_size} samples each: {job.train.epochs:g} epochs"
     table.add_row("steps", steps)
+    if training := load_trainings().get(job.method.name):
+        table.add_row("published", f"about {training.steps:,} steps: {training.source}")
+    for name, text in describe_framing(estimate):
+        table.add_row(name, text)
     if estimate.missing_files:
         table.add_row("cost", f"not known: {', '.join(estimate.missing_files)} is not at hand")
         console.print(table)
@@ -254,6 +321,19 @@ def print_variant(estimate: Estimate, console: Console) -> None:
         table.add_row(name, text)
     console.print(table)
     console.print(f"estimated time: {describe_time(estimate, workers=workers)}")
+
+
+def describe_framing(estimate: Estimate) -> Iterator[tuple[str, str]]:
+    """How often the face is cut off in training samples and in evaluation, for each data set that is at hand."""
+    job, views = estimate.variant.job, estimate.variant.method.train_views(estimate.variant.config).values()
+    for source in dict.fromkeys(view.source for view in views if view.pixels):
+        for url in job.data.urls(source):
+            if url in estimate.published or not len(points := read_landmarks(dataset := Dataset(url))):
+                continue
+            options: dict[str, Any] = {"stored": dataset.manifest.image_size, "margin": dataset.manifest.margin}
+            trained = measure_framing(points, job.data.augment, **options, seed=job.seed)
+            evaluated = measure_eval_framing(points, job.data.augment, **options)
+            yield f"faces of {dataset.manifest.name}", f"in training: {trained}; in evaluation: {evaluated}"
 
 
 def describe_cost(variant: Variant, cost: Cost, *, workers: int) -> list[tuple[str, str]]:

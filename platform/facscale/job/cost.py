@@ -8,16 +8,27 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from facscale.data.augment import PARAMETERS
-from facscale.data.views import Batch, Faces, View
+from facscale.data.views import View
 from facscale.inference import export
-from facscale.methods import DataFacts, Method
-from facscale.methods.base import sum_losses
-from facscale.spec import Job
+from facscale.methods import DataFacts, Method, find_method
+from facscale.nn.allocation import AllocationLimit, AllocationLimitError
+from facscale.spec import Job, SpecError
+from facscale.testing import (
+    check_class,
+    check_modules,
+    check_outputs,
+    check_trained,
+    get_views,
+    list_phases,
+    make_random_batch,
+    run_after_step,
+    run_phase,
+)
 
 SAMPLES = 2  # samples of the small step: BatchNorm needs more than one
 OPTIMIZER_TENSORS = {"sgd": 1, "lars": 1, "adam": 2, "adamw": 2}  # tensors that the optimizer keeps for each parameter
@@ -37,7 +48,7 @@ class Cost:
     def memory(self, job: Job, *, workers: int) -> dict[str, float]:
         """Bytes on each accelerator, by what they are for."""
         micro = job.train.batch_size / job.train.accumulate / workers
-        stage = job.deepspeed.get("zero_optimization", {}).get("stage", 0)
+        stage = job.deepspeed.stage
         width = 0.5 if job.train.precision == "bf16" else 1.0
         return {
             "weights, momentum and queue": float(self.state_bytes),
@@ -52,9 +63,13 @@ class Cost:
 
 
 def estimate_cost(config: Any, *, job: Job, facts: DataFacts, inputs: Mapping[str, Method]) -> Cost:
-    """Run every phase once on random images, and count operations and memory."""
-    method = export.build_method_for_job(job, config, facts, inputs).train()
-    batch = make_random_batch(method.train_views(config), size=job.data.image_size, aus=len(facts.aus))
+    """Run every phase once on random images, and count operations and memory.
+
+    Raises ContractError for a method that breaks its contract, and SpecError for one that is too large for this machine.
+    """
+    method = build_within_memory(config, job=job, facts=facts, inputs=inputs).train()
+    views = get_views(type(method), config)
+    batch = make_random_batch(views, size=job.data.image_size, aus=len(facts.aus), samples=SAMPLES)
     weights = {parameter.untyped_storage().data_ptr() for parameter in method.parameters()}
     saved: dict[int, int] = {}  # bytes by address
 
@@ -65,11 +80,13 @@ def estimate_cost(config: Any, *, job: Job, facts: DataFacts, inputs: Mapping[st
         return tensor
 
     with FlopCounterMode(display=False) as counter:
-        for phase in method.phases():
+        for phase in list_phases(method):
             with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
-                losses = getattr(method, phase)(batch)
-            if losses:
-                sum_losses(losses).backward()
+                losses = run_phase(method, phase, batch)
+            check_trained(method, phase, losses)
+    run_after_step(method)
+    check_single_sample(method, views, job=job)
+    check_outputs(method, config)
     roots = [method.get_submodule(name) for root in method.roots() for name in root.modules]
     images = sum(faces.images.numel() for faces in batch.values())
     return Cost(
@@ -82,36 +99,36 @@ def estimate_cost(config: Any, *, job: Job, facts: DataFacts, inputs: Mapping[st
     )
 
 
-def make_random_batch(
-    views: Mapping[str, View], *, size: int, aus: int, samples: int = SAMPLES, seed: int = 0
-) -> Batch:
-    """A batch of noise, shaped as the stream and the augmentation deliver it; every sample is another person."""
-    random = torch.Generator().manual_seed(seed)
+def build_within_memory(config: Any, *, job: Job, facts: DataFacts, inputs: Mapping[str, Method]) -> Method:
+    """Build the method of a job, and check its parts.
 
-    def column(name: str, view: View) -> Tensor:
-        if name == "landmarks":
-            return size * torch.rand(samples, view.count, view.views, 68, 2, generator=random)
-        if name == "flow":
-            return torch.randn(samples, view.count, view.views, 2, size // 4, size // 4, generator=random)
-        if name == "data_set":
-            return torch.zeros(samples, view.count, dtype=torch.int64)
-        return torch.randint(0, 2, (samples, view.count, aus), generator=random, dtype=torch.int8)
+    Raises ContractError, and SpecError where its weights alone would not fit into this machine's memory.
+    """
+    check_class(find_method(job.method.name))
+    try:
+        with AllocationLimit(psutil.virtual_memory().available):
+            method = export.build_method_for_job(job, config, facts, inputs)
+    except AllocationLimitError as error:
+        raise SpecError(f"{job.method.name} does not fit into this machine's memory: {error}") from None
+    check_modules(method)
+    return method
 
-    def images(view: View) -> Tensor:
-        side = size if view.pixels else 0
-        return torch.rand(samples, view.count, view.views, 3, side, side, generator=random)
 
-    return Batch(
-        {
-            name: Faces(
-                images=images(view),
-                identity=torch.arange(samples),
-                augmentation=torch.zeros(samples, view.count, view.views, len(PARAMETERS)),
-                columns={name: column(name, view) for name in view.columns},
-            )
-            for name, view in views.items()
-        }
-    )
+def check_single_sample(method: Method, views: Mapping[str, View], *, job: Job) -> None:
+    """Raise SpecError where workers train on one sample at a time, and the method cannot: BatchNorm needs two."""
+    train, workers = job.train, job.cluster.max_workers
+    if train.batch_size > workers * train.accumulate or (train.sync_batchnorm and workers > 1) or not train.epochs:
+        return
+    batch = make_random_batch(views, size=job.data.image_size, aus=len(method.facts.aus), samples=1)
+    try:
+        for phase in list_phases(method):
+            run_phase(method, phase, batch)
+    except SpecError as error:
+        reason = str(error).rpartition(": ")[2]
+        raise SpecError(
+            f"train.batch_size={train.batch_size} gives each of {workers} workers one sample at a time, and "
+            f"{job.method.name} cannot train on one ({reason}): choose a larger batch_size, or fewer workers or micro-batches"
+        ) from None
 
 
 @lru_cache(maxsize=1)

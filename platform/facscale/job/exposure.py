@@ -15,6 +15,7 @@ from typing import Any
 
 from facscale.data import Dataset
 from facscale.data.derivation import hash_identity, list_ancestors, list_forgotten
+from facscale.data.folds import TEST_ONLY
 from facscale.job.card import Card, CardError
 from facscale.track.query import TrackedRun, list_experiments, list_model_versions, read_artifact, search_runs
 
@@ -105,7 +106,7 @@ def _describe_entry(entry: Mapping[str, Any], card: Card, *, people: Mapping[str
     subjects: dict[str, list[str]] = entry["folds"]["subjects"]
     tested = [fold for fold, members in subjects.items() if set(people.values()) & set(members)]
     learned = [fold for fold, members in subjects.items() if set(people.values()) - set(members)]
-    learned = learned if len(subjects) > 1 else []  # a set with a single fold is tested as a whole
+    learned = [] if set(subjects) == {TEST_ONLY} else learned  # tested as a whole
     if not learned:
         return f"only tested on {name}"
     return f"trained on {name} in {', '.join(learned)}, tested in {', '.join(tested) or 'none'}"

@@ -18,7 +18,7 @@ from facscale.job.inputs import fetch_input
 from facscale.job.variants import NOT_IN_TRAINING_KEY, Variant, expand_stages, find_fold_stages, hash_values
 from facscale.methods import DataFacts
 from facscale.methods.supervised import Supervised
-from facscale.spec.models import Data, Evaluate, Optimizer, Train
+from facscale.spec.models import Data, EpochBlock, Evaluate, Optimizer, Train
 from facscale.train.task import TrainingTask
 
 READING = {"image_size", "canonical_streams", "shuffle_block", "threads", "prefetch", "cache", "cache_gb", "max_bad"}
@@ -237,7 +237,7 @@ def make_batchnorm_probe(variant: Variant) -> Variant:
     data = Data(
         **job.data.model_dump(include=READING),
         labelled=job.data.labelled,
-        per_track="all",
+        epoch=EpochBlock(samples_per="frame"),
         augment=augment.eval_config(job.data.augment),
     )
     method = {"method": type(job.method)(name="supervised"), "inputs": {}, "stages": {}, "start": None}

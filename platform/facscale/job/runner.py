@@ -29,7 +29,9 @@ from facscale.job.results import (
     report_scores,
 )
 from facscale.job.variants import Variant, name_training
+from facscale.progress import print_line
 from facscale.track.tracker import RunLogger
+from facscale.train.errors import is_permanent
 from facscale.train.trainer import TrainedArtifact, Trainer, load_artifact
 
 
@@ -107,8 +109,10 @@ class JobRunner:
                             artifact = self.trainer.fit(task, name=name, receive=recorder.receive)
                     except (KeyboardInterrupt, SystemExit):  # a stopped job is killed after 3 s: no time to draw curves
                         raise
-                    except BaseException:
+                    except BaseException as error:
                         recorder.finish()
+                        if slots.count > 1 and is_permanent(error):  # at once: its siblings may train for hours
+                            print_line(f"{error}\nno other training begins; those that run are finished first")
                         raise
                     recorder.finish()
                 log.weights[node.title] = TrainedWeights(artifact.url, artifact.sha256)

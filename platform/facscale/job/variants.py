@@ -63,10 +63,11 @@ def get_cluster_name(job: Job) -> str:
 def make_run_key(variants: Sequence[Variant], *, fingerprints: Sequence[str], cluster: str = "") -> str:
     """12 hexadecimal digits that identify the run of a job in MLflow: the same for the same job on the same data.
 
-    A `cluster` with a name is part of it: the same job on two named clusters makes two runs.
+    A `cluster` with a name is part of it: the same job on two named clusters makes two runs. So is the spec's `name`.
     """
     configs = [restore_old_names(variant.resolved_config()) for variant in variants]
-    return hash_values([configs, list(fingerprints), *filter(None, [cluster])])
+    names = [{"name": name}] if (name := variants[0].job.name) else []
+    return hash_values([configs, list(fingerprints), *filter(None, [cluster]), *names])
 
 
 def make_training_key(task: TrainingTask, *, fingerprints: Sequence[str]) -> str:

@@ -20,12 +20,13 @@ __all__ = [
     "MethodConfig",
     "configure",
     "find_method",
+    "list_hidden_methods",
     "list_methods",
     "trains",
 ]
 
 _methods: Plugins[Method] = Plugins("method", Method, __name__, excluded=frozenset({"base"}), group="facscale.methods")
-list_methods, find_method = _methods.names, _methods.find
+list_methods, find_method, list_hidden_methods = _methods.names, _methods.find, _methods.list_hidden
 
 
 def configure(document: Document) -> tuple[Job, type[Method], Any]:

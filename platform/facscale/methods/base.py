@@ -81,7 +81,8 @@ def trains(*modules: str) -> Callable[[AnyPhase], AnyPhase]:
 class Method(nn.Module):
     """Base class of all methods. A subclass sets `encoder`, the part that is kept and evaluated.
 
-    Its docstring documents the paper: citation, equations, letters, and "Differs from the paper".
+    Its docstring documents the paper: citation, equations, letters, and a paragraph that begins with "Departures from the
+    paper". What the paper leaves open, and what its authors' code decides, is listed there too.
     """
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
@@ -105,6 +106,11 @@ class Method(nn.Module):
     def eval_views(config: Any) -> Mapping[str, View]:
         """Return the views from which `predict` predicts the AUs of a frame; by default the frame alone."""
         return {"face": RandomFrames(source="labelled")}
+
+    @property
+    def rate_factor(self) -> float:
+        """Factor of the scheduled learning rate, for a method that lowers it itself, such as after validations."""
+        return 1.0
 
     def after_step(self) -> None:
         """Update what is not trained by gradient; called once after the optimizer step of all phases."""

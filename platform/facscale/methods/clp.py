@@ -39,11 +39,32 @@ class CLP(Method):
     beta `cir_weight`, |M| `queue_size`, |C| `neighbours`; shapes: B samples, J frames of a clip, L single frames of a
     video, D dimensions, M keys.
 
-    Differs from the paper: sums over samples are means, so that the loss does not grow with the batch. Unstated there
-    and decided here: T (0.07, as in cross-video cycle consistency), the hinge (relu), an independent augmentation of
-    each frame of a clip (with a shared one, drifting light and pose order the frames, and AUs are hardly learned:
-    measured), and the start, when the queue is not yet full: only its filled rows are used. "I does not exist in C":
-    keys of the query's own identity are never neighbours; `exclude: both` keeps them out of the negatives too.
+    Departures from the paper:
+
+    - Sums over samples are means, so that the loss does not grow with the batch.
+    - Until the queue is full, only its filled rows are used.
+    - jobs/clp.yaml trains in bfloat16; heads, distances and similarities stay in float32. The paper names no precision.
+
+    Left open by the paper, which has no public code, and decided here:
+
+    - T: 0.07, as in cross-video cycle consistency, to which Eqs. 2-4 are otherwise equal.
+    - [ ]_+ is the hinge relu, and D is not squared.
+    - "I does not exist in C": keys of the query's own identity are never neighbours; `exclude: both` keeps them out of
+      the negatives too.
+    - C and the negatives are drawn anew in each step, for all queries alike.
+    - `clip_augmentation: each`: every frame of a clip is augmented by itself. With one augmentation for a clip, drifting
+      light and pose order its frames, and AUs are hardly learned (measured, docs/results.md).
+    - The positive is another augmented copy of the query's frame.
+    - Keys pass the momentum encoder in batches of their worker, with these batches' statistics: no shuffled BatchNorm.
+      Clips and queries share a batch. The heads have no BatchNorm.
+    - Optimizer: SGD with momentum 0.9, no weight decay, and a constant rate, although the paper calls 0.001 the initial
+      one.
+    - Initialisation: from scratch, convolutions after He et al.; neither an ImageNet checkpoint nor anything else is
+      mentioned.
+    - Strengths of the augmentation beside "rotation (10 degrees)": brightness, contrast and saturation within 0.4 of 1
+      and no hue, for every image; crops of 80 to 100 % of the side; flips of every other image.
+
+    tests/benchmarks/clp_choices.py tries the augmentation of clips, its strength, and T on rendered faces.
     """
 
     class Config(MethodConfig):

@@ -29,8 +29,15 @@ class CVC(Method):
     Letters: Q `queue_size` keys of the intra head; U `support` keys drawn at random from the `cycle_queue_size` keys of
     the cycle head, N the rest of them; T `temperature`, beta `cycle_weight`, m `momentum` of the key encoder.
 
-    As in the published code, keys of the query's own identity may be among its neighbours. Differs from it: until the
-    queues are full, only their filled rows are used, in the same shares.
+    Departures from the paper, and from its published code:
+
+    - Until the queues are full, only their filled rows are used, in the same shares; the code begins with random keys.
+    - The backbone is a ResNet-34, as in CLP's comparison, where the paper has a ResNet-50; the heads' hidden layer is as
+      wide as its features. Similarities stay in float32, where jobs/cvc.yaml trains in bfloat16.
+
+    As in the published code, keys of the query's own identity may be among its neighbours, the soft neighbour is
+    normalised, and one split into U and N serves all queries of a step. CLP does not state how it retrained CVC; the
+    hyper-parameters are the paper's for R2V2.
     """
 
     class Config(MethodConfig):

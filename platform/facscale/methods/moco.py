@@ -26,8 +26,18 @@ class MoCo(Method):
     Letters: q and k normalised, T `temperature`, m `momentum`, K `queue_size`. Version 2 (Chen et al., arXiv
     2003.04297) is `head: mlp`, T = 0.2, a blur among the augmentations and a cosine schedule: jobs/mocov2.yaml.
 
-    Keys pass their encoder in batches that are shuffled over the workers ("shuffling BN"). Differs from the paper:
-    until the queue is full, only its filled rows are negatives (the paper starts from random keys).
+    Keys pass their encoder in batches that are shuffled over the workers ("shuffling BN").
+
+    Departures from the paper:
+
+    - Until the queue is full, only its filled rows are negatives; the paper starts from random keys.
+    - A single worker does not shuffle: its queries and keys have batch statistics of the same frames.
+    - The backbone is a ResNet-34, as in CLP's comparison, where the paper has a ResNet-50. Similarities stay in float32,
+      where jobs/moco.yaml trains in bfloat16.
+    - The batch of 256 is shared by 4 workers, by 8 in the paper: BatchNorm sees 64 frames, not 32.
+
+    CLP retrained MoCo on VoxCeleb2 frames with values, and a version, that it does not state; those here are the paper's
+    for ImageNet.
     """
 
     class Config(MethodConfig):

@@ -23,9 +23,18 @@ class SimCLR(Method):
 
     Letters: z the projection head's output, sim cosine, T `temperature`.
 
-    Differs from the paper: the head has BatchNorm after every layer, as in the published code, whose default is three
-    layers where the paper has two (`layers`). CLP retrained SimCLR on VoxCeleb2 frames with values that it does not
-    state; those here are the paper's for ImageNet.
+    Departures from the paper:
+
+    - The head has BatchNorm after every layer, as in the published code; the paper mentions none. `layers: 3` is the
+      code's default, 2 the paper's.
+    - The backbone is a ResNet-34, as in CLP's comparison, where the paper has a ResNet-50; the head's hidden layers are as
+      wide as its features.
+    - Batches of 512 (jobs/simclr.yaml), where the paper's main results have 4096; the rate follows the paper's rule.
+      Similarities stay in float32, where the job trains in bfloat16.
+
+    In jobs/simclr.yaml the velocity of LARS has the learning rate inside, as in the paper of LARS and the published code
+    (`train.optimizer.rate_in_velocity`). CLP retrained SimCLR on VoxCeleb2 frames with values that it does not state;
+    those here are the paper's for ImageNet.
     """
 
     class Config(MethodConfig):

@@ -33,6 +33,11 @@ class Supervised(Method):
     al., LibreFace, WACV 2024). `trainable: batchnorm` is the paper's protocol for pre-trained encoders, "the
     parameters in the encoder were frozen except that in the batch-norm layers"; it is meant for the encoder of the input
     `pretrained`.
+
+    Departures from the paper: none is known.
+
+    Left open by the paper, and decided here: optimizer, rate and epochs of its ResNet-34 (AdamW at 0.0001, decay 0.0005,
+    12 epochs, cosine, after ME-GraphAU's public baseline), its augmentation, and the formula of the class weights.
     """
 
     class Config(MethodConfig):

@@ -133,7 +133,13 @@ def compute_pace_key(task: TrainingTask) -> str:
     job = task.job
     settings = [job.train.batch_size, job.train.accumulate, job.train.precision, job.data.image_size]
     return hash_values(
-        [job.method.name, task.config.model_dump(mode="json"), sorted(task.inputs), settings, job.deepspeed]
+        [
+            job.method.name,
+            task.config.model_dump(mode="json"),
+            sorted(task.inputs),
+            settings,
+            job.deepspeed.model_dump(),
+        ]
     )
 
 

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 
-class Block(BaseModel):
-    """A part of a spec: unknown keys are errors, and values are immutable."""
+class Conversion(NamedTuple):
+    """How the value of a renamed key is converted."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+    update: Callable[[Any], Any]  # the new value of an old one
+    restore: Callable[[Any], Any]  # the old value of a new one; None where the old key could not say it
+
+
+class Block(BaseModel):
+    """A part of a spec: unknown keys are errors, numbers are finite, and values are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, ser_json_inf_nan="constants")
     renamed: ClassVar[Mapping[str, str]] = {}  # old to new name of a key; an error about the old one gives the new one
+    converted: ClassVar[Mapping[str, Conversion]] = {}  # of renamed keys whose values changed too, by their new name
+    added: ClassVar[frozenset[str]] = frozenset()  # later fields: at their default, no digest of a spec depends on them
 
 
 def nested_model(model: type[BaseModel], field: str) -> type[BaseModel] | None:

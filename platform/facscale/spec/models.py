@@ -19,13 +19,15 @@ from pydantic import (
     model_validator,
 )
 
-from facscale.spec.block import Block
-from facscale.spec.deepspeed import refuse_reserved
+from facscale.spec.block import Block, Conversion
+from facscale.spec.deepspeed import DeepSpeed
 from facscale.spec.safety import Name
 from facscale.spec.sweep import Sweep
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]  # with 1, a running mean never forgets its first value
 Range = Annotated[tuple[float, float], Field(min_length=2, max_length=2)]
+MAX_CROP = 3  # times the side of the face square
 Weighting = Literal["class", "au", "none"]  # of labels in a loss, see `data.labels.compute_label_weights`
 Url = str  # any fsspec URL: s3://bucket/folder, file:///folder, or a plain path
 
@@ -40,6 +42,8 @@ class MethodBlock(Block):
 class Augment(Block):
     """Random augmentation of every training image, sampled and applied on the accelerator."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"shift", "eval_crop", "crop_per"})
+
     rotation: NonNegativeFloat = 10.0  # degrees, uniform in [-rotation, +rotation]
     flip: Fraction = 0.5  # probability of a left-right mirror image
     brightness: NonNegativeFloat = 0.4  # factor uniform in [1 - x, 1 + x]
@@ -51,32 +55,72 @@ class Augment(Block):
     blur: Fraction = 0.0  # probability of a Gaussian blur, sigma uniform in [0.1, 2] pixels at 224 x 224
     compression: Fraction = 0.0  # probability of JPEG artefacts, quality uniform in [30, 95]
     holes: Fraction = 0.0  # probability of 1 to 8 black squares, sides uniform in [1/32, 1/8] of the image's side
-    crop: Range = (0.8, 1.0)  # side of the random crop as a share of the image's side
+    # Side of the random crop as a share of the face square's side; above 1 it reaches into the margin of the stored crops
+    # (`crop.margin` of a pipeline).
+    crop: Range = (0.8, 1.0)
+    crop_per: Literal["image", "epoch"] = "image"  # draws the side of the crop for each image, or once for an epoch
+    # Largest distance of the crop's centre from that of the face square, across and down, as a share of the square's side;
+    # null: as far as the crop stays within the square.
+    shift: Fraction | None = None
+    eval_crop: PositiveFloat | None = None  # side of evaluation's centre crop; null: mean of `crop`, within [0.875, 1]
     aspect: Annotated[float, Field(ge=1, le=4)] = 1.0  # width / height of the crop, log-uniform in [1 / x, x]
 
     @model_validator(mode="after")
     def _crop_is_a_range(self) -> Augment:
-        if not 0 < self.crop[0] <= self.crop[1] <= 1:
-            raise ValueError("crop must be [smallest, largest] within (0, 1]")
+        if not 0 < self.crop[0] <= self.crop[1] <= MAX_CROP:
+            raise ValueError(f"crop must be [smallest, largest] within (0, {MAX_CROP}]")
         return self
+
+
+class EpochBlock(Block):
+    """What an epoch is, the unit of `train.epochs`.
+
+    The samples of an identity come from as many of its videos as possible, those of a video from as many of its tracks;
+    parts of a track that a gap or the edge of a row group separates are one track. "frame": every frame once, where a
+    sample of several frames in a row takes the place of as many.
+    """
+
+    samples_per: Literal["identity", "video", "track", "frame"] = "track"
+    count: PositiveInt = 1  # samples of each identity, video or track
+
+    @model_validator(mode="after")
+    def _check_count(self) -> EpochBlock:
+        if self.samples_per == "frame" and self.count > 1:
+            raise ValueError("samples_per: frame sees every frame once; write count: 1, and raise train.epochs")
+        return self
+
+
+def update_per_track(per_track: Any) -> Any:
+    """Convert `data.per_track` of an earlier release, a number or "all", to `data.epoch`."""
+    return {"samples_per": "frame", "count": 1} if per_track == "all" else {"samples_per": "track", "count": per_track}
+
+
+def restore_per_track(epoch: Any) -> Any:
+    """Convert `data.epoch` back where both give the same samples.
+
+    A number of `per_track` counted parts of tracks that row groups separate, so it has no exact counterpart.
+    """
+    return "all" if isinstance(epoch, Mapping) and epoch.get("samples_per") == "frame" else None
 
 
 class Data(Block):
     """Which data sets are read, and how."""
 
-    renamed: ClassVar[Mapping[str, str]] = {"mixed": "joint"}
+    renamed: ClassVar[Mapping[str, str]] = {"mixed": "joint", "per_track": "epoch"}
+    converted: ClassVar[Mapping[str, Conversion]] = {"epoch": Conversion(update_per_track, restore_per_track)}
 
     unlabelled: tuple[Url, ...] | Url = ()
     labelled: tuple[Url, ...] | Url = ()
     joint: bool = False  # train on all labelled sets together, fold by fold; else on each set on its own
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the people held out to monitor the loss
     test: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the unlabelled people held out from all training
-    image_size: PositiveInt = 224  # pixels, side of the square input of the network
-    per_track: PositiveInt | Literal["all"] = 1  # samples of each track in an epoch; "all": as many as fit
-    canonical_streams: PositiveInt = 64  # the order of samples depends on this, not on the number of workers
+    image_size: Annotated[PositiveInt, Field(le=8192)] = 224  # pixels, side of the square input of the network
+    epoch: EpochBlock = EpochBlock()
+    # The order of samples depends on this, not on the number of workers.
+    canonical_streams: Annotated[PositiveInt, Field(le=1_000_000)] = 64
     shuffle_block: PositiveInt = 4  # row groups of a canonical stream that are shuffled together
-    threads: PositiveInt = 4  # JPEG decoding threads of each worker
-    prefetch: PositiveInt = 4  # batches prepared in advance
+    threads: Annotated[PositiveInt, Field(le=1024)] = 4  # JPEG decoding threads of each worker
+    prefetch: Annotated[PositiveInt, Field(le=10_000)] = 4  # batches prepared in advance
     cache: Url = "~/.cache/facscale/shards"  # local folder for row groups of remote data sets
     cache_gb: PositiveFloat = 100.0
     max_bad: Fraction = 0.001  # the run stops at this share of unreadable frames or row groups
@@ -91,11 +135,22 @@ class Data(Block):
 class Optimizer(Block):
     """SGD with momentum, Adam, AdamW, or LARS for very large batches."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"rate_in_velocity"})
+
     name: Literal["sgd", "adam", "adamw", "lars"] = "sgd"
     lr: PositiveFloat = 0.001
-    momentum: Fraction = 0.9  # sgd, lars
-    betas: Range = (0.9, 0.999)  # adam, adamw
+    momentum: Decay = 0.9  # sgd, lars
+    betas: tuple[Decay, Decay] = (0.9, 0.999)  # adam, adamw
     weight_decay: NonNegativeFloat = 0.0
+    # lars: the velocity sums steps, each with the learning rate of its time, as in LARS' paper and SimCLR's code; else it
+    # sums gradients, as torch's SGD does, and a new rate applies to all of it at once.
+    rate_in_velocity: bool = False
+
+    @model_validator(mode="after")
+    def _check_velocity(self) -> Optimizer:
+        if self.rate_in_velocity and self.name != "lars":
+            raise ValueError(f"rate_in_velocity is an option of lars; {self.name} has none")
+        return self
 
 
 class ScheduleBlock(Block):
@@ -112,7 +167,7 @@ class Train(Block):
 
     batch_size: PositiveInt = 64
     accumulate: PositiveInt = 1  # micro-batches per optimizer step
-    epochs: NonNegativeFloat = 200.0  # 0: the encoder keeps its initial weights
+    epochs: Annotated[float, Field(ge=0, le=1e9)] = 200.0  # 0: the encoder keeps its initial weights
     optimizer: Optimizer = Optimizer()
     schedule: ScheduleBlock = ScheduleBlock()
     clip: NonNegativeFloat = 0.0  # maximum gradient norm; 0: no clipping
@@ -145,6 +200,12 @@ class Cluster(Block):
     autoscaling: bool = False  # the cluster grows on demand: accept a job larger than the current cluster
     storage: Url = Field(default_factory=lambda: os.environ.get("FACSCALE_RUNS", "~/facscale/runs"))  # for all nodes
     name: str = ""  # tag in MLflow; "": the host's name
+
+    @model_validator(mode="after")
+    def _workers_are_a_range(self) -> Cluster:
+        if self.min_workers > self.max_workers:
+            raise ValueError(f"workers must be [fewest, most], not [{self.min_workers}, {self.max_workers}]")
+        return self
 
     @property
     def min_workers(self) -> int:
@@ -183,12 +244,16 @@ class Evaluate(Block):
     """Subject-exclusive cross-validated F1."""
 
     renamed: ClassVar[Mapping[str, str]] = {"across": "cross_dataset"}
+    added: ClassVar[frozenset[str]] = frozenset({"official_split"})
 
     # How a pre-trained encoder is tested. "linear-probe": a probe on the frozen encoder. "adapted-batchnorm" (CLP): in each
     # fold, the encoder's BatchNorm layers are trained with the probe; the frozen encoder has a table of its own beside it.
     protocol: Literal["linear-probe", "adapted-batchnorm"] = "linear-probe"
     folds: int = Field(default=3, ge=2)
-    repeats: PositiveInt = 1  # cross-validations, each with another split of the people; the published split is first
+    # Cross-validations, each with another split of the people; the published split is first.
+    repeats: Annotated[PositiveInt, Field(le=1000)] = 1
+    # true: a data set that is stored with its authors' split (Aff-Wild2, GFT) has this as its only fold; false: `folds`
+    official_split: bool = True
     threshold: Fraction = 0.5
     seed: NonNegativeInt = 0  # of the split, for data sets without published folds
     transfer: tuple[Url, ...] = ()  # labelled sets on which the model of each fold is tested too, and never trained
@@ -235,7 +300,9 @@ class Job(Block):
 
     name: Name = ""  # "": the file's name
     seed: NonNegativeInt = 0
-    seeds: PositiveInt = 1  # trainings of every row, with seed, seed + 1, ...; tables show mean and spread
+    seeds: Annotated[PositiveInt, Field(le=1000)] = (
+        1  # trainings of every row, with seed, seed + 1, ...; tables show mean and spread
+    )
     method: MethodBlock
     stages: dict[Name, dict[str, Any]] = {}  # trained first, in this order: patches over this spec
     inputs: dict[str, Input | None] = {}  # trained methods that the method takes, by parameter; null: none
@@ -243,20 +310,24 @@ class Job(Block):
     data: Data = Data()
     train: Train = Train()
     cluster: Cluster = Field(default_factory=Cluster)
-    deepspeed: dict[str, Any] = {}  # passed to DeepSpeed as it is
+    deepspeed: DeepSpeed = DeepSpeed()  # passed to DeepSpeed as it is written
     evaluate: Evaluate = Evaluate()
     sweep: Sweep | None = None
     track: Track = Track()
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Job:
-        refuse_reserved(self.deepspeed)
         if self.evaluate.cross_dataset and (
             self.data.joint or len(self.data.labelled) < 2 or isinstance(self.data.labelled, str)
         ):
             raise ValueError(
                 f"evaluate.cross_dataset={self.evaluate.cross_dataset} trains on some sets of data.labelled and tests on "
                 "others: give two or more sets there, and leave out data.joint"
+            )
+        if self.sweep and self.sweep.search == "pbt" and self.train.keep_checkpoints < 2:
+            raise ValueError(
+                "sweep.search=pbt has trials resume from other trials' earlier checkpoints: train.keep_checkpoints must be "
+                "2 or more"
             )
         batch_size, cluster = self.evaluate.adaptation.batch_size, self.cluster
         uneven = [count for count in range(cluster.min_workers, cluster.max_workers + 1) if batch_size % count]

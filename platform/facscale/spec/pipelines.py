@@ -7,8 +7,10 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from facscale.spec.block import Block
-from facscale.spec.models import Fraction, Url
+from facscale.spec.models import MAX_CROP, Fraction, Url
 from facscale.spec.safety import Name
+
+MAX_MARGIN = (MAX_CROP - 1) / 2  # enough for every `data.augment.crop`
 
 
 class Source(Block):
@@ -23,10 +25,13 @@ class Source(Block):
     exclude: tuple[str, ...] = ()  # likewise; empty: nobody is left out
     identities: NonNegativeInt = 0  # maximum number of people, chosen evenly; 0: all
     videos_per_identity: NonNegativeInt = 0  # maximum, chosen evenly, with all utterances of a video; 0: all
+    clips_per_video: NonNegativeInt = 0  # maximum number of files of a video, such as VoxCeleb's utterances; 0: all
     limit: NonNegativeInt = 0  # maximum number of videos in the order of names, or of images of each part; 0: all
     labels: bool = True  # false: read no action units, also where there are label files
     aus: tuple[PositiveInt, ...] = ()  # action units to keep (those of the protocol); empty: all that are coded
     expressions: tuple[str, ...] = ()  # classes to keep, in the order of the tables; empty: all of the layout
+    licence: str = ""  # of the material, in free words; stored with the data set
+    consent: str = ""  # what the people on it have agreed to, in free words; stored with the data set
 
 
 class DetectorBlock(Block):
@@ -37,18 +42,34 @@ class DetectorBlock(Block):
 
 
 class Crop(Block):
-    """The aligned face: a similarity transform moves the eyes to fixed points of a square."""
+    """The aligned face: a similarity transform moves the eyes to fixed points of a square, the face square.
 
-    size: PositiveInt = 256  # pixels
+    A `margin` is stored around it for augmentation that shows more than the square (`data.augment.crop` above 1).
+    """
+
+    size: PositiveInt = 256  # pixels, side of the face square
+    margin: Annotated[float, Field(ge=0, le=MAX_MARGIN)] = 0.0  # on each side, as a share of the square's side
     eyes_y: Fraction = 0.34  # height of the eye line, from the top, as a share of the side
     eyes_distance: Fraction = 0.28  # between the eye centres, as a share of the side; the crop spans brows to chin
     quality: int = Field(default=92, ge=1, le=100)  # JPEG
+
+    @property
+    def stored_size(self) -> int:
+        """Side of the stored image in pixels: the face square with its margins."""
+        return round(self.size * (1 + 2 * self.margin))
 
 
 class FlowBlock(Block):
     """TV-L1 optical flow to a later frame under the same alignment; stored with each frame at a quarter of its size."""
 
     frames: PositiveInt = 3  # distance, in kept frames
+
+
+class RecognitionBlock(Block):
+    """A check that all faces of a video are the same person; those of others are left out. dlib's network, on the CPU."""
+
+    every_s: PositiveFloat = 2.0  # between two recognitions within a track; its first and last face are always compared
+    max_distance: PositiveFloat = 0.6  # between two faces of a person; 0.6 is dlib's own for its network
 
 
 class Render(Block):
@@ -80,6 +101,7 @@ class Pipeline(Block):
     render: Render | None = None
     detector: DetectorBlock = DetectorBlock()
     crop: Crop = Crop()
+    recognition: RecognitionBlock | None = None  # null: not checked; each face that is compared takes 0.1 s
     flow: FlowBlock | None = None  # null: not computed; TV-L1 takes 4.5 core hours for 10,000 frames of 256 pixels
     output: Url
     ingest: Ingest = Ingest()

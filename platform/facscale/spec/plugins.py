@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
@@ -40,11 +40,30 @@ class Plugins(Generic[Base]):
         if name in self._list_modules():
             return self._load_module(name)
         (point, *_) = entry_points(group=self.group, name=name)
-        plugin = point.load()
+        try:
+            plugin = point.load()
+        except Exception as error:
+            owner = point.dist and point.dist.name
+            reason = " ".join(str(error).split())[:300]
+            raise SpecError(
+                f'the {self.kind} "{name}" of {owner} cannot be loaded ({point.value}): {type(error).__name__}: {reason}'
+            ) from error
         if not self._is_plugin(plugin):
             owner = point.dist and point.dist.name
             raise SpecError(f'the entry point "{name}" of {owner} is not a facscale {self.base.__name__}: {plugin!r}')
         return plugin
+
+    def list_hidden(self) -> list[str]:
+        """Entry points that no spec can reach, because another plug-in has the same name: each as a sentence."""
+        ours, sentences = self._list_modules(), list[str]()
+        seen: dict[str, EntryPoint] = {}
+        for point in entry_points(group=self.group):
+            owner = point.dist.name if point.dist else "an unknown package"
+            if point.name in ours:
+                sentences.append(f"{point.name} of {owner} is hidden by facscale's own {self.kind} of that name")
+            elif (first := seen.setdefault(point.name, point)) is not point and first.value != point.value:
+                sentences.append(f"{point.name} of {owner} is hidden by {first.value}, which has the same name")
+        return [f"{sentence}; its package must rename it" for sentence in sentences]
 
     def configure(self, document: Document) -> tuple[type[Base], Any]:
         """The class that a document's block names, and its Config from the rest of the block. Raises SpecError."""

@@ -28,7 +28,7 @@ SECRET_VALUE = re.compile(
     | (?i:password|passwd|secret|token|access_?key|api_?key)\s*[=:]\s*[^\s$&]  # password=..., token: ...
     | \b(ghp|gho|ghs|github_pat|glpat|hf|sk|xox[bp])[-_][0-9A-Za-z_-]{16,}  # GitHub, GitLab, Hugging Face, ...
     | -----BEGIN\ [A-Z\ ]*PRIVATE\ KEY
-    | \beyJ[0-9A-Za-z_-]{10,}\.[0-9A-Za-z_-]{10,}\.                    # a JSON web token
+    | (?<![0-9A-Za-z_-])eyJ[0-9A-Za-z_-]{10,}\.[0-9A-Za-z_-]{10,}\.                    # a JSON web token
     """
 )
 

@@ -7,10 +7,9 @@ import io
 from collections.abc import Sequence
 from dataclasses import replace
 
-import fsspec
-
 from facscale.data import Dataset
-from facscale.job.check import resolve_yaml
+from facscale.data.storage import Folder
+from facscale.job.check import check_methods, open_or_outline, resolve_yaml
 from facscale.job.context import JobContext
 from facscale.job.evaluator import Evaluator
 from facscale.job.plan import build_plan
@@ -42,9 +41,10 @@ def check_sweep_spec(document: Document, *, name: str) -> Sweep:
     variant = build_variant(document, name=name)
     sweep = variant.job.sweep
     assert sweep is not None
-    check_space(document, sweep, name=name)
+    variants = check_space(document, sweep, name=name)
     is_labelled = any(Dataset(url).manifest.au for url in variant.job.data.urls("labelled"))
     check_objective(variant, sweep, labelled=is_labelled)
+    check_methods(variants, open_or_outline(variants)[0])
     return sweep
 
 
@@ -64,8 +64,7 @@ def find_best_variant(context: JobContext) -> Variant:
         link_artifact(variant.job, name=best.place, source=best.training)
     spec = write_best_spec(variant, best, sweep, job_name=main.name, trials=len(outcomes))
     url = f"{storage_url(job)}/{name}/best.yaml"
-    with fsspec.open(url, "w") as file:
-        file.write(spec)
+    Folder(f"{storage_url(job)}/{name}").write("best.yaml", spec.encode())
     report_sweep(context, outcomes, sweep, best=best, spec=spec)
     context.console.print(f"the best spec, ready to run: {url}")
     return variant

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from facscale.errors import UserError
+from facscale.ownership import find_foreign_access
 from facscale.spec import Job
 from facscale.spec.sweep import Sweep
 from facscale.sweep.outcome import TrialOutcome
@@ -97,17 +97,21 @@ def set_variables(variables: Mapping[str, str]) -> Iterator[None]:
 def check_ownership(url: str) -> None:
     """Raise SweepError for a sweep on this machine that another user may have written: Ray Tune unpickles what it resumes.
 
-    In an object store, the store's own keys decide who may write there.
+    Each file of it, and each folder from the root to it, must be this user's own. In an object store, the store's own
+    keys decide who may write there.
     """
-    folder = Path(url)
-    if "://" in url or not folder.exists():
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme not in {"file", "local"}:
         return
-    state = folder.stat()
-    if state.st_uid != os.geteuid() or state.st_mode & stat.S_IWOTH:
-        raise SweepError(
-            f"{folder} holds a sweep that another user may have written, and resuming it would run their code: "
-            "delete it, or choose another cluster.storage"
-        )
+    folder = Path(rest if separator else url)
+    if not folder.exists():
+        return
+    for path in (folder, *folder.rglob("*")):
+        if reason := find_foreign_access(path):
+            raise SweepError(
+                f"{folder} holds a sweep that another user may have written, and resuming it would run their code "
+                f"({reason}): delete it, or choose another cluster.storage"
+            )
 
 
 def name_trial(trial: Any) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from ray import tune
 
-from facscale.job.variants import Variant, build_variant, expand_stages, find_fold_stages, require_image_encoder
+from facscale.job.check import check_batches
+from facscale.job.variants import Variant, build_variant, find_fold_stages, require_image_encoder
 from facscale.spec import Document, SpecError, merge
 from facscale.spec.sweep import Domain, Scalar, Span, Sweep
 
@@ -51,15 +53,32 @@ def apply_values(document: Document, values: Values) -> Document:
     return patched
 
 
-def check_space(document: Document, sweep: Sweep, *, name: str) -> None:
-    """Raise SpecError, with the line in the space, for a key or an extreme value that the spec does not allow."""
+def check_space(document: Document, sweep: Sweep, *, name: str) -> list[Variant]:
+    """The variants of a sweep with each value of a list and both ends of each range, one key at a time.
+
+    Raises SpecError, with the line in the space, for a key or a value that the spec does not allow.
+    """
     first_values = {key: _list_extremes(domain)[0] for key, domain in sweep.active_space.items()}
+    variants = []
     for key, domain in sweep.active_space.items():
         for value in _list_extremes(domain):
             variant = build_variant(apply_values(document, first_values | {key: value}), name=name)
             require_image_encoder(variant)
             find_fold_stages(variant)
-            expand_stages(variant)
+            with _locate(document, key, value):
+                check_batches(variant)
+            variants.append(variant)
+    return variants
+
+
+@contextmanager
+def _locate(document: Document, key: str, value: Scalar) -> Iterator[None]:
+    """Put the place and the value of a key of the space before an error of the block."""
+    try:
+        yield
+    except SpecError as error:
+        where = document.source_location(("sweep", "space", key))
+        raise SpecError(f"{where}: {key}={value} cannot run: {error}") from None
 
 
 def _list_extremes(domain: Domain) -> tuple[Scalar, ...]:

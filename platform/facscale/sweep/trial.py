@@ -19,16 +19,19 @@ from ray import tune
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from facscale.compat.ray_train import abort_training
+from facscale.data.storage import Folder
+from facscale.files import write_atomically
 from facscale.job.datasets import JobData
 from facscale.job.plan import build_plan, make_task
 from facscale.job.variants import Variant, build_variant, hash_values, name_training
 from facscale.spec import Document
 from facscale.spec.sweep import Sweep
 from facscale.sweep.space import Values, apply_values
+from facscale.train.errors import DivergedError, TrainError, is_permanent
 from facscale.train.events import ControllerStarted, Event, StepMetrics, StepProgress
 from facscale.train.ray.event_queue import RayEventQueue
 from facscale.train.ray.launch import RayTrainer
-from facscale.train.task import TrainingTask
+from facscale.train.task import ResumePoint, TrainingTask
 from facscale.train.trainer import TrainedArtifact, is_finished, storage_url
 
 RANK = "online/effective_rank"
@@ -69,7 +72,7 @@ class Trial(tune.Trainable):
     """
 
     search: Search
-    resume_from = ""  # name of the training that this one resumes from: its own, or with PBT another trial's
+    resume_from: ResumePoint | None = None  # the training's own name, or with PBT another trial's, and the step
 
     def setup(self, config: dict[str, Any], *, search: Search) -> None:  # Ray Tune gives `search`
         """Build the spec with `config`, the values of this trial."""
@@ -94,11 +97,12 @@ class Trial(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write Ray Tune's checkpoint, which only points to Ray Train's."""
-        (Path(checkpoint_dir) / POINTER).write_text(json.dumps(self.training))
+        pointer = {"training": self.training, "step": self.last_report.get("step", 0)}
+        write_atomically(Path(checkpoint_dir) / POINTER, json.dumps(pointer).encode())
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Read which training to resume from."""
-        self.resume_from = json.loads((Path(checkpoint) / POINTER).read_text())
+        self.resume_from = ResumePoint(**json.loads((Path(checkpoint) / POINTER).read_text()))
 
     def cleanup(self) -> None:
         """Abort the training, and give back what its workers hold."""
@@ -107,11 +111,18 @@ class Trial(tune.Trainable):
                 ray.get(abort_training(self.controller), timeout=ABORT_S)
 
     def run_in_thread(self) -> None:
-        """Train to the end, and report how it ended."""
+        """Train to the end, and report how it ended. Ray Tune retries what `step` raises, so permanent errors are reports."""
         try:
             self.train_plan()
+        except DivergedError as error:
+            logging.getLogger("facscale.sweep").warning("trial %s: %s", self.trial_id, error)
+            self.reports.put(self.build_report({}, step=self.last_report.get("step", 0), stop_reason="diverged"))
         except BaseException as error:  # noqa: BLE001 - `step` raises it
-            self.reports.put(error)
+            if is_permanent(error):
+                reason = f"failed: {str(error).splitlines()[0]}"
+                self.reports.put(self.build_report({}, step=self.last_report.get("step", 0), stop_reason=reason))
+            else:
+                self.reports.put(error)
         else:
             self.reports.put({**self.last_report, "done": True})
 
@@ -136,11 +147,12 @@ class Trial(tune.Trainable):
         """Train what trials are compared by."""
         name = name_training(task, fingerprints=self.search.fingerprints)
         self.place, self.training = name, f"{name}-{self.trial_id}"
-        if self.resume_from.startswith(self.training):
-            self.training = self.resume_from
-        elif self.resume_from:  # PBT: another trial's weights, other values
-            self.training += f"-{hash_values([self.resume_from])}"
-            task = replace(task, resume_from=f"{storage_url(task.job)}/{self.resume_from}")
+        if point := self.resume_from:
+            if point.training.startswith(self.training):
+                self.training = point.training
+            else:  # PBT: another trial's weights, other values
+                self.training += f"-{hash_values([point.training, point.step])}"
+                task = replace(task, resume_from=replace(point, training=f"{storage_url(task.job)}/{point.training}"))
         task = replace(task, name=f"{task.name} {self.trial_id}", is_abortable=True)
         artifact = RayTrainer().fit(task, name=self.training, receive=self.receive)
         self.last_report = (
@@ -166,9 +178,17 @@ class Trial(tune.Trainable):
         stop_reason = "diverged" if not math.isfinite(loss) else "collapsed" if rank < sweep.collapsed else ""
         if sweep.objective not in values and not stop_reason:
             return
+        self.last_report = self.build_report(values, step=step, stop_reason=stop_reason)
+        folder = Folder(f"{storage_url(self.variant.job)}/{self.training}")
+        folder.write(LAST_REPORT, json.dumps(self.last_report).encode())
+        self.reports.put(self.last_report)
+
+    def build_report(self, values: Mapping[str, float], *, step: int, stop_reason: str) -> dict[str, Any]:
+        """What Ray Tune is told after `step` steps; a trial that has ended by itself has the worst objective there is."""
+        sweep = self.search.sweep
         worst = -math.inf if sweep.goal == "max" else math.inf
         objective = values.get(sweep.objective, math.nan)
-        self.last_report = {
+        return {
             "objective": objective if math.isfinite(objective) and not stop_reason else worst,
             "percent": 100 * step // self.steps,
             "step": step,
@@ -177,13 +197,16 @@ class Trial(tune.Trainable):
             "place": self.place,
             "training": self.training,
         }
-        store, folder = fsspec.core.url_to_fs(f"{storage_url(self.variant.job)}/{self.training}")
-        store.makedirs(folder, exist_ok=True)
-        store.pipe_file(f"{folder}/{LAST_REPORT}", json.dumps(self.last_report).encode())
-        self.reports.put(self.last_report)
 
     def read_last_report(self) -> dict[str, Any]:
-        """The last report of a training that had ended before."""
-        with fsspec.open(f"{storage_url(self.variant.job)}/{self.training}/{LAST_REPORT}") as file:
-            report: dict[str, Any] = json.load(file)
+        """The last report of a training that had ended before. Raises TrainError where it is lost or damaged."""
+        url = f"{storage_url(self.variant.job)}/{self.training}/{LAST_REPORT}"
+        try:
+            with fsspec.open(url) as file:
+                report: dict[str, Any] = json.load(file)
+        except (FileNotFoundError, ValueError) as error:
+            raise TrainError(
+                f"{url} is damaged or lost ({error}), so that this trial cannot be compared with others: delete its folder, "
+                "and the trial is trained again"
+            ) from None
         return report

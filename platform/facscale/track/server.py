@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from facscale.errors import UserError
+from facscale.ownership import PRIVATE_UMASK
 from facscale.processes import stop_process_group
 
 SERVER_ENVIRONMENT = {
@@ -61,6 +62,7 @@ def ensure_server(folder: Path, port: int = 5000, *, store: str = "", wait: floa
             start_new_session=True,
             env={**os.environ, **SERVER_ENVIRONMENT},
             cwd=folder,
+            umask=PRIVATE_UMASK,  # the database and the artifacts are this user's own
         )
     server = LocalServer(f"http://127.0.0.1:{port}", process.pid, str(folder))
     (folder / "server.json").write_text(json.dumps(asdict(server)))

@@ -11,11 +11,11 @@ import torch
 
 from facscale.data import Dataset, augment
 from facscale.data.augment import Augmenter
-from facscale.data.folds import make_folds, partition
+from facscale.data.folds import partition
 from facscale.data.labels import load_labels
 from facscale.data.stream import Stream
 from facscale.data.views import Batch, View
-from facscale.evaluate import count_positives
+from facscale.evaluate.protocol import make_split
 from facscale.inference import export
 from facscale.methods import Method, find_method
 from facscale.nn import MomentumEncoder
@@ -123,6 +123,7 @@ def build_state(
         device=device,
         rank=rank,
         step=int(restored.get("step", 0)),
+        saved_step=int(restored.get("step", 0)),
     )
 
 
@@ -214,8 +215,7 @@ def select_probe_people(task: TrainingTask, dataset: Dataset) -> Collection[str]
         return None
     if task.subjects is None:
         identity, au = load_labels(dataset)
-        evaluate, frames_by_person = task.job.evaluate, count_positives(au, identity=identity)
-        return make_folds(frames_by_person, k=evaluate.folds, seed=evaluate.seed, positives=frames_by_person)[0].train
+        return make_split(dataset, identity=identity, au=au, evaluate=task.job.evaluate)[0].train
     part = "validation" if task.job.data.validation else "train"
     people = select_labelled_people(task, [dataset], part=part)
     return people[dataset.url] if people else None

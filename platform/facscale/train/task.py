@@ -12,6 +12,14 @@ from facscale.train.events import Event, EventSink
 
 
 @dataclass(frozen=True)
+class ResumePoint:
+    """The state of another training after `step` steps, or as near to it as that training's checkpoints allow."""
+
+    training: str  # URL
+    step: int
+
+
+@dataclass(frozen=True)
 class TrainingTask:
     """One training, complete and picklable."""
 
@@ -21,7 +29,9 @@ class TrainingTask:
     inputs: Mapping[str, bytes] = field(default_factory=dict)  # exported methods, by the name of the argument
     start: bytes | None = None  # an exported method whose weights training begins with, where they fit
     subjects: Mapping[str, Collection[str]] | None = None  # labelled identities to train on, by data set URL; None: all
-    resume_from: str = ""  # URL of another training, whose latest checkpoint is used where this one has none of its own
+    resume_from: ResumePoint | None = (
+        None  # where the weights come from while this training has no checkpoint of its own
+    )
     events: EventSink | None = None  # None: events are dropped
     name: str = ""  # what logs and metrics call the training
     is_abortable: bool = False  # emit ControllerStarted, so that whoever receives it can abort the training

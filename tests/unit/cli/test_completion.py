@@ -81,6 +81,7 @@ def test_keys_of_a_pipeline_are_completed():
         "source.layout=",
         "source.limit=",
         "source.labels=",
+        "source.licence=",
     ]
 
 

@@ -95,3 +95,9 @@ def test_forget_writes_the_next_version_and_leaves_the_old_one(facscale, faces, 
     assert f"{faces.url}-v3: without id00003, 12 frames less" in done.output
     assert facscale("forget", "id00002", "--in", f"{faces.url}-v3", "--no-tracker").exit_code == 2
     assert "9 identities" in facscale(faces.url).output
+
+
+def test_describe_writes_a_page(facscale, faces, tmp_path):
+    done = facscale("describe", faces.url, "--page", tmp_path / "faces.html")
+    assert done.exit_code == 0, done.output
+    assert "<h2>Action units</h2>" in (tmp_path / "faces.html").read_text()

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 from types import SimpleNamespace
 
 import psutil
 import pytest
 import ray
+from ray._private import ray_constants
 
 from facscale.cluster import ray as local
-from facscale.cluster.ray import check_capacity, get_worker_resources, join
+from facscale.cluster.ray import check_capacity, get_worker_resources, join, wait_for_capacity
+from facscale.ownership import OwnershipError
 from facscale.spec import Job, SpecError
+
+LOOPBACK_ALONE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 def job(**cluster):
@@ -21,7 +26,11 @@ def job(**cluster):
 
 @pytest.fixture
 def cluster_of(monkeypatch):
-    return lambda **there: monkeypatch.setattr(ray, "cluster_resources", lambda: there)
+    def set_resources(*, alive=True, **there):
+        monkeypatch.setattr(ray, "cluster_resources", lambda: there)
+        monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}, {"Alive": alive}])
+
+    return set_resources
 
 
 def test_a_worker_asks_for_what_the_spec_says():
@@ -43,10 +52,40 @@ def test_too_few_cores(cluster_of):
         check_capacity(job(workers=2))
 
 
+def test_a_cluster_that_says_what_it_grows_to(cluster_of, monkeypatch):
+    cluster_of(CPU=0)
+    monkeypatch.setenv("FACSCALE_CLUSTER_LIMITS", "CPU=16,GPU=0")
+    check_capacity(job(workers=8, gpus_per_worker=0))
+    with pytest.raises(SpecError, match="9 workers with 2 CPU each, the cluster grows to 16 CPU"):
+        check_capacity(job(workers=9, gpus_per_worker=0))
+
+
 @pytest.mark.parametrize("cluster", [{"workers": (1, 8), "gpus_per_worker": 0}, {"workers": 8, "autoscaling": True}])
 def test_what_fits_at_least_once_or_can_grow_is_let_in(cluster_of, cluster):
     cluster_of(CPU=2)
     check_capacity(job(**cluster))
+
+
+@pytest.mark.parametrize(("is_resumed", "alive"), [(True, True), (False, False)])
+def test_nodes_that_come_back_are_waited_for(cluster_of, monkeypatch, caplog, is_resumed, alive):
+    cluster_of(CPU=3, alive=alive)
+    pauses = []
+
+    def sleep(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            cluster_of(CPU=4, alive=alive)
+
+    monkeypatch.setattr(local.time, "sleep", sleep)
+    wait_for_capacity(job(workers=2, gpus_per_worker=0), is_resumed=is_resumed)
+    assert len(pauses) == 3
+    assert caplog.text.count("the cluster has 3 CPU") == 1
+    monkeypatch.setattr(local, "RETURN_S", -1)
+    cluster_of(CPU=3, alive=alive)
+    with pytest.raises(SpecError, match="the cluster has 3 CPU"):
+        check_capacity(job(workers=2, gpus_per_worker=0))
+    with pytest.raises(SpecError, match="the cluster has 3 CPU"):
+        wait_for_capacity(job(workers=2, gpus_per_worker=0), is_resumed=is_resumed)
 
 
 @pytest.fixture
@@ -55,6 +94,7 @@ def joined(monkeypatch, tmp_path):
     asked = []
 
     def init(*, address, runtime_env, **_):
+        assert (address == "local") == ("_temp_dir" in _)
         asked.append((address, runtime_env["env_vars"]))
         return SimpleNamespace(dashboard_url="127.0.0.1:8265")
 
@@ -62,8 +102,10 @@ def joined(monkeypatch, tmp_path):
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address=asked[-1][0]))
     monkeypatch.setattr(local, "find_running_clusters", frozenset)
-    for name in ("RAY_API_SERVER_ADDRESS", "RAY_OVERRIDE_JOB_RUNTIME_ENV", "RAY_AUTH_MODE"):
+    variables = ("RAY_API_SERVER_ADDRESS", "RAY_OVERRIDE_JOB_RUNTIME_ENV", "RAY_AUTH_MODE", LOOPBACK_ALONE)
+    for name in variables:
         monkeypatch.setenv(name, os.environ.get(name, ""))  # given back afterwards
+    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
@@ -77,7 +119,8 @@ def places(asked):
 
 @pytest.fixture
 def listener():
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    """A server on all addresses of this machine, as those of a cluster are."""
+    with socket.create_server(("", 0)) as server:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
@@ -109,6 +152,58 @@ def test_the_cluster_of_this_machine_is_joined_only_while_it_answers(joined, lis
     assert places(joined) == [listener, "local"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user, which only root may")
+def test_a_cluster_that_another_user_started_is_only_joined_by_name(joined, listener, tmp_path, monkeypatch, caplog):
+    """Every user can write the file that names the last one: whoever does would get the job's code and its token."""
+    file = tmp_path / "ray" / "ray_current_cluster"
+    file.write_text(listener)
+    os.chown(file, 4242, 4242)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert not local.find_latest_cluster()
+    assert f"is not joined, because user 4242 started it ({file})" in caplog.text
+    os.chown(file, 1000, 1000)
+    assert local.find_latest_cluster() == listener
+
+
+def test_a_cluster_of_loopback_alone_stays_there(joined, monkeypatch):
+    """The machine's own address would reach nobody, or a server of somebody else."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        join()
+    ((_, variables),) = joined
+    assert variables["RAY_ADDRESS"] == address
+    assert os.environ[LOOPBACK_ALONE] == "0", "what this process starts finds it there too"
+
+
+def test_the_folder_of_a_ray_that_we_start_is_closed_and_short_enough(monkeypatch, tmp_path):
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+    folder = local.make_temp_dir("test")
+    assert folder.parent.name == f"facscale-{os.geteuid()}"
+    assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
+    monkeypatch.delenv("RAY_TMPDIR")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / ("long" * 30)))  # as Slurm and CI make them
+    monkeypatch.setattr(local.tempfile, "tempdir", None)
+    assert local.make_temp_dir("test") == folder
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path)[:1] + "x")
+    with pytest.raises(SpecError, match=r"too long for Ray's sockets, at most \d+ characters: set RAY_TMPDIR"):
+        local.make_temp_dir("n" * 60)
+
+
+def test_a_temporary_folder_that_others_prepared_is_refused(monkeypatch, tmp_path_factory):
+    base = tmp_path_factory.mktemp("t")
+    monkeypatch.setenv("RAY_TMPDIR", f"/tmp/{base.parent.name[-3:]}-{os.getpid()}")
+    prepared = local.Path(os.environ["RAY_TMPDIR"]) / f"facscale-{os.geteuid()}"
+    prepared.mkdir(parents=True)
+    prepared.chmod(0o777)
+    try:
+        with pytest.raises(OwnershipError, match=f"every user may write to {prepared}"):
+            local.make_temp_dir("ray")
+    finally:
+        prepared.rmdir()
+        prepared.parent.rmdir()
+
+
 def test_a_named_cluster_is_joined_or_missed(joined, listener, silence, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", listener)
     join()
@@ -116,6 +211,14 @@ def test_a_named_cluster_is_joined_or_missed(joined, listener, silence, monkeypa
     monkeypatch.setenv("RAY_ADDRESS", silence)
     with pytest.raises(SpecError, match=f"no Ray cluster answers at {silence}: start one"):
         join()
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "ray://127.0.0.1:10001", "nonsense", "127.0.0.1"])
+def test_an_address_of_another_kind_is_refused_before_ray_waits_for_it(joined, monkeypatch, address):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(SpecError, match=f"RAY_ADDRESS={address} is not HOST:PORT .*ray job submit"):
+        join()
+    assert not joined
 
 
 def test_the_processes_of_a_job_know_its_cluster_alone(joined, listener, monkeypatch):

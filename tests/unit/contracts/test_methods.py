@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import save
+from torch.overrides import TorchFunctionMode
 
 from conftest import ROOT
 from faces import write_face_data_set
 from facscale import methods
+from facscale.cli import main
 from facscale.cli.methods import CITATION
 from facscale.data.augment import Augmenter
 from facscale.data.stream import Stream
@@ -25,6 +28,7 @@ from facscale.methods.base import sum_losses
 from facscale.nn import ResNet
 from facscale.spec import Block, SpecError, parse, read_spec
 from facscale.spec.models import Data
+from facscale.testing import check_method
 from tiny import get_tiny_options
 
 FACTS = DataFacts(
@@ -88,6 +92,25 @@ def test_methods_are_listed_by_module_name_and_entry_point(plugins):
         methods.find_method("not-a-method")
 
 
+def test_a_plug_in_that_fails_or_is_hidden_is_named_and_ends_nothing(tmp_path, monkeypatch):
+    (tmp_path / "broken_methods.py").write_text("import no_such_package\n")
+    info = tmp_path / "broken_methods-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-methods\nVersion: 1.0\n")
+    points = "[facscale.methods]\nbroken = broken_methods:Broken\nclp = broken_methods:CLP\n"
+    (info / "entry_points.txt").write_text(points)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SpecError, match='the method "broken" of broken-methods cannot be loaded .*no_such_package'):
+        methods.find_method("broken")
+    assert methods.find_method("clp").__module__ == "facscale.methods.clp"
+    done = CliRunner().invoke(main, ["methods"])
+    assert done.exit_code == 0
+    text = " ".join(done.output.split())
+    assert 'broken cannot be used error the method "broken" of broken-methods cannot be loaded' in text
+    assert "clp of broken-methods is hidden by facscale's own method of that name" in text
+    assert "simclr" in text
+
+
 def test_a_spec_can_name_no_other_code():
     for name in ("base", "export", "os", "facscale.methods.clp", "../clp", "clp:CLP"):
         with pytest.raises(SpecError, match="there is no method"):
@@ -149,6 +172,16 @@ def test_a_docstring_of_ours_begins_with_a_citation_and_its_year(name):
     assert CITATION.fullmatch(first), first
 
 
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_docstring_of_ours_lists_the_departures_from_the_paper(name):
+    """`facscale methods NAME` prints it."""
+    paragraphs = inspect.getdoc(methods.find_method(name)).split("\n\n")
+    found = [number for number, text in enumerate(paragraphs) if text.startswith("Departures from the paper")]
+    assert len(found) == 1, "one paragraph begins with 'Departures from the paper'"
+    assert paragraphs[found[0]].endswith("none is known.") or paragraphs[found[0] + 1].startswith("- ")
+    assert "Differs from" not in "".join(paragraphs)
+
+
 def test_every_trainable_parameter_lies_in_exactly_one_root(case):
     _, kind, _, build = case
     method = build()
@@ -182,6 +215,33 @@ def test_losses_are_named_scalars_and_stay_finite(case):
     losses = [step(method, make_batch(kind, config, seed=seed)) for seed in range(10)]
     assert all(loss.value.dim() == 0 and loss.value.isfinite() for result in losses for loss in result.values())
     assert len({frozenset(result) for result in losses}) == 1
+
+
+class SamplingRecorder(TorchFunctionMode):
+    """Records the dtypes of everything that positions are computed or sampled with."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtypes = set()
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function.__name__ in ("grid_sample", "affine_grid", "linspace", "cumsum", "logsumexp"):
+            self.dtypes |= {(function.__name__, value.dtype) for value in args if torch.is_tensor(value)}
+        return function(*args, **(kwargs or {}))
+
+
+def test_positions_and_losses_are_float32_under_autocast(case):
+    name, kind, config, build = case
+    method = build()
+    step(method, make_batch(kind, config))
+    with SamplingRecorder() as recorder, torch.autocast("cpu", torch.bfloat16):
+        losses = step(method, make_batch(kind, config, seed=1))
+        motion = method.predict_motion(torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32))
+    if name in BUILT_IN:
+        assert {loss.value.dtype for loss in losses.values()} <= {torch.float32}
+    assert {displacements.dtype for displacements in motion.values()} <= {torch.float32}
+    rounded = {name for name, dtype in recorder.dtypes if dtype in (torch.bfloat16, torch.float16)}
+    assert not rounded
 
 
 def test_training_continues_bitwise_equal_from_a_saved_state(case, tmp_path):
@@ -286,8 +346,8 @@ def test_hyper_parameters_are_checked_with_file_and_line(tmp_path):
     path.write_text("method:\n  name: clp\n  margn: 0.1\n")
     with pytest.raises(SpecError, match=r'job\.yaml:3: unknown key "method\.margn" \(did you mean "margin"'):
         methods.configure(read_spec(path))
-    path.write_text("method: {name: clp}\ninputs: {teacher: {url: a, sha256: abcdef01}}\n")
-    with pytest.raises(SpecError, match=r'job\.yaml:2: clp takes no input "teacher"'):
+    path.write_text("method: {name: tcae}\ninputs: {pretrained: {url: a, sha256: abcdef01}}\n")
+    with pytest.raises(SpecError, match=r'job\.yaml:2: tcae takes no input "pretrained"'):
         methods.configure(read_spec(path))
 
 
@@ -316,3 +376,9 @@ def _nowhere():
     from facscale.spec.errors import SourceLocation
 
     return SourceLocation("nowhere")
+
+
+def test_a_method_keeps_the_contract_that_authors_check(case):
+    _, kind, config, build = case
+    inputs = {name: recipe.build() for name, recipe in build().recipe.inputs.items()}
+    check_method(kind, config, facts=FACTS, inputs=inputs)

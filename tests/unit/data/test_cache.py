@@ -82,12 +82,12 @@ def test_the_least_recently_used_block_is_evicted_first(tmp_path):
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path, caplog):
     dataset = write_face_data_set(str(tmp_path), [5, 6])
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     cache, store = Cache(tmp_path, limit_bytes=15 * KB), Store()
     for number in (1, 2, 3, 1):
         store.read(cache, number)
     assert store.fetched == [1, 2, 3, 1]
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert len(caplog.records) == 1
     assert f"the cache {tmp_path} is not used: it holds files that are not the cache's" in caplog.text
     assert dataset.read_columns(["frame"]).num_rows == 11

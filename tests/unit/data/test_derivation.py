@@ -134,18 +134,31 @@ def test_shared_names_are_never_taken_for_one_person_unasked(source, tmp_path):
 
 def test_sets_that_do_not_fit_together_are_refused(source, tmp_path):
     large = write_tracks(str(tmp_path / "l"), [make_track(30, frames=range(3), size=48)], size=48)
-    sparse = write_tracks(str(tmp_path / "s"), [make_track(30, frames=range(0, 40, 5))], every=5)
     moving = write_face_data_set(str(tmp_path / "f"), [4], flow=True)
     moods = write_expression_data_set(str(tmp_path / "m"), ("calm", "glad"), train=2, test=1)
-    assert find_frame_step(sparse) == 5
     for other, message in (
         (large, "crops of one size .*32 px.*48 px"),
-        (sparse, "frames at one distance"),
         (moving, "the same columns"),
         (moods, "the same expressions"),
     ):
         with pytest.raises(DataError, match=message):
             merge_datasets([source, other], str(tmp_path / "none"), is_same_people=True)
+
+
+def test_tracks_keep_their_own_frame_rate_and_step(source, tmp_path):
+    sparse = write_tracks(str(tmp_path / "s"), [make_track(30, frames=range(0, 40, 5))], every=5, fps=30.0)
+    assert find_frame_step(sparse) == 5
+    merge_datasets([source, sparse], str(tmp_path / "union"))
+    forget_people(Dataset(str(tmp_path / "union")), str(tmp_path / "later"), identities=["id00003"])
+    for url in ("union", "later"):
+        runs = Dataset(str(tmp_path / url)).runs
+        timing = {
+            (runs.identities[code], fps, every)
+            for code, fps, every in zip(runs.identity, runs.fps, runs.every, strict=True)
+        }
+        assert ("id00030", 30, 5) in timing
+        assert {pair[1:] for pair in timing} == {(30, 5), (25, 1)}
+        assert runs.frames[runs.mask_subjects(["id00030"])].tolist() == [8]  # one unbroken run
 
 
 def test_expressions_and_further_columns_are_kept(tmp_path):
@@ -155,3 +168,23 @@ def test_expressions_and_further_columns_are_kept(tmp_path):
     flow = write_face_data_set(str(tmp_path / "f"), [4, 5], flow=True)
     forget_people(flow, str(tmp_path / "g"), identities=["id00000"])
     assert "flow" in read_rows(Dataset(str(tmp_path / "g"))).column_names
+
+
+def test_sets_without_parts_are_merged_with_sets_that_have_some(source, tmp_path):
+    track = make_track(30, frames=range(5), au=2)
+    other = write_tracks(str(tmp_path / "o"), [track.append_column("part", pa.array(["test"] * 5))], au=(1, 12))
+    merge_datasets([source, other], str(tmp_path / "union"))
+    rows = read_rows(Dataset(str(tmp_path / "union")))
+    people = dict(zip(rows["identity"].to_pylist(), rows["part"].to_pylist(), strict=True))
+    assert people.pop("id00030") == "test"
+    assert set(people.values()) == {""}
+
+
+def test_measures_that_one_of_the_sets_lacks_are_unknown_there(source, tmp_path):
+    track = make_track(30, frames=range(5), au=2)
+    track = track.append_column("sharpness", pa.array(np.arange(5, dtype=np.float32)))
+    other = write_tracks(str(tmp_path / "o"), [track], au=(1, 12), name="other")
+    merge_datasets([source, other], str(tmp_path / "union"))
+    values = read_rows(Dataset(str(tmp_path / "union")))["sharpness"].to_numpy()
+    assert np.isnan(values[:-5]).all()
+    np.testing.assert_array_equal(values[-5:], np.arange(5))

@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facscale.data.errors import DataError
-from facscale.data.folds import PUBLISHED, concat_splits, make_folds, make_repeated_folds, partition, subsample
+from facscale.data.folds import (
+    PUBLISHED,
+    concat_splits,
+    make_folds,
+    make_official_split,
+    make_repeated_folds,
+    partition,
+    subsample,
+)
 
 NAMES = st.lists(st.text("abcXYZ019", min_size=1, max_size=6), min_size=3, max_size=40, unique=True)
 
@@ -38,6 +46,21 @@ def test_a_subset_that_leaves_a_fold_empty_is_split_by_seed():
     split = make_folds(["F001", "F002", "F008", "F009", "F010", "F003"], seed=0)
     assert all(fold.test for fold in split)
     assert "seed 0" in split.source
+
+
+def test_the_official_split_is_one_fold():
+    parts = {"train": ["a", "b"], "validation": ["c"], "": ["d"]}
+    (fold,) = split = make_official_split(parts)
+    assert (fold.train, fold.test) == ({"a", "b"}, {"c"})
+    assert "validation" in split.source
+    (fold,) = make_official_split(parts | {"test": ["e"]})
+    assert (fold.train, fold.test) == ({"a", "b"}, {"e"})
+    assert make_official_split({"train": ["a"], "test": []}) is None
+    assert make_official_split({"validation": ["a"], "test": ["b"]}) is None
+    with pytest.raises(
+        DataError, match="1 people are in the parts train and validation .* such as b; set evaluate.off"
+    ):
+        make_official_split({"train": ["a", "b"], "validation": ["b"]})
 
 
 def test_an_unknown_subject_or_another_k_is_split_by_seed():

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from faces import make_track, write_expression_data_set, write_face_data_set, write_tracks
 from facscale.data import CorruptError, DataError, Dataset, ShardWriter
+from facscale.data.manifest import INDEX, MANIFEST
 
 
 def rows_by_run(dataset: Dataset):
@@ -58,7 +59,7 @@ def test_expressions_are_stored_with_their_classes(tmp_path):
 
 def test_manifests_from_before_there_were_expressions_are_read(tmp_path):
     write_face_data_set(str(tmp_path), [3])
-    path = tmp_path / "manifest.json"
+    path = tmp_path / MANIFEST
     fields = json.loads(path.read_text())
     assert fields.pop("expressions") == []
     path.write_text(json.dumps(fields))
@@ -155,7 +156,7 @@ def test_a_writer_that_fails_leaves_no_data_set_and_no_litter(tmp_path):
     with pytest.raises(ZeroDivisionError):
         write_tracks(str(tmp_path), tracks(), shard_mb=0.01)
     assert {path.suffix for path in tmp_path.iterdir()} <= {".parquet"}
-    with pytest.raises(DataError, match="is no data set: it has no manifest.json"):
+    with pytest.raises(DataError, match="is no data set: it has no __facscale__/manifest.json"):
         Dataset(str(tmp_path))
     assert write_face_data_set(str(tmp_path), [5]).manifest.counts["frames"] == 5
 
@@ -216,7 +217,7 @@ def test_a_shard_that_is_cut_off_missing_or_without_a_footer_is_corrupt(tmp_path
 
 def test_a_damaged_index_or_manifest_is_an_error(tmp_path):
     write_face_data_set(str(tmp_path), [5])
-    index, manifest = tmp_path / "index.parquet", tmp_path / "manifest.json"
+    index, manifest = tmp_path / INDEX, tmp_path / MANIFEST
     good = index.read_bytes()
     index.write_bytes(good[:-30] + bytes(30))
     with pytest.raises(CorruptError, match="corrupt index"):
@@ -265,4 +266,4 @@ def test_a_wrong_step_between_frames_causes_a_warning(tmp_path, caplog):
     caplog.clear()
     write_tracks(str(tmp_path / "b"), [make_track(0, frames=range(0, 20, 2))], every=2)
     assert not caplog.text
-    assert Path(tmp_path / "b" / "manifest.json").exists()
+    assert Path(tmp_path / "b" / MANIFEST).exists()

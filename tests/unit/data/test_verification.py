@@ -62,5 +62,5 @@ def test_a_damaged_index_is_a_fault_of_its_own(dataset):
     (index,) = dataset.folder.path.rglob("index.parquet")
     index.write_bytes(index.read_bytes()[:-1])
     (fault,) = verify_dataset(Dataset(dataset.url))
-    assert fault.file == "index.parquet"
+    assert fault.file == "__facscale__/index.parquet"
     assert "checksum differs" in fault.reason

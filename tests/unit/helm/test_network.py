@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from helm.chart import VALUE_FILES, load_values, render_objects
 
-from manifests import load_objects
+from manifests import change_values, load_objects
 from pods import Pod, list_pods, selects
 
 OURS = {"podSelector"}  # a peer with this key alone is in our namespace
@@ -179,6 +179,29 @@ def outside(docs: list[dict[str, Any]], component: str) -> set[int]:
 )
 def test_who_may_leave_the_cluster_and_where(name, component, ports):
     assert outside(load_objects(name), component) == ports
+
+
+@pytest.mark.parametrize(
+    ("path", "address", "component", "port"),
+    [
+        ("storage.endpoint", "https://minio.example.org:9000", "ray-worker", 9000),
+        ("storage.endpoint", "http://minio.example.org/", "ray-worker", 80),
+        ("storage.endpoint", "http://[fd00::1]:9000", "mlflow", 9000),
+        ("mlflow.database.port", 6432, "mlflow", 6432),
+        ("mlflow.database.port", 6432, "mlflow-migration", 6432),
+        ("ray.faultTolerance.redisAddress", "redis.example.org:6380", "ray-head", 6380),
+    ],
+)
+def test_policies_follow_the_addresses(path, address, component, port):
+    docs = render_objects(change_values("values-fleet.yaml", {path: address}))
+    assert port in outside(docs, component)
+
+
+def test_the_tracker_of_another_cluster_is_reached_at_its_port():
+    docs = render_objects(
+        change_values("values-second-cluster.yaml", {"tracking.uri": "https://mlflow.example.org:8443"})
+    )
+    assert {443, 8443} == outside(docs, "ray-worker")  # the store's, and the tracker's
 
 
 def test_without_policies_there_are_none():

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from helm.chart import VALUE_FILES, load_values, render_objects
 
-from manifests import load_objects
+from manifests import change_values, find_object, load_objects, validate
 from pods import list_breaches, list_pods, load_rayjob
 
 PRODUCTION = ["values-fleet.yaml", "values-first-cluster.yaml", "values-second-cluster.yaml"]
@@ -211,4 +211,67 @@ def test_jobs_and_the_standing_cluster_are_made_alike():
     docs = load_objects("values-gpu.yaml")
     standing = next(doc for doc in docs if doc["kind"] == "RayCluster")["spec"]
     text = yaml.safe_dump(load_rayjob(docs)["spec"]["rayClusterSpec"]).replace("lifetime: job", "lifetime: standing")
+    (head,) = standing["headGroupSpec"]["template"]["spec"]["containers"]
+    (limits,) = (variable for variable in head["env"] if variable["name"] == "FACSCALE_CLUSTER_LIMITS")
+    assert limits["value"] == "CPU=16,GPU=1"  # 2 pods of 4 CPUs, one of 8 CPUs and a GPU
+    head["env"].remove(limits)
+    assert standing.pop("upgradeStrategy") == {"type": "Recreate"}
     assert yaml.safe_load(text) == standing
+
+
+def test_what_all_pods_get_reaches_each_pod_that_runs_our_image():
+    mount, annotation = {"name": "ca", "mountPath": "/etc/ca", "readOnly": True}, {"example.org/owner": "faces"}
+    added = {
+        "pods.annotations": annotation,
+        "pods.environment": {"AWS_CA_BUNDLE": "/etc/ca/ca.crt"},
+        "pods.volumes": [{"name": "ca", "configMap": {"name": "ca"}}],
+        "pods.volumeMounts": [mount],
+    }
+    docs = render_objects(change_values("values-fleet.yaml", added))
+    for doc in docs:
+        validate(doc)
+    for where in ("Deployment/facscale-mlflow", "Job/facscale-mlflow-migration"):
+        assert annotation.items() <= find_object(docs, where)["spec"]["template"]["metadata"]["annotations"].items()
+    head = find_object(docs, "RayCluster/facscale")["spec"]["headGroupSpec"]["template"]
+    assert annotation.items() <= head["metadata"]["annotations"].items()
+    pods = [pod for pod in list_pods(docs) if "facscale" in pod.spec["containers"][0]["image"]]
+    assert len(pods) > 8
+    for pod in pods:
+        assert "ca" in [volume["name"] for volume in pod.spec["volumes"]], pod.where
+        container = pod.spec["containers"][0]
+        assert mount in container["volumeMounts"], pod.where
+        assert {"name": "AWS_CA_BUNDLE", "value": "/etc/ca/ca.crt"} in container["env"], pod.where
+
+
+def test_digests_further_resources_and_existing_priorities():
+    digests = [f"sha256:{character * 64}" for character in "ab"]
+    values = {
+        "image.digest": digests[0],
+        "image.cudaDigest": digests[1],
+        "ray.groups.gpu.extraResources": {"vpc.amazonaws.com/efa": 4},
+        "ray.groups.gpu.ephemeralStorage": "900Gi",
+        "priorityClasses": {"create": False, "existing": {"worker": "batch"}},
+    }
+    docs = render_objects(change_values("values-fleet.yaml", values))
+    assert not [doc for doc in docs if doc["kind"] == "PriorityClass"]
+    cluster = find_object(docs, "RayCluster/facscale")["spec"]
+    head = cluster["headGroupSpec"]["template"]["spec"]
+    assert head["containers"][0]["image"].endswith(f"@{digests[0]}")
+    assert "priorityClassName" not in head
+    (gpu,) = (group for group in cluster["workerGroupSpecs"] if group["groupName"] == "gpu")
+    spec = gpu["template"]["spec"]
+    assert spec["priorityClassName"] == "batch"
+    assert spec["containers"][0]["image"].endswith(f"@{digests[1]}")
+    resources = spec["containers"][0]["resources"]
+    assert resources["limits"] == resources["requests"]
+    assert resources["limits"]["vpc.amazonaws.com/efa"] == "4"
+    assert resources["limits"]["ephemeral-storage"] == "900Gi"
+
+
+def test_mlflow_may_have_an_identity_of_its_own():
+    values = {"serviceAccounts.mlflowAnnotations": {"iam": "mlflow"}, "mlflow.artifactsSecret": "artifacts"}
+    docs = render_objects(change_values("values-fleet.yaml", values))
+    assert find_object(docs, "ServiceAccount/facscale-mlflow")["metadata"]["annotations"] == {"iam": "mlflow"}
+    assert "iam" not in find_object(docs, "ServiceAccount/facscale-worker")["metadata"]["annotations"]
+    server = find_object(docs, "Deployment/facscale-mlflow")["spec"]["template"]["spec"]["containers"][0]
+    assert {"secretRef": {"name": "artifacts"}} in server["envFrom"]

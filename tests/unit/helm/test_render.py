@@ -15,6 +15,7 @@ from helm.chart import CHART, NAMESPACE, RELEASE, VALUE_FILES, load_values, rend
 
 import facscale
 import kuberay
+from conftest import ROOT
 from manifests import NEWEST, OLDEST, change_values, labels, load_objects, validate
 from pods import load_rayjob
 
@@ -54,6 +55,7 @@ def test_ray_objects_keep_to_kuberays_schema_and_rules(name):
     for doc in [load_rayjob(docs), *(doc for doc in docs if doc["kind"] == "RayCluster")]:
         assert kuberay.list_schema_errors(doc) == []
         assert kuberay.list_operator_errors(doc) == []
+        assert kuberay.list_kueue_errors(doc) == []
 
 
 @needs_crds
@@ -115,7 +117,12 @@ def test_versions_agree():
 def test_notes_say_what_to_type(name):
     values = load_values(name)
     notes = next(text for path, text in render(values).items() if path.endswith("NOTES.txt"))
-    assert "facscale submit jobs/clp.yaml --kube" in notes
+    has_gpus = any((group or {}).get("gpus") for group in values["ray"]["groups"].values())
+    assert "facscale submit jobs/demo.yaml --kube" in notes
+    assert ("facscale submit jobs/clp.yaml --kube" in notes) == has_gpus
+    assert "facscale submit pipelines/synthetic.yaml --kube" in notes
+    for file in re.findall(r"(?:jobs|pipelines)/\w+\.yaml", notes):
+        assert (ROOT / file).exists(), file
     assert "helm test facscale --namespace research" in notes
     typed = {word.rstrip(":") for word in re.findall(r"(?:secret|service/|ConfigMap )\s?(facscale[\w-]*)", notes)}
     names = {doc["metadata"]["name"] for doc in render_objects(values)} | set(_names(values)) | {"facscale-head-svc"}

@@ -14,7 +14,14 @@ from helm.chart import CHART, render, render_objects
 from manifests import change_values
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
-OPEN = {"nodeAffinity", "podAffinity", "podAntiAffinity", "global"}  # Kubernetes' and Helm's own
+OPEN = {
+    "nodeAffinity",
+    "podAffinity",
+    "podAntiAffinity",
+    "volume",
+    "volumeMount",
+    "global",
+}  # Kubernetes' and Helm's own
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 
+import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -14,10 +15,10 @@ from facscale.data import DataError, Dataset
 from facscale.ingest import layouts, quality
 from facscale.ingest.extract import ATTEMPTS, FaceExtractor
 from facscale.ingest.items import list_files
-from facscale.ingest.merge import merge_items
 from facscale.ingest.report import IngestReport, build_report
 from facscale.ingest.work_store import ItemStatus, WorkStore
 from facscale.spec import Pipeline
+from merging import merge_items
 from plugins.blob_faces import draw, draw_moving_face, write_video
 
 pytestmark = pytest.mark.usefixtures("plugins")
@@ -66,13 +67,20 @@ def test_a_video_becomes_aligned_crops_with_landmarks(tmp_path):
         assert image[18:30, 18:30].reshape(-1, 3).mean(axis=0) == pytest.approx([220, 20, 20], abs=15)
 
 
+@pytest.mark.parametrize(("cpus", "threads"), [(0.5, 1), (1, 1), (2.5, 2)])
+def test_opencv_uses_no_more_threads_than_a_worker_has_cores(tmp_path, cpus, threads):
+    cv2.setNumThreads(4)
+    spec = pipeline(tmp_path)
+    FaceExtractor(spec.model_copy(update={"ingest": spec.ingest.model_copy(update={"cpus_per_worker": cpus})}), run="r")
+    assert cv2.getNumThreads() == threads
+
+
 def test_quality_columns_reach_the_shards_and_the_report(tmp_path):
     write_video(tmp_path / "raw/anna/a.mp4", draw_moving_face(12))
     write_video(tmp_path / "raw/ben/b.mp4", [draw((0, 30, 40, 74))] * 8)  # the crop reaches beyond the left edge
     spec = pipeline(tmp_path)
     statuses = extract(spec)
-    store = WorkStore(spec.output)
-    manifest = merge_items(statuses, pipeline=spec, store=store, recipe={}, advance=lambda: None)
+    manifest = merge_items(statuses, pipeline=spec, recipe={})
     assert manifest.counts["frames"] == 20
     table = Dataset(spec.output).read_columns(["identity", *quality.COLUMNS])
     values = {name: table[name].to_numpy() for name in quality.COLUMNS}

@@ -95,7 +95,8 @@ def test_disfaplus_has_a_file_per_au_and_trial():
     (item,) = list_items("disfaplus", files)
     assert (item.identity, item.video, item.numbers) == ("SN001", "A1_AU1_TrailNo_1", (0, 1, 2))
     labels, notes = read_labels("disfaplus", item, files)
-    assert (labels.au, notes) == ((1, 12), [])
+    missing = "SN001: frames that the files of other AUs list are missing: AU12 1; stored as not labelled"
+    assert (labels.au, notes) == ((1, 12), [missing])
     assert [labels.get_frame(n)[0].tolist() for n in range(3)] == [[0, 1], [1, 0], [0, -1]]
     assert labels.get_frame(1)[1].tolist() == [5, 1]
     for text, message in (
@@ -104,6 +105,24 @@ def test_disfaplus_has_a_file_per_au_and_trial():
     ):
         with pytest.raises(ValueError, match=message):
             read_labels("disfaplus", item, files | {f"Labels/{trial}/AU1.txt": text})
+
+
+def test_two_files_of_one_au_are_noted_where_they_contradict_each_other():
+    trial = "SN001/A1_AU1_TrailNo_1"
+    files = {f"Images/{trial}/{n:03d}.jpg": "" for n in range(3)}
+    files |= {f"Labels/{trial}/AU1.txt": "000.jpg 0\n001.jpg 5\n002.jpg 1\n"}
+    files |= {f"Labels_old/{trial}/AU1.txt": "000.jpg 0\n001.jpg 0\n002.jpg 1\n"}
+    (item,) = list_items("disfaplus", files)
+    labels, notes = read_labels("disfaplus", item, files)
+    assert [labels.get_frame(n)[0].tolist() for n in range(3)] == [[0], [-1], [0]]
+    assert notes == ["SN001: labels that contradict each other: 1 of AU1, the first in frame 1; stored as not labelled"]
+
+
+def test_two_videos_of_a_person_are_not_both_read():
+    folder = "Videos_LeftCamera"
+    (item,) = list_items("disfa", [f"{folder}/LeftVideoSN001_comp.avi", f"{folder}/LeftVideoSN001.avi"])
+    assert item.files == (f"{folder}/LeftVideoSN001.avi",)
+    assert item.notes == (f"several videos of one person: {folder}/LeftVideoSN001_comp.avi not read",)
 
 
 def test_ckplus_labels_the_last_frame():
@@ -124,6 +143,12 @@ def test_ckplus_labels_the_last_frame():
     assert set(labels.get_frame(2)[0].tolist()) == {-1}
     with pytest.raises(ValueError, match=r"_facs\.txt, line 1: 'x y' is not an AU"):
         read_labels("ckplus", item, files | {name: "x y\n"})
+    with pytest.raises(ValueError, match=r"_facs\.txt: the file is empty"):
+        read_labels("ckplus", item, files | {name: "\n"})
+    labels, notes = read_labels("ckplus", item, files | {name: "9 3\n9 4\n17 2\n17 2\n"})
+    occurrence, intensity = (dict(zip(labels.au, row.tolist(), strict=True)) for row in labels.get_frame(11))
+    assert (occurrence[9], intensity[9], intensity[17]) == (1, -1, 2)
+    assert notes == [f"{name}, line 2: AU9 is listed with two intensities; stored without one"]
 
 
 def test_gft_finds_people_by_an_expression_and_has_a_split_by_list(tmp_path):
@@ -147,6 +172,9 @@ def test_gft_finds_people_by_an_expression_and_has_a_split_by_list(tmp_path):
     assert labels.get_frame(2)[0].tolist() == [-1, -1]
     labels, _ = read_labels("gft", items[1], files, config)
     assert labels.au == (1, 2)
+    for text in ("AU01,AU04\n1,0\n", "1,2\n1,0\n"):
+        with pytest.raises(ValueError, match=r"001A\.csv, line 1: there is no column of frame numbers"):
+            read_labels("gft", items[0], files | {"AU/001A.csv": text}, config)
     with pytest.raises(SpecError, match=r"source\.subject: '\[' is no regular expression"):
         layouts.find_class("gft")(GFTConfig(subject="["))
 

@@ -17,13 +17,12 @@ from facscale.ingest.images import BATCH, build_batches
 from facscale.ingest.items import Item, Listing, list_files
 from facscale.ingest.layouts.affectnet import COLUMNS
 from facscale.ingest.layouts.rafdb import LIST
-from facscale.ingest.merge import merge_items
-from facscale.ingest.pipeline import _list_items, build_recipe
+from facscale.ingest.pipeline import build_recipe, list_items
 from facscale.ingest.report import build_report
-from facscale.ingest.work_store import WorkStore
 from facscale.spec import Pipeline, SpecError
 from facscale.spec.pipelines import Render, Source
 from facscale.synthetic import write_expressions
+from merging import merge_items
 
 RAF = {LIST: "train_00001.jpg 5\r\ntrain_00002.jpg 7\n\ntest_0001.jpg 1\n"}
 TABLES = {part: f"Manually_Annotated_file_lists/{part}.csv" for part in ("training", "validation")}
@@ -199,6 +198,15 @@ def test_an_image_with_two_labels_or_with_none_costs_only_itself(tmp_path):
     ]
 
 
+def test_an_image_in_both_parts_of_the_split_is_left_out(tmp_path):
+    files = tables([row("1/a.jpg", 1), row("1/b.jpg", 1)], [row("2/c.jpg", 3), row("1/a.jpg", 1)])
+    files |= {f"Manually_Annotated_Images/{name}": b"x" for name in ("1/a.jpg", "1/b.jpg", "2/c.jpg")}
+    affectnet, faults = source(tmp_path, files, "affectnet"), []
+    train, test = build_batches(affectnet, list_files(affectnet.root), add_fault=faults.append)
+    assert (train.people, test.people) == (("train_1_b",), ("test_2_c",))
+    assert "1/a.jpg (happy, part train) and Manually_Annotated_Images/1/a.jpg (happy, part test)" in faults[0].reason
+
+
 def test_one_part_of_the_split_can_be_selected_and_nobody_by_name(tmp_path):
     files = {**RAF, image("train_00001"): b"x", image("test_0001"): b"x"}
     (batch,) = build(source(tmp_path, files, "rafdb", parts=("test",)))
@@ -243,7 +251,7 @@ def test_videos_have_no_expressions_and_single_images_no_flow(tmp_path):
         layouts.select_expressions(Source(layout="rafdb", root=""))
     )
     with pytest.raises(SpecError, match="has single images, and flow needs videos"):
-        _list_items(pipeline("", tmp_path, flow={}), Listing("", {}, ()))
+        list_items(pipeline("", tmp_path, flow={}), Listing("", {}, ()))
 
 
 def test_from_rendered_images_to_shards(tmp_path):
@@ -256,7 +264,7 @@ def test_from_rendered_images_to_shards(tmp_path):
     (root / image("train_00007")).write_bytes(simplejpeg.encode_jpeg(np.full((128, 128, 3), 90, np.uint8)))
     spec = pipeline(root, out)
     listing = list_files(str(root))
-    items = sorted(_list_items(spec, listing).items, key=lambda item: item.sort_key)
+    items = sorted(list_items(spec, listing).items, key=lambda item: item.sort_key)
     extract = FaceExtractor(spec, run="r")
     statuses = [extract(item, item.compute_key(listing.files)) for item in items]
     assert [(status.part, status.frames, status.faces, status.faceless) for status in statuses] == [
@@ -269,7 +277,7 @@ def test_from_rendered_images_to_shards(tmp_path):
     report = build_report(name="n", output=str(out), statuses=statuses, faults=(), reused=0, wall_s=1.0)
     assert (report.identities, report.faces, report.tracks) == (12, 12, 12)
 
-    merge_items(statuses, pipeline=spec, store=WorkStore(spec.output), recipe={}, advance=lambda: None)
+    merge_items(statuses, pipeline=spec, recipe={})
     data = Dataset(str(out))
     assert data.manifest.expressions == layouts.select_expressions(spec.source)
     assert (data.manifest.fps, data.manifest.au) == (0, ())

@@ -11,7 +11,7 @@ from facscale.ingest import layouts
 from facscale.ingest.extract import FaceExtractor
 from facscale.ingest.items import Item, list_files
 from facscale.ingest.layouts.disfa import AU as DISFA_AUS
-from facscale.ingest.pipeline import _list_items, build_recipe
+from facscale.ingest.pipeline import build_recipe, list_items
 from facscale.ingest.published import compare_published
 from facscale.ingest.report import IngestReport, build_report
 from facscale.spec import Pipeline, SpecError
@@ -52,7 +52,7 @@ def table(numbers, *, header="0,1,12"):
 def extract(tmp_path, **more):
     made = pipeline(tmp_path, **more)
     listing = list_files(made.source.root)
-    selection = _list_items(made, listing)
+    selection = list_items(made, listing)
     extractor = FaceExtractor(made, run="r")
     statuses = [extractor(item, item.compute_key(listing.files)) for item in selection.items]
     report = build_report(
@@ -182,7 +182,7 @@ def test_a_label_folder_that_is_not_found_is_an_error_unless_no_labels_are_wante
     (root / "AU_OCC/F001_T1.csv").write_text(table(range(1, 9)))
     made = pipeline(tmp_path)
     with pytest.raises(DataError, match=r"no label file where .* \(AUCoding/AU_OCC/SUBJECT_TASK\.csv\); unpack them"):
-        _list_items(made, list_files(made.source.root))
+        list_items(made, list_files(made.source.root))
     (status,), _ = extract(tmp_path, labels=False)
     assert (status.faces, status.au, status.faults) == (8, (), ())
     assert build_recipe(pipeline(tmp_path, labels=False))["labels"] is False

@@ -86,6 +86,7 @@ def test_bp4d_labels_match_numerically_and_9_is_not_labelled():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("1,2,4\n1,0,0\n", "occ, line 1: the first column is 1, an AU, where 0 heads the frame numbers"),
         ("0,1,2\n1,0\n", "occ, line 2: 2 values under a header of 3"),
         ("0,1\n1,7\n", "occ, line 2: '7' is none of 0, 1, 9"),
         ("0,1\nx,1\n", "occ, line 2: 'x' is not a number"),
@@ -116,6 +117,7 @@ def test_disfa_keeps_intensities_and_counts_from_two_on():
     assert [labels.get_frame(n)[1][one] for n in range(1, 6)] == [0, 1, 2, 5, -1]
     assert [labels.get_frame(n)[0][twelve] for n in range(1, 5)] == [1, 0, -1, -1]
     assert "AU 2, 4, 5, 6, 9, 15, 17, 20, 25, 26" in notes[0]
+    assert notes[1] == "SN001: frames that the files of other AUs list are missing: AU12 2; stored as not labelled"
     assert labels.select_coded().au == (1, 12)
     assert labels.au == (1, 12)
 

@@ -57,6 +57,24 @@ def test_eyes_are_located_however_the_head_is_turned(pose, limit):
     assert max(errors) < limit
 
 
+def test_landmarks_of_a_detected_box_are_those_that_the_detection_located(monkeypatch):
+    detector, other = make_detector(), make_detector(min_score=0.6)
+    (image, _), (different, _) = render(PEOPLE[0]), render(PEOPLE[1])
+    (box,) = detector.detect(image)
+    expected = other.predict_landmarks(image, box)
+    elsewhere = other.predict_landmarks(different, box)
+    passes = []
+    run = detector._run_face_mesh
+    monkeypatch.setattr(detector, "_run_face_mesh", lambda *given: passes.append(given) or run(*given))
+    first = detector.predict_landmarks(image, box)
+    assert not passes, "the mesh is not located again"
+    assert first == pytest.approx(expected, abs=1e-4)
+    first += 100
+    assert detector.predict_landmarks(image, box) == pytest.approx(expected, abs=1e-4), "what is handed out is a copy"
+    assert detector.predict_landmarks(different, box) == pytest.approx(elsewhere, abs=1e-4)
+    assert passes
+
+
 def test_the_whole_face_is_located_and_does_not_depend_on_the_size_of_the_picture():
     frame, truth = render(1)
     for scale in (1, 3):

@@ -10,6 +10,7 @@ import pytest
 
 from facscale import ingest, spec
 from facscale.data import DataError
+from facscale.ingest.changes import select_settings
 from facscale.ingest.items import Fault
 from facscale.ingest.pipeline import build_recipe
 from facscale.ingest.report import IngestReport, build_report
@@ -58,6 +59,13 @@ def test_the_recipe_holds_what_changes_the_crops_and_nothing_else(tmp_path):
     )  # the default, spelled out
 
 
+def test_licence_and_consent_are_stored_and_may_change_without_a_new_data_set(tmp_path):
+    source = {"layout": "videos", "root": str(tmp_path), "licence": "research only", "consent": "form B"}
+    recipe = build_recipe(make(tmp_path, source=source))
+    assert (recipe["licence"], recipe["consent"]) == ("research only", "form B")
+    assert select_settings(recipe) == build_recipe(make(tmp_path, source={"layout": "videos", "root": str(tmp_path)}))
+
+
 def test_a_layout_that_does_not_fit_its_source_is_an_error(tmp_path):
     (tmp_path / "readme.txt").write_text("x")
     with pytest.raises(DataError, match=r'the layout "videos" expects'):
@@ -97,7 +105,7 @@ def test_the_report_counts_and_reads_back(tmp_path):
     assert "b.mp4" in text
     report.write(statuses)
     assert IngestReport.read(str(tmp_path)) == report
-    assert (tmp_path / "report.txt").read_text().startswith("n -> ")
+    assert (tmp_path / "__facscale__/report.txt").read_text().startswith("n -> ")
     assert IngestReport.read(str(tmp_path / "nowhere")) is None
 
 

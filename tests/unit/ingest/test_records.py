@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from typing import ClassVar
 
 import fsspec
+import fsspec.implementations.memory
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,12 +17,17 @@ import simplejpeg
 
 from facscale.data import DataError, Dataset
 from facscale.data.manifest import Runs
+from facscale.evaluate.protocol import LabelledDataset, build_groups
 from facscale.ingest.extract import FaceExtractor
+from facscale.ingest.frames import read_ahead
 from facscale.ingest.items import Fault, Item, list_files, read_bytes
-from facscale.ingest.merge import merge_items
-from facscale.ingest.pipeline import _list_items, build_recipe
-from facscale.ingest.work_store import WorkStore
-from facscale.spec import Pipeline, SpecError
+from facscale.ingest.pipeline import build_recipe, list_items
+from facscale.ingest.tasks import LocalPool
+from facscale.spec import Job, Pipeline, SpecError
+from facscale.spec.models import Evaluate
+from merging import merge_items
+
+JOINT = {"method": {"name": "moco"}, "data": {"unlabelled": "u", "labelled": ["a", "b"], "joint": True}}
 
 
 def picture(level):
@@ -40,19 +47,18 @@ def pipeline(root, out="/nowhere", *, layout="table", detector=None, **source):
 
 
 def select(made):
-    return _list_items(made, list_files(made.source.root))
+    return list_items(made, list_files(made.source.root))
 
 
 def build(made):
     """Run the pipeline in this process; returns (the columns of the data set as lists, mean level of each crop)."""
     listing = list_files(made.source.root)
-    selection = _list_items(made, listing)
+    selection = list_items(made, listing)
     extractor = FaceExtractor(made, run="r")
     items = [Item.from_json(item.to_json()) for item in selection.items]  # as a worker gets them
     statuses = [extractor(item, item.compute_key(listing.files)) for item in items]
     statuses.sort(key=lambda status: status.sort_key)
-    store = WorkStore(made.output)
-    merge_items(statuses, pipeline=made, store=store, recipe=build_recipe(made), advance=lambda: None)
+    merge_items(statuses, pipeline=made, recipe=build_recipe(made))
     data = Dataset(made.output)
     table = data.read_columns([name for name in data.read(shard=0, row_group=0).column_names if name != "landmarks"])
     levels = [round(float(simplejpeg.decode_jpeg(jpeg).mean())) for jpeg in table["jpeg"].to_pylist()]
@@ -73,8 +79,34 @@ def test_each_track_keeps_its_own_frame_rate(tmp_path):
         ("video59", 3, 30, 10),
     ]
     assert data.manifest.fps == 24  # of most faces
-    older = pq.read_table(tmp_path / "out/index.parquet").drop_columns(["fps", "every"])
+    older = pq.read_table(tmp_path / "out/__facscale__/index.parquet").drop_columns(["fps", "every"])
     assert Runs.from_table(older).fps is None
+
+
+def test_the_official_split_of_videos_is_stored_and_tested(tmp_path):
+    for video, part in (("a", "Train"), ("b", "Train"), ("c", "Validation"), ("d", "")):
+        (tmp_path / f"raw/cropped_aligned/{video}").mkdir(parents=True)
+        for number in (1, 2, 3):
+            (tmp_path / f"raw/cropped_aligned/{video}/{number:05d}.jpg").write_bytes(picture(9))
+        if part:
+            labels = tmp_path / f"raw/annotations/AU_Set/{part}_Set/{video}.txt"
+            labels.parent.mkdir(parents=True, exist_ok=True)
+            labels.write_text("AU1,AU2\n0,1\n1,0\n1,1\n")
+    data, columns, _ = build(pipeline(tmp_path / "raw", tmp_path / "out", layout="affwild2"))
+    assert dict(zip(columns["identity"], columns["part"], strict=True)) == {
+        "a": "train",
+        "b": "train",
+        "c": "validation",
+        "d": "",
+    }
+    official = LabelledDataset.open(data.url, evaluate=Evaluate())
+    assert [(fold.name, fold.train, fold.test) for fold in official.split] == [("official", {"a", "b"}, {"c"})]
+    drawn = LabelledDataset.open(data.url, evaluate=Evaluate(folds=2, official_split=False))
+    assert sorted(map(len, (fold.test for fold in drawn.split))) == [2, 2]
+    with pytest.raises(DataError, match="only one, and evaluate.repeats is 2; set evaluate.official_split=false"):
+        LabelledDataset.open(data.url, evaluate=Evaluate(repeats=2))
+    with pytest.raises(DataError, match=r"the same number of folds \(here: t 1, t 2\); set evaluate.official_split=fa"):
+        build_groups(Job.model_validate(JOINT), [official, drawn])
 
 
 def write_folder(root, rows, *, table="labels.csv", images=range(6)):
@@ -163,6 +195,19 @@ def test_errors_of_tables_name_the_line(tmp_path, rows, message):
         select(pipeline(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"au": [1, 12]}, "x.jpg, au: a list of AUs does not say which others are absent"),
+        ({"AU1": 1, "AU01": 0}, "x.jpg: AU1 has two fields, one of them AU01; remove one"),
+    ],
+)
+def test_labels_whose_meaning_is_open_are_an_error(tmp_path, fields, message):
+    write_tar(tmp_path / "raw/a.tar", {"x.jpg": picture(9), "x.json": json.dumps(fields).encode()})
+    with pytest.raises(DataError, match=message):
+        select(pipeline(tmp_path / "raw", layout="webdataset"))
+
+
 def write_tar(path, members, mode="w"):
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, mode) as tar:
@@ -205,6 +250,32 @@ def test_webdataset_in_a_bucket_is_read_by_ranges(tmp_path):
     assert [simplejpeg.decode_jpeg(read_bytes("memory://webdataset", file)).mean() for file in batch.files] == [50, 90]
 
 
+def test_images_are_found_in_either_unicode_form(tmp_path):
+    composed, decomposed = "Jos\u00e9/a.jpg", "Jose\u0301/a.jpg"
+    (tmp_path / decomposed).parent.mkdir()
+    (tmp_path / decomposed).write_bytes(picture(9))
+    (tmp_path / "labels.csv").write_text(f"image,identity\n{composed},x\n")
+    selection = select(pipeline(tmp_path, layout="table"))
+    assert [item.files for item in selection.items] == [(decomposed,)]
+    assert selection.faults == ()
+
+
+def test_workers_list_the_images_of_a_bucket_as_threads_do(tmp_path):
+    system, base = fsspec.core.url_to_fs("memory://tars")
+    for shard in range(3):
+        fields = {f"{n}.json": json.dumps({"identity": f"p{shard}", "AU1": n % 2}).encode() for n in range(4)}
+        write_tar(tmp_path / "a.tar", {**{f"{n}.jpg": picture(9 * n) for n in range(4)}, **fields})
+        system.pipe_file(f"{base}/{shard}.tar", (tmp_path / "a.tar").read_bytes())
+    made = pipeline("memory://tars", layout="webdataset")
+    listing = list_files("memory://tars")
+    selection = list_items(made, listing, LocalPool)
+    assert [item.identity for item in selection.items] == ["p0", "p1", "p2"]
+    assert selection == list_items(made, listing)
+    system.pipe_file(f"{base}/3.tar", b"x" * 2000)
+    with pytest.raises(DataError, match=r"memory://tars: 3\.tar: not a plain tar file"):
+        list_items(made, list_files("memory://tars"), LocalPool)
+
+
 def test_webdataset_that_cannot_be_indexed_is_an_error(tmp_path):
     write_tar(tmp_path / "a/x.tar.gz", {"1.jpg": picture(1)}, mode="w:gz")
     with pytest.raises(DataError, match=r"there is no tar file; x\.tar\.gz is compressed: unpack it"):
@@ -223,7 +294,7 @@ def make_hub_table(count=6):
     features = {"label": {"names": ["happy", "sad"], "_type": "ClassLabel"}, "image": {"_type": "Image"}}
     table = pa.table(
         {
-            "image": [{"bytes": picture(20 * n), "path": f"{n}.jpg"} for n in range(count)],
+            "image": [{"bytes": picture(5 * n), "path": f"{n}.jpg"} for n in range(count)],
             "person": pa.array([n // 2 for n in range(count)], pa.int64()),
             "label": pa.array([n % 2 for n in range(count)], pa.int64()),
             "AU1": pa.array([None if n == 1 else n % 2 for n in range(count)], pa.int8()),
@@ -239,9 +310,34 @@ def test_hugging_face_parquet_with_people(tmp_path):
     _, columns, levels = build(made)
     assert columns["identity"] == ["0", "0", "1", "1", "2", "2"]
     assert columns["au"] == [[0], [-1], [0], [1], [0], [1]]
-    assert levels == pytest.approx([20 * n for n in range(6)], abs=2)
+    assert levels == pytest.approx([5 * n for n in range(6)], abs=2)
     with pytest.raises(DataError, match="there is no column 'photo'; there are: image, person"):
         select(pipeline(tmp_path / "raw", layout="huggingface", image="photo"))
+
+
+class CountedStore(fsspec.implementations.memory.MemoryFileSystem):
+    """A store that is not this machine's disk; notes which files are opened."""
+
+    protocol = "counted"
+    store: ClassVar[dict] = {}
+    opened: ClassVar[list] = []
+
+    def open(self, path, *args, **options):
+        self.opened.append(path)
+        return super().open(path, *args, **options)
+
+
+def test_threads_that_read_ahead_fetch_a_row_group_once(tmp_path):
+    fsspec.register_implementation("counted", CountedStore, clobber=True)
+    with io.BytesIO() as file:
+        pq.write_table(make_hub_table(40), file, row_group_size=20)
+        system, base = fsspec.core.url_to_fs("counted://hub")
+        system.pipe_file(f"{base}/a.parquet", file.getvalue())
+    names = [f"a.parquet::{row}::image" for row in range(40)]
+    CountedStore.opened.clear()
+    images = [content.result() for content in read_ahead(names, root="counted://hub")]
+    assert images == [picture(5 * row) for row in range(40)]
+    assert len(CountedStore.opened) == 1 + 2  # the footer, and the two row groups
 
 
 def test_hugging_face_arrow_with_expressions(tmp_path):
@@ -255,7 +351,7 @@ def test_hugging_face_arrow_with_expressions(tmp_path):
     _, columns, levels = build(made)
     assert columns["part"] == ["test"] * 4 + ["train"] * 4
     assert columns["expression"] == [1, 0, 1, 0] * 2
-    assert levels == pytest.approx([0, 20, 40, 60] * 2, abs=2)
+    assert levels == pytest.approx([0, 5, 10, 15] * 2, abs=2)
 
 
 def test_emotionet_has_lists_of_links(tmp_path):
@@ -278,6 +374,10 @@ def test_emotionet_has_lists_of_links(tmp_path):
     data, columns, _ = build(made)
     assert data.manifest.au == (1, 2, 12)
     assert columns["identity"] == [f"N_{n:010d}_00001" for n in range(3)]
+    (tmp_path / "raw/images/1").mkdir()
+    (tmp_path / "raw/images/1/N_0000000001_00001.jpg").write_bytes(picture(200))
+    faults = [fault.reason for fault in select(made).faults]
+    assert "N_0000000001_00001 is listed twice, as images/0/N_0000000001_00001.jpg" in faults[0]
     assert columns["au"] == [[1, 0, 1], [0, 1, 1], [0, 0, 1]]
 
 
@@ -286,6 +386,9 @@ def test_emotionet_manual_labels_are_a_table_with_a_header(tmp_path):
     (tmp_path / "emotionet_facs_24600.xlsx").write_bytes(b"PK")
     made = pipeline(tmp_path, layout="emotionet")
     with pytest.raises(DataError, match=r"no list of AUs .*; save emotionet_facs_24600\.xlsx as CSV beside it"):
+        select(made)
+    (tmp_path / "emotionet_facs_24600.csv").write_text("URL,\"'AU 1'\",\"'AU 01'\"\nhttp://h/N_1_2.jpg,1,0\n")
+    with pytest.raises(DataError, match=r"24600\.csv, line 1: AU1 has two columns"):
         select(made)
     (tmp_path / "emotionet_facs_24600.csv").write_text("URL,\"'AU 1'\",\"'AU 43'\"\nhttp://h/N_1_2.jpg,1,999\n")
     (batch,) = select(made).items

@@ -8,7 +8,7 @@ import pytest
 
 from facscale.data import DataError
 from facscale.ingest.items import Item
-from facscale.ingest.selection import select_items
+from facscale.ingest.selection import match_people, select_items
 from facscale.spec.pipelines import Source
 
 ITEMS = [
@@ -57,6 +57,10 @@ def test_a_number_of_people_or_videos_is_part_of_every_larger_one():
     assert set(few) < set(more)
     assert len(select(videos_per_identity=1, identities=2)[0]) == 4
     assert len({item.video for item in few}) > 1  # not the first of everybody
+    clips = select(videos_per_identity=2, clips_per_video=1)[0]
+    assert len(clips) == len({(item.identity, item.video) for item in clips}) == 4 * 2
+    assert set(clips) < set(select(videos_per_identity=2)[0])
+    assert len({item.part for item in clips}) > 1
 
 
 def test_a_part_of_the_split_is_selected():
@@ -78,3 +82,9 @@ def test_people_of_a_long_list_are_selected():
     names = tuple(item.identity for item in many[::2])
     selected, _ = select_items(Source(layout="voxceleb2", root="", include=names), many)
     assert len(selected) == 3000
+
+
+def test_people_are_selected_in_either_unicode_form():
+    decomposed, composed = "Jose\u0301", "Jos\u00e9"
+    assert match_people([decomposed, "anna"], [composed, "bob"]) == ({decomposed}, ["bob"])
+    assert match_people([composed, decomposed], ["Jos\u00e9*"]) == ({composed, decomposed}, [])

@@ -101,6 +101,35 @@ def test_landmarks_that_lag_behind_are_replaced_by_detected_ones(speed):
     assert detector.calls - 41 == 9 if speed < 1 else detector.calls - 41 > 30
 
 
+class Counting(Oracle):
+    """Counts the fits of landmarks, and places those of detected boxes a little to the right."""
+
+    fits = 0
+
+    def __init__(self, shift):
+        self.shift, self.boxes = shift, []
+
+    def detect(self, image):
+        self.boxes = super().detect(image)
+        return self.boxes
+
+    def predict_landmarks(self, image, box):
+        self.fits += 1
+        points = super().predict_landmarks(image, box)
+        return points + np.float32([self.shift, 0]) if box in self.boxes else points
+
+
+@pytest.mark.parametrize(("shift", "fits_for_each"), [(0.2, 1), (1.2, 2)])  # pixels; the eyes are 15 apart
+def test_faces_are_followed_backwards_only_where_the_detector_disagrees(shift, fits_for_each):
+    detector = Counting(shift)
+    frames = [frame(n, (10 + n / 5, 10.0, 50 + n / 5, 50.0)) for n in range(41)]
+    faces = list(FaceTracker(detector, config=DetectorConfig()).track(frames))
+    assert [face.frame.number for face in faces] == list(range(41))
+    assert all(np.isfinite(face.disagreement) for face in faces)
+    in_between = 32 * fits_for_each
+    assert detector.fits == in_between + 2 * 9, "each detected face has one of its own and one that was followed to it"
+
+
 def test_frames_far_apart_in_time_are_all_detected():
     detector = Oracle(None)
     frames = [frame(n, (10 + n / 5, 10.0, 50 + n / 5, 50.0)) for n in range(0, 250, 25)]

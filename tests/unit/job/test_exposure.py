@@ -92,10 +92,12 @@ def test_folds_say_where_the_person_was_trained_on_and_where_tested(sets, log_ru
     log_run("crossed", describe(sets["faces"], folds))
     log_run("moved", describe(sets["faces"], folds), spec={"evaluate": {"transfer": [sets["faces"].url]}})
     store = log_run("tested", describe(sets["faces"], {"all": list(sets["faces"].runs.identities)}))
+    log_run("learned", describe(sets["faces"], {"official": ["id00001"]}))
     exposed = {entry.run.name: entry for entry in find_exposed_runs(store, sets["faces"], [PERSON])}
+    assert exposed["learned"].use == "trained on faces in official, tested in none"
     assert exposed["crossed"].use == "trained on faces in fold0, fold2, tested in fold1"
     assert exposed["moved"].use == exposed["tested"].use == "only tested on faces"
-    assert [name for name, entry in exposed.items() if entry.is_trained] == ["crossed"]
+    assert [name for name, entry in exposed.items() if entry.is_trained] == ["crossed", "learned"]
 
 
 def test_weights_are_followed_through_later_runs(sets, log_run):

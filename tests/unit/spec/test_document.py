@@ -145,3 +145,15 @@ def test_an_override_replaces_a_value_whose_variable_is_unset(tmp_path):
     path = tmp_path / "job.yaml"
     path.write_text("method: {name: clp}\ndata: {unlabelled: '${NOBODY_SET_THIS}/faces'}\n")
     assert read_spec(path, ["data.unlabelled=/faces"]).data["data"]["unlabelled"] == "/faces"
+
+
+@pytest.mark.parametrize("value", ["/data/faces #2", "#2", "/data/a #2 #3"])
+def test_a_value_of_the_command_line_has_no_comments(spec, value):
+    assert job(spec("method: {name: clp}\n"), f"data.unlabelled={value}").data.unlabelled == value
+
+
+def test_a_variable_may_hold_a_hash(spec, monkeypatch):
+    monkeypatch.setenv("FACES", "/data/faces #2")
+    assert job(spec("method: {name: clp}\ndata:\n  unlabelled: ${FACES}/a\n")).data.unlabelled == "/data/faces #2/a"
+    assert job(spec("method: {name: clp}\n"), "data.unlabelled=${FACES}/a #3").data.unlabelled == "/data/faces #2/a #3"
+    assert job(spec("method: {name: clp}\ndata:\n  unlabelled: /data/a # here\n")).data.unlabelled == "/data/a"

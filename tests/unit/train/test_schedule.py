@@ -56,10 +56,12 @@ def test_what_is_due():
 
 def test_deepspeed_gets_the_specs_block_verbatim_and_what_the_rest_fixes():
     found = build_deepspeed_config(
-        job(deepspeed={"zero_optimization": {"stage": 2}, "anything": 3}, batch_size=24, accumulate=2), world=3
+        job(deepspeed={"zero_optimization": {"stage": 2}, "prescale_gradients": True}, batch_size=24, accumulate=2),
+        world=3,
     )
     assert found["zero_optimization"] == {"stage": 2}
-    assert found["anything"] == 3
+    assert found["prescale_gradients"] is True
+    assert "reduce_scatter" not in found["zero_optimization"], "defaults are DeepSpeed's own"
     assert (
         found["train_batch_size"],
         found["train_micro_batch_size_per_gpu"],

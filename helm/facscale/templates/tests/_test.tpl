@@ -7,6 +7,9 @@ metadata:
   annotations:
     helm.sh/hook: test
     helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+    {{- with .root.Values.pods.annotations }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
 spec:
   restartPolicy: Never
   {{- with .account }}
@@ -16,6 +19,7 @@ spec:
   enableServiceLinks: false
   {{- include "facscale.podSecurity" (dict "user" 10001) | nindent 2 }}
   {{- include "facscale.pullSecrets" .root | nindent 2 }}
+  {{- include "facscale.placement" .root.Values.pods | nindent 2 }}
   containers:
     - name: test
       {{- include "facscale.image" (dict "root" .root "cuda" false) | nindent 6 }}
@@ -28,6 +32,7 @@ spec:
       env:
         - {name: HOME, value: /tmp}
         {{- .env | nindent 8 }}
+        {{- include "facscale.extraEnv" .root | nindent 8 }}
       {{- with .secrets }}
       envFrom:
         {{- range . }}
@@ -37,7 +42,9 @@ spec:
       {{- include "facscale.resources" (dict "cpu" "200m" "memory" "512Mi") | nindent 6 }}
       volumeMounts:
         - {name: tmp, mountPath: /tmp}
+        {{- include "facscale.extraMounts" .root | nindent 8 }}
   volumes:
     - name: tmp
       emptyDir: {sizeLimit: 64Mi}
+    {{- include "facscale.extraVolumes" .root | nindent 4 }}
 {{- end -}}

@@ -5,6 +5,7 @@ The client library handles the kubeconfig, tokens and certificates. Its exceptio
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ from facscale.cluster.kubernetes.clusters import KubeTarget, load_targets
 from facscale.cluster.kubernetes.errors import (
     ApiRequest,
     ApiResponse,
+    ConflictError,
     KubeError,
     build_error,
     build_unreachable_error,
@@ -26,7 +28,6 @@ from facscale.cluster.kubernetes.errors import (
 from facscale.spec import suggest_nearest
 
 TIMEOUT_S = (5.0, 30.0)  # to connect, to read
-MERGE_PATCH = "application/merge-patch+json"
 
 
 class Resource(NamedTuple):
@@ -107,25 +108,23 @@ class KubeApi:
     def create(self, resource: Resource, body: Mapping[str, Any], *, dry_run: bool) -> dict[str, Any]:
         """Create an object and return it as the server stored it. Fields that the schema lacks are refused.
 
-        A dry run passes validation and admission, and stores nothing.
+        A dry run passes validation and admission, and stores nothing. Raises ConflictError if there is one of that name.
         """
         query = {"fieldValidation": "Strict", "fieldManager": "facscale", "dryRun": "All" if dry_run else ""}
         response = self.send("POST", resource.build_path(self.namespace), query=query, body=body)
         request = ApiRequest("create", resource.full_name, body["metadata"]["name"])
         return json.loads(self._check(response, request))
 
-    def patch(self, resource: Resource, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Merge `body` into an object and return the result."""
-        path = resource.build_path(self.namespace, name)
-        response = self.send("PATCH", path, body=body, content_type=MERGE_PATCH)
-        return json.loads(self._check(response, ApiRequest("patch", resource.full_name, name)))
+    def delete(self, resource: Resource, name: str, *, uid: str) -> None:
+        """Delete the object with this uid, if it still exists; the server deletes what it owns in the background.
 
-    def delete(self, resource: Resource, name: str) -> None:
-        """Delete an object, if it exists; the server deletes what it owns in the background."""
-        body = {"propagationPolicy": "Background"}
+        A younger object of the same name stays.
+        """
+        body = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
         response = self.send("DELETE", resource.build_path(self.namespace, name), body=body)
         if response.status != 404:
-            self._check(response, ApiRequest("delete", resource.full_name, name))
+            with contextlib.suppress(ConflictError):
+                self._check(response, ApiRequest("delete", resource.full_name, name))
 
     def read_log(self, pod: str, *, query: Mapping[str, str]) -> str:
         """Return what a container of a pod has printed; "" if it has not started, or is gone."""
@@ -147,11 +146,10 @@ class KubeApi:
         *,
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
-        content_type: str = "application/json",
     ) -> ApiResponse:
         """Send a request and return the response, whatever its status. Raises UnreachableKubeError if none comes."""
         parameters = [(name, value) for name, value in (query or {}).items() if value]
-        headers = {"Accept": "application/json, */*", "Content-Type": content_type}
+        headers = {"Accept": "application/json, */*", "Content-Type": "application/json"}
         try:
             _, url, headers, body, _ = self.client.param_serialize(
                 method=method,

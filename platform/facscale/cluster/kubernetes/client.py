@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from facscale.cluster.kubernetes.clusters import ClusterTarget
 from facscale.cluster.kubernetes.manifest import SubmitOptions
@@ -22,6 +22,7 @@ class JobState(StrEnum):
     STARTING = "starting"
     RUNNING = "running"
     RETRYING = "retrying"
+    STOPPING = "stopping"  # is being removed, and may still write checkpoints
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     STOPPED = "stopped"
@@ -47,11 +48,20 @@ class JobStatus:
     digest: str = ""  # 16 digits of the submission's
     training_digest: str = ""  # 16 digits, the submission's
     attempts: int = 1
+    options: SubmitOptions = field(default_factory=SubmitOptions)  # with which it was submitted
+    uid: str = ""  # tells it from earlier and later jobs of the same id; "" where ids are not used again
 
     @property
     def age_s(self) -> float:
         """Seconds since the submission; 0 if its time is unknown."""
         return (datetime.now(UTC) - self.submitted_at).total_seconds() if self.submitted_at else 0.0
+
+
+class Submission(NamedTuple):
+    """The job that a submission has become."""
+
+    job: str
+    is_new: bool  # False: somebody else submitted the same at the same time, and this is their job
 
 
 class LogStream(Protocol):
@@ -90,12 +100,21 @@ class ClusterClient(Protocol):
         """Return all lines that a job has printed so far, or at most the `last` ones."""
         ...
 
-    def submit(self, submission: JobSubmission, *, request: ResourceRequest, options: SubmitOptions) -> str:
-        """Start a job, whether or not it exists on the cluster already, and return its id there."""
+    def submit(
+        self, submission: JobSubmission, *, request: ResourceRequest, options: SubmitOptions, replaced: str = ""
+    ) -> Submission:
+        """Start a job. Of several clients that submit the same at the same time, one starts it.
+
+        `replaced` is the id of the same job that ran before and was removed.
+        """
         ...
 
-    def remove(self, job: str) -> None:
-        """Delete the record of a job that has ended, so that it can be submitted again."""
+    def complete(self, submission: JobSubmission, job: JobStatus) -> None:
+        """Create what a running job lacks because its submission was interrupted."""
+        ...
+
+    def remove(self, job: JobStatus) -> None:
+        """Delete the record of a job that has ended, so that it can be submitted again, and wait until it is gone."""
         ...
 
     def cancel(self, job: str) -> None:

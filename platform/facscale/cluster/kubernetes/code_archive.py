@@ -7,6 +7,7 @@ import io
 import subprocess
 import zipfile
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from facscale.errors import UserError
@@ -14,6 +15,29 @@ from facscale.errors import UserError
 MAX_ZIP_BYTES = 1_000_000  # a ConfigMap holds 1 MiB, together with the spec
 EXCLUDED = {"__pycache__", "node_modules", ".git"}
 MARKER = "facscale-code.txt"  # in the root: Ray unpacks a zip with a single folder in it one level higher
+SECRET_NAMES = (
+    ".env*",
+    "*.pem",
+    "*.key",
+    "id_*",
+    ".netrc",
+    ".npmrc",
+    ".pypirc",
+    "*credentials*",
+    "*.token",
+    "kubeconfig",
+)
+# A repository's own configuration may name programs that git runs when it lists files.
+SAFE_GIT = (
+    "-c",
+    "core.fsmonitor=false",
+    "-c",
+    "core.hooksPath=/dev/null",
+    "-c",
+    "core.pager=cat",
+    "-c",
+    "core.untrackedCache=false",
+)
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of all files: equal content gives equal bytes
 
 
@@ -27,6 +51,7 @@ class CodeArchive:
 
     folder: Path
     content: bytes  # of the zip
+    left_out: tuple[str, ...] = ()  # files whose names are those of passwords and keys
 
     @property
     def digest(self) -> str:
@@ -35,10 +60,22 @@ class CodeArchive:
 
 
 def pack_folder(folder: Path) -> CodeArchive:
-    """Zip a folder. Raises CodeError if it is missing or too large, and names the largest files."""
+    """Zip a folder, without files that hold passwords and keys by their names.
+
+    Raises CodeError if it is missing, if a link in it leads out of it, or if it is too large, with the largest files.
+    """
     if not folder.is_dir():
         raise CodeError(f"--working-dir {folder}: there is no such folder")
-    paths = list_files(folder)
+    listed = list_files(folder)
+    root = folder.resolve()
+    for path in listed:
+        if not path.resolve().is_relative_to(root):
+            raise CodeError(
+                f"--working-dir {folder}: {path.relative_to(folder)} leads to {path.resolve()}, outside the folder; its "
+                "content would be uploaded with your code: replace the link by a copy, or remove it"
+            )
+    left_out = [path for path in listed if holds_secrets(path.relative_to(folder))]
+    paths = [path for path in listed if path not in left_out]
     size = sum(path.stat().st_size for path in paths)
     if size > 50 * MAX_ZIP_BYTES:  # will not compress enough; spares the time
         raise build_size_error(folder, paths, f"{size / 1e6:,.0f} MB")
@@ -52,12 +89,12 @@ def pack_folder(folder: Path) -> CodeArchive:
             archive.writestr(info, path.read_bytes())
     if buffer.tell() > MAX_ZIP_BYTES:
         raise build_size_error(folder, paths, f"{buffer.tell() / 1e6:.1f} MB when zipped")
-    return CodeArchive(folder, buffer.getvalue())
+    return CodeArchive(folder, buffer.getvalue(), tuple(str(path.relative_to(folder)) for path in left_out))
 
 
 def list_files(folder: Path) -> list[Path]:
     """List the files to pack, sorted."""
-    command = ["git", "-C", str(folder), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    command = ["git", *SAFE_GIT, "-C", str(folder), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
         git = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - no shell
     except FileNotFoundError:
@@ -74,6 +111,11 @@ def should_pack(path: Path, *, is_listed: bool) -> bool:
     """Return whether a file is packed; hidden ones only if git lists them."""
     is_hidden = any(part.startswith(".") for part in path.parts)
     return not EXCLUDED & set(path.parts) and (is_listed or not is_hidden)
+
+
+def holds_secrets(path: Path) -> bool:
+    """Return whether a file, or a folder above it, has a name that passwords and keys are kept under."""
+    return any(fnmatch(part.lower(), pattern) for part in path.parts for pattern in SECRET_NAMES)
 
 
 def build_size_error(folder: Path, paths: list[Path], size: str) -> CodeError:

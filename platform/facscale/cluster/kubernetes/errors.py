@@ -34,6 +34,10 @@ class JobNotFoundError(UserError):
     """The job does not exist, or no longer."""
 
 
+class ConflictError(KubeError):
+    """The object exists already, or is no longer the one that was meant."""
+
+
 class UnreachableError(UserError):
     """The cluster does not answer; a later attempt may succeed."""
 
@@ -100,16 +104,15 @@ def build_error(response: ApiResponse, *, request: ApiRequest, target: KubeTarge
         return build_namespace_error(target, namespace)
     if response.status == 404 and request.resource.endswith(".ray.io") and not response.reason:
         return build_kuberay_error(target)
+    kind, hint = KubeError, ""
+    failure = f"{request.verb} {request.resource} {request.name} failed ({response.status})"
     if response.status in RETRYABLE:
-        return UnreachableKubeError(
-            f"{where}: {request.verb} {request.resource} failed ({response.status}): {response.message}"
-        )
-    is_refusal = response.status in {400, 403, 409, 422} and request.verb in {"create", "patch"}
-    if is_refusal:
-        failure = f"the cluster refuses {request.resource} {request.name}"
-    else:
-        failure = f"{request.verb} {request.resource} {request.name} failed ({response.status})"
-    return KubeError(f"{where}: {failure}: {response.message}{get_hint(response) if is_refusal else ''}")
+        kind = UnreachableKubeError
+    elif response.status == 409 and response.reason in {"AlreadyExists", "Conflict"}:
+        kind = ConflictError
+    elif response.status in {400, 403, 409, 422} and request.verb == "create":
+        failure, hint = f"the cluster refuses {request.resource} {request.name}", get_hint(response)
+    return kind(f"{where}: {failure}: {response.message}{hint}")
 
 
 def build_rbac_error(denial: re.Match[str], *, request: ApiRequest, target: KubeTarget, namespace: str) -> KubeError:

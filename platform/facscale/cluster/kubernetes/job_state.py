@@ -11,6 +11,15 @@ from facscale.cluster.kubernetes.manifest import QUEUE_LABEL
 
 K8sObject = Mapping[str, Any]  # parsed JSON of the API
 FINAL_STATES = {"SUCCEEDED": JobState.SUCCEEDED, "FAILED": JobState.FAILED, "STOPPED": JobState.STOPPED}
+FIXED_REASONS = {
+    JobState.STOPPING: "KubeRay stops it, then deletes its cluster",
+    JobState.SUSPENDED: "somebody has set spec.suspend",
+}
+HINTS = {  # for reasons with which KubeRay ends a job without a retry
+    "JobStatusCheckTimeoutExceeded": "; KubeRay's operator did not reach the head for minutes, and does not retry such a "
+    "job: check the chart's networkPolicy.operator",
+    "DeadlineExceeded": "; the chart's jobs.activeDeadlineSeconds is over",
+}
 IMAGE_REASONS = {"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"}
 NORMAL_REASONS = {
     "ContainerCreating",
@@ -39,7 +48,7 @@ def derive_state(rayjob: K8sObject) -> JobState:
     }
     is_suspended = rayjob["spec"].get("suspend") or deployment in {"Suspending", "Suspended"}
     if "deletionTimestamp" in rayjob["metadata"]:
-        return JobState.STOPPED
+        return JobState.STOPPING
     if deployment in ended:
         return ended[deployment]
     if job == "SUCCEEDED":  # the deployment status follows only when the submitter notices
@@ -58,18 +67,22 @@ def explain_state(rayjob: K8sObject, related: RelatedObjects) -> str:
     state, status = derive_state(rayjob), rayjob.get("status") or {}
     if state in {JobState.RUNNING, JobState.SUCCEEDED}:
         return ""
+    failure = shorten(": ".join(part for part in (status.get("reason"), status.get("message")) if part))
+    failure += HINTS.get(str(status.get("reason")), "")
     if state.is_terminal:
-        parts = (status.get("reason"), status.get("message"))
-        return shorten(": ".join(part for part in parts if part))
+        return failure
     if state is JobState.QUEUED:
         return explain_admission(rayjob, related.workloads)
-    if state is JobState.SUSPENDED:
-        return "somebody has set spec.suspend"
+    if state in FIXED_REASONS:
+        return FIXED_REASONS[state]
     reason = summarize_pods(related.pods, related.events) or get_newest_warning(related.events)
     reason = reason or "its cluster is being created"
     failures = int(status.get("failed") or 0)
-    retries = int(rayjob["spec"].get("backoffLimit") or 0)
-    return f"try {failures + 1} of {retries + 1}, from its latest checkpoint: {reason}" if failures else reason
+    if failures:
+        retries = int(rayjob["spec"].get("backoffLimit") or 0)
+        last = f" (the last one failed: {failure})" if failure else ""
+        return f"try {failures + 1} of {retries + 1}, from its latest checkpoint{last}: {reason}"
+    return reason
 
 
 def explain_admission(rayjob: K8sObject, workloads: Sequence[K8sObject]) -> str:

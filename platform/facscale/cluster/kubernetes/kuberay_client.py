@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 import time
 from collections.abc import Mapping
@@ -11,9 +13,9 @@ from typing import Any
 
 from facscale.cluster.kubernetes import manifest
 from facscale.cluster.kubernetes.api import CONFIGMAPS, EVENTS, PODS, RAYJOBS, WORKLOADS, KubeApi, Resource
-from facscale.cluster.kubernetes.client import JobState, JobStatus
+from facscale.cluster.kubernetes.client import JobState, JobStatus, Submission
 from facscale.cluster.kubernetes.clusters import KubeTarget
-from facscale.cluster.kubernetes.errors import JobNotFoundError, KubeError
+from facscale.cluster.kubernetes.errors import ConflictError, JobNotFoundError, KubeError
 from facscale.cluster.kubernetes.job_state import RelatedObjects, derive_state, explain_state
 from facscale.cluster.kubernetes.manifest import SubmitOptions
 from facscale.cluster.kubernetes.submission import JobSubmission, ResourceRequest
@@ -62,52 +64,90 @@ class KubeRayClient:
         query = {"container": get_submitter_container(pod)} | ({"tailLines": str(last)} if last else {})
         return self.api.read_log(pod["metadata"]["name"], query=query).splitlines()
 
-    def submit(self, submission: JobSubmission, *, request: ResourceRequest, options: SubmitOptions) -> str:
-        """Create the ConfigMap with the spec and the RayJob, both by a dry run first; return the RayJob's name.
+    def submit(
+        self,
+        submission: JobSubmission,
+        *,
+        request: ResourceRequest,
+        options: SubmitOptions,
+        replaced: str = "",  # noqa: ARG002 - a RayJob's uid tells it from its predecessor
+    ) -> Submission:
+        """Create the RayJob, then the ConfigMap with its spec, which it owns; both by a dry run first.
 
-        Nothing is left if the second cannot be created.
+        The API server creates only one RayJob of a name: that decides between clients that submit the same at the same
+        time. Its pods wait for the ConfigMap, which any of the clients creates.
         """
-        configmap = manifest.build_configmap(submission)
         rayjob = manifest.build_rayjob(self.template, submission, request=request, options=options)
-        configmap_name = configmap["metadata"]["name"]
-        if self.api.get(RAYJOBS, submission.id) is None:  # an interrupted submission may have left its ConfigMap
-            self.api.delete(CONFIGMAPS, configmap_name)
-        for resource, body in ((CONFIGMAPS, configmap), (RAYJOBS, rayjob)):
-            self.api.create(resource, body, dry_run=True)
-        self.api.create(CONFIGMAPS, configmap, dry_run=False)
+        with contextlib.suppress(ConflictError):  # the dry run of a job that exists is not needed
+            self.api.create(RAYJOBS, rayjob, dry_run=True)
+        with contextlib.suppress(ConflictError):
+            self.api.create(CONFIGMAPS, manifest.build_configmap(submission), dry_run=True)
+        created, is_new = self._create_or_get(rayjob)
         try:
-            created = self.api.create(RAYJOBS, rayjob, dry_run=False)
+            self._create_configmap(submission, uid=created["metadata"]["uid"])
         except BaseException:
-            self.api.delete(CONFIGMAPS, configmap_name)
+            if is_new:
+                self.api.delete(RAYJOBS, submission.id, uid=created["metadata"]["uid"])
             raise
-        owner = {
-            "apiVersion": rayjob["apiVersion"],
-            "kind": "RayJob",
-            "name": submission.id,
-            "uid": created["metadata"]["uid"],
-        }
-        try:
-            self.api.patch(CONFIGMAPS, configmap_name, {"metadata": {"ownerReferences": [owner]}})
-        except BaseException:
-            self.api.delete(RAYJOBS, submission.id)
-            self.api.delete(CONFIGMAPS, configmap_name)
-            raise
-        return submission.id
+        return Submission(submission.id, is_new)
 
-    def remove(self, job: str) -> None:
-        """Delete the RayJob with all that it owns, and the ConfigMap of one that was never created."""
-        self.api.delete(RAYJOBS, job)
-        self.api.delete(CONFIGMAPS, f"{job}-spec")
-        self._wait_for_deletion(RAYJOBS, job)
-        self._wait_for_deletion(CONFIGMAPS, f"{job}-spec")
+    def complete(self, submission: JobSubmission, job: JobStatus) -> None:
+        """Create the ConfigMap of a RayJob whose submission was interrupted: its pods wait for it."""
+        self._create_configmap(submission, uid=job.uid)
+
+    def _create_or_get(self, rayjob: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+        """Create a RayJob, or return that of another client; the second value tells whether it is new."""
+        name, end = rayjob["metadata"]["name"], time.monotonic() + DELETION_TIMEOUT_S
+        while True:
+            try:
+                return self.api.create(RAYJOBS, rayjob, dry_run=False), True
+            except ConflictError:
+                existing = self.api.get(RAYJOBS, name)
+                if existing and "deletionTimestamp" not in existing["metadata"]:
+                    return existing, False
+                if existing:
+                    self._wait_for_deletion(RAYJOBS, name, uid=existing["metadata"]["uid"])
+                if time.monotonic() > end:
+                    raise
+
+    def _create_configmap(self, submission: JobSubmission, *, uid: str) -> None:
+        """Create the ConfigMap of the RayJob with this uid, once that of an earlier job of the same name is gone.
+
+        Kubernetes removes the latter, since its owner is gone. Raises KubeError for one that nobody owns.
+        """
+        configmap = manifest.build_configmap(submission, uid=uid)
+        name, end = configmap["metadata"]["name"], time.monotonic() + DELETION_TIMEOUT_S
+        while True:
+            existing = self.api.get(CONFIGMAPS, name)
+            if existing:
+                metadata = existing["metadata"]
+                if any(owner["uid"] == uid for owner in metadata.get("ownerReferences") or []):
+                    return
+                if not metadata.get("ownerReferences"):
+                    raise KubeError(
+                        f"{self.target.name}: the ConfigMap {name} belongs to no job, and is in the way of this one: have "
+                        f"it removed (kubectl delete configmap {name} --namespace {self.api.namespace})"
+                    )
+                self._wait_for_deletion(CONFIGMAPS, name, uid=metadata["uid"])
+            try:
+                self.api.create(CONFIGMAPS, configmap, dry_run=False)
+            except ConflictError:  # another client created it since
+                if time.monotonic() > end:
+                    raise
+            else:
+                return
+
+    def remove(self, job: JobStatus) -> None:
+        """Delete the RayJob with all that it owns, and wait until it is gone."""
+        self.api.delete(RAYJOBS, job.id, uid=job.uid)
+        self._wait_for_deletion(RAYJOBS, job.id, uid=job.uid)
 
     def cancel(self, job: str) -> None:
         """Delete the RayJob: KubeRay stops the Ray job, then deletes its cluster.
 
         Suspending it would not do: Kueue would start it again.
         """
-        self._get_rayjob(job)
-        self.remove(job)
+        self.remove(parse_status(self._get_rayjob(job)))
 
     def _get_rayjob(self, job: str) -> dict[str, Any]:
         rayjob = self.api.get(RAYJOBS, job)
@@ -138,9 +178,10 @@ class KubeRayClient:
             self._workloads = WORKLOADS._replace(version=version)
         return self._workloads
 
-    def _wait_for_deletion(self, resource: Resource, name: str) -> None:
+    def _wait_for_deletion(self, resource: Resource, name: str, *, uid: str) -> None:
+        """Wait until the object with this uid is gone. Raises KubeError after 90 seconds."""
         end = time.monotonic() + DELETION_TIMEOUT_S
-        while self.api.get(resource, name) is not None:
+        while (existing := self.api.get(resource, name)) and existing["metadata"]["uid"] == uid:
             if time.monotonic() > end:
                 raise KubeError(
                     f"{self.target.name}: {resource.full_name} {name} is deleted, but does not go: does the KubeRay "
@@ -214,4 +255,6 @@ def parse_status(rayjob: Mapping[str, Any], related: RelatedObjects | None = Non
         digest=labels.get(manifest.DIGEST_LABEL, ""),
         training_digest=labels.get(manifest.TRAINING_LABEL, ""),
         attempts=max(1, failures if state is JobState.FAILED else failures + 1),
+        options=SubmitOptions(**json.loads(annotations.get(manifest.OPTIONS_ANNOTATION) or "{}")),
+        uid=metadata.get("uid", ""),
     )

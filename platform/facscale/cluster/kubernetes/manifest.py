@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import json
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,7 +22,8 @@ NAME_ANNOTATION = "facscale.dev/job-name"
 SUBMITTER_ANNOTATION = "facscale.dev/submitted-by"
 COMMAND_ANNOTATION = "facscale.dev/command"
 WORKERS_ANNOTATION = "facscale.dev/workers"
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+OPTIONS_ANNOTATION = "facscale.dev/options"
+QUEUE_LABEL, ELASTIC_ANNOTATION = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/elastic-job"
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class SubmitOptions:
     image: str = ""
     queue: str = ""
     group: str = ""
+
+    def format(self) -> str:
+        """The options that were given, as they are written: "--image faces:2 --queue gpu"."""
+        return " ".join(f"--{name} {value}" for name, value in vars(self).items() if value)
 
 
 class PodPlan(NamedTuple):
@@ -83,13 +89,16 @@ def count_workers_per_pod(group: WorkerGroup, request: ResourceRequest) -> int:
     return min(counts)
 
 
-def build_configmap(submission: JobSubmission) -> dict[str, Any]:
-    """Build the ConfigMap with the spec, and with the code if there is any."""
-    metadata = {
+def build_configmap(submission: JobSubmission, *, uid: str = "") -> dict[str, Any]:
+    """Build the ConfigMap with the spec, and with the code if there is any. The RayJob with this uid owns it."""
+    metadata: dict[str, Any] = {
         "name": f"{submission.id}-spec",
         "labels": build_labels(submission),
         "annotations": build_annotations(submission),
     }
+    if uid:
+        owner = {"apiVersion": "ray.io/v1", "kind": "RayJob", "name": submission.id, "uid": uid}
+        metadata["ownerReferences"] = [owner]
     body: dict[str, Any] = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -108,12 +117,14 @@ def build_rayjob(
     plan = plan_pods(template, request, options)
     body = copy.deepcopy(template.manifest)
     metadata = {key: body.get("metadata", {}).get(key) or {} for key in ("labels", "annotations")}
-    queue = {QUEUE_LABEL: options.queue} if options.queue else {}
-    workers = {WORKERS_ANNOTATION: request.worker_range}
+    labels = metadata["labels"] | ({QUEUE_LABEL: options.queue} if options.queue else {})
+    notes = {WORKERS_ANNOTATION: request.worker_range}
+    if given := {name: value for name, value in vars(options).items() if value}:
+        notes[OPTIONS_ANNOTATION] = json.dumps(given)
     body["metadata"] = {
         "name": submission.id,
-        "labels": metadata["labels"] | build_labels(submission) | queue,
-        "annotations": metadata["annotations"] | build_annotations(submission) | workers,
+        "labels": labels | build_labels(submission),
+        "annotations": metadata["annotations"] | build_annotations(submission) | notes,
     }
     spec = body["spec"]
     spec["entrypoint"] = f"facscale run {MOUNT_PATH}/{SPEC_KEY}"
@@ -123,12 +134,14 @@ def build_rayjob(
     if environment:
         spec["runtimeEnvYAML"] = yaml_io.dump(environment)
     cluster = spec["rayClusterSpec"]
+    if QUEUE_LABEL in labels and ELASTIC_ANNOTATION not in metadata["annotations"]:
+        disable_autoscaler(cluster)
     cluster["workerGroupSpecs"] = select_groups(
         template, plan, is_gpu_job=bool(request.gpus_per_worker), cluster=cluster
     )
     for group in cluster["workerGroupSpecs"]:
         if group["groupName"] == plan.group.name:
-            set_replicas(group, plan, has_autoscaler=template.has_autoscaler)
+            set_replicas(group, plan, has_autoscaler=bool(cluster.get("enableInTreeAutoscaling")))
     for pod in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
         mount_configmap(pod["template"]["spec"], f"{submission.id}-spec")
     if options.image:
@@ -156,6 +169,12 @@ def set_replicas(group: dict[str, Any], plan: PodPlan, *, has_autoscaler: bool) 
     """Start with the fewest pods if Ray's autoscaler can add the others, else with all."""
     group["replicas"] = plan.min_pods if has_autoscaler else plan.max_pods
     group["minReplicas"], group["maxReplicas"] = plan.min_pods, plan.max_pods
+
+
+def disable_autoscaler(cluster: dict[str, Any]) -> None:
+    """Give a cluster a fixed size. Kueue admits a job once, with all its pods, unless the job is elastic."""
+    cluster["enableInTreeAutoscaling"] = False
+    cluster.pop("autoscalerOptions", None)
 
 
 def mount_configmap(pod: dict[str, Any], name: str) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
 import logging
-import secrets
 import socket
 import tempfile
 import time
@@ -22,7 +23,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient
 from ray.job_submission import JobStatus as RayJobStatus
 
-from facscale.cluster.kubernetes.client import JobState, JobStatus
+from facscale.cluster.kubernetes.client import JobState, JobStatus, Submission
 from facscale.cluster.kubernetes.clusters import RayTarget
 from facscale.cluster.kubernetes.errors import JobNotFoundError, UnreachableError
 from facscale.cluster.kubernetes.manifest import SubmitOptions
@@ -86,13 +87,15 @@ class RayJobsClient:
         with self._translate_errors(job):
             return str(self._connect().get_job_logs(job)).splitlines()[-(last or 0) :]
 
-    def submit(self, submission: JobSubmission, *, request: ResourceRequest, options: SubmitOptions) -> str:
-        """Upload spec and code, start the job and return its id, which is new each time.
+    def submit(
+        self, submission: JobSubmission, *, request: ResourceRequest, options: SubmitOptions, replaced: str = ""
+    ) -> Submission:
+        """Upload spec and code, and start the job under an id that follows from that of the job which it replaces.
 
         Ray kills the remaining processes of a stopped job by its id, some seconds after it reports the job as stopped.
         With the same id it would kill the new job.
         """
-        job = f"{submission.id}-{secrets.token_hex(2)}"
+        job = f"{submission.id}-{hashlib.sha256(replaced.encode()).hexdigest()[:4]}"
         if names := [name for name, value in vars(options).items() if value]:
             raise RayError(f"{self.target.name} is a running Ray cluster: --{names[0]} is for Kubernetes")
         metadata = {
@@ -108,18 +111,26 @@ class RayJobsClient:
                 zipfile.ZipFile(BytesIO(submission.code.content)).extractall(folder)
             (Path(folder) / SPEC_FILE).write_text(submission.spec_text, encoding="utf-8")
             with self._translate_errors():
-                self._connect().submit_job(
-                    entrypoint=f"facscale run {SPEC_FILE}",
-                    submission_id=job,
-                    runtime_env={"working_dir": folder},
-                    metadata=metadata,
-                )
-        return job
+                try:
+                    self._connect().submit_job(
+                        entrypoint=f"facscale run {SPEC_FILE}",
+                        submission_id=job,
+                        runtime_env={"working_dir": folder},
+                        metadata=metadata,
+                    )
+                except RuntimeError as error:
+                    if "already exists" not in str(error):
+                        raise
+                    return Submission(job, is_new=False)
+        return Submission(job, is_new=True)
 
-    def remove(self, job: str) -> None:
+    def complete(self, submission: JobSubmission, job: JobStatus) -> None:
+        """Do nothing: Ray starts a job as a whole, or not."""
+
+    def remove(self, job: JobStatus) -> None:
         """Delete the record of a job that has ended."""
-        with self._translate_errors(job):
-            self._connect().delete_job(job)
+        with contextlib.suppress(JobNotFoundError), self._translate_errors(job.id):
+            self._connect().delete_job(job.id)
 
     def cancel(self, job: str) -> None:
         """Stop a job and wait until it has stopped. Ray asks its driver to end, and kills it 3 s later."""

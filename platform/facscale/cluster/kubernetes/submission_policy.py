@@ -19,7 +19,7 @@ class SubmitAction(Enum):
     """What `submit` does with a submission."""
 
     START = auto()  # the cluster has no such job
-    RESTART = auto()  # remove the job that has ended, then start
+    RESTART = auto()  # remove the job that has ended or is being stopped, then start
     ATTACH = auto()  # the same job is running
     REPORT_FINISHED = auto()
     REPORT_FAILED = auto()
@@ -36,7 +36,8 @@ class SubmitDecision(NamedTuple):
 def decide_submission(submission: JobSubmission, jobs: Sequence[JobStatus], *, again: bool) -> SubmitDecision:
     """Decide what `submit` does, given the cluster's jobs; `again` restarts a job that has ended.
 
-    A stopped job is restarted in any case: a user who stops and then submits it wants it to continue.
+    A stopped job is restarted in any case: a user who stops and then submits it wants it to continue. So is one that is
+    being stopped, once it is gone.
     """
     same = [job for job in jobs if job.digest == submission.digest[:16]]
     same.sort(key=lambda job: job.state.is_terminal)  # a running one first
@@ -45,13 +46,13 @@ def decide_submission(submission: JobSubmission, jobs: Sequence[JobStatus], *, a
         for job in jobs
         if job.training_digest == submission.training_digest and not job.state.is_terminal and job not in same
     ]
-    if same and not same[0].state.is_terminal:
+    if same and not same[0].state.is_terminal and same[0].state is not JobState.STOPPING:
         return SubmitDecision(SubmitAction.ATTACH, same[0])
     if rivals:
         return SubmitDecision(SubmitAction.REJECT_CONFLICT, rivals[0])
     if not same:
         return SubmitDecision(SubmitAction.START)
-    if again or same[0].state is JobState.STOPPED:
+    if again or same[0].state in {JobState.STOPPED, JobState.STOPPING}:
         return SubmitDecision(SubmitAction.RESTART, same[0])
     has_succeeded = same[0].state is JobState.SUCCEEDED
     return SubmitDecision(SubmitAction.REPORT_FINISHED if has_succeeded else SubmitAction.REPORT_FAILED, same[0])

@@ -41,11 +41,6 @@ class RayJobTemplate:
         return [_parse_group(group) for group in self.manifest["spec"]["rayClusterSpec"].get("workerGroupSpecs") or []]
 
     @property
-    def has_autoscaler(self) -> bool:
-        """Whether Ray's autoscaler adds pods."""
-        return bool(self.manifest["spec"]["rayClusterSpec"].get("enableInTreeAutoscaling"))
-
-    @property
     def cluster_name(self) -> str:
         """The name under which its jobs log to MLflow; "" if the chart sets none."""
         return self.environment.get("FACSCALE_CLUSTER", "")

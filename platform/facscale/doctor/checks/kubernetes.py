@@ -19,8 +19,8 @@ from facscale.spec import Job, Pipeline, parse
 
 KUBERAY_RESOURCES = ("rayjobs", "rayclusters")
 SUBMITTER_VERBS = {  # the chart's role for researchers: what submit, status, logs, cancel and list need
-    "ray.io/rayjobs": "create get list watch patch delete",
-    "/configmaps": "get list create patch delete",
+    "ray.io/rayjobs": "create get list watch delete",
+    "/configmaps": "get list create",
     "/pods": "get list watch",
     "/pods/log": "get list watch",
     "/events": "get list watch",

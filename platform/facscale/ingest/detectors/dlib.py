@@ -82,16 +82,24 @@ class Dlib(Detector):
 
 
 def locate_packaged_weights() -> Path:
-    """Locate the weights in face_recognition_models without importing it.
-
-    Its __init__ needs pkg_resources, which setuptools no longer has. Raises SpecError if it is not installed.
-    """
-    package = importlib.util.find_spec("face_recognition_models")
-    if package is None or not package.submodule_search_locations:
+    """Locate the landmark weights in face_recognition_models. Raises SpecError if it is not installed."""
+    path = find_packaged_file("shape_predictor_68_face_landmarks.dat")
+    if path is None:
         raise SpecError(
             "the dlib detector needs the package face_recognition_models, or detector.weights=/path/to/weights"
         )
-    return Path(package.submodule_search_locations[0]) / "models" / "shape_predictor_68_face_landmarks.dat"
+    return path
+
+
+def find_packaged_file(name: str) -> Path | None:
+    """Find a file of face_recognition_models without importing it; None if the package is not installed.
+
+    Its __init__ needs pkg_resources, which setuptools no longer has.
+    """
+    package = importlib.util.find_spec("face_recognition_models")
+    if package is None or not package.submodule_search_locations:
+        return None
+    return Path(package.submodule_search_locations[0]) / "models" / name
 
 
 def _resize(image: np.ndarray, scale: float) -> np.ndarray:

@@ -83,6 +83,8 @@ class MediaPipe(Detector):
         self._blaze_face = _load_network("face_detection_short_range.tflite")
         self._face_mesh = _load_network("face_landmark.tflite")
         self._anchors = _make_anchors()
+        self._detected_image: np.ndarray | None = None  # in which `detect` located
+        self._detected_meshes: dict[Box, FaceMesh] = {}  # these
 
     def detect(self, image: np.ndarray) -> list[Box]:
         """Detect faces no smaller than `smallest_face`, first in the whole image, then in overlapping parts of it.
@@ -92,11 +94,14 @@ class MediaPipe(Detector):
         candidates = np.concatenate(
             [self._search(image, *view) for view in _list_views(image, self.config.smallest_face)]
         )
-        boxes = [Box(*corners) for corners in _merge_boxes(candidates)]
-        return [box for box in boxes if self.locate_mesh(image, box).score >= self.config.min_score]
+        meshes = {box: self.locate_mesh(image, box) for box in (Box(*corners) for corners in _merge_boxes(candidates))}
+        self._detected_image, self._detected_meshes = image, meshes
+        return [box for box, mesh in meshes.items() if mesh.score >= self.config.min_score]
 
     def predict_landmarks(self, image: np.ndarray, box: Box) -> np.ndarray:
         """Predict the landmarks by one pass of the mesh, or up to five where the face is tilted."""
+        if image is self._detected_image and box in self._detected_meshes:
+            return self._detected_meshes[box].points.copy()
         return self.locate_mesh(image, box).points
 
     def locate_mesh(self, image: np.ndarray, box: Box) -> FaceMesh:

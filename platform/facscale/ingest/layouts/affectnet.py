@@ -79,8 +79,7 @@ def _build_image(name: str, expression: str) -> LabelledImage:
 def _parse_number(content: bytes, name: str) -> str:
     """Return the number in a label file as text, such as "6"; it is stored as a text or a number of any type."""
     try:
-        value = np.load(io.BytesIO(content), allow_pickle=False).item()
-        return str(int(value))
+        return str(parse_whole(str(np.load(io.BytesIO(content), allow_pickle=False).item()), name))
     except (ValueError, EOFError, OSError, TypeError) as error:
         raise ValueError(f"{name}: no number can be read from it ({error}); unpack it again") from None
 

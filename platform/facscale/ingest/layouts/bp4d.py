@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from facscale.ingest.items import IMAGE_SUFFIXES, Files, Item, Labels, get_stem, get_suffix
-from facscale.ingest.label_files import LabelRows, iterate_rows, parse_code, parse_whole
+from facscale.ingest.label_files import LabelRows, iterate_rows, parse_au, parse_code, parse_whole
 from facscale.ingest.layouts.base import FrameFolders, Layout, Read
 
 DEPTH = 3  # F001 / T1 / 2440.jpg
@@ -47,6 +47,11 @@ class BP4D(Layout):
         if len(header) < 2:
             raise ValueError(
                 f"{name}, line {line}: {header[0][:40]!r} is not a header 0,1,2,...; unpack the file again"
+            )
+        if parse_au(header[0]) is not None:
+            raise ValueError(
+                f"{name}, line {line}: the first column is {header[0]}, an AU, where 0 heads the frame numbers; unpack the "
+                "file again"
             )
         labels = LabelRows(name, [parse_whole(word, f"{name}, line {line}") for word in header[1:]])
         for line, cells in rows:

@@ -53,7 +53,7 @@ class CKPlus(Layout):
         match = LABELS.fullmatch(name)
         assert match is not None  # by list_items
         occurrence, intensity = np.zeros((2, len(AU)), np.int8), np.zeros((2, len(AU)), np.int8)
-        notes = []
+        notes, levels = list[str](), dict[int, int]()
         for number, line in enumerate(decode_text(read(name), name).splitlines(), start=1):
             if not line.strip():
                 continue
@@ -61,6 +61,13 @@ class CKPlus(Layout):
             if au not in AU:
                 notes.append(f"{name}, line {number}: AU{au} is none of those that CK+ codes: left out")
                 continue
+            if au in levels and levels[au] != level:
+                notes.append(f"{name}, line {number}: AU{au} is listed with two intensities; stored without one")
+                level = 0
+            levels[au] = level
+        if not levels and not notes:
+            raise ValueError(f"{name}: the file is empty; unpack it again")
+        for au, level in levels.items():
             occurrence[0, AU.index(au)] = 1
             intensity[0, AU.index(au)] = level or -1
         rows = {int(match[3]): 0}

@@ -48,13 +48,17 @@ class DISFA(Layout):
         yield from items or self._list_folders(files)
 
     def _list_videos(self, files: Files) -> Iterator[Item]:
+        videos: dict[str, list[str]] = {}
         for name in files:
             folder, _, file = name.rpartition("/")
             match = VIDEO.fullmatch(get_stem(file))
             is_video = bool(match) and get_suffix(name) in VIDEO_SUFFIXES
             if folder == FOLDERS[self.config.camera] and match and is_video:
-                subject = match[2].upper()
-                yield self._build_item(subject, files, part=get_stem(file), files_=(name,), first=1)
+                videos.setdefault(match[2].upper(), []).append(name)
+        for subject, names in videos.items():
+            name, *others = sorted(names)
+            notes = (f"several videos of one person: {', '.join(others)} not read",) if others else ()
+            yield self._build_item(subject, files, part=get_stem(name), files_=(name,), first=1, notes=notes)
 
     def _list_folders(self, files: Files) -> Iterator[Item]:
         folders = FrameFolders()

@@ -8,6 +8,7 @@ images without a file are left out and counted. Nobody is named: each image is a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from urllib.parse import unquote
@@ -30,7 +31,10 @@ class EmotioNet(Layout):
     def list_images(self, files: Files, read: Read) -> Iterator[LabelledImage]:
         """Yield an image for each row of the lists, whether its file exists or not."""
         lists = [name for name in files if get_suffix(name) in (".txt", ".csv")]
-        images = {PurePosixPath(name).name: name for name in files if get_suffix(name) in IMAGE_SUFFIXES}
+        images: dict[str, list[str]] = {}
+        for name in files:
+            if get_suffix(name) in IMAGE_SUFFIXES:
+                images.setdefault(PurePosixPath(name).name, []).append(name)
         n_rows = 0
         for name in lists:
             delimiter = "\t" if get_suffix(name) == ".txt" else ","
@@ -38,13 +42,15 @@ class EmotioNet(Layout):
             for line, cells in iterate_rows(read(name), name, delimiter=delimiter):
                 header = {column: au for column, word in enumerate(cells) if (au := _parse_header(word))}
                 if header:
+                    if twice := [au for au, count in Counter(header.values()).items() if count > 1]:
+                        raise ValueError(f"{name}, line {line}: AU{twice[0]} has two columns; remove one of them")
                     aus = header
                     continue
                 if not aus and len(cells) < FIRST_AU + len(CHALLENGE_AUS):
                     break  # another text file, such as a readme
                 n_rows += 1
                 columns = aus or {FIRST_AU + number: au for number, au in enumerate(CHALLENGE_AUS)}
-                yield _read_row(cells, columns, images, f"{name}, line {line}")
+                yield from _read_row(cells, columns, images, f"{name}, line {line}")
         if not n_rows:
             tables = [name for name in files if get_suffix(name) in (".xls", ".xlsx")]
             hint = f"; save {tables[0]} as CSV beside it" if tables else ""
@@ -55,10 +61,14 @@ def _parse_header(word: str) -> int | None:
     return parse_au(word) if word.strip("'\" ").upper().startswith("AU") else None
 
 
-def _read_row(cells: Sequence[str], columns: dict[int, int], images: dict[str, str], place: str) -> LabelledImage:
+def _read_row(
+    cells: Sequence[str], columns: dict[int, int], images: dict[str, list[str]], place: str
+) -> Iterator[LabelledImage]:
+    """Yield the image of a row; all files of its name, which contradict each other, where there are several."""
     if len(cells) <= max(columns):
         raise ValueError(f"{place}: {len(cells)} values instead of {max(columns) + 1}; unpack the file again")
     file = unquote(PurePosixPath(cells[0].strip("'\"").partition("?")[0]).name)
     codes = [(au, parse_code(cells[column], OCCURRENCE, place)) for column, au in columns.items()]
     labelled = tuple(sorted((au, code) for au, code in codes if code is not None and code >= 0))
-    return LabelledImage(get_stem(file), images.get(file, file), au=labelled)
+    for name in images.get(file, [file]):
+        yield LabelledImage(get_stem(file), name, au=labelled)

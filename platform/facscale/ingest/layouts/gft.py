@@ -41,6 +41,7 @@ class GFT(Layout):
     """A video and a table for each person."""
 
     Config = GFTConfig
+    published = "GFT"
     label_place = "any folder, SUBJECT.csv"
 
     def __init__(self, config: Any = None) -> None:
@@ -90,6 +91,11 @@ class GFT(Layout):
         rows = iterate_rows(read(name), name)
         line, header = next(rows, (1, [""]))
         frame_column = next((n for n, word in enumerate(header) if word.lower() in FRAME_COLUMNS), 0)
+        if parse_au(header[frame_column]) is not None:
+            raise ValueError(
+                f"{name}, line {line}: there is no column of frame numbers: none is called {FRAME_COLUMNS[0]}, and the first "
+                f"is {header[0]}"
+            )
         columns = {n: au for n, word in enumerate(header) if n != frame_column and (au := parse_au(word)) is not None}
         if not columns:
             raise ValueError(f"{name}, line {line}: {','.join(header)[:60]!r} names no AU")

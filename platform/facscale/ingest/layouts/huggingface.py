@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from facscale.ingest.containers import read_columns
 from facscale.ingest.items import Files, get_suffix, open_root
@@ -19,7 +17,6 @@ from facscale.ingest.records import Record, RecordConfig, RecordLayout
 
 SUFFIXES = frozenset({".parquet", ".arrow"})
 SPLIT_IN_NAME = re.compile(r"(?:^|[/_-])(train|training|validation|valid|val|dev|test)(?=[/._-])", re.IGNORECASE)
-READERS = 8
 
 
 class HuggingFaceConfig(RecordConfig):
@@ -33,19 +30,18 @@ class HuggingFace(RecordLayout):
 
     Config = HuggingFaceConfig
 
-    def list_records(self, files: Files, root: str) -> Sequence[Record]:
-        """List a record for each row."""
+    def list_containers(self, files: Files) -> Sequence[str]:
+        """List the tables."""
         tables = [name for name in files if get_suffix(name) in SUFFIXES and not name.startswith("cache-")]
         if not tables:
             raise ValueError(
                 "there is no .parquet or .arrow file; set source.root to the folder that holds the data set"
             )
-        system, base = open_root(root)
-        with ThreadPoolExecutor(READERS) as pool:
-            lists = pool.map(lambda name: self._list_rows(system, base, name), tables)
-            return [record for records in lists for record in records]
+        return tables
 
-    def _list_rows(self, system: Any, base: str, name: str) -> list[Record]:
+    def read_container(self, root: str, name: str) -> Sequence[Record]:
+        """List a record for each row."""
+        system, base = open_root(root)
         rows, features = read_columns(system, base, name, image=self.config.image)
         classes = {
             column: feature["names"]

@@ -4,15 +4,14 @@ The fields of a .json file are those of `ingest/records.py` (identity, video, fr
 `au`); a .cls file is the field cls. With `source.levels` 3, 2 or 1, identity, video and frame are taken from the names in
 the tar files instead: IDENTITY/VIDEO/TRACK/FRAME.jpg, as in the layout crops.
 
-Tar files are read once to be indexed, in full if they lie in a bucket, and again by the workers, image by image. They must
-not be compressed.
+Tar files are read once to be indexed (by the workers, and in full, if they lie in a bucket), and again image by image. They
+must not be compressed.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -23,7 +22,6 @@ from facscale.ingest.layouts.crops import MAX_LEVELS, NUMBER
 from facscale.ingest.records import Record, RecordConfig, RecordLayout, flatten_fields
 
 SIDECARS = frozenset({".json", ".cls"})
-READERS = 8
 
 
 class WebDatasetConfig(RecordConfig):
@@ -37,17 +35,19 @@ class WebDataset(RecordLayout):
 
     Config = WebDatasetConfig
 
-    def list_records(self, files: Files, root: str) -> Sequence[Record]:
-        """Index all tar files."""
+    def list_containers(self, files: Files) -> Sequence[str]:
+        """List the tar files."""
         tars = [name for name in files if get_suffix(name) == ".tar"]
         if not tars:
             compressed = [name for name in files if name.lower().endswith((".tar.gz", ".tgz", ".tar.zst"))]
             hint = f"; {compressed[0]} is compressed: unpack it to a plain tar file first" if compressed else ""
             raise ValueError(f"there is no tar file{hint}")
+        return tars
+
+    def read_container(self, root: str, name: str) -> Sequence[Record]:
+        """Index a tar file."""
         system, base = open_root(root)
-        with ThreadPoolExecutor(READERS) as pool:
-            indexes = pool.map(lambda name: list(index_tar(system, base, name, sidecars=SIDECARS)), tars)
-            return [record for members in indexes for record in self._group(members)]
+        return list(self._group(list(index_tar(system, base, name, sidecars=SIDECARS))))
 
     def _group(self, members: Sequence[Member]) -> Iterator[Record]:
         images: dict[str, Member] = {}

@@ -156,7 +156,6 @@ def test_the_template_knows_groups_and_environment(kube_api):
         ("gpu-spot", 4, 16, 16),
     ]
     assert found.environment["FACSCALE_RUNS"] == "s3://faces/runs"
-    assert found.has_autoscaler
     assert found.cluster_name == "munich"
 
 

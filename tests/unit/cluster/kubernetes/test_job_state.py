@@ -51,7 +51,7 @@ def event(of, reason, message, at="2026-11-25T03:00:00Z", kind="Warning"):
         (rayjob("Suspended", spec={"suspend": True}), JobState.SUSPENDED),
         (rayjob("Suspended", spec={"suspend": True}, labels=QUEUED), JobState.QUEUED),
         ({"metadata": {"name": "new"}, "spec": {}}, JobState.STARTING),
-        ({"metadata": {"name": "x", "deletionTimestamp": "now"}, "spec": {}}, JobState.STOPPED),
+        ({"metadata": {"name": "x", "deletionTimestamp": "now"}, "spec": {}}, JobState.STOPPING),
     ],
 )
 def test_how_far_it_is(body, expected):

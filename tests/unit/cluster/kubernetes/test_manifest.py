@@ -11,6 +11,7 @@ import zipfile
 import pytest
 import yaml
 
+import kuberay
 from facscale.cluster.kubernetes import code_archive
 from facscale.cluster.kubernetes.code_archive import CodeError, pack_folder
 from facscale.cluster.kubernetes.manifest import SubmitOptions, build_configmap, build_rayjob, plan_pods
@@ -74,6 +75,20 @@ def test_a_sweep_has_room_for_its_trials(job_for):
 def test_without_an_autoscaler_all_pods_are_there_from_the_start(job_for, template):
     template["spec"]["rayClusterSpec"]["enableInTreeAutoscaling"] = False
     assert groups(job_for("cluster: {workers: [2, 12]}\n"))["gpu"] == (1, 3, 3)
+
+
+@pytest.mark.parametrize("is_elastic", [False, True])
+def test_a_job_in_a_queue_has_a_size_that_kueue_admits(job_for, template, is_elastic):
+    template["spec"]["rayClusterSpec"]["autoscalerOptions"] = {"version": "v2"}
+    if is_elastic:
+        template["metadata"]["annotations"] = {"kueue.x-k8s.io/elastic-job": "true"}
+    text = "cluster: {workers: [2, 12]}\n"
+    assert kuberay.list_kueue_errors(job_for(text)) == []  # without a queue
+    job = job_for(text, queue="gpu")
+    assert kuberay.list_kueue_errors(job) == []
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpu"
+    assert groups(job)["gpu"] == ((1, 1, 3) if is_elastic else (1, 3, 3))
+    assert ("autoscalerOptions" in job["spec"]["rayClusterSpec"]) is is_elastic
 
 
 def test_a_group_by_name(job_for):
@@ -226,6 +241,41 @@ def test_code_of_a_checkout_is_what_git_knows(folder):
     subprocess.run(["git", "init", "-q", folder], check=True)
     with zipfile.ZipFile(io.BytesIO(pack_folder(folder).content)) as archive:
         assert set(archive.namelist()) == {"facscale-code.txt", "mine/method.py", ".gitignore", ".hidden"}
+
+
+def test_code_of_others_runs_no_program_while_it_is_packed(folder, tmp_path):
+    """A folder that came as an archive belongs to who unpacked it, so that git trusts its configuration."""
+    subprocess.run(["git", "init", "-q", folder], check=True)
+    monitor, mark = tmp_path / "monitor", tmp_path / "was-run"
+    monitor.write_text(f"#!/bin/sh\ntouch {mark}\n")
+    monitor.chmod(0o755)
+    subprocess.run(["git", "-C", folder, "config", "core.fsmonitor", str(monitor)], check=True)
+    subprocess.run(["git", "-C", folder, "ls-files", "--others"], check=True, capture_output=True)
+    assert mark.exists(), "git itself runs it"
+    mark.unlink()
+    pack_folder(folder)
+    assert not mark.exists()
+
+
+def test_a_link_out_of_the_folder_is_refused(folder, tmp_path):
+    (tmp_path / "private").write_text("private")
+    (folder / "inside.py").symlink_to(folder / "mine" / "method.py")
+    pack_folder(folder)
+    (folder / "outside.py").symlink_to(tmp_path / "private")
+    with pytest.raises(CodeError, match=f"outside.py leads to {tmp_path / 'private'}, outside the folder"):
+        pack_folder(folder)
+
+
+def test_files_of_passwords_are_left_out_and_named(folder):
+    subprocess.run(["git", "init", "-q", folder], check=True)
+    for name in (".env", ".env.local", "server.key", "aws_credentials.json", "mine/id_rsa", "mine/.netrc"):
+        (folder / name).write_text("secret")
+    packed = pack_folder(folder)
+    assert set(packed.left_out) == {
+        ".env", ".env.local", "server.key", "aws_credentials.json", "mine/id_rsa", "mine/.netrc"
+    }  # fmt: skip
+    with zipfile.ZipFile(io.BytesIO(packed.content)) as archive:
+        assert set(archive.namelist()) == {"facscale-code.txt", "mine/method.py", ".hidden"}
 
 
 def test_code_that_is_too_large_names_the_largest_files(folder, monkeypatch):
