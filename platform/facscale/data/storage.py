@@ -16,10 +16,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment
 
 import pyarrow as pa
 import pyarrow.fs as pafs
+from requests.utils import get_environ_proxies
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from facscale.data.errors import DataError, StoreError
@@ -305,10 +305,9 @@ def _connect_s3(endpoint: str, key: str, region: str | None, *, certificates: st
 
 def _find_proxy() -> str:
     """Return the proxy to S3's endpoint by the usual variables (HTTPS_PROXY, HTTP_PROXY, NO_PROXY); "" for none."""
-    parts = urlsplit(_get_endpoint() or "https://s3.amazonaws.com")
-    if proxy_bypass_environment(parts.netloc):
-        return ""
-    proxy = getproxies_environment().get(parts.scheme, "")
+    endpoint = _get_endpoint() or "https://s3.amazonaws.com"
+    proxies = get_environ_proxies(endpoint)
+    proxy = str(proxies.get(urlsplit(endpoint).scheme) or proxies.get("all") or "")
     return proxy if "://" in proxy or not proxy else f"http://{proxy}"
 
 
