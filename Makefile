@@ -29,7 +29,7 @@ SHOW := while read -r word name rest; do case $$word in \
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 JOBS ?= 2
 
-.PHONY: demo demo-stop test test-fast test-slow test-nightly check chart lock clean
+.PHONY: demo demo-stop fuzz test test-fast test-slow test-nightly check chart lock clean
 
 demo: $(VENV)/ready
 	$(BIN)/facscale demo
@@ -37,7 +37,7 @@ demo: $(VENV)/ready
 demo-stop: $(VENV)/ready
 	$(BIN)/facscale demo --stop
 
-test: check test-fast test-slow
+test: check test-fast test-slow fuzz
 
 test-fast: $(VENV)/ready
 	$(PYTEST) -m "not slow and not nightly" tests/unit tests/security
@@ -47,6 +47,10 @@ test-slow: $(VENV)/ready
 
 test-nightly: $(VENV)/ready
 	$(PYTEST) -m nightly tests/e2e
+
+SECONDS_OF_FUZZING = $(or $(SECONDS),60)
+fuzz: $(VENV)/ready # damaged and forged files for every reader; an hour: make fuzz SECONDS=3600
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz.py --seconds $(SECONDS_OF_FUZZING)
 
 check: $(VENV)/ready
 	$(BIN)/ruff check
@@ -64,6 +68,8 @@ $(VENV)/ready: pyproject.toml requirements.lock $(if $(filter-out $(file <$(VENV
 	@echo "$(BIN)/python -m pip install --no-deps -r requirements.lock # $(if $(TORCH),3.5,8) GB on the disk: minutes, by your network"
 	@$(PIP) --no-deps -r $(VENV)/requirements.txt | { all=$$(grep -c == $(VENV)/requirements.txt); count=0; $(SHOW); }
 	$(PIP) --quiet --no-deps -e .
+	@echo "DeepSpeed compiles an operator, unless there is a GPU: about a minute"
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -W ignore -m facscale.compat.deepspeed
 	@echo '$(TORCH)' > $@
 
 .PHONY: another-torch

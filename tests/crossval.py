@@ -10,7 +10,7 @@ import torch
 
 from facscale.data.folds import Split
 from facscale.evaluate.f1 import ConfusionCounts, count_confusions
-from facscale.evaluate.probe import Weighting, fit_probe, predict_probabilities
+from facscale.evaluate.probe import fit_probe, predict_probabilities
 from facscale.evaluate.scores import MethodScores
 from facscale.evaluate.subjects import find_frames
 from facscale.report.f1_table import F1Table
@@ -28,7 +28,6 @@ def cross_validate(
     probe: Probe | None = None,
     threshold: float = 0.5,
     seed: int = 0,
-    weighting: Weighting = "class",
     device: torch.device | str = "cpu",
 ) -> F1Table:
     """Train and test a linear probe on every fold.
@@ -43,7 +42,7 @@ def cross_validate(
             raise ValueError(
                 f"{fold.name} has {len(train)} frames to train on and {len(test)} to test on; it needs both"
             )
-        fit = partial(fit_probe, probe=probe or Probe(), seed=seed + fold.index, weighting=weighting, device=device)
+        fit = partial(fit_probe, probe=probe or Probe(), seed=seed + fold.index, device=device)
         model = fit(features[train], au=au[train])
         counts.append(
             count_confusions(

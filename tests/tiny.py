@@ -28,5 +28,6 @@ TINY_OPTIONS = {
 
 
 def get_tiny_options(config: type[MethodConfig]) -> dict[str, Any]:
-    """Return those of the options that a method has."""
-    return {key: value for key, value in TINY_OPTIONS.items() if key in config.model_fields}
+    """Return those of the options that a method has; FAN's `pool` is a word, and not of this kind."""
+    fields = config.model_fields
+    return {key: value for key, value in TINY_OPTIONS.items() if key in fields and fields[key].default != "mean"}

@@ -24,8 +24,9 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from facscale.data.folds import Split, make_folds  # noqa: E402
+from facscale.data.labels import compute_label_weights  # noqa: E402
 from facscale.evaluate import Predictions, count_confusions, count_positives, find_frames  # noqa: E402
-from facscale.evaluate.probe import compute_label_weights, fit_probe, predict_probabilities  # noqa: E402
+from facscale.evaluate.probe import fit_probe, predict_probabilities  # noqa: E402
 from facscale.nn.heads import LinearProbe  # noqa: E402
 from facscale.nn.losses import masked_bce  # noqa: E402
 from facscale.spec.models import Probe  # noqa: E402
@@ -77,7 +78,8 @@ def make_faces(options: argparse.Namespace) -> Faces:
 
 def plain(features: np.ndarray, *, au: np.ndarray, probe: Probe, seed: int) -> LinearProbe:
     """The probe as a plain loop: autograd, nn.BatchNorm1d and torch.optim.Adam, the batches gathered by indexing."""
-    x, y, weights = torch.from_numpy(features), torch.from_numpy(au), compute_label_weights(au)
+    x, y = torch.from_numpy(features), torch.from_numpy(au)
+    weights = torch.from_numpy(compute_label_weights(au, weighting="class"))
     labelled = (y >= 0).any(dim=1)
     x, y = x[labelled], y[labelled]
     random = torch.Generator().manual_seed(seed)

@@ -57,7 +57,7 @@ def make_frames(folder: Path, *, frames: int) -> Dataset:
 
 
 def open_stream(dataset: Dataset, views: dict[str, View], *, threads: int, batch_size: int) -> Stream:
-    spec = models.Data(per_track="all", threads=threads)
+    spec = models.Data(epoch={"samples_per": "frame"}, threads=threads)
     return Stream([dataset], views, spec=spec, batch_size=batch_size, seed=0)
 
 

@@ -35,7 +35,7 @@ JOB = """\
 extends: demo.yaml
 method:
   {name: tiny-census, pace: 0.1, alone: 1, depth: 18, width: 4, hidden: 8, embedding: 8, length: 3, stride: 1, queue_size: 32}
-data: {image_size: 32, per_track: 1}
+data: {image_size: 32}
 train: {batch_size: 8, epochs: 4, log_every: 1, checkpoint_every: 8, probe_every: 0}
 evaluate:
   folds: 2

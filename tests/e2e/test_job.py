@@ -41,6 +41,7 @@ evaluate:
   folds: 2
   expressions: [{folder}/moods]
   probe: {{epochs: 2, batch_size: 32}}
+  adaptation: {{epochs: 1, batch_size: 32}}
   rendered_people: 3
   baselines:
     random encoder: {{train: {{epochs: 0}}}}
@@ -124,6 +125,12 @@ def test_ray_job_submit_literally(submitted):
     assert "AU12" in submitted.stdout
     assert "random encoder" in submitted.stdout
     assert "batchnorm adapts" in submitted.stdout
+    assert "F1 x 100 on labelled, encoder frozen" in submitted.stdout
+    notes = " ".join(submitted.stdout.split())
+    assert "linear probe on the frozen encoder: tiny, random encoder" in notes
+    assert "frozen except for its BatchNorm layers: batchnorm adapts" in notes
+    assert "trained on the labels of each fold's training people: labels learned" in notes
+    assert "Intensities, 0 to 5, on labelled" in submitted.stdout
     assert "Accuracy x 100 of expressions on moods, 12 test faces" in submitted.stdout
 
 
@@ -134,6 +141,8 @@ def test_one_run_with_everything_in_it(submitted, client):
     assert {"cluster", "data", "git.commit", "facscale.key"} <= run.data.tags.keys()
     assert run.data.params["method.queue_size"] == "32"
     assert run.data.params["train.batch_size"] == "8"
+    assert run.data.params["protocol"] == run.data.tags["protocol"] == "linear-probe"
+    assert "intensity/icc/mean" in run.data.metrics
     assert {"f1/mean", "f1/AU12", "fold0/f1/AU12", "fold1/f1/mean", "online/effective_rank"} <= run.data.metrics.keys()
     assert {"effective_rank", "encoder/au_f1", "encoder/pose_r2"} <= run.data.metrics.keys()
     assert {"seconds_per_step", "peak_memory_gb"} <= run.data.metrics.keys()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
 import torch
 
+from facscale.train.errors import TrainError
 from facscale.train.local import LocalSession, LocalTrainer
 from facscale.train.loop import TrainLoop
 from facscale.train.trainer import storage_url
@@ -39,3 +41,14 @@ def record(rank, world, port, tasks, folder):
         torch.save(session.state, Path(folder) / f"{name}-{rank}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+
+
+def fail(rank, world, port, tasks, folder):
+    """Fit each task of the pickled {name: task}, which ends with a TrainError: its message goes to a file in `folder`."""
+    begin(rank, world, port)
+    for name, task in pickle.loads(Path(tasks).read_bytes()).items():
+        try:
+            LocalTrainer().fit(task, name=name)
+        except TrainError as error:
+            (Path(folder) / f"error-{rank}").write_text(str(error))
+    os._exit(0)

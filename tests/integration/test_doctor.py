@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
         f"data: {{unlabelled: {folder}/u, labelled: {folder}/l, image_size: 32, threads: 1}}\n"
         "train: {batch_size: 8, epochs: 2, probe_every: 0}\nseeds: 2\n"
         f"cluster: {{workers: 2, gpus_per_worker: 0, cpus_per_worker: 1, storage: {folder}/runs}}\n"
-        "evaluate: {baselines: {supervised: {method: {name: supervised, depth: 18, width: 4}, data: {per_track: all}}}}\n"
+        "evaluate: {baselines: {supervised: {method: {name: supervised, depth: 18, width: 4}, data: {epoch: {samples_per: frame}}}}}\n"
     )
     return folder
 

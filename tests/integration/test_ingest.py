@@ -309,7 +309,11 @@ def test_flow_is_stored_with_each_frame_that_has_a_later_one(tmp_path):
     assert (flow[~known] == FLOW_UNKNOWN).all()
     assert np.abs(flow[known] * FLOW_STEP).mean() < 1  # the red square moves through the room, not within its crop
     stream = Stream(
-        [dataset], {"face": RandomFrames(columns=("flow",))}, spec=Data(per_track="all"), batch_size=20, seed=0
+        [dataset],
+        {"face": RandomFrames(columns=("flow",))},
+        spec=Data(epoch={"samples_per": "frame"}),
+        batch_size=20,
+        seed=0,
     )
     batches = stream.batches()
     seen = Augmenter(size=24)(next(batches)).face.flow

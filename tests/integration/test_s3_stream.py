@@ -10,6 +10,7 @@ import pytest
 
 from faces import make_track, write_face_data_set, write_tracks
 from facscale.data import CorruptError, DataError, Dataset, Stream, storage
+from facscale.data.errors import StoreError
 from facscale.data.views import RandomFrames
 from facscale.spec import models
 from s3 import S3Server
@@ -20,7 +21,9 @@ LENGTHS = [7, 12, 3, 30, 9, 14, 8, 21]
 
 
 def stream(dataset: Dataset, cache: object, **options: object) -> Stream:
-    spec = models.Data(per_track="all", canonical_streams=4, threads=2, cache=str(cache), prefetch=2, **options)
+    spec = models.Data(
+        epoch={"samples_per": "frame"}, canonical_streams=4, threads=2, cache=str(cache), prefetch=2, **options
+    )
     return Stream([dataset], {"face": RandomFrames(count=1, views=1)}, spec=spec, batch_size=4, seed=3)
 
 
@@ -175,3 +178,12 @@ def test_an_interrupted_writer_leaves_no_data_set(s3_bucket):
     with pytest.raises(DataError, match="no data set"):
         Dataset(f"{s3_bucket}/half")
     assert write_face_data_set(f"{s3_bucket}/half", [5]).manifest.counts["frames"] == 5
+
+
+def test_a_file_in_a_bucket_is_replaced_as_a_whole(s3_bucket):
+    folder = storage.Folder(f"{s3_bucket}/runs/clp-1")
+    for content in (b"first", b"", bytes(12_000_000)):  # also one that pyarrow would cut into parts
+        folder.write("method.safetensors", content)
+        assert folder.read("method.safetensors") == content
+    with pytest.raises(StoreError, match=r"no-such-bucket-here"):
+        storage.Folder("s3://no-such-bucket-here/runs").write("method.safetensors", b"first")

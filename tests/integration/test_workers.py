@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import multiprocessing
 
+from facscale.methods.base import sum_losses
 from integration import workers_worker
 from ports import free_port
 
@@ -29,6 +30,19 @@ def test_nt_xent_and_batchnorm_are_the_whole_batchs(found):
             torch.testing.assert_close(one["gradients"][name], parameter.grad, atol=5e-6, rtol=1e-5)
         for name, value in layers.state_dict().items():
             torch.testing.assert_close(one["state"][name], value, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["tcae", "tcae by term", "fabnet"])
+def test_a_curriculum_sorts_the_samples_of_all_workers(found, name):
+    """Losses and gradients in float64 are those of one process with all samples: its windows, and its BatchNorm."""
+    method = dict(workers_worker.curricula())[name]
+    losses = workers_worker.curriculum_losses(method, workers_worker.moving_faces())
+    sum_losses(losses).backward()
+    for one in (worker["curricula"][name] for worker in found):
+        for key, loss in losses.items():
+            assert one["losses"][key].item() == pytest.approx(loss.value.item(), rel=1e-9), key
+        for key, parameter in method.named_parameters():
+            torch.testing.assert_close(one["gradients"][key], parameter.grad, atol=1e-9, rtol=1e-6, msg=key)
 
 
 def test_shuffled_batches_are_mixed_and_come_back_in_place(found):

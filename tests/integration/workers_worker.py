@@ -9,6 +9,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from facscale.data.views import Batch, Faces
+from facscale.methods import DataFacts, find_method
+from facscale.methods.base import sum_losses
 from facscale.nn.batchnorm import synchronise_batchnorm
 from facscale.nn.distributed import all_gather, shuffled_forward
 from facscale.nn.losses import nt_xent
@@ -32,6 +35,53 @@ def network():
 def loss(layers, first):
     z = nn.functional.normalize(layers(torch.cat([first, first.flip(1)])), dim=-1)
     return nt_xent(*z.chunk(2), temperature=0.2)
+
+
+def moving_faces():
+    """Pairs of smooth faces [SAMPLES, 2, 3, 32, 32] in float64; the pairs differ more and more."""
+    random = torch.Generator().manual_seed(2)
+    coarse = torch.rand(SAMPLES, 2, 3, 6, 6, generator=random, dtype=torch.float64)
+    coarse[:, 1] = coarse[:, 0].lerp(
+        coarse[:, 1], torch.linspace(0.1, 1, SAMPLES, dtype=torch.float64).view(-1, 1, 1, 1)
+    )
+    return (
+        nn.functional.interpolate(coarse.flatten(0, 1), size=32, mode="bicubic").unflatten(0, (SAMPLES, 2)).clamp(0, 1)
+    )
+
+
+def curricula():
+    """Methods with a curriculum, in its second window, by a name for each setting."""
+    cases = {
+        "tcae": ("tcae", {}),
+        "tcae by term": ("tcae", {"order": "term", "target_weight": 0.1}),
+        "fabnet": ("fabnet", {}),
+    }
+    for name, (method, options) in cases.items():
+        torch.manual_seed(3)
+        kind = find_method(method)
+        built = kind(kind.Config(**options), DataFacts(image_size=32)).double().train()
+        built.curriculum.window.fill_(1)
+        yield name, built
+
+
+def curriculum_losses(method, pairs):
+    """The losses of the only phase, for pairs of faces; float32 parts of a batch are not needed."""
+    faces = Faces(pairs[:, :, None], torch.arange(len(pairs)), torch.empty(0))
+    return getattr(method, next(iter(method.phases())))(Batch(pair=faces))
+
+
+def compute_curricula(rank, world):
+    """The losses of each worker, and the mean of its gradients with the other workers'."""
+    results = {}
+    for name, method in curricula():
+        synchronise_batchnorm(method)
+        losses = curriculum_losses(method, moving_faces().chunk(world)[rank])
+        sum_losses(losses).backward()
+        results[name] = {
+            "losses": {key: loss.value.detach() for key, loss in losses.items()},
+            "gradients": {key: all_gather(p.grad[None]).mean(0) for key, p in method.named_parameters()},
+        }
+    return results
 
 
 def work(rank, world, folder, port):
@@ -59,6 +109,7 @@ def work(rank, world, folder, port):
             "state": layers.state_dict(),
             "shuffled": shuffled,
             "seen": seen[0],
+            "curricula": compute_curricula(rank, world),
         },
         Path(folder) / f"{world}-{rank}.pt",
     )

@@ -12,7 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from facscale.data.views import Batch, RandomFrames, View
 from facscale.methods import DataFacts, Loss, Losses, Method, MethodConfig, trains
 from facscale.methods.clp import CLP
-from facscale.nn.distributed import all_gather, get_world_size
+from facscale.nn.distributed import all_gather, get_rank, get_world_size
 
 
 class Encoder(nn.Sequential):
@@ -103,3 +103,40 @@ class TinyCensus(CLP):
         self.order[self.count : self.count + len(people)] = people
         self.count += len(people)
         return super().pretext(batch)
+
+
+class TinyUnstable(Method):
+    """Pulls the embedding to a constant; at some of its steps the loss, or the gradient alone, is not finite."""
+
+    class Config(MethodConfig):
+        broken: tuple[int, ...] = ()  # steps, numbered from 1
+        part: str = "loss"  # or gradient: the loss itself stays finite
+        worker: int = 0  # the rank whose samples are to blame
+        memory: int = 0  # gigabytes that the first step asks for
+        batchnorm: bool = False  # over the samples of a worker
+
+    config: Config
+
+    def __init__(self, config: Config, facts: DataFacts) -> None:
+        super().__init__(config, facts)
+        self.encoder = Encoder()
+        self.norm = nn.BatchNorm1d(4) if config.batchnorm else nn.Identity()
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    @staticmethod
+    def train_views(config: Config) -> Mapping[str, View]:
+        return {"face": RandomFrames()}
+
+    @trains("encoder", "norm")
+    def pull(self, batch: Batch) -> Losses:
+        embedding = self.norm(self.encoder(batch.face.images[:, 0, 0]))
+        if self.config.memory:
+            torch.empty(self.config.memory << 28).sum()
+        loss, calm = (embedding - 1).square().mean(), embedding.square().mean()
+        if self.training and int(self.steps) + 1 in self.config.broken and get_rank() == self.config.worker:
+            # The derivative of the root at 0 is infinite.
+            loss = loss * torch.nan if self.config.part == "loss" else loss + (0 * loss).sqrt()
+        return {"pull": Loss(loss), "calm": Loss(calm, 0.01)}
+
+    def after_step(self) -> None:
+        self.steps += 1

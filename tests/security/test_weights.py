@@ -16,6 +16,7 @@ from safetensors.torch import save
 
 from facscale.inference import export
 from facscale.job.card import Card, CardError
+from facscale.methods import DataFacts, find_method
 from facscale.spec import SpecError
 from facscale.sweep.search import SweepError, check_ownership
 from facscale.track import encoder
@@ -106,6 +107,23 @@ def test_other_files_are_refused_in_one_line(name):
         export.load_export(content, source="there")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_an_export_whose_length_looks_like_a_pickle_is_read():
+    """The header's length comes first: 896 bytes are 80 03, as a pickle of protocol 3 begins."""
+    config = find_method("clp").Config(depth=18, width=4, hidden=8, embedding=8, queue_size=8)
+    method = export.build_method("clp", config, DataFacts())
+    plain = export.save_export(method)
+    weights = {name: value.clone() for name, value in method.state_dict().items()}
+    metadata = json.loads(plain[8 : 8 + int.from_bytes(plain[:8], "little")])["__metadata__"]
+    size = int.from_bytes(plain[:8], "little")
+    padding = "x" * ((0x380 - size) % 0x10000)
+    for shorter in range(64):
+        data = save(weights, {**metadata, "x": padding[shorter:]})
+        if data.startswith(b"\x80\x03"):
+            break
+    assert data.startswith(b"\x80\x03")
+    assert export.load_export(data).recipe == method.recipe
 
 
 def test_a_checkpoint_is_tensors_and_plain_values(tmp_path):

@@ -6,12 +6,39 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from facscale.processes import stop_process_group
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
 OBEDIENT = "import time; print(flush=True); time.sleep(60)"
+
+
+POOL = """
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from facscale.processes import end_with_parent
+if __name__ == "__main__":
+    pool = ProcessPoolExecutor(2, mp_context=get_context("spawn"), initializer=end_with_parent)
+    pids = {pool.submit(os.getpid).result() for _ in range(2)}
+    print(*(process.pid for process in pool._processes.values()), flush=True)
+    pool.submit(input).result()
+"""
+
+
+def test_the_workers_of_a_pool_end_with_a_process_that_is_killed(tmp_path):
+    script = tmp_path / "pool.py"
+    script.write_text(POOL)
+    with subprocess.Popen([sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        workers = [psutil.Process(int(pid)) for pid in process.stdout.readline().split()]
+        assert workers
+        process.kill()
+    gone, alive = psutil.wait_procs(workers, timeout=60)
+    for worker in alive:
+        worker.kill()
+    assert len(gone) == len(workers)
 
 
 @pytest.mark.parametrize(("code", "signal"), [(OBEDIENT, -15), (STUBBORN, -9)])

@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 
 from facscale.evaluate import Predictions
+from facscale.evaluate.predictions import PredictionsError
 from facscale.names import sanitize_filename
 from facscale.report.compare import collect_entries, find_entry, log_papers
 from facscale.report.compare.entries import CompareError, ResultEntry
@@ -71,8 +72,16 @@ def build_row_report(
     path = f"predictions_{sanitize_filename(data)}.parquet"
 
     def load_predictions(entry: ResultEntry) -> list[Predictions]:
-        contents = [read_artifact(uri, run=run.id, path=path) for run in entry.runs]
-        return [Predictions.from_parquet(content) for content in contents if content is not None]
+        """Those of each seed; one that is damaged is named and left out, and ends no comparison of the others."""
+        predictions = []
+        for run in entry.runs:
+            content = read_artifact(uri, run=run.id, path=path)
+            try:
+                if content is not None:
+                    predictions.append(Predictions.from_parquet(content, source=f"{path} of run {run.id}"))
+            except PredictionsError as error:
+                click.echo(f"left out: {error}; evaluate {entry.name} again", err=True)
+        return predictions
 
     rows = [find_entry(entries, name) for name in names]
     for number, name in enumerate(names):

@@ -81,9 +81,11 @@ def run_pipeline(document: Document, *, name: str, should_retry: bool = False) -
     """Make a data set and print what became of every video; the pipeline is called `name` if it has no name itself."""
     from facscale import ingest
     from facscale.cluster.ray import join
+    from facscale.inference.worker_access import check_worker_access
 
     pipeline = ingest.configure(document)
     join()
+    check_worker_access([pipeline.output, str(document.get(("source", "root")) or "")])
     named = pipeline if pipeline.name else pipeline.model_copy(update={"name": name})
     report = ingest.run(named, should_retry=should_retry)
     print(report)

@@ -29,10 +29,11 @@ from facscale.inference.face_search import (
     select_embedding,
 )
 from facscale.job.inputs import read_export
+from facscale.names import expand_cache
 from facscale.report import figures
 from facscale.spec import SpecError
 
-CACHE = Path("~/.cache/facscale/embeddings").expanduser()
+CACHE = expand_cache("~/.cache/facscale/embeddings")
 
 
 def retrieve_faces(
@@ -69,7 +70,7 @@ def retrieve_faces(
     faces = faces or [
         load_frame(dataset, int(rows[row])) for row in sample_queries(embeddings, number=number, seed=seed)
     ]
-    features = compute_features(encoder, faces, size=size)
+    features = compute_features(encoder, faces, size=size, margin=dataset.manifest.margin)
     matches = search(faces, features, embeddings, k=k, exclude_identity=exclude_identity)
     subjects = "other subjects" if exclude_identity else "all subjects"
     embedder = f"the {embedding} embedding of {method.recipe.method}"

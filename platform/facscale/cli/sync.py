@@ -12,7 +12,7 @@ from facscale.track.sync import RETENTION_DAYS, list_spools, remove_old_spools, 
 MESSAGES = {
     "sent": "{records:,} records sent; everything is at {uri}",
     "up_to_date": "everything is at {uri}",
-    "pending": "{records:,} records are left: {uri} does not answer, or another process is sending; nothing is lost",
+    "pending": "{records:,} records are left: {uri} does not answer or refuses them, or another process is sending; nothing is lost",
     "empty": "no records of a run",
 }
 

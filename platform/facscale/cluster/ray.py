@@ -7,8 +7,10 @@ import os
 import re
 import socket
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import AuthenticationError
@@ -25,12 +27,16 @@ from facscale.log_filter import suppress_ray_notices
 from facscale.ownership import PRIVATE_FOLDER, get_user_name, make_private_folder, restrict_new_files
 from facscale.spec import Job, SpecError
 
-HOST_AND_PORT = re.compile(r"[\w.\-\[\]:]+:\d+")  # Ray takes other addresses too: auto, local, ray://...
+Result = TypeVar("Result")
+HOST_AND_PORT = re.compile(r"[\w.\-\[\]:]+:\d+")
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 CLUSTER, DASHBOARD = "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"  # read by Ray's own clients; the second has precedence
 MAX_TEMP_DIR = 107 - len(
     "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1"
 )  # a socket's path has 107
+RETURN_S = 300.0  # in which lost nodes may come back
+CAPACITY_POLL_S = 2.0
+log = logging.getLogger(__name__)
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set in the processes that `ray job submit` starts
 
 
@@ -90,16 +96,22 @@ def connect(address: str) -> None:
 
 
 def choose_cluster() -> str:
-    """Return the address of the job's cluster: host:port, "local" to start one, or any other form of RAY_ADDRESS.
+    """Return the address of the job's cluster: host:port, or "local" to start one.
 
     `ray job submit` sets RAY_ADDRESS too, but to the cluster that was started last on the machine of its driver. The
     job's own cluster is that of the raylet from which the driver descends. Raises SpecError if RAY_ADDRESS=auto and
-    several clusters run on this machine, or none.
+    several clusters run on this machine, or none, and for an address of another kind.
     """
     if SUBMITTED in os.environ and (parent := find_parent_cluster()):
         return parent
     named = os.environ.get(CLUSTER, "")
     if is_cluster_named():
+        if named != "local" and not HOST_AND_PORT.fullmatch(named):
+            raise SpecError(
+                f"RAY_ADDRESS={named} is not HOST:PORT (Ray's own port is 6379): http:// is the dashboard's address, for `ray "
+                "job submit --address` and `facscale submit --ray`, and ray:// is Ray Client's, through which nothing can be "
+                "trained. Correct it, or unset it"
+            )
         return named
     if latest := find_latest_cluster():
         return latest
@@ -139,6 +151,13 @@ def build_dashboard_options() -> dict[str, Any]:
         port = probe.getsockname()[1]
     variables = {DASHBOARD: f"http://127.0.0.1:{port}"}
     return {"include_dashboard": True, "dashboard_port": port, "runtime_env": {"env_vars": variables}}
+
+
+def run_on_worker(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call a function of a module in a worker of the cluster that is joined, on whichever node is free."""
+    remote = ray.remote(num_cpus=0, max_retries=0)(function)
+    result: Result = ray.get(remote.remote(*arguments))
+    return result
 
 
 def find_latest_cluster() -> str:
@@ -194,7 +213,7 @@ def log_choice(address: str) -> None:
     others = sorted(find_running_clusters() - {ray.get_runtime_context().gcs_address})
     if others and not is_cluster_named():
         choice = "started a Ray of its own" if address == "local" else f"uses the last one started here, {address}"
-        logging.getLogger(__name__).warning(
+        log.warning(
             "Ray clusters run on this machine at %s too; this run %s. RAY_ADDRESS=HOST:PORT chooses",
             ", ".join(others),
             choice,
@@ -219,17 +238,45 @@ def get_worker_resources(job: Job) -> dict[str, float]:
 
 def check_capacity(job: Job) -> None:
     """Raise SpecError if the cluster is too small for the job's fewest workers, also after it has grown."""
+    if reason := explain_capacity(job):
+        raise SpecError(reason)
+
+
+def wait_for_capacity(job: Job, *, is_resumed: bool) -> None:
+    """As `check_capacity`, but wait RETURN_S, with a line, where nodes may be about to come back.
+
+    That is so where the cluster has lost nodes, or the job ran before (`is_resumed`).
+    """
+    reason = explain_capacity(job)
+    if reason and (is_resumed or has_lost_nodes()):
+        log.warning("%s. Nodes may be coming back: waiting for up to %g s", reason, RETURN_S)
+        deadline = time.monotonic() + RETURN_S
+        while reason and time.monotonic() < deadline:
+            time.sleep(CAPACITY_POLL_S)
+            reason = explain_capacity(job)
+    if reason:
+        raise SpecError(reason)
+
+
+def explain_capacity(job: Job) -> str:
+    """Explain why the cluster cannot hold the job's fewest workers, also after it has grown; "" if it can."""
     workers, available, limits = job.cluster.min_workers, ray.cluster_resources(), read_cluster_limits()
     for name, amount in get_worker_resources(job).items():
         limit = max(available.get(name, 0), limits.get(name, 0))
         if not job.cluster.autoscaling and workers * amount > limit:
-            raise SpecError(
+            return (
                 f"the job asks for {workers} workers with {amount:g} {name} each, the cluster "
                 f"{'grows to' if limits else 'has'} {limit:g} {name}: lower cluster.workers or "
                 f"cluster.{name.lower()}s_per_worker"
                 + (" (0 trains on the CPU)" if name == "GPU" else "")
                 + ", join more nodes, or set cluster.autoscaling=true if it grows on demand"
             )
+    return ""
+
+
+def has_lost_nodes() -> bool:
+    """Whether a node of the cluster has died."""
+    return any(not node["Alive"] for node in ray.nodes())
 
 
 def read_cluster_limits() -> dict[str, float]:

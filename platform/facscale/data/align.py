@@ -35,15 +35,19 @@ def fit_similarity(centres: np.ndarray, crop: Crop) -> np.ndarray | None:
     scale = crop.eyes_distance * crop.size / distance
     cosine, sine = scale * vector / distance
     rotation = np.array([[cosine, sine], [-sine, cosine]])
-    target = np.array([0.5 * crop.size, crop.eyes_y * crop.size]) - 0.5
+    padding = (crop.stored_size - crop.size) / 2
+    target = np.array([0.5 * crop.size, crop.eyes_y * crop.size]) + padding - 0.5
     return np.hstack([rotation, (target - rotation @ centres.mean(axis=0))[:, None]])
 
 
 def fit_box(box: tuple[float, float, float, float], crop: Crop) -> np.ndarray:
-    """Return the matrix [2, 3] that maps a box (left, top, right, bottom) to the crop, by its centre and longer side."""
+    """Return the matrix [2, 3] that maps a box (left, top, right, bottom) to the crop, by its centre and longer side.
+
+    The box is the stored image: what others have cropped includes the margin, if `crop` has one.
+    """
     left, top, right, bottom = box
     side = max(right - left, bottom - top)
-    scale = crop.size / side
+    scale = crop.stored_size / side
     corner = np.array([left + right - side, top + bottom - side]) / 2
     return np.hstack([np.eye(2) * scale, (scale * (0.5 - corner) - 0.5)[:, None]])
 
@@ -52,6 +56,13 @@ def transform_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Apply a matrix [2, 3] to points [N, 2]."""
     result: np.ndarray = points @ matrix[:, :2].T + matrix[:, 2]
     return result
+
+
+def cut_face_square(image: np.ndarray, matrix: np.ndarray, crop: Crop) -> tuple[np.ndarray, np.ndarray]:
+    """Cut the face square out of a stored image [S, S, 3]; returns it with the matrix [2, 3] from frame pixels to its own."""
+    first = (crop.stored_size - crop.size) // 2
+    shift = np.array([[0, 0, first], [0, 0, first]])
+    return image[first : first + crop.size, first : first + crop.size], matrix - shift
 
 
 def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:

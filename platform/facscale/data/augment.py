@@ -9,19 +9,21 @@ Every image has P parameters, in the order of `PARAMETERS`:
     saturation    factor of the distance to the pixel's own grey
     hue           turns of the chroma plane (YIQ); grey stays grey
     crop width, crop height     sides of the crop as shares of the stored side
-    crop x, y     share of the free space that lies left of / above the crop; 0.5: centred
+    crop x, crop y              the crop's centre from that of the stored image, right and down, as shares of its side
     blur          standard deviation of a Gaussian as a share of the network's input side; 0: none
     quality       JPEG quality, an integer; 0: no compression
     holes         number of black squares
     hole x, hole y, hole side       starting point in [0, 1] of the sequence of their positions and sides
 
 The stored image is rotated, cropped, resized, mirrored, then coloured, blurred, compressed and cut out, in this order
-(the last three: `degrade`). What lies outside the image is filled by reflection, so that there are no black corners.
+(the last three: `degrade`). The neighbours of an aligned view (`FrameTriple`) are moved onto its middle frame in the same
+warp, so that all frames of a sample show the same crop, and blur and holes come after it. What lies outside the image is filled by reflection, so that there are no black corners.
 Colours may leave [0, 1] only within the colour step; they are clamped before the blur.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import lru_cache
 
@@ -32,7 +34,9 @@ from torch.nn import functional
 
 from facscale.data import degrade
 from facscale.data.degrade import BLUR, GREY, HOLES, QUALITY
+from facscale.data.errors import DataError
 from facscale.data.views import Batch, Faces
+from facscale.nn.alignment import compute_five_points, fit_similarity
 from facscale.spec import models
 
 PARAMETERS = (
@@ -55,6 +59,8 @@ PARAMETERS = (
 )
 # Random numbers per image, in two lots: the second lot was added later and leaves the results of the first unchanged.
 DRAWS = (14, 7)
+CROP_SIDE = 6  # the number that gives the side of the crop
+TOLERANCE = 1e-6  # of sides
 MIN_EVAL_CROP = 0.875  # side of the centre crop that is usual in evaluation after training on small random crops
 FLOW_STEP = 1 / 8  # pixels of the stored crop
 FLOW_UNKNOWN = -128  # where there was no later frame
@@ -66,13 +72,18 @@ CHUNK_SIZES = {"cpu": 16}
 DEFAULT_CHUNK_SIZE = 256
 
 
-def sample_params(spec: models.Augment, *, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
-    """Sample parameters [*shape, P] float32, independently for each image."""
-    return to_params(spec, np.concatenate([random.random((*shape, lot)) for lot in DRAWS], axis=-1))
+def sample_params(
+    spec: models.Augment, *, shape: tuple[int, ...], random: np.random.Generator, margin: float = 0.0
+) -> np.ndarray:
+    """Sample parameters [*shape, P] float32, independently for each image; `margin`: of the stored images."""
+    return to_params(spec, np.concatenate([random.random((*shape, lot)) for lot in DRAWS], axis=-1), margin=margin)
 
 
-def to_params(spec: models.Augment, unit: np.ndarray) -> np.ndarray:
-    """Map uniform numbers [..., sum(DRAWS)] in [0, 1) to parameters [..., P] float32."""
+def to_params(spec: models.Augment, unit: np.ndarray, *, margin: float = 0.0) -> np.ndarray:
+    """Map uniform numbers [..., sum(DRAWS)] in [0, 1) to parameters [..., P] float32.
+
+    `margin`: of the stored images, around the face square that the sizes and shifts of `spec` refer to.
+    """
     first, second = np.split(np.moveaxis(unit, -1, 0), DRAWS[:1])
     rotation, flip, brightness, contrast, saturation, hue, side, x, y, aspect, jitter, grey, blur, sigma = first
     compression, quality, holes, number, *hole = second
@@ -82,15 +93,18 @@ def to_params(spec: models.Augment, unit: np.ndarray) -> np.ndarray:
     colours[2] = np.where(grey < spec.grey, 0, colours[2])
     shape = spec.aspect ** (aspect - 0.5)  # the square root of width / height
     side = low + (high - low) * side
+    stored = 1 + 2 * margin  # side of the stored image; all of these in sides of the face square
+    width, height = (np.minimum(max(1, high), side * factor) for factor in (shape, 1 / shape))
+    reach = [np.maximum(0, 1 - length) / 2 if spec.shift is None else spec.shift for length in (width, height)]
     columns = (
         spec.rotation * (2 * rotation - 1),
         flip < spec.flip,
         *colours,
         np.where(is_jittered, spec.hue * (2 * hue - 1), 0),
-        np.minimum(1, side * shape),
-        np.minimum(1, side / shape),
-        x,
-        y,
+        width / stored,
+        height / stored,
+        reach[0] * (2 * x - 1) / stored,
+        reach[1] * (2 * y - 1) / stored,
         np.where(blur < spec.blur, BLUR[0] + (BLUR[1] - BLUR[0]) * sigma, 0),
         np.where(compression < spec.compression, _to_integers(quality, *QUALITY), 0),
         np.where(holes < spec.holes, _to_integers(number, *HOLES), 0),
@@ -99,46 +113,103 @@ def to_params(spec: models.Augment, unit: np.ndarray) -> np.ndarray:
     return np.stack(columns, axis=-1).astype(np.float32)
 
 
-def eval_params(spec: models.Augment) -> np.ndarray:
-    """Return the parameters [P] of evaluation: only a centre crop, of training's mean side, but at least MIN_EVAL_CROP."""
-    side = max(MIN_EVAL_CROP, sum(spec.crop) / 2)
-    return np.array([0, 0, 1, 1, 1, 0, side, side, 0.5, 0.5, *[0] * 6], dtype=np.float32)
+def get_eval_crop(spec: models.Augment) -> float:
+    """Return the side of evaluation's centre crop, in sides of the face square: `eval_crop`, or training's mean side.
+
+    Without `eval_crop` it is at least MIN_EVAL_CROP and at most 1.
+    """
+    return spec.eval_crop or min(1.0, max(MIN_EVAL_CROP, sum(spec.crop) / 2))
+
+
+def eval_params(spec: models.Augment, *, margin: float = 0.0) -> np.ndarray:
+    """Return the parameters [P] of evaluation: only a centre crop; `margin`: of the stored images."""
+    side = get_eval_crop(spec) / (1 + 2 * margin)
+    return np.array([0, 0, 1, 1, 1, 0, side, side, *[0] * 8], dtype=np.float32)
 
 
 def eval_config(spec: models.Augment) -> models.Augment:
-    """Return the settings of an evaluation stream: crops of the side of `eval_params`, anywhere; nothing else."""
-    side = float(eval_params(spec)[6])
-    return models.Augment(rotation=0, flip=0, brightness=0, contrast=0, saturation=0, crop=(side, side))
+    """Return the settings of an evaluation stream: crops of evaluation's side, and nothing else.
+
+    They lie anywhere in the face square, or in its middle where `spec` bounds the shifts.
+    """
+    side, shift = get_eval_crop(spec), None if spec.shift is None else 0.0
+    return models.Augment(
+        rotation=0, flip=0, brightness=0, contrast=0, saturation=0, crop=(side, side), shift=shift, eval_crop=side
+    )
 
 
-def apply(images: Tensor, parameters: Tensor, *, size: int) -> Tensor:
+def check_margin(spec: models.Augment, *, margin: float, url: str, is_trained_on: bool = True) -> None:
+    """Raise DataError where crops of training or evaluation reach beyond the stored images of the data set at `url`.
+
+    `is_trained_on`: False for a data set that is only evaluated.
+
+    The corners of a rotated crop may: what is outside is filled by reflection.
+    """
+    stored, shift = 1 + 2 * margin, spec.shift or 0.0
+    sides = {"data.augment.crop": spec.crop[1] + 2 * shift} if is_trained_on else {}
+    sides["the crop of evaluation"] = get_eval_crop(spec)
+    for key, side in sides.items():
+        if side > stored + TOLERANCE:
+            shifts = f" with shifts of {shift:g}" if shift and key == "data.augment.crop" else ""
+            raise DataError(
+                f"{key}{shifts} shows up to {side:.3g} times the face square, but the images of {url} end at {stored:.3g} "
+                f"times (a margin of {margin:g}), so that faces would be cut off; make the data set again with "
+                f"crop.margin={math.ceil(50 * (side - 1 - TOLERANCE)) / 100:g} (docs/data.md), or set data.augment.crop, shift and "
+                "eval_crop to what it shows"
+            )
+
+
+def apply(images: Tensor, parameters: Tensor, *, size: int, alignment: Tensor | None = None) -> Tensor:
     """Augment uint8 images [B, F, H, W, 3] by parameters [B, F, V, P] to float32 [B, F, V, 3, size, size] in [0, 1].
 
-    Also accepts images [N, H, W, 3] with parameters [N, V, P] or [N, P]; the result is [N, V, 3, size, size] or
-    [N, 3, size, size].
+    `alignment` [B, F, 2, 3], see `fit_alignment`: where each image is moved to first. Also accepts images [N, H, W, 3]
+    with parameters [N, V, P] or [N, P]; the result is [N, V, 3, size, size] or [N, 3, size, size].
     """
     changes = parameters.reshape(images.shape[:-3].numel(), -1, len(PARAMETERS))  # [N, V, P]
+    matrices = _build_sampling_matrices(changes)
+    if alignment is not None:
+        matrices = _compose(alignment.reshape(-1, 1, 2, 3), matrices)
     flat = images.reshape(-1, *images.shape[-3:])
     result = torch.empty((*changes.shape[:2], 3, size, size), device=images.device)
     step = CHUNK_SIZES.get(images.device.type, DEFAULT_CHUNK_SIZE)
     for first in range(0, len(flat), step):
         chunk = slice(first, first + step)
-        _apply(flat[chunk], changes[chunk], result[chunk])
+        _apply(flat[chunk], changes[chunk], matrices[chunk], result[chunk])
     return result.view(*parameters.shape[:-1], 3, size, size)
 
 
-def transform_landmarks(points: Tensor, parameters: Tensor, *, stored: int, size: int) -> Tensor:
+def transform_landmarks(
+    points: Tensor, parameters: Tensor, *, stored: int, size: int, alignment: Tensor | None = None
+) -> Tensor:
     """Map 68 landmarks [..., 136] in pixels of the stored crop to pixels of the network's input [..., V, 68, 2].
 
-    parameters [..., V, P]; `stored` and `size` are the sides of both images. In a mirrored face left and right points
-    are swapped, so that each number still names the same side of the face as seen in the image. nan stays nan.
+    parameters [..., V, P]; `stored` and `size` are the sides of both images; `alignment` [..., 2, 3] as in `apply`. In a
+    mirrored face left and right points are swapped, so that each number still names the same side of the face as seen in
+    the image. nan stays nan.
     """
-    normalized = (2 * points.unflatten(-1, (68, 2)) + 1) / stored - 1  # in [-1, 1]
-    affine = _build_sampling_matrices(parameters.reshape(-1, parameters.shape[-1])).view(*parameters.shape[:-1], 2, 3)
+    normalized = _normalize(points, stored=stored)
+    affine = _build_sampling_matrices(parameters)
+    if alignment is not None:
+        affine = _compose(alignment[..., None, :, :], affine)
     moved = torch.linalg.solve(affine[..., :2], (normalized[..., None, :, :] - affine[..., None, :, 2]).mT).mT
     is_mirrored = parameters[..., 1, None, None] > 0
     moved = torch.where(is_mirrored, moved[..., _get_mirror_order(moved.device), :], moved)
     return ((moved + 1) * size - 1) / 2
+
+
+def fit_alignment(points: Tensor, *, stored: int) -> Tensor:
+    """Fit where each frame of a sample is to be read so that its face lies on that of the middle frame: [B, F, 2, 3].
+
+    points [B, F, 136]: 68 landmarks in pixels of images with the side `stored`. A matrix maps coordinates of the middle
+    frame to those of the frame, both in [-1, 1], by five points (eyes, nose, corners of the mouth); it is the identity for
+    the middle frame, and where a landmark is unknown.
+    """
+    five = compute_five_points(_normalize(points, stored=stored))  # [B, F, 5, 2]
+    count, frames = five.shape[:2]
+    middle = five[:, frames // 2, None].expand_as(five)
+    matrices = fit_similarity(middle.flatten(0, 1), five.flatten(0, 1)).view(count, frames, 2, 3)
+    matrices[:, frames // 2] = torch.eye(2, 3, dtype=matrices.dtype, device=matrices.device)
+    return matrices
 
 
 def transform_flow(steps: Tensor, parameters: Tensor, *, stored: int, size: int) -> Tensor:
@@ -169,12 +240,26 @@ def _get_mirror_order(device: torch.device) -> Tensor:
     return torch.tensor([*jaw, *brows, *bridge, *nostrils, *eyes, *outer, *inner], device=device)
 
 
-def _apply(images: Tensor, changes: Tensor, out: Tensor) -> None:
-    """Write images [N, H, W, 3], augmented by parameters [N, V, P], into `out` [N, V, 3, S, S]."""
+def _normalize(points: Tensor, *, stored: int) -> Tensor:
+    """Convert landmarks [..., 136] in pixels of an image of side `stored` to coordinates [..., 68, 2] in [-1, 1]."""
+    return (2 * points.unflatten(-1, (68, 2)) + 1) / stored - 1
+
+
+def _compose(outer: Tensor, inner: Tensor) -> Tensor:
+    """Return the affine maps [..., 2, 3] that apply `inner` first, then `outer`; leading dimensions are broadcast."""
+    linear = outer[..., :2] @ inner[..., :2]
+    shift = outer[..., :2] @ inner[..., 2:] + outer[..., 2:]
+    return torch.cat([linear, shift], -1)
+
+
+def _apply(images: Tensor, changes: Tensor, matrices: Tensor, out: Tensor) -> None:
+    """Write images [N, H, W, 3], augmented by parameters [N, V, P], into `out` [N, V, 3, S, S].
+
+    matrices [N, V, 2, 3]: from output to stored coordinates.
+    """
     count, views, _, size, _ = out.shape
     pixels = _average_down(images, size=size)
-    matrices = _build_sampling_matrices(changes.flatten(0, 1))
-    grid = functional.affine_grid(matrices, [count * views, 3, size, size], align_corners=False)
+    grid = functional.affine_grid(matrices.flatten(0, 1), [count * views, 3, size, size], align_corners=False)
     # The grids of one image's copies are stacked to one tall grid, so that the image itself is never repeated.
     tall = grid.view(count, views * size, size, 2)
     sampled = functional.grid_sample(pixels, tall, padding_mode="reflection", align_corners=False)
@@ -193,19 +278,23 @@ class Augmenter:
 
     def __call__(self, batch: Batch) -> Batch:
         """Return a batch with images [B, F, V, 3, size, size] float32 in [0, 1], and transformed `landmarks` and `flow`."""
-        return Batch({name: self._augment(faces) for name, faces in batch.items()})
+        device = next(iter(batch.values())).images.device.type
+        with torch.autocast(device, enabled=False):  # in bfloat16 positions would be wrong by half a pixel
+            return Batch({name: self._augment(faces) for name, faces in batch.items()})
 
     def _augment(self, faces: Faces) -> Faces:
         if not faces.images.numel():
             return replace(faces, images=torch.empty(*faces.augmentation.shape[:3], 3, 0, 0))
         columns, stored = dict(faces.columns), faces.images.shape[-2]
+        alignment = fit_alignment(columns["landmarks"], stored=stored) if faces.is_aligned else None
         if "landmarks" in columns:
             columns["landmarks"] = transform_landmarks(
-                columns["landmarks"], faces.augmentation, stored=stored, size=self.size
+                columns["landmarks"], faces.augmentation, stored=stored, size=self.size, alignment=alignment
             )
         if "flow" in columns:
             columns["flow"] = transform_flow(columns["flow"], faces.augmentation, stored=stored, size=self.size)
-        return replace(faces, images=apply(faces.images, faces.augmentation, size=self.size), columns=columns)
+        images = apply(faces.images, faces.augmentation, size=self.size, alignment=alignment)
+        return replace(faces, images=images, columns=columns)
 
 
 def _average_down(images: Tensor, *, size: int) -> Tensor:
@@ -224,16 +313,16 @@ def _to_integers(unit: np.ndarray, smallest: int, largest: int) -> np.ndarray:
 
 
 def _build_sampling_matrices(parameters: Tensor) -> Tensor:
-    """Build matrices [N, 2, 3] from output to input coordinates, both in [-1, 1] (y down), from parameters [N, P]."""
+    """Build matrices [..., 2, 3] from output to input coordinates, both in [-1, 1] (y down), from parameters [..., P]."""
     rotation, flip, _, _, _, _, width, height, x, y, *_ = parameters.unbind(-1)
     cos, sin = torch.cos(torch.deg2rad(rotation)), torch.sin(torch.deg2rad(rotation))
     signed_width = width * (1 - 2 * flip)
-    centre_x, centre_y = (1 - width) * (2 * x - 1), (1 - height) * (2 * y - 1)
+    centre_x, centre_y = 2 * x, 2 * y
     rows = (
         torch.stack([cos * signed_width, -sin * height, cos * centre_x - sin * centre_y], dim=-1),
         torch.stack([sin * signed_width, cos * height, sin * centre_x + cos * centre_y], dim=-1),
     )
-    return torch.stack(rows, dim=1)
+    return torch.stack(rows, dim=-2)
 
 
 def _build_colour_transforms(parameters: Tensor, *, mean: Tensor) -> tuple[Tensor, Tensor]:

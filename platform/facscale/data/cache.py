@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from facscale.data.manifest import compute_checksum
+from facscale.names import expand_cache
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class Cache:
 
     def __init__(self, folder: str | Path, *, limit_bytes: int) -> None:
         """Create `folder` if it is missing. A folder that holds foreign files, or cannot be written, is not used."""
-        self.folder = Path(folder).expanduser()
+        self.folder = expand_cache(str(folder))
         self.limit_bytes = limit_bytes
         self._has_warned = threading.Event()
         self._is_usable = self._claim_folder()

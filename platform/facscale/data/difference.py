@@ -15,7 +15,7 @@ from facscale.data.rows import to_numpy
 from facscale.data.shards import Dataset
 from facscale.data.tracks import Advance, Track, TrackKey, iterate_tracks
 
-SETTINGS = ("name", "au", "image_size", "fps", "expressions", "kind")
+SETTINGS = ("name", "au", "image_size", "margin", "fps", "expressions", "kind")
 
 
 @dataclass

@@ -17,5 +17,9 @@ class StoreError(DataError):
     """A store refuses access or does not answer."""
 
 
+class NoSpaceError(DataError):
+    """A file does not fit where it is to be written."""
+
+
 class DatasetNotFoundError(DataError):
     """There is no data set at a URL."""

@@ -1,16 +1,19 @@
 """Action unit labels as arrays: int8 [N, n], 1 active, 0 not, -1 not labelled; and the weights that balance them.
 
 `r` is an AU's base rate: the share of positive frames among those labelled. Weights are computed from the training frames
-of a fold only.
+of a fold only, by one of three formulas (`compute_label_weights`); papers that state one use the second.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
 from facscale.data.shards import Dataset
+from facscale.spec.models import Weighting
 
 
 def load_labels(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -26,6 +29,36 @@ def load_parts(dataset: Dataset) -> np.ndarray | None:
     if "part" not in dataset.arrow_schema.names:
         return None
     return np.asarray(dataset.read_columns(["part"])["part"].to_pylist())
+
+
+@dataclass(frozen=True, eq=False)
+class IntensityLabels:
+    """Intensities of the N frames of a data set."""
+
+    rows: dict[tuple[str, str, int], int]  # by identity, video and frame
+    intensity: np.ndarray  # [N, n] int8: 0 to 5, or -1 for not labelled
+
+    @classmethod
+    def load(cls, dataset: Dataset) -> Self:
+        """Read these columns of a data set that has AUs. Where only occurrences were coded, all intensities are -1."""
+        table = dataset.read_columns(["identity", "video", "frame", "intensity"])
+        keys = zip(*(table[name].to_pylist() for name in ("identity", "video", "frame")), strict=True)
+        values = table["intensity"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return cls({key: row for row, key in enumerate(keys)}, values.reshape(len(table), -1).astype(np.int8))
+
+    @property
+    def is_labelled(self) -> np.ndarray:
+        """Whether an AU has any intensity, bool [n]."""
+        return self.intensity.max(axis=0, initial=-1) >= 0
+
+    def select_aus(self, aus: Sequence[int]) -> list[int]:
+        """Select those of the data set's n AUs that have an intensity."""
+        return [au for au, is_labelled in zip(aus, self.is_labelled, strict=True) if is_labelled]
+
+    def find(self, *, identity: np.ndarray, video: np.ndarray, frame: np.ndarray) -> np.ndarray:
+        """Find the intensities [M, n] of M frames of the data set."""
+        keys = zip(identity.tolist(), video.tolist(), frame.tolist(), strict=True)
+        return self.intensity[[self.rows[key] for key in keys]]
 
 
 def union_aus(lists: Iterable[Sequence[int]]) -> tuple[int, ...]:
@@ -77,3 +110,18 @@ def compute_class_weights(au: np.ndarray) -> np.ndarray:
     weights = np.stack([0.5 / (1 - safe), 0.5 / safe])
     weights[:, np.isnan(rate)] = 0
     return weights.astype(np.float32)
+
+
+def compute_label_weights(au: np.ndarray, *, weighting: Weighting) -> np.ndarray:
+    """Compute weights [2, n] float32 of the negatives (row 0) and positives (row 1) of each AU from labels [N, n].
+
+    With base rates r and n labelled AUs::
+
+        class   1 / (2 (1 - r)) and 1 / (2 r)                   `compute_class_weights`
+        au      (1 / r) / sum(1 / r) * n, both rows the same    `compute_au_weights`
+        none    1: plain binary cross-entropy
+    """
+    if weighting == "class":
+        return compute_class_weights(au)
+    weights = compute_au_weights(au) if weighting == "au" else np.ones(au.shape[1], np.float32)
+    return np.stack([weights, weights])

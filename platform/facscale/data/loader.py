@@ -151,14 +151,16 @@ class BatchLoader:
         """Allocate a batch and start to decode its frames."""
         index, count = self._index, len(pending.slots)
         keys = np.array([slot.samples.key[slot.sample] for slot in pending.slots])
+        epochs = np.array([epoch for epoch, _ in pending.groups])
         identity = index.get_identities(np.array([slot.samples.member[slot.sample] for slot in pending.slots]))
         size = index.datasets[0].manifest.image_size
         for name, view in index.views.items():
             pending.batch[name] = Faces(
                 images=self._buffers.take((count, view.count, *((size, size) if view.pixels else (0, 0)), 3)),
                 identity=self._to_tensor(identity.copy()),
-                augmentation=self._to_tensor(index.sample_augmentation(name, keys)),
+                augmentation=self._to_tensor(index.sample_augmentation(name, keys, epochs=epochs)),
                 columns={column: self._allocate(column, count, view.count) for column in view.columns},
+                is_aligned=view.is_aligned,
             )
         step = max(1, FRAMES_PER_TASK // sum(view.count for view in index.views.values()))
         for first in range(0, count, step):

@@ -15,6 +15,7 @@ import xxhash
 from pydantic import Field, TypeAdapter, ValidationError
 
 from facscale.data.errors import DataError
+from facscale.spec.pipelines import MAX_MARGIN
 
 SCHEMA_VERSION = 1
 MAX_BYTES = 1 << 30  # of a row group, or of a footer; the writer makes none above 64 MB
@@ -67,15 +68,18 @@ class Manifest:
     """The content of manifest.json."""
 
     name: Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]  # printed, hence no control characters
-    au: tuple[int, ...]  # AU numbers of the label columns, in their order; empty: not labelled
+    au: tuple[Annotated[int, Field(ge=0)], ...]  # AU numbers of the label columns, in their order; empty: not labelled
     image_size: Annotated[int, Field(gt=0, le=8192)]  # pixels, side of the stored square crops
-    fps: float  # frames a second of the source videos; 0: single images
+    fps: Annotated[float, Field(ge=0, allow_inf_nan=False)]  # frames a second of the source videos; 0: single images
     recipe: dict[str, Any]  # how the data set was made, in free form
-    counts: dict[str, int]  # identities, videos, tracks, frames, labelled_frames
-    shards: tuple[Shard, ...]
+    counts: dict[str, Annotated[int, Field(ge=0)]]  # identities, videos, tracks, frames, labelled_frames
+    shards: Annotated[tuple[Shard, ...], Field(min_length=1)]
     fingerprint: str  # sha256 over names, columns and all row-group checksums
     index_checksum: str
     expressions: tuple[str, ...] = ()  # classes of the column `expression`, by their numbers; empty: no such column
+    margin: Annotated[float, Field(ge=0, le=MAX_MARGIN)] = (
+        0.0  # around the face square, as a share of the square's side
+    )
     kind: str = "faces"
     schema: int = SCHEMA_VERSION
     version: int = 1  # of what one pipeline made from a source that has changed in between
@@ -110,6 +114,8 @@ class Manifest:
         """Yield a sentence for each contradiction between the fields: a manifest is untrusted input."""
         if missing := REQUIRED_COUNTS - self.counts.keys():
             yield f"counts lack {', '.join(sorted(missing))}"
+        if len(set(self.au)) < len(self.au):
+            yield "au names a column twice"
         for shard in self.shards:
             yield from shard.find_faults()
 

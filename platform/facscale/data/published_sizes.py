@@ -16,19 +16,23 @@ class PublishedSize:
 
     name: str
     people: int
+    videos: int
     tracks: int  # utterances, sequences or single images
     frames: int
     aus: tuple[int, ...]  # of the labels; empty: none
     source: str
 
 
-# Frames of VoxCeleb: hours of the papers at 25 frames/s. BP4D, DISFA: the frames that AU papers evaluate.
+# Frames of VoxCeleb: hours of the papers at 25 frames/s; videos: as its site gives them. BP4D, DISFA: the frames that AU
+# papers evaluate.
 SIZES = (
-    PublishedSize("VoxCeleb2", 5_994, 1_092_009, 212_000_000, (), "Chung et al. 2018, its dev part: 2,360 hours"),
-    PublishedSize("VoxCeleb1", 1_251, 153_516, 31_700_000, (), "Nagrani et al. 2017: 352 hours"),
-    PublishedSize("EmotioNet", 100_000, 100_000, 100_000, (), "RTATL: 100,000 images of it"),
-    PublishedSize("BP4D", 41, 328, 146_847, BP4D_AUS, "RTATL and ME-GraphAU"),
-    PublishedSize("DISFA", 27, 27, 130_814, DISFA_AUS, "ME-GraphAU"),
+    PublishedSize(
+        "VoxCeleb2", 5_994, 145_569, 1_092_009, 212_000_000, (), "Chung et al. 2018, its dev part: 2,360 hours"
+    ),
+    PublishedSize("VoxCeleb1", 1_251, 22_496, 153_516, 31_700_000, (), "Nagrani et al. 2017: 352 hours"),
+    PublishedSize("EmotioNet", 100_000, 100_000, 100_000, 100_000, (), "RTATL: 100,000 images of it"),
+    PublishedSize("BP4D", 41, 328, 328, 146_847, BP4D_AUS, "RTATL and ME-GraphAU"),
+    PublishedSize("DISFA", 27, 27, 27, 130_814, DISFA_AUS, "ME-GraphAU"),
 )
 
 

@@ -4,7 +4,10 @@
     AWS_REQUEST_PAYER=requester      buckets whose readers pay
     AWS_VIRTUAL_HOSTING=TRUE|FALSE   bucket.host/key, or host/bucket/key; unset: the former for AWS, the latter for others
 
-These names are GDAL's. Keys are found by the AWS SDK, by its own rules: variables, profile, container, instance role, web
+    AWS_CA_BUNDLE=FILE               certificates of a private authority, PEM
+    HTTPS_PROXY, HTTP_PROXY, NO_PROXY
+
+The first three names are GDAL's. Keys are found by the AWS SDK, by its own rules: variables, profile, container, instance role, web
 identity. It looks for them anew at each request, so keys may be renewed while a run goes on; only those in variables cannot,
 since nobody else can change the variables of a running process.
 """
@@ -14,10 +17,12 @@ from __future__ import annotations
 import os
 import socket
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
+from requests.utils import get_environ_proxies
 
 from facscale.errors import UserError
 
@@ -66,15 +71,31 @@ def connect(path: str) -> pafs.S3FileSystem:
     """Return a client for the bucket at the beginning of `path`; clients of the same settings are shared."""
     key = tuple(os.environ.get(name, "") for name in ("AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN", "AWS_PROFILE"))
     return _connect(
-        get_endpoint(), key, _find_region(path), anonymous=is_anonymous(), virtual=bool(is_virtual_hosted())
+        get_endpoint(),
+        key,
+        _find_region(path),
+        anonymous=is_anonymous(),
+        virtual=bool(is_virtual_hosted()),
+        certificates=_find_certificates(),
+        proxy=find_proxy(),
     )
 
 
 @lru_cache(maxsize=16)
 def _connect(
-    endpoint: str, key: tuple[str, ...], region: str | None, *, anonymous: bool, virtual: bool
+    endpoint: str,
+    key: tuple[str, ...],
+    region: str | None,
+    *,
+    anonymous: bool,
+    virtual: bool,
+    certificates: str,
+    proxy: str,
 ) -> pafs.S3FileSystem:
-    """Return one client per endpoint and key (the SDK reads the secret itself), shared for its connection pool."""
+    """Return one client per endpoint and key (the SDK reads the secret itself), shared for its connection pool.
+
+    `certificates` (a PEM file) and `proxy` are variables that botocore, which fsspec and MLflow use, reads itself.
+    """
     del key  # only part of the cache key: a changed access key needs a new client
     parts = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
     return pafs.S3FileSystem(
@@ -86,7 +107,17 @@ def _connect(
         connect_timeout=5.0,
         request_timeout=60.0,
         retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=3),
+        tls_ca_file_path=certificates or None,
+        proxy_options=proxy or None,
     )
+
+
+def find_proxy() -> str:
+    """The proxy to S3's endpoint by the usual variables (HTTPS_PROXY, HTTP_PROXY, NO_PROXY); "" for none."""
+    endpoint = get_endpoint() or "https://s3.amazonaws.com"
+    proxies = get_environ_proxies(endpoint)
+    proxy = str(proxies.get(urlsplit(endpoint).scheme) or proxies.get("all") or "")
+    return proxy if "://" in proxy or not proxy else f"http://{proxy}"
 
 
 def list_variables() -> list[str]:
@@ -103,6 +134,13 @@ def describe_variables() -> str:
     if is_anonymous():
         return f"{socket.gethostname()} asked without a key: AWS_NO_SIGN_REQUEST is set"
     return f"{socket.gethostname()} has {', '.join(list_variables()) or 'no AWS_ variable'}"
+
+
+def _find_certificates() -> str:
+    certificates = os.environ.get("AWS_CA_BUNDLE", "")
+    if certificates and not Path(certificates).is_file():
+        raise UserError(f"AWS_CA_BUNDLE names {certificates}, which is no file")
+    return certificates
 
 
 def _read_switch(name: str) -> bool | None:

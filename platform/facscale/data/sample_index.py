@@ -37,7 +37,7 @@ class SampleIndex:
         """
         if batch_size % world or not 0 <= rank < world:
             raise DataError(f"a batch of {batch_size} samples cannot be shared by {world} workers; make it a multiple")
-        _check_inputs(datasets, views)
+        _check_inputs(datasets, views, spec=spec)
         self.datasets, self.views, self.spec, self.pin = tuple(datasets), dict(views), spec, pin
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
         names = [name for view in views.values() for name in view.columns]
@@ -46,7 +46,7 @@ class SampleIndex:
         extent = max(view.extent for view in views.values())
         identities = None if subjects is None else [subjects[dataset.url] for dataset in datasets]
         self.population = order.select_runs([dataset.runs for dataset in datasets], extent=extent, subjects=identities)
-        self.samples_per_epoch = int(order.count_samples(self.population, per_track=spec.per_track).sum())
+        self.samples_per_epoch = order.count_samples(self.population, **spec.epoch.model_dump())
         if not self.samples_per_epoch:
             raise DataError(_explain_empty(datasets, extent=extent, identities=identities))
         self._row_of_run = np.concatenate([dataset.runs.start for dataset in datasets])
@@ -56,8 +56,9 @@ class SampleIndex:
         self.failure_log = ReadFailureLog(total_frames=frames, max_share=spec.max_bad)
 
     def compute_bytes_per_epoch(self) -> int:
-        """Add up the bytes of the row groups that an epoch reads, over all workers."""
-        members = np.unique(self.population.group, return_index=True)[1]
+        """Add up the bytes of the row groups that the first epoch reads, over all workers; others read about as many."""
+        members = order.sample_epoch(self.population, **self.spec.epoch.model_dump(), seed=self.seed, epoch=0).member
+        members = members[np.unique(self.population.group[members], return_index=True)[1]]
         keys = (self.get_row_group(int(member)) for member in members)
         return sum(self.datasets[k.dataset].manifest.shards[k.shard].row_groups[k.row_group].length for k in keys)
 
@@ -65,7 +66,7 @@ class SampleIndex:
         """Return the samples of an epoch, in order."""
         return order.order_epoch(
             self.population,
-            per_track=self.spec.per_track,
+            **self.spec.epoch.model_dump(),
             seed=self.seed,
             epoch=number,
             streams=self.spec.canonical_streams,
@@ -94,8 +95,8 @@ class SampleIndex:
             result[mask] = self._first_identity[number] + codes
         return result
 
-    def sample_augmentation(self, view_name: str, keys: np.ndarray) -> np.ndarray:
-        """Return augmentation parameters [B, F, V, P] float32 of the samples with the given keys [B]."""
+    def sample_augmentation(self, view_name: str, keys: np.ndarray, *, epochs: np.ndarray) -> np.ndarray:
+        """Return augmentation parameters [B, F, V, P] float32 of the samples with the given keys [B] and epochs [B]."""
         view = self.views[view_name]
         number = list(self.views).index(view_name)
         shape = (len(keys), 1 if view.shared else view.count, view.views)
@@ -103,17 +104,23 @@ class SampleIndex:
         unit = order.to_uniform(order.hash64(keys[:, None], number, np.arange(images * sum(augment.DRAWS))))
         first, second = np.split(unit, [images * augment.DRAWS[0]], axis=1)
         unit = np.concatenate([first.reshape(*shape, -1), second.reshape(*shape, -1)], axis=-1)
-        parameters = augment.to_params(self.spec.augment, unit)
+        if self.spec.augment.crop_per == "epoch":
+            unit[..., augment.CROP_SIDE] = order.to_uniform(order.hash64(self.seed, epochs))[:, None, None]
+        parameters = augment.to_params(self.spec.augment, unit, margin=self.datasets[0].manifest.margin)
         return np.broadcast_to(parameters, (len(keys), view.count, *parameters.shape[2:])).copy()
 
 
-def _check_inputs(datasets: Sequence[Dataset], views: Mapping[str, View]) -> None:
+def _check_inputs(datasets: Sequence[Dataset], views: Mapping[str, View], *, spec: models.Data) -> None:
     if not datasets or not views:
         raise DataError("a stream needs at least one data set and one view; check data.unlabelled and data.labelled")
-    sizes = {dataset.manifest.image_size: dataset.url for dataset in datasets}
+    sizes = {(dataset.manifest.image_size, dataset.manifest.margin): dataset.url for dataset in datasets}
     if len(sizes) > 1:
-        listing = ", ".join(f"{url}: {size} px" for size, url in sizes.items())
-        raise DataError(f"data sets that are read together need crops of one size ({listing}); make one of them again")
+        listing = ", ".join(f"{url}: {size} px, margin {margin:g}" for (size, margin), url in sizes.items())
+        raise DataError(
+            f"data sets that are read together need crops of one size and margin ({listing}); make one of them again"
+        )
+    for dataset in datasets if any(view.pixels for view in views.values()) else ():
+        augment.check_margin(spec.augment, margin=dataset.manifest.margin, url=dataset.url)
 
 
 def _explain_empty(datasets: Sequence[Dataset], *, extent: int, identities: Sequence[Collection[str]] | None) -> str:

@@ -15,13 +15,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from facscale.data import s3
-from facscale.data.errors import DataError, StoreError
+from facscale.data.errors import DataError, NoSpaceError, StoreError
+from facscale.files import is_disk_full, publish, sync, write_atomically
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
@@ -30,6 +32,19 @@ OPEN_TIMEOUT_S = 10.0  # a user is waiting for the answer
 READ_TIMEOUT_S = 300.0  # in the middle of a long run: long enough for a store to restart
 RENEWAL_S = 60.0  # how long whoever renews temporary keys may be late
 MAX_PAUSE_S = 10.0
+OBJECT_STORES = {
+    "s3",
+    "s3a",
+    "gs",
+    "gcs",
+    "abfs",
+    "abfss",
+    "az",
+    "adl",
+    "oss",
+    "oci",
+    "memory",
+}  # of fsspec: PUT is atomic
 # Permanent errors, by the words of the AWS SDK inside pyarrow's message and of botocore's inside fsspec's.
 ACCESS_ERRORS = (
     "ACCESS_DENIED",
@@ -171,6 +186,41 @@ class Folder:
 
         self._retry(copy, name=name, timeout=READ_TIMEOUT_S)
 
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file, in place of one of that name; it appears complete or not at all.
+
+        In a local folder the data is on the disk when the call returns; an object store gets it in one request. Raises
+        NoSpaceError where it does not fit, StoreError.
+        """
+        self._discard_handle(name)
+        try:
+            if self.is_local:
+                (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(self.path / name, data)
+                return
+            self._retry(lambda: self._upload(name, data), name=name, timeout=READ_TIMEOUT_S)
+        except (OSError, StoreError) as error:
+            if is_disk_full(error):
+                raise NoSpaceError(
+                    f"{self.url}/{name} does not fit ({len(data):,} bytes: {_get_first_line(error)}): free space there, or "
+                    "choose another place"
+                ) from None
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(f"{self.url}/{name} cannot be written: {error.strerror or error}") from None
+
+    def _upload(self, name: str, data: bytes) -> None:
+        """Put an object; in a remote store that keeps parts of files, rename a complete one."""
+        store, folder = open_fsspec(self.url)
+        protocols = {store.protocol} if isinstance(store.protocol, str) else set(store.protocol)
+        if protocols & OBJECT_STORES:
+            store.pipe_file(f"{folder}/{name}", data)
+            return
+        partial = f"{folder}/.{name}.{os.getpid()}.partial"
+        store.makedirs(folder, exist_ok=True)
+        store.pipe_file(partial, data)
+        store.mv(partial, f"{folder}/{name}")
+
     def create(self) -> None:
         """Create the folder, where the store has folders (a bucket has none). Raises DataError."""
         if self.is_local:
@@ -188,9 +238,14 @@ class Folder:
                 os.link(source, partial)
             else:
                 pafs.copy_files(str(source), str(partial))
-            partial.replace(target)
+            sync(partial)
+            publish(partial, target)
         except OSError as error:
             partial.unlink(missing_ok=True)
+            if is_disk_full(error):
+                raise NoSpaceError(
+                    f"{self.url}/{name} does not fit: free space there, or choose another place"
+                ) from None
             raise DataError(f"{self.url}/{name} cannot be written: {error.strerror or error}") from None
 
     def _join(self, name: str) -> str:
@@ -269,6 +324,20 @@ class Folder:
         if self.is_local:
             return f"{self.url} cannot be read: {text}"
         return f"{self.url} cannot be reached: {text}; check that {endpoint} is up and AWS_ENDPOINT_URL is right"
+
+
+def is_remote(url: str) -> bool:
+    """Return whether a URL leads to a store that is reached over the network."""
+    return urlsplit(url).scheme not in ("", "file", "local")
+
+
+def try_access(url: str) -> str:
+    """Say why the store of a URL cannot be read from this process; "" if it can."""
+    try:
+        Folder(url).exists("manifest.json")
+    except DataError as error:
+        return str(error)
+    return ""
 
 
 def _is_temporary(error: BaseException) -> bool:

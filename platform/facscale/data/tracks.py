@@ -148,6 +148,7 @@ def write_tracks(
         au=aus,
         expressions=largest.expressions,
         image_size=largest.image_size,
+        margin=largest.margin,
         fps=largest.fps,
         every=find_frame_step(sources[0]),
         recipe=recipe,
@@ -236,6 +237,7 @@ def _check_compatible(sources: Sequence[Dataset]) -> None:
     own = {*PER_AU, *find_measures(sources), PART}
     properties: dict[str, Callable[[Dataset], str]] = {
         "crops of one size": lambda source: f"{source.manifest.image_size} px",
+        "crops of one margin": lambda source: f"{source.manifest.margin:g}",
         "the same expressions": lambda source: ", ".join(source.manifest.expressions) or "none",
         "the same columns": lambda source: ", ".join(sorted(set(source.arrow_schema.names) - own)),
     }

@@ -34,6 +34,11 @@ class View(ABC):
         return replace(self, columns=tuple(dict.fromkeys((*self.columns, *names))))
 
     @property
+    def is_aligned(self) -> bool:
+        """Whether the frames of a sample are moved onto the middle one by their landmarks."""
+        return False
+
+    @property
     @abstractmethod
     def extent(self) -> int:
         """The number of frames that a run must have from a sample's start on."""
@@ -103,9 +108,22 @@ class RandomFrames(View):
 
 @dataclass(frozen=True, kw_only=True)
 class FrameTriple(View):
-    """The frames t - interval, t, t + interval; beyond the ends of a run its first or last frame is repeated."""
+    """The frames t - interval, t, t + interval; t itself takes the place of a neighbour beyond the ends of its run.
+
+    `aligned`: the neighbours are moved onto frame t by five of their landmarks, before they are degraded.
+    """
 
     interval: int
+    aligned: bool = False
+
+    def __post_init__(self) -> None:
+        """Request the landmarks that an alignment needs."""
+        if self.aligned and "landmarks" not in self.columns:
+            object.__setattr__(self, "columns", (*self.columns, "landmarks"))
+
+    @property
+    def is_aligned(self) -> bool:
+        return self.aligned
 
     @property
     def extent(self) -> int:
@@ -116,8 +134,8 @@ class FrameTriple(View):
         return 3
 
     def choose(self, start: int, frames: int, random: np.random.Generator) -> np.ndarray:
-        indices: np.ndarray = np.clip(start + self.interval * np.array([-1, 0, 1]), 0, frames - 1)
-        return indices
+        indices = start + self.interval * np.array([-1, 0, 1])
+        return np.where((indices >= 0) & (indices < frames), indices, start)
 
 
 @dataclass
@@ -132,11 +150,12 @@ class Faces:
     # such label), and augmentation transforms "landmarks" to [B, F, V, 68, 2] and "flow" to [B, F, V, 2, S / 4, S / 4],
     # in pixels of the augmented images.
     columns: dict[str, Tensor] = field(default_factory=dict)
+    is_aligned: bool = False  # augmentation moves the frames of each sample onto the middle one
 
     def select(self, rows: np.ndarray | slice) -> Faces:
         """Return the samples with the given numbers."""
         columns = {name: values[rows] for name, values in self.columns.items()}
-        return Faces(self.images[rows], self.identity[rows], self.augmentation[rows], columns)
+        return Faces(self.images[rows], self.identity[rows], self.augmentation[rows], columns, self.is_aligned)
 
     def __getattr__(self, name: str) -> Tensor:
         """Look up a column: `faces.au` is `faces.columns["au"]`."""
@@ -165,6 +184,7 @@ class Batch(dict[str, Faces]):
                     identity=faces.identity.to(device, non_blocking=True),
                     augmentation=faces.augmentation.to(device, non_blocking=True),
                     columns={key: value.to(device, non_blocking=True) for key, value in faces.columns.items()},
+                    is_aligned=faces.is_aligned,
                 )
                 for name, faces in self.items()
             }

@@ -297,13 +297,16 @@ class ShardWriter:
         au: Sequence[int] = (),
         expressions: Sequence[str] = (),
         image_size: int,
+        margin: float = 0.0,
         fps: float,
         recipe: Mapping[str, Any],
         every: int = 1,
         row_group_mb: float = 8.0,
         shard_mb: float = 256.0,
     ) -> None:
-        """Prepare the folder. `every`: only each n-th source frame is stored, so frames n apart are neighbours in a run.
+        """Prepare the folder. `image_size`, `margin`: of the stored images, see `Manifest`.
+
+        `every`: only each n-th source frame is stored, so frames n apart are neighbours in a run.
 
         `fps` and `every` are those of most tracks; `add_track` takes those of a track that differs.
 
@@ -319,7 +322,7 @@ class ShardWriter:
             )
         self._folder.create()
         self._description: dict[str, Any] = {"name": name, "au": tuple(au), "image_size": image_size, "fps": fps}
-        self._description |= {"recipe": dict(recipe), "expressions": tuple(expressions)}
+        self._description |= {"recipe": dict(recipe), "expressions": tuple(expressions), "margin": margin}
         self._fps, self._every = fps, every
         spool_parent = str(self._folder.path) if self._folder.is_local else None
         self._spool = tempfile.TemporaryDirectory(prefix=".spool-", dir=spool_parent)

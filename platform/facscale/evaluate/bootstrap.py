@@ -109,7 +109,7 @@ def bootstrap_difference(
         resample_f1(side, people=people, trainings=draw_trainings(len(side), resamples=resamples, random=random))
         for side in (counts[: len(a)], counts[len(a) :])
     )
-    mean, *by_au = _compute_intervals(f1_b - f1_a, level=level, freedom=count_degrees_of_freedom(counts[0].tested))
+    mean, *by_au = compute_intervals(f1_b - f1_a, level=level, freedom=count_degrees_of_freedom(counts[0].tested))
     return F1Difference(
         a=a[0].name,
         b=b[0].name,
@@ -189,7 +189,7 @@ def _weigh_f1(counts: ConfusionCounts, people: np.ndarray) -> np.ndarray:
     return np.concatenate(batches)
 
 
-def _compute_intervals(draws: np.ndarray, *, level: float, freedom: int) -> list[Interval]:
+def compute_intervals(draws: np.ndarray, *, level: float, freedom: int) -> list[Interval]:
     """Intervals of the columns of [draws, columns], whose first line is the measured value; nan where no draw is defined."""
     tail = float(ndtr(stdtrit(freedom, (1 - level) / 2))) if freedom else np.nan
     intervals = []

@@ -106,8 +106,8 @@ def fit_expression_probe(
 ) -> LinearProbe:
     """Train a probe on features [N, D] and classes [N] with Adam on shuffled minibatches; the same seed, the same probe.
 
-    The loss is cross-entropy, in which a face of class c weighs N / (k N_c): 1 on average. Faces without an expression (-1)
-    are left out. Returns the probe in evaluation mode. Raises ValueError for fewer than 2 faces.
+    The loss is cross-entropy, in which a face of class c weighs N / (k N_c), 1 on average, or always 1 with
+    `probe.weighting: none`. Faces without an expression (-1) are left out. Returns the probe in evaluation mode. Raises ValueError for fewer than 2 faces.
     """
     labelled = expression >= 0
     x = torch.from_numpy(features[labelled].astype(np.float32))
@@ -116,6 +116,8 @@ def fit_expression_probe(
         raise ValueError(f"a probe needs at least 2 faces with an expression, here are {len(x)}")
     counts = torch.bincount(y, minlength=classes)
     weights = len(y) / ((counts > 0).sum() * counts.clamp(min=1)).float()
+    if probe.weighting == "none":
+        weights = torch.ones(classes)
     random = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):  # leaves the process's own generator alone
         torch.manual_seed(seed)

@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field, TypeAdapter
+from typing_extensions import TypedDict
 
+from facscale.errors import UserError
 from facscale.evaluate.f1 import ConfusionCounts, count_confusions
 from facscale.evaluate.scores import MethodScores
 
@@ -22,7 +25,21 @@ METADATA_KEY = b"predictions"  # of the Parquet file's metadata, which is JSON
 KEY_TYPES = {"identity": pa.string(), "video": pa.string(), "frame": pa.int32(), "fold": pa.int8()}
 ARRAYS = ("probability", "au", *KEY_TYPES)
 FRAME_KEY = ("identity", "video", "frame")  # identifies a frame
+MAX_REASON = 200  # characters of another library's message in ours
 MAX_FOLDS = np.iinfo(np.int8).max + 1
+
+
+class PredictionsError(UserError):
+    """A file is damaged, or holds no predictions."""
+
+
+class _Metadata(TypedDict):
+    """What the Parquet file says of its columns."""
+
+    name: str
+    aus: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=1000)]
+    folds: list[str]
+    source: str
 
 
 class VideoKey(NamedTuple):
@@ -49,6 +66,7 @@ class Predictions:
     fold: np.ndarray  # [N] int8, number of the fold that tested it
     folds: tuple[str, ...]  # their names
     source: str = ""  # where the folds are from, as text
+    protocol: str = ""  # one of `scores.PROTOCOLS`; "" where it was not recorded
 
     def __post_init__(self) -> None:
         shapes = {name: getattr(self, name).shape for name in ARRAYS}
@@ -67,8 +85,12 @@ class Predictions:
         Raises ValueError for pieces of different methods, AUs or splits, and for more than 128 folds.
         """
         first = pieces[0]
-        if any((piece.name, piece.aus, piece.source) != (first.name, first.aus, first.source) for piece in pieces):
-            raise ValueError("only predictions of one method, for the same AUs and from the same split, can be joined")
+        facts = {(piece.name, piece.aus, piece.source, piece.protocol) for piece in pieces}
+        if len(facts) > 1:
+            raise ValueError(
+                "only predictions of one method, for the same AUs, from the same split and by the same protocol, can be "
+                "joined"
+            )
         arrays = {name: np.concatenate([getattr(piece, name) for piece in pieces]) for name in ARRAYS}
         folds = [len(piece.folds) for piece in pieces]
         if sum(folds) > MAX_FOLDS:
@@ -76,7 +98,7 @@ class Predictions:
         before = np.repeat(np.cumsum([0, *folds[:-1]]), [len(piece) for piece in pieces])
         arrays["fold"] = (arrays["fold"] + before).astype(np.int8)
         names = tuple(name for piece in pieces for name in piece.folds)
-        return cls(first.name, first.aus, **arrays, folds=names, source=first.source)
+        return cls(first.name, first.aus, **arrays, folds=names, source=first.source, protocol=first.protocol)
 
     @classmethod
     def concat_splits(cls, splits: Sequence[Predictions]) -> Predictions:
@@ -97,7 +119,12 @@ class Predictions:
             rows = self.fold == number
             counts.append(count_confusions(probability=self.probability[rows], au=self.au[rows], threshold=threshold))
         return MethodScores.from_counts(
-            self.name, aus=self.aus, counts=ConfusionCounts.stack(counts), folds=self.folds, source=self.source
+            self.name,
+            aus=self.aus,
+            counts=ConfusionCounts.stack(counts),
+            folds=self.folds,
+            source=self.source,
+            protocol=self.protocol,
         )
 
     def sort_order(self) -> np.ndarray:
@@ -120,8 +147,7 @@ class Predictions:
 
     def select(self, rows: np.ndarray) -> Predictions:
         """The predictions of some rows, given as row numbers or as a mask [N]."""
-        arrays = {name: getattr(self, name)[rows] for name in ARRAYS}
-        return Predictions(self.name, self.aus, **arrays, folds=self.folds, source=self.source)
+        return replace(self, **{name: getattr(self, name)[rows] for name in ARRAYS})
 
     def select_video(self, identity: str, video: str) -> Predictions:
         """The frames of one video, sorted. Raises ValueError where it has none."""
@@ -147,33 +173,59 @@ class Predictions:
         for number, au in enumerate(self.aus):
             columns[f"AU{au}"] = pa.array(self.au[:, number], pa.int8())
             columns[f"p{au}"] = pa.array(self.probability[:, number], pa.float32())
-        metadata = {"name": self.name, "aus": self.aus, "folds": self.folds, "source": self.source}
+        metadata = {
+            "name": self.name,
+            "aus": self.aus,
+            "folds": self.folds,
+            "source": self.source,
+            "protocol": self.protocol,
+        }
         out = pa.BufferOutputStream()
         pq.write_table(pa.table(columns, metadata={METADATA_KEY: json.dumps(metadata)}), out, compression="zstd")
         return out.getvalue().to_pybytes()
 
     @classmethod
-    def from_parquet(cls, data: bytes) -> Predictions:
-        """Read what `to_parquet` wrote."""
+    def from_parquet(cls, data: bytes, *, source: str = "the file of predictions") -> Predictions:
+        """Read what `to_parquet` wrote. Raises PredictionsError, which names `source`, for anything else."""
+        try:
+            return cls._read_parquet(data)
+        except (pa.ArrowException, KeyError, TypeError, ValueError, OSError, RecursionError) as error:
+            reason = " ".join(str(error).split())[:MAX_REASON] or type(error).__name__
+            raise PredictionsError(f"{source} is damaged, or is no file of predictions: {reason}") from None
+
+    @classmethod
+    def _read_parquet(cls, data: bytes) -> Predictions:
         table = pq.read_table(pa.BufferReader(data))
-        metadata = json.loads(table.schema.metadata[METADATA_KEY])
-        aus = tuple(metadata["aus"])
+        metadata = TypeAdapter(_Metadata).validate_json((table.schema.metadata or {})[METADATA_KEY])
+        aus, folds = metadata["aus"], metadata["folds"]
+        columns = {**KEY_TYPES, **{f"AU{au}": pa.int8() for au in aus}, **{f"p{au}": pa.float32() for au in aus}}
+        for name, kind in columns.items():
+            if table.schema.field(name).type != kind or table[name].null_count:
+                raise ValueError(f"its column {name} is {table.schema.field(name).type}, or has gaps")
 
         def read_matrix(prefix: str, kind: type) -> np.ndarray:
-            columns = [table[f"{prefix}{au}"].to_numpy() for au in aus]
-            return np.stack(columns, axis=1) if columns else np.empty((len(table), 0), kind)
+            values = [table[f"{prefix}{au}"].to_numpy() for au in aus]
+            return np.stack(values, axis=1) if values else np.empty((len(table), 0), kind)
 
         text = {name: np.array(table[name].to_pylist(), dtype=np.str_) for name in ("identity", "video")}
+        fold, labels, probability = table["fold"].to_numpy(), read_matrix("AU", np.int8), read_matrix("p", np.float32)
+        if len(fold) and not 0 <= fold.min() <= fold.max() < len(folds):
+            raise ValueError(f"its column fold names others than its {len(folds)} folds")
+        if labels.size and not -1 <= labels.min() <= labels.max() <= 1:
+            raise ValueError("it has labels other than 1, 0 and -1")
+        if not ((probability >= 0) & (probability <= 1) | np.isnan(probability)).all():
+            raise ValueError("it has probabilities outside 0 to 1")
         return cls(
             metadata["name"],
-            aus,
-            read_matrix("p", np.float32),
-            read_matrix("AU", np.int8),
+            tuple(aus),
+            probability,
+            labels,
             **text,
             frame=table["frame"].to_numpy(),
-            fold=table["fold"].to_numpy(),
-            folds=tuple(metadata["folds"]),
+            fold=fold,
+            folds=tuple(folds),
             source=metadata["source"],
+            protocol=str(metadata.get("protocol", "")),
         )
 
 

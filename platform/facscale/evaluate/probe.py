@@ -1,34 +1,23 @@
 """The linear probe of the field's protocol: BatchNorm1d and a bias-free linear layer on frozen features.
 
 Li & Shan (CLP), section IV.A, after TCAE: binary cross-entropy for each AU, "reweighted ... inversely proportional to
-the AU class frequencies". Neither paper gives the formula, so there are two: "class" weighs the positives and the
-negatives of each AU inversely to how often they occur, "au" weighs whole AUs as JAA-Net, ME-GraphAU and AUNet do. The
-layers of different AUs share nothing but BatchNorm's gain and shift, and Adam is indifferent to the scale of a
-gradient, so "au" hardly changes this probe; "class" is the default because it is the reading that has an effect.
+the AU class frequencies". Neither paper gives the formula, so `evaluate.probe.weighting` chooses one (the formulas are
+those of `data.labels.compute_label_weights`): "class" weighs the positives and the negatives of each AU inversely to how
+often they occur, "au" weighs whole AUs as JAA-Net, ME-GraphAU and AUNet do, "none" weighs nothing. The layers of
+different AUs share nothing but BatchNorm's gain and shift, and Adam is indifferent to the scale of a gradient, so "au"
+hardly changes this probe; "class" is the default because it is the reading that has an effect.
 """
 
 from __future__ import annotations
-
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from facscale.data.labels import compute_au_weights, compute_class_weights
+from facscale.data.labels import compute_label_weights
 from facscale.evaluate.solver import train_probe
 from facscale.nn.heads import LinearProbe
 from facscale.spec.models import Probe
-
-Weighting = Literal["class", "au", "none"]
-
-
-def compute_label_weights(au: np.ndarray, *, weighting: Weighting = "class") -> Tensor:
-    """Weights [2, n] of a negative and a positive label of each AU, from training labels [N, n]."""
-    if weighting == "class":
-        return torch.from_numpy(compute_class_weights(au))
-    weights = compute_au_weights(au) if weighting == "au" else np.ones(au.shape[1], np.float32)
-    return torch.from_numpy(np.stack([weights, weights]))
 
 
 def fit_probe(
@@ -37,7 +26,6 @@ def fit_probe(
     au: np.ndarray,
     probe: Probe,
     seed: int,
-    weighting: Weighting = "class",
     device: torch.device | str = "cpu",
 ) -> LinearProbe:
     """Train a probe on features [N, D] and labels [N, n] with Adam on shuffled minibatches; the same seed, the same probe.
@@ -51,7 +39,7 @@ def fit_probe(
         raise ValueError(f"a probe needs at least 2 labelled frames, here are {len(x)}")
     random = torch.Generator().manual_seed(seed)
     model = _create_probe(dim=x.shape[1], aus=y.shape[1], seed=seed).to(device)
-    weights = compute_label_weights(au, weighting=weighting).to(device)
+    weights = torch.from_numpy(compute_label_weights(au, weighting=probe.weighting)).to(device)
     train_probe(model, x=x, y=y, weights=weights, probe=probe, random=random)
     return model.eval()
 

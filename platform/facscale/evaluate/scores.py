@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from facscale.evaluate.f1 import ConfusionCounts, nanmean
 
 PUBLISHED = ("published",)  # the folds of scores that a paper prints
+
+RowProtocol = Literal[
+    "end-to-end", "linear-probe", "adapted-batchnorm"
+]  # how a row of a table comes to its predictions
+PROTOCOLS: dict[str, str] = {
+    "end-to-end": "trained on the labels of each fold's training people",
+    "linear-probe": "linear probe on the frozen encoder",
+    "adapted-batchnorm": "linear probe on the encoder, which is frozen except for its BatchNorm layers",
+}
 
 
 @dataclass(frozen=True)
@@ -23,19 +33,27 @@ class MethodScores:
     folds: tuple[str, ...]  # their names
     source: str = ""  # of the folds, or the paper
     seeds: int = 1  # number of trainings, whose folds stand one after the other
+    protocol: str = ""  # one of PROTOCOLS, or "" if it was not recorded; if published, the paper's in its own words
 
     @classmethod
     def from_counts(
-        cls, name: str, *, aus: Sequence[int], counts: ConfusionCounts, folds: Sequence[str], source: str = ""
+        cls,
+        name: str,
+        *,
+        aus: Sequence[int],
+        counts: ConfusionCounts,
+        folds: Sequence[str],
+        source: str = "",
+        protocol: str = "",
     ) -> MethodScores:
         """Measured scores, from counts [folds, n]."""
-        return cls(name, tuple(aus), counts.f1, counts.pool().f1, tuple(folds), source)
+        return cls(name, tuple(aus), counts.f1, counts.pool().f1, tuple(folds), source, protocol=protocol)
 
     @classmethod
-    def from_paper(cls, name: str, *, f1: Mapping[int, float], source: str) -> MethodScores:
+    def from_paper(cls, name: str, *, f1: Mapping[int, float], source: str, protocol: str = "") -> MethodScores:
         """Published scores, {AU: F1 in per cent}."""
         values = np.array(list(f1.values()), float) / 100
-        return cls(name, tuple(f1), values[None], np.full(len(values), np.nan), PUBLISHED, source)
+        return cls(name, tuple(f1), values[None], np.full(len(values), np.nan), PUBLISHED, source, protocol=protocol)
 
     @classmethod
     def combine_seeds(cls, seeds: Sequence[MethodScores]) -> MethodScores:
@@ -46,7 +64,7 @@ class MethodScores:
         folds = tuple(f"seed{seed} {fold}" for seed, scores in enumerate(seeds) for fold in scores.folds)
         by_fold = np.concatenate([scores.by_fold for scores in seeds])
         pooled = nanmean(np.stack([scores.pooled for scores in seeds]), axis=0)
-        return cls(first.name, first.aus, by_fold, pooled, folds, first.source, len(seeds))
+        return cls(first.name, first.aus, by_fold, pooled, folds, first.source, len(seeds), first.protocol)
 
     @property
     def is_published(self) -> bool:

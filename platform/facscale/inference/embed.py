@@ -23,9 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from facscale.data import CorruptError, DataError, Dataset, augment, pixels
+from facscale.data.errors import NoSpaceError
 from facscale.data.rows import to_numpy
 from facscale.data.storage import open_fsspec
 from facscale.data.views import Batch, Faces, RandomFrames, View
+from facscale.files import is_disk_full
 from facscale.progress import Progress
 from facscale.spec.models import Augment
 
@@ -101,7 +103,10 @@ def embed_dataset(
     """
     dataset = Dataset(dataset_url)
     storage, folder = open_fsspec(cache_dir)
+    augment.check_margin(spec, margin=dataset.manifest.margin, url=dataset.url, is_trained_on=False)
     settings: dict[str, Any] = {"crop": spec.crop, "image_size": image_size}
+    if spec.eval_crop:
+        settings["eval_crop"] = spec.eval_crop
     if subjects is not None:
         settings["subjects"] = sorted(subjects)
     key = cache_key(model, fingerprint=dataset.manifest.fingerprint, settings=settings)
@@ -113,10 +118,18 @@ def embed_dataset(
         runs = _select_runs(dataset, subjects=subjects)
         tables = _compute_tables(model, dataset, runs=runs, options=options, workers=workers, resources=resources)
         table = _concat_tables(tables, dataset=dataset, total=int(dataset.runs.frames[runs].sum()), max_bad=max_bad)
-        storage.makedirs(folder, exist_ok=True)
-        with storage.open(f"{path}.part", "wb") as file:
-            pq.write_table(table, file)
-        storage.mv(f"{path}.part", path)
+        try:
+            storage.makedirs(folder, exist_ok=True)
+            with storage.open(f"{path}.part", "wb") as file:
+                pq.write_table(table, file)
+            storage.mv(f"{path}.part", path)
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            raise NoSpaceError(
+                f"{cache_dir} has no room for the embeddings of {dataset_url} ({table.nbytes:,} bytes): free space there, "
+                "then run this again"
+            ) from None
     with storage.open(path, "rb") as file:
         return _from_table(pq.read_table(file), aus=dataset.manifest.au)
 
@@ -152,7 +165,7 @@ class _Embedder:
         self.model = ray.get(model).to(device).eval()
         self.dataset = Dataset(url)
         self.prepare, self.batch_size, self.device = augment.Augmenter(size=image_size), batch_size, device
-        self.parameters = torch.from_numpy(augment.eval_params(spec))
+        self.parameters = torch.from_numpy(augment.eval_params(spec, margin=self.dataset.manifest.margin))
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
         """Compute the features of the readable frames of one row group: `batch` has its key as arrays of length 1."""
@@ -214,6 +227,7 @@ class _Embedder:
                 identity=torch.zeros(len(rows), dtype=torch.int64),
                 augmentation=self.parameters.expand(*rows.shape, 1, -1),
                 columns={column: torch.from_numpy(columns[column][rows]) for column in self.model.views[name].columns},
+                is_aligned=self.model.views[name].is_aligned,
             )
         features: np.ndarray = self.model(self.prepare(batch.to(torch.device(self.device)))).float().cpu().numpy()
         return features

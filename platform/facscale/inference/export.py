@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from typing import Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import BadZipFile, ZipFile, ZipInfo
 
 import safetensors.torch
 import torch
@@ -75,7 +75,8 @@ def load_export(data: bytes, *, source: str = "the export") -> Method:
     """
     if data.startswith(TORCH_MAGIC):
         return _load_public_weights(_read_torch_file(data, source=source), data=data, source=source)
-    if data.startswith(PICKLE_MAGIC):
+    # A safetensors file begins with the length of its header, whose first bytes can be those of a pickle.
+    if data.startswith(PICKLE_MAGIC) and data[8:9] != b"{":
         raise SpecError(
             f"{source}: a pickle, which is never read because it could run code; a safetensors file is expected"
         )
@@ -118,18 +119,20 @@ def _read_torch_file(data: bytes, *, source: str) -> Any:
         raise SpecError(f"{source}: not a file of weights (only tensors are read from torch files): {reason}") from None
 
 
-def _compute_unpacked_size(data: bytes) -> int:
+def _list_members(data: bytes) -> list[ZipInfo]:
+    """List the members of a zip archive; none for other files, among them torch's format before archives."""
     try:
-        return sum(member.file_size for member in ZipFile(BytesIO(data)).infolist())
-    except BadZipFile:  # the format before archives
-        return 0
+        return ZipFile(BytesIO(data)).infolist()
+    except (BadZipFile, ValueError, NotImplementedError, OSError):  # the directory of a damaged one can be anything
+        return []
+
+
+def _compute_unpacked_size(data: bytes) -> int:
+    return sum(member.file_size for member in _list_members(data))
 
 
 def _is_torchscript(data: bytes) -> bool:
-    try:
-        return any(name.endswith("/constants.pkl") for name in ZipFile(BytesIO(data)).namelist())
-    except BadZipFile:
-        return False
+    return any(member.filename.endswith("/constants.pkl") for member in _list_members(data))
 
 
 def _load_public_weights(weights: Any, *, data: bytes, source: str) -> Method:

@@ -103,7 +103,9 @@ def load_photo(path: Path, dataset: Dataset) -> Face:
         detector.Config.renamed
     )  # older data sets have these; they set how a face is followed, which a photo is not
     config = detector.Config.model_validate({key: value for key, value in options.items() if key not in renamed})
-    crop = Crop.model_validate(recipe.get("crop", {"size": dataset.manifest.image_size}))
+    margin = dataset.manifest.margin
+    stored = {"size": round(dataset.manifest.image_size / (1 + 2 * margin)), "margin": margin}
+    crop = Crop.model_validate(recipe.get("crop", stored))
     tracks = FaceTracker(detector(config), config=config).track([Frame(0, 0.0, image)])
     face = next(crop_faces(tracks, crop), None)
     if face is None:
@@ -185,9 +187,9 @@ def sample_queries(embeddings: Embeddings, *, number: int, seed: int) -> np.ndar
     return rows[np.argsort(is_inactive, kind="stable")][:number]
 
 
-def compute_features(encoder: nn.Module, faces: Sequence[Face], *, size: int) -> np.ndarray:
-    """The embedding of each face, [Q, D]; `size` is the side of the encoder's images."""
-    parameters = torch.from_numpy(augment.eval_params(AUGMENT))[None]
+def compute_features(encoder: nn.Module, faces: Sequence[Face], *, size: int, margin: float) -> np.ndarray:
+    """The embedding of each face, [Q, D]; `size` is the side of the encoder's images, `margin` that of the faces."""
+    parameters = torch.from_numpy(augment.eval_params(AUGMENT, margin=margin))[None]
     with torch.no_grad():
         images = (augment.apply(torch.from_numpy(face.image[None]), parameters, size=size) for face in faces)
         return np.concatenate([encoder(image).float().numpy() for image in images])

@@ -130,7 +130,7 @@ class VersionBuilder:
                     bar.advance()
             for task, old in comparison.touched:
                 if contents[task.key] == old.content:
-                    kept.append(replace(old, stamp=task.stamp))
+                    kept.append(replace(old, stamp=task.stamp, split=task.item.split))
                 else:
                     pending.append(task)
         return kept, pending
@@ -178,8 +178,14 @@ class VersionBuilder:
         )
 
     def _find_mixed_identities(self, statuses: Sequence[ItemStatus]) -> tuple[MixedIdentity, ...]:
+        """Find the identities of the items that were processed now; those of the others were found before."""
         recognition = self.pipeline.recognition
-        return tuple(find_mixed_identities(statuses, max_distance=recognition.max_distance)) if recognition else ()
+        if not recognition:
+            return ()
+        found = list(find_mixed_identities(statuses, max_distance=recognition.max_distance))
+        old = IngestReport.read(self.previous.dataset.url) if self.previous else None
+        identities = {status.identity for status in statuses} - {mixed.identity for mixed in found}
+        return (*found, *(mixed for mixed in (old.mixed if old else ()) if mixed.identity in identities))
 
     def _make_merge(self, statuses: Sequence[ItemStatus]) -> Merge:
         au = tuple(sorted({number for status in statuses if status.faces for number in status.au}))
@@ -313,7 +319,8 @@ class VersionBuilder:
             name=self.pipeline.name,
             au=merge.au,
             expressions=layouts.select_expressions(self.pipeline.source),
-            image_size=self.pipeline.crop.size,
+            image_size=self.pipeline.crop.stored_size,
+            margin=self.pipeline.crop.margin,
             fps=find_most_common(statuses, "fps"),
             recipe=self._extend_recipe(),
             version=self.previous.dataset.manifest.version + 1 if self.previous else 1,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from facscale.data import DataError, Dataset
 from facscale.data.derivation import TERMS, hash_identity, list_forgotten
-from facscale.data.versions import iterate_versions
+from facscale.data.versions import list_versions
 from facscale.ingest.items import ImageBatch, Item
 from facscale.ingest.report import read_statuses
 from facscale.ingest.work_store import ItemStatus
@@ -60,18 +60,19 @@ def select_settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 def find_previous(output: str, recipe: Mapping[str, Any]) -> Previous | None:
     """Find the last version of the data set at `output`; None if there is none. Raises DataError for another recipe."""
-    versions = list(iterate_versions(output))
-    if not versions:
-        return None
+    versions = list_versions(output)
     settings = select_settings(recipe)
-    stored = select_settings(versions[0].manifest.recipe)
-    if stored != settings:
-        keys = sorted(key for key in stored.keys() | settings.keys() if stored.get(key) != settings.get(key))
-        raise DataError(
-            f"{output} already holds a finished data set from another recipe (different: {', '.join(keys)}); data sets "
-            "never change: choose another output"
-        )
+    for version in versions:
+        stored = select_settings(version.manifest.recipe)
+        if version.url == output.rstrip("/") and stored != settings:
+            keys = sorted(key for key in stored.keys() | settings.keys() if stored.get(key) != settings.get(key))
+            raise DataError(
+                f"{output} already holds a finished data set from another recipe (different: {', '.join(keys)}); data sets "
+                "never change: choose another output"
+            )
     same = [version for version in versions if select_settings(version.manifest.recipe) == settings]
+    if not same:
+        return None
     history = [entry for version in same for entry in version.manifest.recipe.get("history", [])]
     unique = tuple(entry for number, entry in enumerate(history) if entry not in history[:number])
     forgotten = frozenset().union(*(list_forgotten(version.manifest.recipe) for version in same))
@@ -81,7 +82,7 @@ def find_previous(output: str, recipe: Mapping[str, Any]) -> Previous | None:
             statuses = sorted(statuses, key=lambda status: status.sort_key)
             is_measured = all(status.is_measured for status in statuses)
             return Previous(version, tuple(statuses) if is_measured else None, forgotten, unique)
-    return Previous(versions[0], None, forgotten, unique)
+    return Previous(same[0], None, forgotten, unique)
 
 
 def drop_forgotten(items: Sequence[Item], previous: Previous | None) -> tuple[tuple[Item, ...], int]:
@@ -109,7 +110,7 @@ def compare_items(tasks: Sequence[Task], previous: Previous | None, *, should_re
         if old is None or old.key != task.key or (should_retry and old.is_failed):
             comparison.pending.append(task)
         elif old.stamp == task.stamp or not (old.stamp and task.stamp):
-            comparison.kept.append(old)
+            comparison.kept.append(replace(old, split=task.item.split))  # the lists of a split are no part of an item
         elif old.content:
             comparison.touched.append((task, old))
         else:

@@ -33,7 +33,7 @@ class FaceCrop:
     number: int  # of the frame
     time_s: float
     track: int
-    image: np.ndarray  # [S, S, 3] uint8, RGB
+    image: np.ndarray  # [S, S, 3] uint8, RGB: the face square with its margin
     points: np.ndarray  # [68, 2] float32 in crop pixels; NaN when unknown
     flow: np.ndarray | None = None  # int8 [2 f f], see `flow.pack_flow`; None when the flow is not computed
     quality: CropQuality = field(default_factory=CropQuality)
@@ -57,14 +57,15 @@ def crop_faces(faces: Iterable[TrackedFace], crop: Crop, *, flow_to: int = 0) ->
             matrix = _fit_alignment(face, neighbours, crop)
             if matrix is None:
                 continue
-            image = align.warp(face.frame.image, matrix, crop.size)
+            image = align.warp(face.frame.image, matrix, crop.stored_size)
             points = align.transform_points(face.points.astype(np.float64), matrix).astype(np.float32)
             packed_flow = None
             if flow_to:
                 number = face.frame.number + flow_to
                 later = next((item.frame for item in window if item and item.frame.number == number), None)
                 packed_flow = _compute_flow(image, later, matrix, crop)
-            quality = measure_quality(image, image=face.frame.image, matrix=matrix, disagreement=face.disagreement)
+            square, to_square = align.cut_face_square(image, matrix, crop)
+            quality = measure_quality(square, image=face.frame.image, matrix=to_square, disagreement=face.disagreement)
             yield FaceCrop(face.frame.number, face.frame.time_s, face.track, image, points, packed_flow, quality)
 
 
@@ -74,8 +75,8 @@ def _compute_flow(image: np.ndarray, later: Frame | None, matrix: np.ndarray, cr
     The later frame is aligned by the matrix of the crop, so that the flow includes the motion of the head.
     """
     if later is None:
-        return flow.make_unknown_flow(crop.size)
-    return flow.pack_flow(flow.compute_tvl1(image, align.warp(later.image, matrix, crop.size)))
+        return flow.make_unknown_flow(crop.stored_size)
+    return flow.pack_flow(flow.compute_tvl1(image, align.warp(later.image, matrix, crop.stored_size)))
 
 
 def _fit_alignment(face: TrackedFace, neighbours: list[TrackedFace], crop: Crop) -> np.ndarray | None:

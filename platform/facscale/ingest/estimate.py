@@ -122,9 +122,9 @@ class PipelineEstimate:
         yield "  stage            frames/s a core    share of the time"
         for name, title in TITLES.items():
             if seconds := self.stages.get(name, 0.0):
-                speed = "" if name == WAITING else f"{frames / seconds:,.0f}"
+                speed = "" if name == WAITING else format_speed(frames / seconds)
                 yield f"    {title:<15}{speed:>15}{seconds / total:>21.0%}"
-        yield f"    {'all':<15}{frames / total:>15,.0f}"
+        yield f"    {'all':<15}{format_speed(frames / total):>15}"
 
     def _list_costs(self) -> Iterator[str]:
         seconds, error = self.scale("seconds"), self.error
@@ -186,6 +186,11 @@ def round_number(value: float) -> str:
     """Format a number that is only estimated, with three digits that count: 12,300."""
     digits = max(0, math.floor(math.log10(value)) - 2) if value >= 1 else 0
     return f"{round(value / 10**digits) * 10**digits:,}"
+
+
+def format_speed(per_second: float) -> str:
+    """Format without decimals, except for less than 10."""
+    return f"{per_second:,.0f}" if per_second >= 10 else f"{per_second:.2g}"
 
 
 def format_bytes(count: float) -> str:

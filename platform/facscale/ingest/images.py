@@ -52,7 +52,7 @@ def batch_images(
     part are missing (a single missing image with an expression is noted when its batch is processed); SpecError for
     options that do not fit single images.
     """
-    for key in ("include", "exclude", "identities", "videos_per_identity"):
+    for key in ("include", "exclude", "identities", "videos_per_identity", "clips_per_video"):
         if getattr(source, key):
             raise SpecError(f"source.{key}: the layout {source.layout} has single images of nobody in particular")
     expressions = layouts.select_expressions(source)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -69,7 +69,8 @@ class Part:
 
     def to_json(self) -> str:
         """Serialize the part, to send it to a worker."""
-        return json.dumps(asdict(self))
+        items = [{**vars(item), "rows": [vars(rows) for rows in item.rows]} for item in self.items]
+        return json.dumps({**vars(self), "items": items})
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -199,8 +200,7 @@ def _hash_name(item: PartItem) -> int:
 
 def _compute_key(items: Sequence[PartItem], settings: Mapping[str, Any]) -> str:
     contents = [
-        [getattr(item, name) for name in PartItem.__dataclass_fields__ if name not in ("key", "face_bytes", "rows")]
-        for item in items
+        [value for name, value in vars(item).items() if name not in ("key", "face_bytes", "rows")] for item in items
     ]
     text = json.dumps([FORMAT, settings, contents], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -35,7 +35,8 @@ from facscale.ingest.selection import select_items
 from facscale.ingest.tasks import Pool, list_records
 from facscale.spec import Pipeline, SpecError
 
-SELECTION = {"labels", "parts", "include", "exclude", "identities", "videos_per_identity"}  # absent unless they are set
+# Absent from a recipe unless they are set.
+SELECTION = {"labels", "parts", "include", "exclude", "identities", "videos_per_identity", "clips_per_video"}
 RECIPE_VERSION = 2  # increase it when the same spec gives different crops
 
 
@@ -95,7 +96,7 @@ def build_recipe(pipeline: Pipeline) -> dict[str, Any]:
         "limit": source.limit,
         "aus": list(source.aus),
         "detector": {"name": pipeline.detector.name, **detectors.parse_options(pipeline).model_dump(mode="json")},
-        "crop": pipeline.crop.model_dump(mode="json"),
+        "crop": pipeline.crop.model_dump(mode="json", exclude=None if pipeline.crop.margin else {"margin"}),
         "render": pipeline.render.model_dump(mode="json") if pipeline.render else None,
     }
 

@@ -21,8 +21,8 @@ LIST_MARK = "@"  # before the URL of a file with one identity on each line
 def select_items(source: Source, items: Sequence[Item]) -> tuple[tuple[Item, ...], list[str]]:
     """Return the selected items, sorted, and notes for the report. Raises DataError if nothing is left.
 
-    `identities` and `videos_per_identity` choose by a hash of the names: the choice does not depend on the order of a
-    listing, and a smaller number chooses a part of what a larger one chooses.
+    `identities`, `videos_per_identity` and `clips_per_video` choose by a hash of the names: the choice does not depend on
+    the order of a listing, and a smaller number chooses a part of what a larger one chooses.
     """
     items, notes = unify_spellings(items)
     selected = [item for item in items if not source.parts or item.split in source.parts]
@@ -54,6 +54,16 @@ def select_items(source: Source, items: Sequence[Item]) -> tuple[tuple[Item, ...
             for video in _choose(names, source.videos_per_identity, of=person)
         }
         selected = [item for item in selected if (item.identity, item.video) in chosen_videos]
+    if source.clips_per_video:
+        clips: dict[tuple[str, str], set[str]] = {}
+        for item in selected:
+            clips.setdefault((item.identity, item.video), set()).add(item.part)
+        chosen_clips = {
+            (*video, clip)
+            for video, names in clips.items()
+            for clip in _choose(names, source.clips_per_video, of="/".join(video))
+        }
+        selected = [item for item in selected if (item.identity, item.video, item.part) in chosen_clips]
     ordered = sorted(selected, key=lambda item: item.sort_key)[: source.limit or None]
     if len(ordered) < len(items):
         notes.append(f"selected: {len(ordered)} of {len(items)} videos of the source")

@@ -28,9 +28,7 @@ from facscale.ingest.quality import MAX_DISAGREEMENT
 
 MAX_JUMP = 0.25  # of the face's size between two frames: more is a cut, not a movement
 MAX_TRACK_FRAMES = 4096  # longer tracks are split, so that memory stays bounded
-SURE_DISAGREEMENT = (
-    0.04  # eye distances: followed landmarks that end nearer to the detected ones were right all the way
-)
+SURE_DISAGREEMENT = 0.04  # eye distances: followed landmarks that end nearer to the detected ones were right
 SHIFT = 0.04  # of the box: the second start of the landmarks of a detected face, to see whether they depend on it
 
 

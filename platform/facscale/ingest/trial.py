@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from facscale.data import DataError
 from facscale.data.manifest import MANIFEST
-from facscale.data.published_sizes import find_counts, find_size
+from facscale.data.published_sizes import SIZES, find_counts
 from facscale.data.storage import Folder
 from facscale.ingest import layouts
 from facscale.ingest.build import Selection
@@ -246,7 +246,7 @@ def find_published_totals(source: Source) -> tuple[Totals, list[str]] | None:
     The weight is the number of frames that are kept.
     """
     name = layouts.open_layout(source).published
-    counts, size = find_counts(name), find_size(name) if name else None
+    counts, size = find_counts(name), next((size for size in SIZES if size.name == name), None)
     videos = counts.videos if counts and counts.videos else size.tracks if size else None
     if videos is None:
         return None
@@ -259,6 +259,8 @@ def find_published_totals(source: Source) -> tuple[Totals, list[str]] | None:
         return None  # the videos are known, but not how long they are
     origins = "; ".join(dict.fromkeys(record.source for record in (size, counts) if record))
     notes = [f"published counts of {name} take its place ({origins})"]
+    if size and size.aus:
+        notes.append("only the frames that are labelled are counted; the videos may have more")
     if ignored := [f"source.{key}" for key in sorted(UNSCALED) if getattr(source, key)]:
         notes.append(f"{', '.join(ignored)} cannot be considered without the source: the counts are of everything")
     totals = Totals(

@@ -14,7 +14,7 @@ import json
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -177,8 +177,9 @@ class WorkStore:
 
     def delete_items(self, keys: Collection[str]) -> None:
         """Delete all that is stored of items, so that they are processed again."""
+        files = self.list_files() if keys else frozenset()
         for suffix in ("json", "parquet", "tries"):  # without its status, an item is not complete
-            self.delete_files([f"{key}.{suffix}" for key in keys])
+            self.delete_files([name for key in keys if (name := f"{key}.{suffix}") in files])
 
     def read_parts(self, keys: Collection[str]) -> dict[str, WrittenTracks]:
         """Read the records of parts that are known to be complete, by key."""
@@ -219,8 +220,15 @@ def delete_files(url: str, names: Collection[str]) -> None:
     if isinstance(system, LocalFileSystem):
         for name in names:
             Path(path, name).unlink(missing_ok=True)
-    elif names:
-        system.rm([f"{path}/{name}" for name in names])  # S3: one request for a thousand
+        return
+    paths = [f"{path}/{name}" for name in names]
+    try:
+        if paths:
+            system.rm(paths)  # S3: one request for a thousand, and none of them need be there
+    except FileNotFoundError:
+        for file in paths:
+            with suppress(FileNotFoundError):
+                system.rm_file(file)
 
 
 def put_text(folder: Folder, name: str, text: str) -> None:

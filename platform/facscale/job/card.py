@@ -12,10 +12,11 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, NotRequired, Self
 
 import numpy as np
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
+from typing_extensions import TypedDict
 
 from facscale import __version__
 from facscale.data import Dataset
@@ -23,6 +24,7 @@ from facscale.errors import UserError
 from facscale.evaluate import MethodScores
 from facscale.evaluate.f1 import nanmean
 from facscale.evaluate.protocol import LabelledDataset, TrainTestGroup
+from facscale.evaluate.scores import PROTOCOLS
 from facscale.job.variants import Variant
 from facscale.report.pages import render_page
 from facscale.report.published import PublishedResult, find_results
@@ -44,6 +46,56 @@ class TrainedWeights(NamedTuple):
     sha256: str
 
 
+class CardFolds(TypedDict):
+    """The folds of a data set."""
+
+    source: str
+    hash: str
+    subjects: dict[str, list[str]]
+
+
+class CardData(TypedDict):
+    """A data set of a card; `aus` and `folds` only where it was evaluated."""
+
+    name: str
+    role: str
+    url: str
+    fingerprint: str
+    counts: dict[str, int]
+    recipe: dict[str, Any]
+    aus: NotRequired[list[int]]
+    folds: NotRequired[CardFolds]
+
+
+class CardWeights(TypedDict):
+    """The exported method of one training."""
+
+    url: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class CardResult(TypedDict):
+    """A table: F1 in [0, 1] by fold and AU, and their mean; null where it is undefined."""
+
+    aus: list[int]
+    folds: list[str]
+    f1: list[list[float | None]]
+    mean: float | None
+    threshold: float
+    protocol: NotRequired[str]
+
+
+class CardPaper(TypedDict):
+    """What a paper prints, and ours minus theirs, in points."""
+
+    name: str
+    source: str
+    printed: dict[str, float | None]
+    difference: dict[str, float | None]
+    mean_difference: float | None
+    protocol: NotRequired[str]
+
+
 @dataclass(frozen=True)
 class Card:
     """Plain values only; F1 in [0, 1], null where it is undefined."""
@@ -52,10 +104,10 @@ class Card:
     row: str
     seed: int
     spec: dict[str, Any]  # with all that it inherits, and every default
-    data: list[dict[str, Any]]
-    weights: dict[str, dict[str, str]]  # by title of the training: url, sha256
-    results: dict[str, dict[str, Any]]  # by table: folds, aus, f1 [folds, n], mean
-    papers: dict[str, list[dict[str, Any]]]  # by table: what papers print for the method, and ours minus theirs
+    data: list[CardData]
+    weights: dict[str, CardWeights]  # by title of the training
+    results: dict[str, CardResult]  # by table
+    papers: dict[str, list[CardPaper]]  # by table: what papers print for the method, and ours minus theirs
     versions: dict[str, str]
     commit: str
     cluster: str
@@ -66,6 +118,21 @@ class Card:
         """The text of card.json."""
         return json.dumps(asdict(self), indent=1)
 
+    def check_parts(self) -> None:
+        """Raise ValueError where parts contradict each other."""
+        if not isinstance(self.spec.get("method"), dict) or not isinstance(self.spec["method"].get("name"), str):
+            raise ValueError("spec names no method")  # noqa: TRY004 - a fault of a file, not of a caller
+        if self.papers.keys() != self.results.keys():
+            raise ValueError("papers and results are of other tables")
+        for title, result in self.results.items():
+            if len(result["f1"]) != len(result["folds"]) or any(len(row) != len(result["aus"]) for row in result["f1"]):
+                raise ValueError(f"results of {title} have other folds or AUs than their F1")
+        for data in self.data:
+            if (data["role"] == "evaluation") != ("folds" in data):
+                raise ValueError(f"{data['name']} has folds and is not evaluated, or the reverse")
+            if missing := {"identities", "frames"} - data["counts"].keys():
+                raise ValueError(f"counts of {data['name']} lack {min(missing)}")
+
     @classmethod
     def from_json(cls, text: bytes | str, *, source: str) -> Self:
         """Read a card. Raises CardError for a text that is not a card of this schema."""
@@ -73,11 +140,13 @@ class Card:
             values = json.loads(text)
             if values["schema"] != SCHEMA:
                 raise CardError(f"{source} has schema {values['schema']}; this facscale ({__version__}) reads {SCHEMA}")
-            return TypeAdapter(cls).validate_python({**values, "spec": update_old_names(values["spec"])})
+            card = TypeAdapter(cls).validate_python({**values, "spec": update_old_names(values["spec"])})
+            card.check_parts()
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CardError(
                 f"{source} is not a reproduction card ({' '.join(str(error).split())[:200]}); expected a run's card.json"
             ) from None
+        return card
 
 
 def build_card(
@@ -116,7 +185,7 @@ def build_card(
     )
 
 
-def describe_unlabelled(dataset: Dataset) -> dict[str, Any]:
+def describe_unlabelled(dataset: Dataset) -> CardData:
     """Name, URL, fingerprint and recipe of a data set for pre-training."""
     manifest = dataset.manifest
     return {
@@ -129,15 +198,15 @@ def describe_unlabelled(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def describe_labelled(dataset: LabelledDataset) -> dict[str, Any]:
+def describe_labelled(dataset: LabelledDataset) -> CardData:
     """The same of a labelled data set, with its folds and the people whom each of them tests."""
     split = dataset.split
     people = {fold.name: sorted(fold.test) for fold in split}
-    folds = {"source": split.source, "hash": split.hash, "subjects": people}
+    folds = CardFolds(source=split.source, hash=split.hash, subjects=people)
     return {**describe_unlabelled(Dataset(dataset.url)), "role": "evaluation", "aus": list(dataset.aus), "folds": folds}
 
 
-def describe_scores(scores: MethodScores, *, threshold: float) -> dict[str, Any]:
+def describe_scores(scores: MethodScores, *, threshold: float) -> CardResult:
     """F1 of each fold and AU, which `facscale verify` compares with."""
     return {
         "aus": list(scores.aus),
@@ -145,6 +214,7 @@ def describe_scores(scores: MethodScores, *, threshold: float) -> dict[str, Any]
         "f1": to_plain(scores.by_fold),
         "mean": to_plain(np.array([scores.mean]))[0],
         "threshold": threshold,
+        "protocol": scores.protocol,
     }
 
 
@@ -154,7 +224,7 @@ def find_published(title: str, variant: Variant) -> list[PublishedResult]:
     return [result for result in results if result.aus and result.metric == "F1"]
 
 
-def compare_to_paper(scores: MethodScores, published: PublishedResult) -> dict[str, Any]:
+def compare_to_paper(scores: MethodScores, published: PublishedResult) -> CardPaper:
     """A published result, and F1 x 100 of ours minus theirs: by AU, and of the mean over the AUs that both have."""
     theirs = published.to_scores()
     aus = [au for au in scores.aus if au in theirs.aus]
@@ -163,6 +233,7 @@ def compare_to_paper(scores: MethodScores, published: PublishedResult) -> dict[s
     return {
         "name": published.name,
         "source": theirs.source,
+        "protocol": theirs.protocol,
         "printed": {f"AU{au}": value for au, value in published.values.items()},
         "difference": dict(zip((f"AU{au}" for au in aus), to_plain(difference), strict=True)),
         "mean_difference": to_plain(np.array([nanmean(difference)]))[0],
@@ -229,7 +300,13 @@ def make_results_table(title: str, card: Card) -> ReportTable:
             ]
         )
     columns = [Column(heading) for heading in ("", *(f"AU{au}" for au in result["aus"]), "Avg")]
-    return ReportTable(columns, rows, title=f"F1 x 100 on {title}, threshold {result['threshold']:g}")
+    protocol = PROTOCOLS.get(result.get("protocol", ""), "protocol not recorded")
+    return ReportTable(
+        columns,
+        rows,
+        title=f"F1 x 100 on {title}, threshold {result['threshold']:g}: {protocol}",
+        notes=list(dict.fromkeys(paper["protocol"] for paper in card.papers[title] if paper.get("protocol"))),
+    )
 
 
 def format_percent(value: Any, *, sign: str = "") -> str:

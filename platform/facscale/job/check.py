@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -18,14 +19,17 @@ from facscale.data.folds import PUBLISHED, concat_splits, make_repeated_folds
 from facscale.data.published_sizes import PublishedSize, find_size
 from facscale.data.views import View
 from facscale.evaluate.protocol import LabelledDataset, build_groups, select_training_split
+from facscale.evaluate.scores import PROTOCOLS
 from facscale.inference.export import build_method_for_job, load_export
 from facscale.job.cost import Cost, estimate_cost, measure_matrix_rate
 from facscale.job.datasets import JobData, count_identities, find_stage_urls
+from facscale.job.framing import measure_eval_framing, measure_framing, read_landmarks
 from facscale.job.inputs import fetch_input, has_export
 from facscale.job.plan import Plan, TrainNode, build_plan
 from facscale.job.variants import Variant, expand_stages, expand_variants, hash_values
 from facscale.methods import DataFacts, Method
 from facscale.progress import format_duration
+from facscale.report.published import load_trainings
 from facscale.spec import Document, SpecError, yaml_io
 from facscale.train.engine import build_deepspeed_config
 from facscale.train.schedule import Schedule
@@ -58,7 +62,8 @@ def check_job(document: Document, *, name: str) -> None:
         print_variant(estimate, console)
     print_data(data, published, console)
     console.print()
-    console.print(draw_plan(build_plan(variants, data), estimates))
+    plan = build_plan(variants, data)
+    console.print(draw_plan(plan, estimates, estimate_adaptations(plan, estimates)))
 
 
 def check_spec(document: Document, *, name: str) -> list[Variant]:
@@ -209,7 +214,7 @@ def check_epoch(variant: Variant, facts: DataFacts) -> None:
         raise SpecError(
             f"{variant.document.source_location(('train', 'batch_size'))}: train.batch_size={train.batch_size} is more than "
             f"the {stream.samples_per_epoch:,} samples of an epoch of data.{source}, so that each batch would hold some of "
-            "them several times: choose a smaller one, or a larger data.per_track"
+            "them several times: choose a smaller one, or a larger data.epoch.count"
         )
 
 
@@ -221,11 +226,15 @@ class Estimate:
     facts: DataFacts
     published: Mapping[str, PublishedSize]  # of data sets that are not at hand, by URL
     missing_files: Sequence[str]  # inputs that are not at hand; without them nothing is known of the cost
+    pretrained: Variant | None = None  # whose encoder it is trained on, in place of inputs that its spec names
 
     @cached_property
     def cost(self) -> Cost:
         """Operations and memory of a step."""
         inputs = build_untrained_inputs(self.variant, self.facts)
+        if self.pretrained is not None:
+            job, below = self.pretrained.job, build_untrained_inputs(self.pretrained, self.facts)
+            inputs = {"pretrained": build_method_for_job(job, self.pretrained.config, self.facts, below)}
         return estimate_cost(self.variant.config, job=self.variant.job, facts=self.facts, inputs=inputs)
 
     @cached_property
@@ -250,14 +259,18 @@ class Estimate:
         return epochs
 
     def _estimate_epochs(self, views: Mapping[str, View]) -> dict[str, tuple[int, str]]:
-        """From published sizes: one sample for each `data.per_track` of a track, or as many as its frames give."""
+        """From published sizes: `data.epoch.count` samples of each unit, or as many as the frames give."""
         data, epochs = self.variant.job.data, dict[str, tuple[int, str]]()
         for source in dict.fromkeys(view.source for view in views.values()):
             extent = max(view.extent for view in views.values() if view.source == source)
             sizes = [find_size(url) for url in data.urls(source)]
             known = [size for size in sizes if size]
+            units = {"identity": "people", "video": "videos", "track": "tracks"}
             samples = sum(
-                size.frames // extent if data.per_track == "all" else size.tracks * data.per_track for size in known
+                size.frames // extent
+                if data.epoch.samples_per == "frame"
+                else data.epoch.count * int(getattr(size, units[data.epoch.samples_per]))
+                for size in known
             )
             samples = max(1, round(samples * (1 - data.validation - data.test)))
             epochs[source] = samples, f"about {samples:,} samples of {', '.join(size.name for size in known)}"
@@ -296,6 +309,10 @@ def print_variant(estimate: Estimate, console: Console) -> None:
         table.add_row(f"{source} epoch", description)
     steps = f"{estimate.steps:,} in total, {job.train.batch_size} samples each: {job.train.epochs:g} epochs"
     table.add_row("steps", steps)
+    if training := load_trainings().get(job.method.name):
+        table.add_row("published", f"about {training.steps:,} steps: {training.source}")
+    for name, text in describe_framing(estimate):
+        table.add_row(name, text)
     if estimate.missing_files:
         table.add_row("cost", f"not known: {', '.join(estimate.missing_files)} is not at hand")
         console.print(table)
@@ -304,6 +321,19 @@ def print_variant(estimate: Estimate, console: Console) -> None:
         table.add_row(name, text)
     console.print(table)
     console.print(f"estimated time: {describe_time(estimate, workers=workers)}")
+
+
+def describe_framing(estimate: Estimate) -> Iterator[tuple[str, str]]:
+    """How often the face is cut off in training samples and in evaluation, for each data set that is at hand."""
+    job, views = estimate.variant.job, estimate.variant.method.train_views(estimate.variant.config).values()
+    for source in dict.fromkeys(view.source for view in views if view.pixels):
+        for url in job.data.urls(source):
+            if url in estimate.published or not len(points := read_landmarks(dataset := Dataset(url))):
+                continue
+            options: dict[str, Any] = {"stored": dataset.manifest.image_size, "margin": dataset.manifest.margin}
+            trained = measure_framing(points, job.data.augment, **options, seed=job.seed)
+            evaluated = measure_eval_framing(points, job.data.augment, **options)
+            yield f"faces of {dataset.manifest.name}", f"in training: {trained}; in evaluation: {evaluated}"
 
 
 def describe_cost(variant: Variant, cost: Cost, *, workers: int) -> list[tuple[str, str]]:
@@ -362,8 +392,23 @@ def print_data(data: JobData, published: Mapping[str, PublishedSize], console: C
         console.print(f"[bold]expressions[/bold] of {faces.name}: {parts}, {len(faces.classes)} classes")
 
 
-def draw_plan(plan: Plan, estimates: Mapping[str, Estimate]) -> Tree:
-    """The plan as a tree: each training hangs below what it waits for, and evaluations below their trainings."""
+def estimate_adaptations(plan: Plan, estimates: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    """What it takes to adapt BatchNorm in the folds, by id of the training; `estimates`: of the variants, by title."""
+    adaptations: dict[str, Estimate] = {}
+    for variant_plan in plan.variants:
+        for evaluation in variant_plan.evaluations:
+            if evaluation.protocol == "adapted-batchnorm":
+                first, variant = plan.trainings[evaluation.models[0]], variant_plan.variant
+                estimate = replace(estimates[variant.title], variant=first.variant, pretrained=variant)
+                adaptations |= dict.fromkeys(evaluation.models, estimate)
+    return adaptations
+
+
+def draw_plan(plan: Plan, estimates: Mapping[str, Estimate], adaptations: Mapping[str, Estimate]) -> Tree:
+    """The plan as a tree: each training hangs below what it waits for, and evaluations below their trainings.
+
+    `estimates`: of variants, by title; `adaptations`: of BatchNorm, by id of the training.
+    """
     count = sum(node.variant.job.seeds for node in plan.trainings.values())
     number = f"{format_count(count, 'training')} for {format_count(len(plan.variants), 'row')}"
     tree = Tree(f"[bold]plan[/bold]: {number}; each waits for the one that it hangs below")
@@ -372,14 +417,16 @@ def draw_plan(plan: Plan, estimates: Mapping[str, Estimate]) -> Tree:
         waits_for = list(dict.fromkeys(nodes[0].inputs.values()))
         parent = branches[waits_for[-1]] if waits_for else tree
         others = [plan.trainings[key].title for key in waits_for[:-1]]
-        label = describe_trainings(nodes, estimates) + (f"; waits for {', '.join(others)} too" if others else "")
+        label = describe_trainings(nodes, estimates, adaptations) + (
+            f"; waits for {', '.join(others)} too" if others else ""
+        )
         branch = parent.add(label)
         branches |= {node.id: branch for node in nodes}
     for variant_plan in plan.variants:
         for evaluation in variant_plan.evaluations:
             tested = ", ".join(dataset.name for dataset, _ in evaluation.group.test_parts(0))
-            how = "by its own logits" if evaluation.head == "own" else "by a linear probe on the frozen encoder"
-            branches[evaluation.models[0]].add(f"F1 on {tested} {how}, {len(evaluation.group.folds)} folds")
+            how = PROTOCOLS[evaluation.protocol]
+            branches[evaluation.models[0]].add(f"F1 on {tested}, {len(evaluation.group.folds)} folds: {how}")
     return tree
 
 
@@ -394,7 +441,9 @@ def group_folds(nodes: Iterable[TrainNode]) -> list[list[TrainNode]]:
     return list(groups.values())
 
 
-def describe_trainings(nodes: Sequence[TrainNode], estimates: Mapping[str, Estimate]) -> str:
+def describe_trainings(
+    nodes: Sequence[TrainNode], estimates: Mapping[str, Estimate], adaptations: Mapping[str, Estimate]
+) -> str:
     """One line for trainings that differ in their fold alone."""
     first, job = nodes[0], nodes[0].variant.job
     title = first.title.replace(f" seed {job.seed}", "") if job.seeds > 1 else first.title
@@ -403,12 +452,11 @@ def describe_trainings(nodes: Sequence[TrainNode], estimates: Mapping[str, Estim
         title = title.replace(folds[0], " … ".join(folds))
     number = len(nodes) * job.seeds
     parts = [f"{number} trainings of {job.method.name}" if number > 1 else job.method.name]
-    estimate = estimates.get(first.variant.title)
-    if estimate is not None and estimate.variant.job.method.name == job.method.name:
-        share = estimate.train_share if first.fold is not None else 1
-        parts += [f"{round(estimate.steps * share):,} steps", predict_time(estimate)]
-    else:
-        parts.append(f"{job.train.epochs:g} epochs of BatchNorm and a linear layer on the frozen encoder")
+    if first.id in adaptations:
+        parts.append(f"{job.train.epochs:g} epochs of BatchNorm and a linear layer")
+    estimate = adaptations.get(first.id) or estimates[first.variant.title]
+    share = estimate.train_share if first.fold is not None else 1
+    parts += [f"{round(estimate.steps * share):,} steps", predict_time(estimate)]
     return f"[bold]{title}[/bold]: {', '.join(parts)}" + (" each" if number > 1 else "")
 
 

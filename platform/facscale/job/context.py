@@ -10,13 +10,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import ray
 from rich.console import Console
 
-from facscale.cluster.ray import check_capacity, count_parallel_trainings, join
+from facscale.cluster.claim import ClaimedError, claim, describe_process
+from facscale.cluster.ray import count_parallel_trainings, join, wait_for_capacity
+from facscale.data.storage import is_remote
+from facscale.errors import UserError
 from facscale.evaluate.expression import ExpressionDataset
 from facscale.evaluate.protocol import LabelledDataset
+from facscale.inference.worker_access import check_worker_access
 from facscale.job.check import check_methods, check_spec
-from facscale.job.datasets import JobData
+from facscale.job.datasets import JobData, find_stage_urls
 from facscale.job.inputs import fetch_inputs
 from facscale.job.provenance import get_commit, get_user
 from facscale.job.slots import TrainingSlots
@@ -26,14 +31,19 @@ from facscale.ownership import PRIVATE_FILE, create_folders
 from facscale.report.bundle import Report
 from facscale.spec import Document, Job
 from facscale.track import Tracker
-from facscale.track.journal import SPOOL_ROOT
-from facscale.track.login import check_credentials_target
+from facscale.track.journal import JOURNAL, SPOOL_ROOT, SpoolInUseError, hold_spool
+from facscale.track.login import check_credentials_target, check_store_kind
 from facscale.track.tracker import RunLogger
 from facscale.train.trainer import storage_url
 
 LOG_WIDTH = 150  # of tables in a log
 INTERRUPTED = 130  # exit status, as shells have it
 CLOSING_S = 10  # in which what has been logged is sent when a job ends early
+UNTRACKED = 1  # exit status of a complete job whose results MLflow did not accept
+
+
+class JobRunningError(UserError):
+    """The same job runs already."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,11 @@ class JobContext:
     tracker: Tracker
     slots: TrainingSlots
     console: Console
+
+    @property
+    def exit_status(self) -> int:
+        """0, or UNTRACKED once the tracker is closed and has not accepted everything; an absent tracker counts as neither."""
+        return UNTRACKED if self.tracker.explain_losses() else 0
 
     @property
     def main(self) -> Variant:
@@ -62,8 +77,11 @@ class JobContext:
 
     def describe_run(self, variant: Variant, run: RunLogger) -> None:
         """Log parameters and data sets to a run."""
-        spec = variant.job.model_dump(mode="json", exclude={"method"})
-        run.log_params({**spec, "method": variant.job.method.name})
+        spec = variant.job.model_dump(mode="json", exclude={"method", "cluster", "track"})
+        run.log_params({**spec, "method": variant.job.method.name, "protocol": variant.protocol})
+        # Other values of `cluster` make no other run: a job that resumes may have them.
+        cluster = variant.job.cluster.model_dump(mode="json")
+        run.set_tags({f"cluster.{key}": str(value) for key, value in cluster.items()})
         run.log_params({"method": variant.config.model_dump(mode="json")})
         for dataset in self.data.unlabelled:
             manifest = dataset.manifest
@@ -87,7 +105,7 @@ class JobContext:
 def open_context(document: Document, *, name: str) -> Iterator[JobContext]:
     """Read the spec, open its data, join the cluster and open the tracker; at the end of the block, close the tracker.
 
-    Raises SpecError or DataError before anything costly starts.
+    Raises SpecError or DataError before anything costly starts, and JobRunningError where the same job runs already.
     """
     variants = check_spec(document, name=str(document.data.get("name") or name))
     main, data = variants[0], JobData.open(variants)
@@ -95,31 +113,73 @@ def open_context(document: Document, *, name: str) -> Iterator[JobContext]:
         fetch_inputs(variant)
     check_methods(variants, data)
     make_storage(main.job)
-    join()
-    check_capacity(main.job)
     key = make_key(variants, data)
-    context = JobContext(
-        tuple(variants),
-        data,
-        key=key,
-        tracker=open_tracker(main, data, key=key),
-        slots=TrainingSlots(count_parallel_trainings(main.job)),
-        console=Console(width=LOG_WIDTH if not os.isatty(1) else None, highlight=False),
-    )
+    is_resumed = (get_spool(main, key=key) / JOURNAL).exists()
+    with hold_job(main, key=key):
+        wait_for_capacity(main.job, is_resumed=is_resumed)
+        check_worker_access([storage_url(main.job), *find_remote_urls(variants)])
+        context = JobContext(
+            tuple(variants),
+            data,
+            key=key,
+            tracker=open_tracker(main, data, key=key),
+            slots=TrainingSlots(count_parallel_trainings(main.job)),
+            console=Console(width=LOG_WIDTH if not os.isatty(1) else None, highlight=False),
+        )
+        try:
+            yield context
+        except BaseException as error:
+            stopped = isinstance(error, KeyboardInterrupt | SystemExit)  # Ray makes the latter of SIGTERM: ray job stop
+            context.tracker.close("KILLED" if stopped else "FAILED", wait=CLOSING_S)
+            if isinstance(error, KeyboardInterrupt) and context.slots.count > 1:
+                os._exit(INTERRUPTED)  # its threads would go on waiting for Ray, which ends what a driver leaves behind
+            raise
+        close_tracker(context)
+
+
+@contextmanager
+def hold_job(main: Variant, *, key: str) -> Iterator[None]:
+    """Join the cluster as the only process that runs the job with this key, on this machine and on the cluster.
+
+    Raises JobRunningError where another one does: both would log to the same run.
+    """
+    owner = f"{main.name}: {describe_process()}"
     try:
-        yield context
-    except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt | SystemExit)  # Ray makes the latter of SIGTERM: ray job stop
-        context.tracker.close("KILLED" if stopped else "FAILED", wait=CLOSING_S)
-        if isinstance(error, KeyboardInterrupt) and context.slots.count > 1:
-            os._exit(INTERRUPTED)  # its threads would go on waiting for Ray, which ends what a driver leaves behind
-        raise
-    if not context.tracker.close():
-        context.console.print(f"MLflow could not be reached; later: facscale sync {get_spool(main, key=context.key)}")
-        return
-    context.console.print(f"MLflow: {context.tracker.url}")
-    if context.tracker.table_url:
-        context.console.print(f"beside all others: {context.tracker.table_url}")
+        with hold_spool(get_spool(main, key=key), owner=owner):
+            join()
+            with claim(f"job-{key}", description=f"{owner} (Ray job {ray.get_runtime_context().get_job_id()})"):
+                yield
+    except (ClaimedError, SpoolInUseError) as error:
+        raise JobRunningError(
+            f"the same job runs already ({error}): follow that one, or stop it and submit this one again, which then "
+            "continues it. With another `name` it would be another run"
+        ) from None
+
+
+def close_tracker(context: JobContext) -> None:
+    """End the job's run, and print where its results are: at the tracker, or still here, and why."""
+    is_delivered = context.tracker.close()
+    if losses := context.tracker.explain_losses():
+        again = f"facscale sync {context.tracker.spool} --uri TRACKER sends everything to another tracker"
+        context.console.print(f"{losses}. {again}", soft_wrap=True)
+    elif not is_delivered:
+        context.console.print(
+            f"MLflow could not be reached; later: facscale sync {context.tracker.spool}", soft_wrap=True
+        )
+    else:
+        context.console.print(f"MLflow: {context.tracker.url}")
+        if context.tracker.table_url:
+            context.console.print(f"beside all others: {context.tracker.table_url}")
+
+
+def find_remote_urls(variants: Sequence[Variant]) -> list[str]:
+    """The data sets of a job, of its stages too, that lie in object stores."""
+    job = variants[0].job
+    urls = [
+        url for source in ("unlabelled", "labelled") for variant in variants for url in variant.job.data.urls(source)
+    ]
+    urls += [*job.evaluate.transfer, *job.evaluate.expressions, *find_stage_urls(variants)]
+    return [url for url in dict.fromkeys(urls) if is_remote(url)]
 
 
 def make_key(variants: Sequence[Variant], data: JobData) -> str:
@@ -129,11 +189,13 @@ def make_key(variants: Sequence[Variant], data: JobData) -> str:
 
 
 def open_tracker(main: Variant, data: JobData, *, key: str) -> Tracker:
-    """The job's own run. Raises LoginError where credentials would go to another server than theirs."""
+    """The job's own run. Raises LoginError where credentials would go to another server than theirs, TrackerError."""
     track, cluster = main.job.track, get_cluster_name(main.job)
     check_credentials_target(track.uri)
+    uri = track.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{make_default_store(main.job)}"
+    check_store_kind(uri)
     return Tracker(
-        track.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{make_default_store(main.job)}",
+        uri,
         track.experiment or (data.labelled[0].name if data.labelled else "facscale"),
         key=key,
         name=f"{main.name} ({cluster})" if cluster else main.name,
@@ -148,6 +210,7 @@ def make_tags(variant: Variant, *, job: str, fingerprints: Sequence[str]) -> dic
         "method": variant.job.method.name,
         "row": variant.name,
         "job": job,
+        "protocol": variant.protocol,
         "cluster": get_cluster_name(variant.job) or socket.gethostname(),
         "data": " ".join(fingerprint[:12] for fingerprint in fingerprints),
         "git.commit": get_commit(),

@@ -9,7 +9,7 @@ from functools import cached_property
 from facscale.data import DataError, Dataset
 from facscale.evaluate.expression import ExpressionDataset
 from facscale.evaluate.protocol import LabelledDataset, open_transfer_sets
-from facscale.job.recipes import check_recipes
+from facscale.job.recipes import check_margins, check_recipes
 from facscale.job.variants import Variant, expand_stages
 from facscale.spec import Job
 from facscale.spec.models import Evaluate
@@ -45,6 +45,7 @@ class JobData:
             [Dataset(url) for url in job.data.urls("labelled")],
             [Dataset(url) for url in (*job.evaluate.transfer, *job.evaluate.expressions)],
         )
+        check_margins(variants, [*job.data.urls("labelled"), *job.evaluate.transfer, *job.evaluate.expressions])
         return cls(
             labelled=tuple(labelled),
             transfer=tuple(open_transfer_sets(job, sets=labelled)),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from torch import Tensor, nn
 
-from facscale.data.labels import reindex_labels
+from facscale.data import Dataset
+from facscale.data.labels import IntensityLabels, reindex_labels
 from facscale.data.views import Batch
 from facscale.evaluate.expression import (
     ConfusionMatrix,
@@ -15,15 +17,17 @@ from facscale.evaluate.expression import (
     evaluate_expression_probe,
     fit_expression_probe,
 )
+from facscale.evaluate.intensity import IntensityPredictions, fit_intensity_probe, predict_intensities
 from facscale.evaluate.predictions import Predictions
 from facscale.evaluate.probe import fit_probe, predict_probabilities
-from facscale.evaluate.protocol import LabelledDataset, TrainTestGroup
+from facscale.evaluate.protocol import LabelledDataset
 from facscale.evaluate.subjects import find_frames
 from facscale.inference.embed import Embeddings, FrameEncoder, FrameModel, embed_dataset
 from facscale.inference.export import load_export
-from facscale.job.plan import EvalNode
+from facscale.job.plan import EvalNode, name_fold
 from facscale.methods import Method
 from facscale.nn.heads import LinearProbe
+from facscale.progress import print_line
 from facscale.spec import Job
 from facscale.train.trainer import storage_url
 
@@ -43,6 +47,14 @@ class SupervisedModel(FrameModel):
     def forward(self, batch: Batch) -> Tensor:
         """AU logits [B, n]."""
         return self.method.predict(batch)
+
+
+class IntensityModel(SupervisedModel):
+    """A method that has learned intensities itself: the samples that it is tested on -> intensities, 0 to 5."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Intensities [B, n]."""
+        return self.method.predict_intensities(batch)
 
 
 class ProbedEncoder(FrameModel):
@@ -66,20 +78,43 @@ class Evaluator:
         """Out-of-fold predictions of a node, by the title of their table. `exports`: of `node.models`, by id."""
         return predict_out_of_fold(node, self._make_fold_predictors(node, exports))
 
-    def build_first_model(self, node: EvalNode, export: bytes) -> FrameModel:
-        """What predicts the AUs of the first fold's test people: a method of its own, or a probe on the frozen encoder.
+    def predict_intensities(self, node: EvalNode, exports: Mapping[str, bytes]) -> dict[str, IntensityPredictions]:
+        """Out-of-fold intensities of a node, by the title of their table. `exports`: of `node.models`, by id.
 
-        `export`: the first fold's method of a variant that learns from labels, else the pre-trained one.
+        On a frozen encoder a probe is trained on each fold's people. Empty where no set that is learned from has
+        intensities, and for models with a head for occurrences alone.
+        """
+        methods = {key: load_export(exports[key]) for key in dict.fromkeys(node.models)}
+        if node.has_own_head and not all(method.predicts_intensities(method.config) for method in methods.values()):
+            return {}
+        sets = {dataset.url: dataset for dataset in (*node.group.sets, *node.group.transfer)}
+        labels = {url: IntensityLabels.load(Dataset(url)) for url in sets}
+        if not any(labels[dataset.url].is_labelled.any() for dataset in node.group.sets):
+            return {}
+        if node.has_own_head:
+
+            def make_own(fold: int) -> FoldPredictor:
+                return partial(embed_people, IntensityModel(methods[node.model_of(fold)]), job=node.variant.job)
+
+            return predict_intensities_out_of_fold(node, labels, make_own)
+        encoder = FrameEncoder(methods[node.models[0]].encoder)
+        embeddings = embed_sets(encoder, tuple(sets.values()), job=node.variant.job)
+        return predict_intensities_out_of_fold(node, labels, partial(fit_fold_intensities, embeddings, labels, node))
+
+    def build_first_model(self, node: EvalNode, export: bytes) -> FrameModel:
+        """What predicts the AUs of the first fold's test people: a method itself, or a probe on the frozen encoder.
+
+        `export`: the first of `node.models`.
         """
         method = load_export(export)
-        if node.variant.learns_from_labels:
+        if node.has_own_head:
             return SupervisedModel(method)
         embeddings = embed_sets(FrameEncoder(method.encoder), node.group.sets, job=node.variant.job)
         return ProbedEncoder(method.encoder, fit_fold_probe(embeddings, node, fold=0))
 
     def _make_fold_predictors(self, node: EvalNode, exports: Mapping[str, bytes]) -> Callable[[int], FoldPredictor]:
         job = node.variant.job
-        if node.head == "own":
+        if node.has_own_head:
 
             def make_own(fold: int) -> FoldPredictor:
                 model = SupervisedModel(load_export(exports[node.model_of(fold)]))
@@ -126,9 +161,84 @@ def predict_out_of_fold(node: EvalNode, make_predictor: Callable[[int], FoldPred
                 fold=np.zeros(len(frames), np.int8),
                 folds=(group.fold_name(fold),),
                 source=dataset.split.source,
+                protocol=node.protocol,
             )
-            parts.setdefault(group.table_title(dataset), []).append(predictions)
+            parts.setdefault(node.table_title(dataset), []).append(predictions)
     return {title: Predictions.concat(folds) for title, folds in parts.items()}
+
+
+def predict_intensities_out_of_fold(
+    node: EvalNode, labels: Mapping[str, IntensityLabels], make_predictor: Callable[[int], FoldPredictor | None]
+) -> dict[str, IntensityPredictions]:
+    """Predict the intensities of each fold's test people, for AUs that both sides have; by title of the table.
+
+    labels: by data set URL. A fold for which `make_predictor` returns None is left out.
+    """
+    group, parts = node.group, dict[str, list[IntensityPredictions]]()
+    learned = {au for dataset in group.sets for au in labels[dataset.url].select_aus(dataset.aus)}
+    for fold in group.folds:
+        predict = make_predictor(fold)
+        if predict is None:
+            continue
+        for dataset, people in group.test_parts(fold):
+            aus = tuple(au for au in labels[dataset.url].select_aus(dataset.aus) if au in learned)
+            if not aus:
+                continue
+            frames, predicted = predict(dataset, people)
+            intensity = find_intensities(labels[dataset.url], frames)
+            predictions = IntensityPredictions(
+                node.variant.name,
+                aus,
+                predicted[:, [group.aus.index(au) for au in aus]].astype(np.float32),
+                intensity[:, [dataset.aus.index(au) for au in aus]],
+                frames.identity,
+                frames.video,
+                frames.frame,
+                fold=np.zeros(len(frames), np.int8),
+                folds=(group.fold_name(fold),),
+                protocol=node.protocol,
+            )
+            parts.setdefault(node.table_title(dataset), []).append(predictions)
+    return {title: IntensityPredictions.concat(folds) for title, folds in parts.items()}
+
+
+def fit_fold_intensities(
+    embeddings: Mapping[str, Embeddings], labels: Mapping[str, IntensityLabels], node: EvalNode, fold: int
+) -> FoldPredictor | None:
+    """Fit a probe for intensities on a fold's training people; `embeddings` and `labels`: by data set URL.
+
+    None, and a line in the terminal, where fewer than two of their frames have an intensity.
+    """
+    evaluate, group = node.variant.job.evaluate, node.group
+    parts = [select_people(embeddings[dataset.url], dataset.split[fold].train) for dataset in group.sets]
+    intensity = np.concatenate(
+        [
+            reindex_labels(find_intensities(labels[dataset.url], part), given=dataset.aus, wanted=group.aus)
+            for dataset, part in zip(group.sets, parts, strict=True)
+        ]
+    )
+    if (intensity >= 0).any(axis=1).sum() < 2:
+        print_line(f"{name_fold(node.variant, group, fold)}: no intensities among its training people; left out")
+        return None
+    features, seed = np.concatenate([part.features for part in parts]), evaluate.seed + fold
+    probe = fit_intensity_probe(features, intensity=intensity, probe=evaluate.probe, seed=seed)
+
+    def predict(dataset: LabelledDataset, people: Collection[str]) -> FoldOutput:
+        frames = select_people(embeddings[dataset.url], people)
+        return frames, predict_intensities(probe, features=frames.features)
+
+    return predict
+
+
+def find_intensities(labels: IntensityLabels, frames: Embeddings) -> np.ndarray:
+    """The intensities [N, n] of embedded frames."""
+    return labels.find(identity=frames.identity, video=frames.video, frame=frames.frame)
+
+
+def embed_people(model: FrameModel, dataset: LabelledDataset, people: Collection[str], *, job: Job) -> FoldOutput:
+    """The frames of some people, and what a model predicts for them."""
+    frames = embed_frames(model, dataset, job=job, subjects=people)
+    return frames, frames.features
 
 
 def fit_fold_probe(embeddings: Mapping[str, Embeddings], node: EvalNode, *, fold: int) -> LinearProbe:
@@ -198,6 +308,6 @@ def select_people(embeddings: Embeddings, people: Collection[str]) -> Embeddings
     return embeddings.select(find_frames(people, identity=embeddings.identity))
 
 
-def name_tests(group: TrainTestGroup) -> dict[str, tuple[str, str]]:
+def name_tests(node: EvalNode) -> dict[str, tuple[str, str]]:
     """What was learned from and what was tested, by title of the table."""
-    return {group.table_title(dataset): (group.name, dataset.name) for dataset, _ in group.test_parts(0)}
+    return {node.table_title(dataset): (node.group.name, dataset.name) for dataset, _ in node.group.test_parts(0)}

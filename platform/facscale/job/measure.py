@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import ray
 import torch
 
 from facscale.data import Dataset, augment
 from facscale.data.augment import Augmenter
+from facscale.data.storage import Folder
 from facscale.data.stream import Stream
 from facscale.data.views import RandomFrames
 from facscale.evaluate.diagnostics import effective_rank
@@ -30,7 +30,9 @@ from facscale.inference.retrieval import recall_at_k
 from facscale.job.evaluator import embed_frames
 from facscale.job.variants import hash_values
 from facscale.methods import Method
+from facscale.names import expand_cache
 from facscale.spec import Job
+from facscale.spec.models import EpochBlock
 from facscale.spec.pipelines import Crop
 from facscale.spec.renamed import restore_old_names
 from facscale.synthetic.ground_truth import GroundTruth, load_ground_truth
@@ -38,9 +40,10 @@ from facscale.train.setup import select_unlabelled_people
 from facscale.train.trainer import storage_url
 
 VERSION = 1  # rises when the same export is measured otherwise
-TRUTH_CACHE = Path("~/.cache/facscale/truth").expanduser()
+TRUTH_CACHE = expand_cache("~/.cache/facscale/truth")
 RANK_FRAMES = 10_000  # for the effective rank, at most
 PAIR_BATCH = 64
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,21 +58,33 @@ def measure(export: bytes, *, job: Job, labelled: Sequence[LabelledDataset], fin
     """Measure an exported method, or read what was measured before. Of the labelled sets only the first is used."""
     evaluate = {"evaluate": job.evaluate.model_dump(mode="json", exclude={"baselines"})}
     spec = {**restore_old_names(evaluate), "crop": list(job.data.augment.crop)}
+    if job.data.augment.eval_crop:
+        spec["eval_crop"] = job.data.augment.eval_crop
     parts = [job.data.validation, job.data.test, job.seed]
     key = hash_values([VERSION, hashlib.sha256(export).hexdigest(), spec, parts, list(fingerprints)])
-    store, folder = fsspec.core.url_to_fs(f"{storage_url(job)}/measures")
-    path = f"{folder}/{key}.json"
-    if store.exists(path):
-        return Measures(**json.loads(store.cat_file(path)))
+    folder = Folder(f"{storage_url(job)}/measures")
+    if (earlier := read_measures(folder, f"{key}.json")) is not None:
+        return earlier
     values = measure_frames(export, labelled[0], job=job) if labelled else {}
     cluster = job.cluster
     remote = ray.remote(measure_on_device).options(num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker)
     truth = ray.put(render_ground_truth(job, labelled)) if job.evaluate.rendered_people else None
     on_device = ray.get(remote.remote(export, truth, job))
     measures = Measures(values | on_device.values, on_device.lengths)
-    store.makedirs(folder, exist_ok=True)
-    store.pipe_file(path, json.dumps(asdict(measures)).encode())
+    folder.write(f"{key}.json", json.dumps(asdict(measures)).encode())
     return measures
+
+
+def read_measures(folder: Folder, name: str) -> Measures | None:
+    """What was measured before; None where nothing was, or where the file is damaged, so that it is measured again."""
+    try:
+        values = json.loads(folder.read(name))
+        return Measures(dict(values["values"]), dict(values["lengths"]))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError):
+        log.warning("%s/%s is damaged: it is measured again", folder.url, name)
+        return None
 
 
 def measure_frames(export: bytes, dataset: LabelledDataset, *, job: Job) -> dict[str, float]:
@@ -98,9 +113,13 @@ def measure_on_device(export: bytes, truth: GroundTruth | None, job: Job) -> Mea
 def render_ground_truth(job: Job, labelled: Sequence[LabelledDataset]) -> GroundTruth:
     """Rendered faces as the encoder sees those of the labelled data: with their crop, and the centre crop of evaluation."""
     recipe: dict[str, Any] = Dataset(labelled[0].url).manifest.recipe.get("crop", {}) if labelled else {}
-    crop, side = Crop.model_validate(recipe), float(augment.eval_params(job.data.augment)[6])
+    crop, side = Crop.model_validate(recipe), augment.get_eval_crop(job.data.augment)
     visible = crop.model_copy(
-        update={"eyes_distance": crop.eyes_distance / side, "eyes_y": 0.5 + (crop.eyes_y - 0.5) / side}
+        update={
+            "eyes_distance": crop.eyes_distance / side,
+            "eyes_y": 0.5 + (crop.eyes_y - 0.5) / side,
+            "margin": 0.0,
+        }
     )
     return load_ground_truth(
         people=job.evaluate.rendered_people, size=job.data.image_size, crop=visible, cache=TRUTH_CACHE
@@ -113,7 +132,9 @@ def measure_pairs(method: Method, *, job: Job, device: torch.device) -> dict[str
     blank = torch.zeros(2, 1, 3, job.data.image_size, job.data.image_size, device=device)
     if not (method.predict_motion(*blank) and datasets and job.evaluate.pairs):
         return {}
-    spec = job.data.model_copy(update={"augment": augment.eval_config(job.data.augment), "per_track": "all"})
+    spec = job.data.model_copy(
+        update={"augment": augment.eval_config(job.data.augment), "epoch": EpochBlock(samples_per="frame")}
+    )
     people = select_unlabelled_people(job, datasets, part="test" if job.data.test else "train")
     views = {"pair": RandomFrames(count=2)}
     stream = Stream(datasets, views, spec=spec, batch_size=PAIR_BATCH, seed=job.seed, subjects=people)

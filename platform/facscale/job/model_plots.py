@@ -20,6 +20,7 @@ from facscale.job.variants import Variant
 from facscale.names import sanitize_filename
 from facscale.report import attention, embedding_map
 from facscale.report.bundle import Report
+from facscale.spec.models import EpochBlock
 
 CANDIDATES = 32  # test samples of which the most expressive ones are shown
 MAX_AUS = 6  # columns in a sheet of where a network looks
@@ -75,7 +76,7 @@ def read_expressive_faces(model: FrameModel, dataset: LabelledDataset, *, varian
     """Read `evaluate.attention_faces` samples with the most AUs, not augmented, of different people as far as possible."""
     job = variant.job
     views = {name: view.with_columns("au") for name, view in model.views.items()}
-    spec = job.data.model_copy(update={"augment": augment.eval_config(job.data.augment), "per_track": 1})
+    spec = job.data.model_copy(update={"augment": augment.eval_config(job.data.augment), "epoch": EpochBlock()})
     people = {dataset.url: dataset.split[0].test}
     stream = Stream(
         [Dataset(dataset.url)], views, spec=spec, batch_size=CANDIDATES, seed=job.evaluate.seed, subjects=people

@@ -9,16 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal
 
-from facscale.evaluate.protocol import TrainTestGroup, build_groups, select_training_split
+from facscale.data import augment
+from facscale.evaluate.protocol import LabelledDataset, TrainTestGroup, build_groups, select_training_split
+from facscale.evaluate.scores import RowProtocol
 from facscale.job.datasets import JobData
 from facscale.job.inputs import fetch_input
 from facscale.job.variants import NOT_IN_TRAINING_KEY, Variant, expand_stages, find_fold_stages, hash_values
 from facscale.methods import DataFacts
 from facscale.methods.supervised import Supervised
-from facscale.spec.models import Evaluate
+from facscale.spec.models import Data, EpochBlock, Evaluate, Optimizer, Train
 from facscale.train.task import TrainingTask
+
+READING = {"image_size", "canonical_streams", "shuffle_block", "threads", "prefetch", "cache", "cache_gb", "max_bad"}
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,23 @@ class EvalNode:
 
     variant: Variant  # whose row in the tables it fills
     group: TrainTestGroup
-    head: Literal["own", "linear-probe"]  # the models' own AU logits, or a probe on the frozen encoder
+    protocol: RowProtocol
     models: tuple[str, ...]  # ids of trainings: one for each fold, or one for all folds
+    is_additional: bool = False  # of a frozen encoder, beside the evaluation by the spec's protocol
+
+    @property
+    def has_own_head(self) -> bool:
+        """Whether the models predict AUs themselves; otherwise a probe is fitted on the frozen encoder."""
+        return self.protocol != "linear-probe"
 
     def model_of(self, fold: int) -> str:
         """Id of the training that is evaluated in a fold."""
         return self.models[fold] if len(self.models) > 1 else self.models[0]
+
+    def table_title(self, dataset: LabelledDataset) -> str:
+        """Title of the F1 table of a tested set. The rows of a table follow the spec's protocol, or all an additional one."""
+        title = self.group.table_title(dataset)
+        return f"{title}, encoder frozen" if self.is_additional else title
 
 
 @dataclass(frozen=True)
@@ -106,7 +120,8 @@ class _PlanBuilder:
         groups = build_groups(variant.job, self._data.labelled, transfer=self._data.transfer)
         if variant.learns_from_labels:
             evaluations = [
-                EvalNode(variant, group, "own", self._add_folds(variant, group, shared, of_fold)) for group in groups
+                EvalNode(variant, group, variant.protocol, self._add_folds(variant, group, shared, of_fold))
+                for group in groups
             ]
             if not evaluations:
                 raise ValueError(f"{variant.name} learns from labels, and there are none")  # the spec is checked before
@@ -114,7 +129,8 @@ class _PlanBuilder:
         pretrained = self._add(
             title=variant.title, variant=variant, evaluate=variant.job.evaluate, inputs=_select(variant, shared)
         )
-        return VariantPlan(variant, pretrained, tuple(self._add_probe(variant, group, pretrained) for group in groups))
+        probes = (probe for group in groups for probe in self._add_probes(variant, group, pretrained))
+        return VariantPlan(variant, pretrained, tuple(probes))
 
     def _add_shared_stages(self, stages: Mapping[str, Variant]) -> dict[str, str]:
         """Add the stages that are the same in every fold; the ids of their trainings by stage."""
@@ -142,15 +158,16 @@ class _PlanBuilder:
             models.append(add(title=title, variant=restrict_to_group(variant, group), inputs=_select(variant, ids)))
         return tuple(models)
 
-    def _add_probe(self, variant: Variant, group: TrainTestGroup, pretrained: str) -> EvalNode:
-        """Evaluate a pre-trained encoder by the spec's protocol."""
-        if variant.job.evaluate.protocol == "linear-probe":
-            return EvalNode(variant, group, "linear-probe", (pretrained,))
+    def _add_probes(self, variant: Variant, group: TrainTestGroup, pretrained: str) -> list[EvalNode]:
+        """Evaluate a pre-trained encoder by the spec's protocol, and frozen in any case, which costs little."""
+        frozen = EvalNode(variant, group, "linear-probe", (pretrained,))
+        if variant.protocol == "linear-probe":
+            return [frozen]
         adapted = make_batchnorm_probe(variant)
         own, inputs = restrict_to_group(adapted, group), {"inputs.pretrained": pretrained}
         add = partial(self._add, variant=own, evaluate=variant.job.evaluate, group=group, inputs=inputs)
         models = [add(title=name_fold(adapted, group, fold), fold=fold) for fold in group.folds]
-        return EvalNode(variant, group, "own", tuple(models))
+        return [EvalNode(variant, group, variant.protocol, tuple(models)), replace(frozen, is_additional=True)]
 
     def _add(
         self,
@@ -202,15 +219,34 @@ def restrict_to_group(variant: Variant, group: TrainTestGroup) -> Variant:
 
 
 def make_batchnorm_probe(variant: Variant) -> Variant:
-    """The probe in which the encoder's BatchNorm layers learn too, as a method of its own (CLP, section IV.A)."""
-    probe = variant.job.evaluate.probe
-    optimizer = {"name": "adam", "lr": probe.lr, "weight_decay": probe.weight_decay}
-    train = {"batch_size": probe.batch_size, "epochs": probe.epochs, "optimizer": optimizer}
-    data = variant.job.data.model_copy(update={"per_track": "all"})
-    job = variant.job.model_copy(update={"data": data, "train": type(variant.job.train).model_validate(train)})
+    """The probe in which the encoder's BatchNorm layers learn too, as a method of its own (CLP, section IV.A).
+
+    It learns from all training people of a fold. Frames are not augmented, apart from the place of the crop, which has the
+    size of the tests' centre crop: the paper states no augmentation. BatchNorm's statistics are those of the batches of all
+    workers.
+    """
+    job, evaluate = variant.job, variant.job.evaluate
+    adaptation = evaluate.adaptation
+    train = Train(
+        batch_size=adaptation.batch_size,
+        epochs=adaptation.epochs,
+        optimizer=Optimizer(name="adam", lr=adaptation.lr, weight_decay=adaptation.weight_decay),
+        sync_batchnorm=True,
+        probe_every=0,
+    )
+    data = Data(
+        **job.data.model_dump(include=READING),
+        labelled=job.data.labelled,
+        epoch=EpochBlock(samples_per="frame"),
+        augment=augment.eval_config(job.data.augment),
+    )
     method = {"method": type(job.method)(name="supervised"), "inputs": {}, "stages": {}, "start": None}
-    config = Supervised.Config(trainable="batchnorm")
-    return replace(variant, job=job.model_copy(update=method), method=Supervised, config=config)
+    return replace(
+        variant,
+        job=job.model_copy(update={"data": data, "train": train, **method}),
+        method=Supervised,
+        config=Supervised.Config(trainable="batchnorm", weighting=evaluate.probe.weighting),
+    )
 
 
 def _select(variant: Variant, stages: Mapping[str, str]) -> dict[str, str]:

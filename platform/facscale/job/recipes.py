@@ -14,7 +14,9 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
-from facscale.data import DataError, Dataset
+from facscale.data import DataError, Dataset, augment
+from facscale.job.variants import Variant, expand_stages
+from facscale.spec.models import Augment
 from facscale.spec.pipelines import Crop
 
 log = logging.getLogger(__name__)
@@ -62,6 +64,29 @@ class CropRecipe:
     def __str__(self) -> str:
         weights = f" with {self.weights}" if self.weights else ""
         return f"detector {self.detector}{weights}, {self.geometry}, version {self.version}"
+
+
+def check_margins(variants: Sequence[Variant], tested: Sequence[str]) -> None:
+    """Check that the crops of the data sets hold all that the variants' augmentation and evaluation show of a face.
+
+    `tested`: URLs of the data sets on which encoders are evaluated. Raises DataError, see `augment.check_margin`.
+    """
+    margins: dict[str, float] = {}
+
+    def check(spec: Augment, url: str, *, is_trained_on: bool) -> None:
+        if url not in margins:
+            margins[url] = Dataset(url).manifest.margin
+        augment.check_margin(spec, margin=margins[url], url=url, is_trained_on=is_trained_on)
+
+    for variant in variants:
+        for trained in (*expand_stages(variant).values(), variant):
+            spec = trained.job.data.augment
+            views = trained.method.train_views(trained.config).values()
+            sources = dict.fromkeys(view.source for view in views if view.pixels)
+            for url in dict.fromkeys(url for source in sources for url in trained.job.data.urls(source)):
+                check(spec, url, is_trained_on=True)
+            for url in tested if trained is variant else ():
+                check(spec, url, is_trained_on=False)
 
 
 def check_recipes(learned: Sequence[Dataset], tested: Sequence[Dataset], others: Sequence[Dataset] = ()) -> None:

@@ -9,7 +9,9 @@ from facscale.progress import Progress, print_line
 from facscale.report import figures
 from facscale.track.tracker import RunLogger
 from facscale.train.events import (
+    CheckpointPassedOver,
     Event,
+    NonFiniteStepsCounted,
     SampleImages,
     SamplesSkipped,
     StepMetrics,
@@ -42,7 +44,10 @@ class TrainingRecorder:
                 if columns:
                     sheet = figures.plot_sample_sheet(dict(columns), title=f"{self._title}: step {step}")
                     self._run.log_figure(sheet, f"pictures/step{step:07d}")
-            case WorkersLost(reason):
+            case NonFiniteStepsCounted(step, count):
+                subject = f"{count} steps" if count > 1 else "a step"
+                print_line(f"{self._title}: {subject} until step {step} had losses or gradients that are not finite")
+            case WorkersLost(reason) | CheckpointPassedOver(reason):
                 print_line(f"{self._title}: {reason}")
             case TrainingResumed(step, workers):
                 plural = "s" if workers > 1 else ""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from facscale.evaluate.expression import ConfusionMatrix
+from facscale.evaluate.intensity import IntensityPredictions, IntensityScores
 from facscale.evaluate.predictions import Predictions, align_predictions
 from facscale.evaluate.relations import correlate_aus
 from facscale.evaluate.scores import MethodScores
@@ -21,6 +22,7 @@ from facscale.report.bundle import Report
 from facscale.report.comparison import build_comparison_table, build_comparison_values
 from facscale.report.cross_dataset import CrossDatasetMatrix, CrossDatasetScore
 from facscale.report.f1_table import F1Table
+from facscale.report.intensity_table import build_intensity_table, build_intensity_values
 from facscale.report.metrics_table import (
     build_confusion_table,
     build_expression_table,
@@ -42,6 +44,7 @@ class VariantResult(NamedTuple):
     scores: dict[str, MethodScores]  # likewise
     metrics: dict[str, float]
     expressions: dict[str, ConfusionMatrix]  # by name of the data set
+    intensities: dict[str, IntensityScores]  # by title of the F1 table
 
 
 Rows = Mapping[str, Sequence[VariantResult]]  # by name of the row, one result for each seed
@@ -68,7 +71,10 @@ def report_job(rows: Rows, tables: Mapping[str, F1Table], plan: Plan) -> Report:
     if main.job.evaluate.cross_dataset:
         report.add(report_cross_dataset(tables, plan))
     report.add(report_expression_tables({name: [seed.expressions for seed in seeds] for name, seeds in rows.items()}))
-    return report.add(report_metrics({name: [seed.metrics for seed in seeds] for name, seeds in rows.items()}))
+    report.add(report_intensity_tables([result for results in rows.values() for result in results]))
+    notes = next((table.protocol_notes for table in tables.values()), ())
+    metrics = {name: [seed.metrics for seed in seeds] for name, seeds in rows.items()}
+    return report.add(report_metrics(metrics, notes=notes))
 
 
 def build_f1_tables(rows: Rows) -> dict[str, F1Table]:
@@ -117,9 +123,10 @@ def report_comparison(rows: Sequence[Sequence[Predictions]], *, title: str, thre
 
 def report_cross_dataset(tables: Mapping[str, F1Table], plan: Plan) -> Report:
     """Mean F1 of each row by what it learned from and what it was tested on; `tables`: by title."""
-    tests = {title: names for node in plan.variants[0].evaluations for title, names in name_tests(node.group).items()}
+    nodes = [node for node in plan.variants[0].evaluations if not node.is_additional]
+    tests = {title: names for node in nodes for title, names in name_tests(node).items()}
     scores = [
-        CrossDatasetScore(row.name, *tests[title], row.mean) for title, table in tables.items() for row in table.rows
+        CrossDatasetScore(row.name, *names, row.mean) for title, names in tests.items() for row in tables[title].rows
     ]
     matrix = CrossDatasetMatrix(tuple(scores))
     table = matrix.build_table(title="F1 x 100 by data set, over the AUs that are both learned and labelled")
@@ -155,9 +162,9 @@ def group_by_subjects(variants: Sequence[Variant]) -> dict[str, list[Variant]]:
     return {name: group for name, group in by_name.items() if len(group) > 1}
 
 
-def report_metrics(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> Report:
-    """What the encoders hold beyond F1: metrics by row and seed."""
-    table = build_metrics_table(rows, title="What the encoders hold, and what their training cost")
+def report_metrics(rows: Mapping[str, Sequence[Mapping[str, float]]], *, notes: Sequence[str] = ()) -> Report:
+    """What the encoders hold beyond F1: metrics by row and seed; `notes`: the protocols of the rows' F1."""
+    table = build_metrics_table(rows, title="What the encoders hold, and what their training cost", notes=notes)
     return Report(
         tables=[table], texts={"summary.csv": build_training_table(rows).to_csv(), "summary.md": table.to_markdown()}
     )
@@ -174,6 +181,33 @@ def report_expression_tables(rows: Mapping[str, Sequence[Mapping[str, ConfusionM
         report.tables.append(table)
         report.texts[f"{file}.csv"] = build_training_table(collect_accuracies(of_rows)).to_csv()
         report.texts[f"{file}.md"] = table.to_markdown()
+    return report
+
+
+def report_intensity_tables(results: Sequence[VariantResult]) -> Report:
+    """Agreement of intensities of all rows and seeds, a table for each data set."""
+    report = Report()
+    for title in dict.fromkeys(title for result in results for title in result.intensities):
+        scores = {result.variant.title: result.intensities[title] for result in results if title in result.intensities}
+        table, file = build_intensity_table(scores, title=f"Intensities, 0 to 5, on {title}"), sanitize_filename(title)
+        report.tables.append(table)
+        report.texts[f"intensities_{file}.csv"] = build_intensity_values(scores).to_csv()
+        report.texts[f"intensities_{file}.md"] = table.to_markdown()
+    return report
+
+
+def report_intensities(
+    predictions: Mapping[str, IntensityPredictions],
+    scores: Mapping[str, IntensityScores],
+    *,
+    titles: Mapping[str, object],
+) -> Report:
+    """Intensities of one variant for every test frame, and their agreement as metrics; `titles`: of all F1 tables."""
+    report = Report()
+    for title, table in predictions.items():
+        report.files[f"intensities_{sanitize_filename(title)}.parquet"] = table.to_parquet()
+        prefix = get_metric_prefix(title, titles)
+        report.metrics |= {prefix + name: value for name, value in scores[title].to_metrics().items()}
     return report
 
 

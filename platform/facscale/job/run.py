@@ -19,6 +19,8 @@ Search = Callable[[JobContext], Variant]
 def run_job(document: Document, *, name: str, search: Search | None = None) -> int:
     """Run a job to its end and return the exit status. Raises SpecError or DataError before anything costly starts.
 
+    The status is 0, or 1 where MLflow did not accept the results, which then stay in the journal.
+
     `search`: a sweep, which runs first and returns the variant with the best config; it becomes the second row.
     """
     with open_context(document, name=name) as context:
@@ -34,4 +36,4 @@ def run_job(document: Document, *, name: str, search: Search | None = None) -> i
         tables = build_f1_tables(rows)
         context.publish(report_job(rows, tables, plan), context.tracker)
         context.tracker.set_description(describe_job(tables, main=context.main))
-    return 0
+    return context.exit_status

@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from facscale.evaluate.intensity import IntensityPredictions, score_intensities
 from facscale.evaluate.predictions import Predictions
 from facscale.inference.export import load_export
 from facscale.job.card import TrainedWeights, build_card, render_card
@@ -22,12 +23,15 @@ from facscale.job.results import (
     report_au_relations,
     report_expressions,
     report_fold_scores,
+    report_intensities,
     report_motion,
     report_predictions,
     report_scores,
 )
 from facscale.job.variants import Variant, name_training
+from facscale.progress import print_line
 from facscale.track.tracker import RunLogger
+from facscale.train.errors import is_permanent
 from facscale.train.trainer import TrainedArtifact, Trainer, load_artifact
 
 
@@ -64,6 +68,7 @@ class JobRunner:
         with self.open_run(variant, variant.title) as run:
             self.context.describe_run(variant, run)
             log, predictions = VariantLog(variant, run), dict[str, Predictions]()
+            intensities: dict[str, IntensityPredictions] = {}
             shown: list[tuple[EvalNode, bytes]] = []  # evaluations, and the model whose attention is plotted
             representative = None
             if not variant.learns_from_labels:
@@ -71,15 +76,16 @@ class JobRunner:
             for evaluation in variant_plan.evaluations:
                 artifacts = self._train_models(evaluation, log)
                 representative = representative or artifacts[variant_plan.representative]
-                tables = self.evaluator.predict(evaluation, {key: value.export for key, value in artifacts.items()})
+                exports = {key: value.export for key, value in artifacts.items()}
+                tables = self.evaluator.predict(evaluation, exports)
                 predictions |= tables
-                first = representative
-                if variant.learns_from_labels:
+                intensities |= self.evaluator.predict_intensities(evaluation, exports)
+                if evaluation.has_own_head:
                     self._log_folds(evaluation, artifacts, tables)
-                    first = artifacts[evaluation.models[0]]
-                shown.append((evaluation, first.export))
+                if not evaluation.is_additional:
+                    shown.append((evaluation, artifacts[evaluation.models[0]].export))
             assert representative is not None, "a variant that learns from labels has evaluations"
-            result = self._log_results(variant_plan, representative, predictions, log)
+            result = self._log_results(variant_plan, representative, predictions, intensities, log)
             self._log_model(representative, result, shown, log)
         return result
 
@@ -103,8 +109,10 @@ class JobRunner:
                             artifact = self.trainer.fit(task, name=name, receive=recorder.receive)
                     except (KeyboardInterrupt, SystemExit):  # a stopped job is killed after 3 s: no time to draw curves
                         raise
-                    except BaseException:
+                    except BaseException as error:
                         recorder.finish()
+                        if slots.count > 1 and is_permanent(error):  # at once: its siblings may train for hours
+                            print_line(f"{error}\nno other training begins; those that run are finished first")
                         raise
                     recorder.finish()
                 log.weights[node.title] = TrainedWeights(artifact.url, artifact.sha256)
@@ -148,6 +156,7 @@ class JobRunner:
         variant_plan: VariantPlan,
         representative: TrainedArtifact,
         predictions: dict[str, Predictions],
+        intensities: dict[str, IntensityPredictions],
         log: VariantLog,
     ) -> VariantResult:
         """Measure the representative model, and log all numbers, predictions and the reproduction card."""
@@ -156,7 +165,9 @@ class JobRunner:
         measures = measure(export, job=job, labelled=data.labelled, fingerprints=data.fingerprints)
         expressions = evaluate_expressions(export, data.expressions, job=job)
         scores = {title: table.score(job.evaluate.threshold) for title, table in predictions.items()}
+        agreement = {title: score_intensities(table) for title, table in intensities.items()}
         report = report_expressions(expressions, title=variant.title).add(report_scores(scores))
+        report.add(report_intensities(intensities, agreement, titles=scores))
         report.metrics = {**measures.values, **representative.cost, **report.metrics}
         log_report(report, log.run)
         log_report(report_motion(measures.lengths, title=variant.title), log.run)
@@ -175,7 +186,7 @@ class JobRunner:
         )
         log.run.log_text(card.to_json(), "card.json")
         log.run.log_text(render_card(card), "card.html")
-        return VariantResult(variant, predictions, scores, report.metrics, expressions)
+        return VariantResult(variant, predictions, scores, report.metrics, expressions, agreement)
 
     def _log_model(
         self,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import TypeVar
+
+from facscale.train.errors import is_permanent
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -30,10 +32,27 @@ class TrainingSlots:
     def map(self, call: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """The results in the order of the items. All are tried; then the first error is raised.
 
-        With one slot everything happens in the caller's own thread, one after the other, up to the first error.
+        After an error that trying again cannot mend (`is_permanent`) no further item begins, because its siblings would
+        meet it too; those that run go on. With one slot everything happens in the caller's own thread, one after the
+        other, up to the first error.
         """
         if self.count == 1:
             return [call(item) for item in items]
+        is_hopeless = threading.Event()
+
+        def attempt(item: Item) -> Result:
+            if is_hopeless.is_set():
+                raise CancelledError
+            try:
+                return call(item)
+            except BaseException as error:
+                if is_permanent(error):
+                    is_hopeless.set()
+                raise
+
         with ThreadPoolExecutor(self.count) as pool:
-            futures = [pool.submit(call, item) for item in items]
+            futures = [pool.submit(attempt, item) for item in items]
+        errors = [error for future in futures if (error := future.exception())]
+        for error in sorted(errors, key=lambda error: isinstance(error, CancelledError)):
+            raise error
         return [future.result() for future in futures]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from facscale.evaluate.scores import RowProtocol
 from facscale.methods import Method, configure
 from facscale.names import slugify
 from facscale.spec import Document, Job, SpecError, merge
@@ -39,6 +40,11 @@ class Variant:
         return self.method.learns_from_labels(self.config)
 
     @property
+    def protocol(self) -> RowProtocol:
+        """How its rows in the tables come to their predictions."""
+        return "end-to-end" if self.learns_from_labels else self.job.evaluate.protocol
+
+    @property
     def stage_names(self) -> list[str]:
         """Names of the stages that it takes directly."""
         return [source.stage for source in self.job.dependencies.values() if source.stage]
@@ -57,10 +63,11 @@ def get_cluster_name(job: Job) -> str:
 def make_run_key(variants: Sequence[Variant], *, fingerprints: Sequence[str], cluster: str = "") -> str:
     """12 hexadecimal digits that identify the run of a job in MLflow: the same for the same job on the same data.
 
-    A `cluster` with a name is part of it: the same job on two named clusters makes two runs.
+    A `cluster` with a name is part of it: the same job on two named clusters makes two runs. So is the spec's `name`.
     """
     configs = [restore_old_names(variant.resolved_config()) for variant in variants]
-    return hash_values([configs, list(fingerprints), *filter(None, [cluster])])
+    names = [{"name": name}] if (name := variants[0].job.name) else []
+    return hash_values([configs, list(fingerprints), *filter(None, [cluster]), *names])
 
 
 def make_training_key(task: TrainingTask, *, fingerprints: Sequence[str]) -> str:

@@ -23,6 +23,7 @@ from facscale.job.plan import build_plan
 from facscale.job.variants import Variant, build_variant
 from facscale.report.table import Column, ReportTable
 from facscale.spec import Document, merge
+from facscale.spec.errors import SourceLocation
 
 TOLERANCE = 0.0005  # F1 in [0, 1]: half of the last digit that tables print
 
@@ -46,17 +47,38 @@ def verify_card(url: str, *, weights: str = "", changes: Sequence[Document] = ()
     for name, version in get_versions().items():
         if card.versions.get(name, version) != version:
             console.print(f"{name} is {version} here, it was {card.versions[name]}")
+    if missing := card.results.keys() - predictions.keys():
+        raise CardError(f"the card has results on {min(missing)!r}, which its spec does not evaluate")
     threshold = variant.job.evaluate.threshold
+    check_tables(card, predictions, source=url)
     agree = [
         print_comparison(title, card, scores=table.score(threshold), console=console)
         for title, table in predictions.items()
+        if title in card.results  # older cards of `adapted-batchnorm` lack the frozen encoder
     ]
     return all(agree)
 
 
+def check_tables(card: Card, predictions: Mapping[str, Predictions], *, source: str) -> None:
+    """Raise CardError unless each table of the card was evaluated again, with its folds and AUs, and no other was."""
+    if not card.results:
+        raise CardError(f"{source} has no table of results, so that there is nothing to compare")
+    if missing := card.results.keys() - predictions.keys():
+        raise CardError(
+            f"{source}: {', '.join(sorted(missing))} cannot be evaluated again: the data of the card's spec make the tables "
+            f"{', '.join(sorted(predictions)) or 'none'}"
+        )
+    if extra := predictions.keys() - card.results.keys():
+        raise CardError(f"{source} has no results on {', '.join(sorted(extra))}, which its spec evaluates")
+    for title, table in predictions.items():
+        result = card.results[title]
+        if list(table.aus) != result["aus"] or list(table.folds) != result["folds"]:
+            raise CardError(f"{source}: its table of {title} has other AUs or folds than the data has now")
+
+
 def build_card_variant(card: Card, *, changes: Sequence[Document]) -> Variant:
     """The variant that a card describes, without what was only needed to train it."""
-    document = Document(card.spec, {})
+    document = Document(card.spec, {(): SourceLocation("the spec of the card")})
     for change in changes:
         document = merge(document, change)
     variant = build_variant(document, name=card.row)
@@ -121,6 +143,9 @@ def print_comparison(title: str, card: Card, *, scores: MethodScores, console: C
     console.print(
         ReportTable([Column(name, can_wrap=False) for name in headings], rows, title=f"F1 x 100 on {title}").to_rich()
     )
+    if np.isnan(before).all() and np.isnan(now).all():
+        console.print(f"{title}: NOT reproduced; F1 is undefined for every AU and fold, so that nothing was compared")
+        return False
     same_gaps = bool((np.isnan(before) == np.isnan(now)).all())
     largest = float(np.nanmax(np.abs(before - now), initial=0.0))
     agree = same_gaps and largest <= TOLERANCE

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -14,10 +13,11 @@ from facscale.data.views import Batch, FrameTriple, RandomFrames, View
 from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, require_encoder, trains
 from facscale.methods.labelvae import LabelVAE
 from facscale.nn import ResNet, masked_bce
-from facscale.nn.alignment import align_faces
 from facscale.nn.fan import FAN
+from facscale.nn.precision import disable_autocast, widen
 from facscale.nn.trunk import Trunk, make_fan_trunk, make_resnet_trunk
 from facscale.spec import SpecError
+from facscale.spec.models import Weighting
 
 
 class AUNet(Method):
@@ -38,12 +38,28 @@ class AUNet(Method):
     Rows of the paper: AU-FAN has `interval: 0` and no input `labels`, AU-VAE `interval: 0`, AU-TDN no `labels`; without
     the input `fan` it is ResNet18-A, and without both and motion ResNet18.
 
-    Not stated in the paper, and taken from the authors' code: 0.1 `motion` beside 0.9 static; w_i times the number of
-    AUs; logits averaged with the mirrored face's at test; the classifier's hidden layer of 128 with BatchNorm. Where
-    positives are rare, training with Eq. 1 detects few of them early on; `weighting: class` weights labels as the other
-    methods do. `consistency: code` is also theirs: mean squared difference of mu, plus mean deviation of the prediction
-    alone. In ResNet18-A, motion is taken after the first stage. Differs from the paper: crops are aligned by the eyes,
-    not boxes.
+    Departures from the paper:
+
+    - Crops are aligned by the eyes, where the authors cut boxes of a detector. The side of the random crop
+      is uniform, not its scale.
+    - A missing neighbour is replaced by the frame itself, also where a row group cuts a track.
+    - w_i is multiplied by the number of AUs, as in the authors' code. Where positives are rare, training with Eq. 1
+      detects few of them early on; `weighting: class` weighs positives by 1 / (2 r_i) and negatives by 1 / (2 (1 - r_i)),
+      `none` all by 1.
+    - Sums over AUs in Eq. 1 are means over the labelled ones, as in the code; L_cons is the mean over frames of which all
+      AUs are labelled.
+    - `consistency: code` is the code's L_cons: mean squared difference of mu, plus mean deviation of the prediction alone.
+    - The code's second difference has the opposite sign, which the weights of the next convolution absorb.
+    - "Degrading every 4 epochs by 30 %": jobs/aunet.yaml multiplies the rate by 0.7; the code by 0.3 (`gamma: 0.3`).
+    - The code's rotation uses pi / 200 for a degree, so that its 15 degrees are 13.5; here they are 15.
+    - The public four-stack FAN (mean pooling) stands for the authors' (two stacks, max pooling) in jobs/aunet.yaml, which
+      says how to use theirs.
+    - BatchNorm uses all workers' samples (`train.sync_batchnorm`), since the authors trained on one GPU; L_cons stays in
+      float32, where the job trains in bfloat16.
+
+    Left open by the paper, and taken from the authors' code: 0.1 `motion` beside 0.9 static; logits averaged with the
+    mirrored face's at test; the classifier's hidden layer of 128 with BatchNorm. In ResNet18-A, motion is taken after the
+    first stage.
 
     The size of what is trained is the paper's, for 12 AUs: AU-FAN 1.86 M parameters and 3.01 GFLOPs, AUNet 2.66 M and
     3.83, counting a multiplication and an addition as one operation, without the frozen FAN (12.11 M), which AUNet runs
@@ -56,14 +72,14 @@ class AUNet(Method):
         interval: NonNegativeInt = 10  # T, frames; 0: a single frame, no motion
         consistency_weight: NonNegativeFloat = 1.0  # g, where the input `labels` is given
         consistency: Literal["paper", "code"] = "paper"
-        weighting: Literal["au", "class"] = "au"  # class: positives and negatives of an AU have the same total weight
+        weighting: Weighting = "au"  # of the labels in L_cls; au: Eq. 1
         motion: float = Field(default=0.1, ge=0, le=1)  # share of motion when it is mixed with static maps
         stacks: PositiveInt = 2  # hourglasses of the FAN that are used
         width: Annotated[int, Field(ge=4, multiple_of=4)] = 256  # of the trunk on FAN's features
         depth: Literal[18, 34] = 18  # of the ResNet, where there is no `fan`
         resnet_width: Annotated[int, Field(ge=2, multiple_of=2)] = 64
         hidden: PositiveInt = 128  # of the classifier
-        align: bool = True  # align the neighbouring frames to the frame, by five points
+        align: bool = True  # move the neighbouring frames onto the frame by five points, before they are degraded
         flip_at_test: bool = True
 
     config: Config
@@ -93,29 +109,28 @@ class AUNet(Method):
                 "inputs.labels must be a label VAE of exactly the data sets (and their AUs) that are trained on"
             )
         self.labels = labels.requires_grad_(False) if isinstance(labels, LabelVAE) else None
-        au_weights = (facts.au_weights, facts.au_weights)  # the same for negatives and positives
-        self.register_buffer("weights", torch.tensor(au_weights if config.weighting == "au" else facts.label_weights))
+        self.register_buffer("weights", facts.get_label_weights(config.weighting))
 
     @staticmethod
     def train_views(config: Config) -> Mapping[str, View]:
         """Return a labelled frame, or three that share one augmentation."""
-        columns = ("au", "data_set", *(("landmarks",) if config.interval else ()))
+        columns = ("au", "data_set")
         if not config.interval:
             return {"face": RandomFrames(source="labelled", columns=columns)}
-        return {"face": FrameTriple(interval=config.interval, source="labelled", columns=columns, shared=True)}
+        return {"face": make_triple(config).with_columns(*columns)}
 
     @staticmethod
     def eval_views(config: Config) -> Mapping[str, View]:
         """Return the same frames, without labels."""
         if not config.interval:
             return {"face": RandomFrames(source="labelled")}
-        return {"face": FrameTriple(interval=config.interval, source="labelled", columns=("landmarks",), shared=True)}
+        return {"face": make_triple(config)}
 
     @trains("encoder", "classifier")
     def classify(self, batch: Batch) -> Losses:
         """Compute Eqs. 1, 3 and 4."""
         faces = batch.face
-        logits = self.classifier(self.encoder.embed_clips(self.align_clips(batch)))
+        logits = self.classifier(self.encoder.embed_clips(batch.face.images[:, :, 0]))
         middle = faces.au.shape[1] // 2
         losses = {"bce": Loss(masked_bce(logits, au=faces.au[:, middle], weights=self.weights))}
         if self.labels is not None:
@@ -124,7 +139,7 @@ class AUNet(Method):
 
     def predict(self, batch: Batch) -> Tensor:
         """Predict AU logits [B, A]."""
-        clips = self.align_clips(batch)
+        clips = batch.face.images[:, :, 0]
         logits: Tensor = self.classifier(self.encoder.embed_clips(clips))
         if self.config.flip_at_test:
             logits = (logits + self.classifier(self.encoder.embed_clips(clips.flip(-1)))) / 2
@@ -132,7 +147,7 @@ class AUNet(Method):
 
     def visualize(self, batch: Batch) -> Mapping[str, Tensor]:
         """Draw the paper's Figures 6 and 9: where the trunk's maps, static and of motion, are active."""
-        clips = self.align_clips(batch)
+        clips = batch.face.images[:, :, 0]
         static, motion = self.encoder.extract_maps(clips)
         size, columns = clips.shape[-1], {"face": clips[:, clips.shape[1] // 2]}
         columns |= {f"{maps.shape[-1]} x {maps.shape[-1]}": draw_activity(maps, size=size) for maps in static[:3]}
@@ -140,25 +155,13 @@ class AUNet(Method):
             columns[f"motion {number + 1}"] = draw_activity(maps, size=size)
         return columns
 
-    def align_clips(self, batch: Batch) -> Tensor:
-        """Return images [B, F, 3, S, S], the neighbouring frames aligned to the middle one."""
-        images = batch.face.images[:, :, 0]
-        if not (self.config.align and self.config.interval):
-            return images
-        landmarks = batch.face.landmarks[:, :, 0]
-        before, now, after = images.unbind(1)
-        onto = landmarks[:, 1]
-        with torch.no_grad():
-            before = align_faces(before, landmarks[:, 0], onto=onto)
-            after = align_faces(after, landmarks[:, 2], onto=onto)
-        return torch.stack([before, now, after], 1)
-
     def consistency_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Compute L_cons (Eq. 3), mean over the frames whose AUs are all labelled."""
-        total, count = logits.new_zeros(()), logits.new_zeros(())
+        total, count = widen(logits).new_zeros(()), widen(logits).new_zeros(())
         for labels in self.labels.split_by_data_set(batch.face) if self.labels is not None else ():
-            mean, log_variance = labels.coder.encode(logits[:, labels.columns].float().sigmoid())
-            true_mean, true_log_variance = labels.coder.encode(labels.values)
+            with disable_autocast(logits):
+                mean, log_variance = labels.coder.encode(widen(logits[:, labels.columns]).sigmoid())
+                true_mean, true_log_variance = labels.coder.encode(labels.values.to(mean))
             if self.config.consistency == "code":
                 distances = ((mean - true_mean) ** 2).mean(1) + (log_variance / 2).exp().mean(1)
             else:
@@ -166,6 +169,11 @@ class AUNet(Method):
                 distances = ((mean - true_mean) ** 2 + variances**2).sum(1)
             total, count = total + (distances * labels.complete).sum(), count + labels.complete.sum()
         return total / count.clamp(min=1)
+
+
+def make_triple(config: AUNet.Config) -> FrameTriple:
+    """Return the view of a frame and its neighbours, which share one augmentation."""
+    return FrameTriple(interval=config.interval, source="labelled", shared=True, aligned=config.align)
 
 
 def build_trunk(config: AUNet.Config, *, fan: Method | None, pretrained: Method | None) -> Trunk:

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from facscale.data.views import Batch, RandomFrames, View
-from facscale.nn import Encoder
+from facscale.nn import Encoder, ResNet
 from facscale.spec import Block, SpecError
+from facscale.spec.models import Weighting
 
 MethodConfig = Block  # frozen and closed: a wrong key is an error before anything starts, with a suggestion
 
@@ -44,6 +45,11 @@ class DataFacts:
     sets: tuple[tuple[int, ...], ...] = ()  # the AUs of each labelled data set that is trained on
     identities: int = 0  # number of people in the unlabelled data
     image_size: int = 224  # pixels, side of the network's square input
+
+    def get_label_weights(self, weighting: Weighting) -> Tensor:
+        """Get the weights [2, n] of negatives and positives that `data.labels.compute_label_weights` computes."""
+        au_weights = self.au_weights if weighting == "au" else (1.0,) * len(self.aus)
+        return torch.tensor(self.label_weights if weighting == "class" else (au_weights, au_weights))
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,8 @@ def trains(*modules: str) -> Callable[[AnyPhase], AnyPhase]:
 class Method(nn.Module):
     """Base class of all methods. A subclass sets `encoder`, the part that is kept and evaluated.
 
-    Its docstring documents the paper: citation, equations, letters, and "Differs from the paper".
+    Its docstring documents the paper: citation, equations, letters, and a paragraph that begins with "Departures from the
+    paper". What the paper leaves open, and what its authors' code decides, is listed there too.
     """
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
@@ -99,6 +106,11 @@ class Method(nn.Module):
     def eval_views(config: Any) -> Mapping[str, View]:
         """Return the views from which `predict` predicts the AUs of a frame; by default the frame alone."""
         return {"face": RandomFrames(source="labelled")}
+
+    @property
+    def rate_factor(self) -> float:
+        """Factor of the scheduled learning rate, for a method that lowers it itself, such as after validations."""
+        return 1.0
 
     def after_step(self) -> None:
         """Update what is not trained by gradient; called once after the optimizer step of all phases."""
@@ -127,6 +139,15 @@ class Method(nn.Module):
 
     def predict(self, batch: Batch) -> Tensor:
         """Predict AU logits [B, len(facts.aus)] from the views of `eval_views`. For methods trained on labels."""
+        raise NotImplementedError
+
+    @classmethod
+    def predicts_intensities(cls, config: Any) -> bool:
+        """Return whether `predict_intensities` is there, beside `predict`."""
+        return False
+
+    def predict_intensities(self, batch: Batch) -> Tensor:
+        """Predict AU intensities from 0 to 5, [B, len(facts.aus)], from the views of `eval_views`."""
         raise NotImplementedError
 
     @classmethod
@@ -174,6 +195,11 @@ def require_encoder(method: Method, kind: type[AnyEncoder], *, key: str) -> AnyE
     if not isinstance(encoder, kind):
         raise SpecError(f"{key} is {method.recipe.method}, which has no {kind.__name__} as its encoder")
     return encoder
+
+
+def adopt_resnet(pretrained: Method) -> ResNet:
+    """Return the ResNet of `inputs.pretrained`, all of it trainable. Raises SpecError for another kind of encoder."""
+    return require_encoder(pretrained, ResNet, key="inputs.pretrained").requires_grad_(True)
 
 
 def sum_losses(losses: Losses) -> Tensor:

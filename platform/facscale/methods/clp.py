@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from facscale.data.views import Batch, FrameSequence, RandomFrames, View
-from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
+from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, adopt_resnet, trains
 from facscale.nn import MomentumEncoder, Queue, ResNet, info_nce, projection_head, soft_neighbours
 
 Descent = Literal["inverse-sqrt", "inverse", "exponential", "constant"]
@@ -39,17 +39,38 @@ class CLP(Method):
     beta `cir_weight`, |M| `queue_size`, |C| `neighbours`; shapes: B samples, J frames of a clip, L single frames of a
     video, D dimensions, M keys.
 
-    Differs from the paper: sums over samples are means, so that the loss does not grow with the batch. Unstated there
-    and decided here: T (0.07, as in cross-video cycle consistency), the hinge (relu), an independent augmentation of
-    each frame of a clip (with a shared one, drifting light and pose order the frames, and AUs are hardly learned:
-    measured), and the start, when the queue is not yet full: only its filled rows are used. "I does not exist in C":
-    keys of the query's own identity are never neighbours; `exclude: both` keeps them out of the negatives too.
+    Departures from the paper:
+
+    - Sums over samples are means, so that the loss does not grow with the batch.
+    - Until the queue is full, only its filled rows are used.
+    - jobs/clp.yaml trains in bfloat16; heads, distances and similarities stay in float32. The paper names no precision.
+
+    Left open by the paper, which has no public code, and decided here:
+
+    - T: 0.07, as in cross-video cycle consistency, to which Eqs. 2-4 are otherwise equal.
+    - [ ]_+ is the hinge relu, and D is not squared.
+    - "I does not exist in C": keys of the query's own identity are never neighbours; `exclude: both` keeps them out of
+      the negatives too.
+    - C and the negatives are drawn anew in each step, for all queries alike.
+    - `clip_augmentation: each`: every frame of a clip is augmented by itself. With one augmentation for a clip, drifting
+      light and pose order its frames, and AUs are hardly learned (measured, docs/results.md).
+    - The positive is another augmented copy of the query's frame.
+    - Keys pass the momentum encoder in batches of their worker, with these batches' statistics: no shuffled BatchNorm.
+      Clips and queries share a batch. The heads have no BatchNorm.
+    - Optimizer: SGD with momentum 0.9, no weight decay, and a constant rate, although the paper calls 0.001 the initial
+      one.
+    - Initialisation: from scratch, convolutions after He et al.; the paper mentions no checkpoint. `inputs.pretrained`
+      takes one, such as ImageNet's.
+    - Strengths of the augmentation beside "rotation (10 degrees)": brightness, contrast and saturation within 0.4 of 1
+      and no hue, for every image; crops of 80 to 100 % of the side; flips of every other image.
+
+    tests/benchmarks/clp_choices.py tries the augmentation of clips, its strength, and T on rendered faces.
     """
 
     class Config(MethodConfig):
         """Hyper-parameters, with the paper's values."""
 
-        depth: Literal[18, 34, 50] = 34  # of the ResNet
+        depth: Literal[18, 34, 50] = 34  # of the ResNet, when no `pretrained` is given
         width: PositiveInt = 64  # channels of its first stage
         length: Annotated[int, Field(ge=3)] = 9  # J, frames of a clip
         stride: PositiveInt = 2  # s, distance of neighbouring frames of a clip, in frames
@@ -79,9 +100,10 @@ class CLP(Method):
 
     config: Config
 
-    def __init__(self, config: Config, facts: DataFacts) -> None:
+    def __init__(self, config: Config, facts: DataFacts, *, pretrained: Method | None = None) -> None:
+        """`pretrained`: a ResNet to start from, as of ImageNet, whose depth and width replace the spec's."""
         super().__init__(config, facts)
-        self.encoder = ResNet(config.depth, width=config.width)
+        self.encoder = adopt_resnet(pretrained) if pretrained else ResNet(config.depth, width=config.width)
         self.tcl_head = projection_head(self.encoder.dim, config.hidden, config.embedding)
         self.cir_head = projection_head(self.encoder.dim, config.hidden, config.embedding)
         self.key_encoder = MomentumEncoder(self.encoder, momentum=config.momentum)
@@ -116,8 +138,8 @@ class CLP(Method):
 
     def after_step(self) -> None:
         """Update the momentum encoders (Eq. 5)."""
-        self.key_encoder.update(self.encoder)
-        self.key_head.update(self.cir_head)
+        self.key_encoder.update()
+        self.key_head.update()
 
     def _reconstruction(self, queries_BD: Tensor, keys_BD: Tensor, identities_B: Tensor) -> Tensor:
         """Split the queue at random into C and the negatives, then compute Eqs. 2-4."""

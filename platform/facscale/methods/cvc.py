@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from facscale.data.views import Batch, RandomFrames, View
-from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
+from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, adopt_resnet, trains
 from facscale.nn import MomentumEncoder, Queue, ResNet, info_nce, projection_head, soft_neighbours
 from facscale.nn.distributed import shuffled_forward
 
@@ -29,14 +29,21 @@ class CVC(Method):
     Letters: Q `queue_size` keys of the intra head; U `support` keys drawn at random from the `cycle_queue_size` keys of
     the cycle head, N the rest of them; T `temperature`, beta `cycle_weight`, m `momentum` of the key encoder.
 
-    As in the published code, keys of the query's own identity may be among its neighbours. Differs from it: until the
-    queues are full, only their filled rows are used, in the same shares.
+    Departures from the paper, and from its published code:
+
+    - Until the queues are full, only their filled rows are used, in the same shares; the code begins with random keys.
+    - The backbone is a ResNet-34, as in CLP's comparison, where the paper has a ResNet-50; the heads' hidden layer is as
+      wide as its features. Similarities stay in float32, where jobs/cvc.yaml trains in bfloat16.
+
+    As in the published code, keys of the query's own identity may be among its neighbours, the soft neighbour is
+    normalised, and one split into U and N serves all queries of a step. CLP does not state how it retrained CVC; the
+    hyper-parameters are the paper's for R2V2.
     """
 
     class Config(MethodConfig):
         """Hyper-parameters, with the published code's values."""
 
-        depth: Literal[18, 34, 50] = 34  # of the ResNet
+        depth: Literal[18, 34, 50] = 34  # of the ResNet, when no `pretrained` is given
         width: PositiveInt = 64
         embedding: PositiveInt = 128  # of both heads, which have one hidden layer as wide as the features
         queue_size: Annotated[int, Field(ge=2)] = 65536
@@ -56,9 +63,10 @@ class CVC(Method):
 
     config: Config
 
-    def __init__(self, config: Config, facts: DataFacts) -> None:
+    def __init__(self, config: Config, facts: DataFacts, *, pretrained: Method | None = None) -> None:
+        """`pretrained`: a ResNet to start from, as of ImageNet, whose depth and width replace the spec's."""
         super().__init__(config, facts)
-        self.encoder = ResNet(config.depth, width=config.width)
+        self.encoder = adopt_resnet(pretrained) if pretrained else ResNet(config.depth, width=config.width)
         dims = (self.encoder.dim, self.encoder.dim, config.embedding)
         self.heads = nn.ModuleDict({"intra": projection_head(*dims), "cycle": projection_head(*dims)})
         self.key_encoder = MomentumEncoder(self.encoder, momentum=config.momentum)
@@ -94,8 +102,8 @@ class CVC(Method):
 
     def after_step(self) -> None:
         """Update the key encoder and its heads."""
-        self.key_encoder.update(self.encoder)
-        self.key_heads.update(self.heads)
+        self.key_encoder.update()
+        self.key_heads.update()
 
     def _cycle_through_neighbours(self, queries_BD: Tensor, keys_MD: Tensor) -> tuple[Tensor, Tensor]:
         """Return the queries' soft nearest neighbours in a random share of the keys, and the other keys."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Literal
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -13,10 +14,13 @@ from facscale.data.views import Batch, RandomFrames, View
 from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
 from facscale.nn import Encoder
 from facscale.nn.displacement import SLOPE, count_halvings, identity_grid, sample_pixels, to_pixels
+from facscale.nn.precision import apply_widened, disable_autocast
 
 DENSE = (6, 12, 24, 16)  # convolutions of the encoder's dense blocks, at 1/2, 1/4, 1/8 and 1/16 of 64 pixels
 MAX_STEP = 5.0  # the longest step between neighbouring pixels, times the side of the image
 ORIGIN = -1.2  # position of the first pixel
+INITIAL_DEVIATION = 0.02  # of weights
+Dense = Literal["all", "first"]
 
 
 class DeformAE(Method):
@@ -30,11 +34,22 @@ class DeformAE(Method):
         L   = mean |I' - I| + l1 sum |grad(W - identity)| + l2 mean (batch mean of (W - identity))^2
 
     Letters: S pixels a side, l1 `smoothness_weight`, l2 `bias_weight`. The feature is z, as in TCAE's comparison.
+    Weights begin as in the published code: N(0, 0.02), and N(1, 0.02) for the scales of BatchNorm. In the deformation's
+    decoder the first and the last activation are tanh, all others ReLU.
 
-    Differs from the published code: in its dense blocks only the first layer is ever called; here each layer receives
-    the sum of all layers before it, as the blocks are documented. The code is for 64 pixels; for larger images, the
-    encoder begins with more halving convolutions and the decoders end with more doubling ones, since TCAE, which used
-    256, does not describe its version.
+    Departures from the paper, and from its published code:
+
+    - In the code's dense blocks only the first layer is ever called, and its output doubled for each further layer:
+      `dense: first`, which is what TCAE's authors must have trained, who used the released code. By default each layer receives the
+      sum of all layers before it, as the blocks are meant.
+    - The code has ReLU between the BatchNorm and the first convolution of its input, which cuts off all that is darker
+      than the mean: `input_relu: true`. Its variant with InstanceNorm has neither, and is not offered here.
+    - The code is for 64 pixels; for larger images, the encoder begins with more halving convolutions and the decoders end
+      with more doubling ones, since TCAE, which used 256, does not describe its version.
+    - The 3 x 3 transposed convolutions of stride 1 are plain ones, which is the same with mirrored weights.
+    - Images are sampled with the corners' centres at -1 and 1, as torch did when the code was written.
+    - Faces are cropped at random as for TCAE; the code only resizes them. Positions and warps stay in float32, where
+      jobs/deformae.yaml trains in bfloat16.
     """
 
     class Config(MethodConfig):
@@ -47,20 +62,30 @@ class DeformAE(Method):
         smoothness_weight: NonNegativeFloat = 1e-6  # l1
         bias_weight: NonNegativeFloat = 1e-2  # l2
         block_length: PositiveFloat = 1.0  # factor of the dense blocks' lengths
+        dense: Dense = "all"  # layers of a dense block that run; first: as the published code does
+        input_relu: bool = False  # ReLU after the BatchNorm of the input, as the published code has it
 
     config: Config
 
     def __init__(self, config: Config, facts: DataFacts) -> None:
         super().__init__(config, facts)
         lengths = tuple(max(1, round(config.block_length * length)) for length in DENSE)
-        self.encoder = DenseEncoder(facts.image_size, width=config.width, dim=config.latent, lengths=lengths)
+        self.encoder = DenseEncoder(
+            facts.image_size,
+            width=config.width,
+            dim=config.latent,
+            lengths=lengths,
+            dense=config.dense,
+            input_relu=config.input_relu,
+        )
         codes = {"texture": config.texture, "deformation": config.deformation}
         self.codes = nn.ModuleDict(
             {name: nn.Sequential(nn.Linear(config.latent, size), nn.Sigmoid()) for name, size in codes.items()}
         )
-        decoder = partial(DenseDecoder, size=facts.image_size, width=config.width, lengths=lengths)
-        self.texture_decoder = decoder(inputs=config.texture, outputs=3, activation=nn.ReLU())
-        self.deformation_decoder = decoder(inputs=config.deformation, outputs=2, activation=nn.Tanh())
+        decoder = partial(DenseDecoder, size=facts.image_size, width=config.width, lengths=lengths, dense=config.dense)
+        self.texture_decoder = decoder(inputs=config.texture, outputs=3, outer=nn.ReLU())
+        self.deformation_decoder = decoder(inputs=config.deformation, outputs=2, outer=nn.Tanh())
+        self.apply(initialise_weights)
 
     @staticmethod
     def train_views(config: Config) -> Mapping[str, View]:
@@ -85,7 +110,8 @@ class DeformAE(Method):
         z = self.encoder(images)
         texture = self.texture_decoder(self.codes["texture"](z)).clamp(0, 1)
         steps = MAX_STEP / images.shape[-1] * self.deformation_decoder(self.codes["deformation"](z)).sigmoid()
-        positions = torch.stack([steps[:, 0].cumsum(2), steps[:, 1].cumsum(1)], 1) + ORIGIN
+        with disable_autocast(steps):
+            positions = torch.stack([steps[:, 0].cumsum(2), steps[:, 1].cumsum(1)], 1) + ORIGIN
         return texture, positions.clamp(-1, 1)
 
     def visualize(self, batch: Batch) -> Mapping[str, Tensor]:
@@ -100,20 +126,35 @@ class DeformAE(Method):
         }
 
 
-class DenseBlock(nn.Module):
-    """Convolutions, each on the sum of all outputs before it; the number of channels is constant."""
+def initialise_weights(module: nn.Module) -> None:
+    """Draw weights as the published code does: convolutions N(0, 0.02), BatchNorm N(1, 0.02) with shifts of 0."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, 0.0, INITIAL_DEVIATION)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, INITIAL_DEVIATION)
+        nn.init.zeros_(module.bias)
 
-    def __init__(self, channels: int, *, length: int, activation: nn.Module) -> None:
+
+class DenseBlock(nn.Module):
+    """Convolutions, each on the sum of all outputs before it; the number of channels is constant.
+
+    `dense`: "first" runs the first one alone, and doubles its output with each further layer but one, which is what the
+    published code computes: there, layers after the first add up outputs without being called.
+    """
+
+    def __init__(self, channels: int, *, length: int, dense: Dense = "all") -> None:
         super().__init__()
+        count = length if dense == "all" else 1
+        self.factor = 1.0 if dense == "all" else 2.0 ** max(0, length - 2)
         self.layers = nn.ModuleList(
-            nn.Sequential(nn.BatchNorm2d(channels), activation, nn.Conv2d(channels, channels, 3, padding=1, bias=False))
-            for _ in range(length)
+            nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1, bias=False))
+            for _ in range(count)
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> the same shape: the output of the last layer."""
         first, *later = self.layers
-        output: Tensor = first(x)
+        output: Tensor = first(x) * self.factor
         total = output
         for layer in later:
             output = layer(total)
@@ -124,17 +165,27 @@ class DenseBlock(nn.Module):
 class DenseEncoder(Encoder):
     """Images [N, 3, size, size] in [0, 1] -> z [N, dim] in (0, 1)."""
 
-    def __init__(self, size: int, *, width: int, dim: int, lengths: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        size: int,
+        *,
+        width: int,
+        dim: int,
+        lengths: tuple[int, ...],
+        dense: Dense = "all",
+        input_relu: bool = False,
+    ) -> None:
         super().__init__()
         slope = nn.LeakyReLU(SLOPE)
-        layers: list[nn.Module] = [nn.BatchNorm2d(3), nn.Conv2d(3, width, 4, stride=2, padding=1)]
+        norm = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU()) if input_relu else nn.BatchNorm2d(3)
+        layers: list[nn.Module] = [norm, nn.Conv2d(3, width, 4, stride=2, padding=1)]
         for _ in range(count_extra_halvings(size)):
             layers += [nn.BatchNorm2d(width), slope, nn.Conv2d(width, width, 4, stride=2, padding=1)]
         channels = width
         for number, length in enumerate(lengths):
             last = number == len(lengths) - 1
             after = dim if last else 2 * channels
-            layers += [DenseBlock(channels, length=length, activation=nn.ReLU()), nn.BatchNorm2d(channels), slope]
+            layers += [DenseBlock(channels, length=length, dense=dense), nn.BatchNorm2d(channels), slope]
             layers += [nn.Conv2d(channels, after, 1, bias=False)]
             layers += [nn.AdaptiveMaxPool2d(1) if last else nn.MaxPool2d(2)]
             channels = after
@@ -148,40 +199,45 @@ class DenseEncoder(Encoder):
 
 
 class DenseDecoder(nn.Module):
-    """A code [N, inputs] -> maps [N, outputs, size, size], unbounded."""
+    """A code [N, inputs] -> maps [N, outputs, size, size], unbounded; the last convolution runs in float32 under autocast."""
 
     def __init__(
-        self, *, size: int, width: int, lengths: tuple[int, ...], inputs: int, outputs: int, activation: nn.Module
+        self,
+        *,
+        size: int,
+        width: int,
+        lengths: tuple[int, ...],
+        inputs: int,
+        outputs: int,
+        outer: nn.Module,
+        dense: Dense = "all",
     ) -> None:
+        """`outer`: activation before the first and the last convolution; those between are ReLU."""
         super().__init__()
         start = size // 2 ** (len(lengths) + count_extra_halvings(size))
         channels = width * 2 ** (len(lengths) - 1)
         layers: list[nn.Module] = [
             nn.BatchNorm2d(inputs),
-            activation,
+            outer,
             nn.ConvTranspose2d(inputs, channels, start, bias=False),
         ]
         for number, length in enumerate(reversed(lengths)):
             after = channels if number == len(lengths) - 1 else channels // 2
-            layers += [
-                DenseBlock(channels, length=length, activation=activation),
-                *make_doubling_layers(channels, after, activation),
-            ]
+            layers += [DenseBlock(channels, length=length, dense=dense), *make_doubling_layers(channels, after)]
             channels = after
         for _ in range(count_extra_halvings(size)):
-            layers += make_doubling_layers(channels, channels, activation)
-        layers += [nn.BatchNorm2d(channels), activation, nn.Conv2d(channels, outputs, 3, padding=1, bias=False)]
+            layers += make_doubling_layers(channels, channels)
+        layers += [nn.BatchNorm2d(channels), outer, nn.Conv2d(channels, outputs, 3, padding=1, bias=False)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, code: Tensor) -> Tensor:
         """[N, inputs] -> [N, outputs, size, size]."""
-        maps: Tensor = self.layers(code[:, :, None, None])
-        return maps
+        return apply_widened(self.layers[-1], self.layers[:-1](code[:, :, None, None]))
 
 
-def make_doubling_layers(inputs: int, outputs: int, activation: nn.Module) -> list[nn.Module]:
-    """Build BatchNorm, activation, and a transposed convolution that doubles the map."""
-    return [nn.BatchNorm2d(inputs), activation, nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=False)]
+def make_doubling_layers(inputs: int, outputs: int) -> list[nn.Module]:
+    """Build BatchNorm, ReLU, and a transposed convolution that doubles the map."""
+    return [nn.BatchNorm2d(inputs), nn.ReLU(), nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=False)]
 
 
 def count_extra_halvings(size: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from pydantic import PositiveInt
@@ -24,15 +25,27 @@ class FAbNet(Method):
 
     Trained from easy to hard: the window of a batch's losses moves up when the validation loss stops falling.
 
-    Differs from the published code: there is one source, as in TCAE's and CLP's comparisons, and so no mask (it weighs
-    several sources, and is 1 everywhere with a single one). Images smaller than 256 pixels pass fewer layers.
+    Departures from the paper, and from its published code:
+
+    - There is one source, as in TCAE's and CLP's comparisons, and so no mask (it weighs several sources, and is 1
+      everywhere with a single one).
+    - Images smaller than 256 pixels pass fewer layers.
+    - Crops are those of TCAE's code, of about the same relative sizes; FAb-Net's lie lower in the image (it pads 20, 80, 20
+      and 30 pixels), which depends on its face crops.
+    - Displacements and warps stay in float32, where jobs/fabnet.yaml trains in bfloat16.
+
+    The curriculum sorts the samples of all workers, and BatchNorm uses them (`train.sync_batchnorm`), since the authors
+    trained on one GPU. As in the code, validation takes all samples (`validated: window` takes those that are trained),
+    and after the last window long stalls lower the rate tenfold (`rate_patience`).
     """
 
     class Config(MethodConfig):
         """Hyper-parameters, with the published code's values."""
 
         windows: PositiveInt = 5  # of the curriculum, 0-50 ... 40-90 per cent
-        patience: PositiveInt = 15  # validations without a lower loss before it moves on
+        patience: PositiveInt = 15  # more validations than this without a lower loss move it on
+        rate_patience: PositiveInt | None = 10  # as long stalls after the last window that divide the rate by 10
+        validated: Literal["all", "window"] = "all"  # samples whose loss decides that
 
     config: Config
 
@@ -40,7 +53,12 @@ class FAbNet(Method):
         super().__init__(config, facts)
         self.encoder = ConvEncoder(facts.image_size, norm_first=False)
         self.decoder = Decoder(facts.image_size, inputs=2 * self.encoder.dim, outputs=2)
-        self.curriculum = Curriculum(windows=config.windows, patience=config.patience)
+        self.curriculum = Curriculum(
+            windows=config.windows,
+            patience=config.patience,
+            rate_patience=config.rate_patience,
+            validated=config.validated,
+        )
 
     @staticmethod
     def train_views(config: Config) -> Mapping[str, View]:
@@ -54,6 +72,11 @@ class FAbNet(Method):
         errors = (warp(source, self._predict_displacements(source, target)) - target).abs().mean((1, 2, 3))
         means = self.curriculum.select({"photometric": errors}, {"photometric": 1.0})
         return {name: Loss(value) for name, value in means.items()}
+
+    @property
+    def rate_factor(self) -> float:
+        """As the curriculum has lowered it."""
+        return float(self.curriculum.rate)
 
     def after_validation(self, loss: float) -> None:
         """Let the curriculum's window move up."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Annotated
 
 import torch
@@ -12,12 +14,16 @@ from torch.nn.functional import interpolate
 
 from facscale.data.views import Batch, RandomFrames, View
 from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
-from facscale.nn.fan import FAN, HEATMAP_STRIDE
+from facscale.nn.fan import FAN, HEATMAP_STRIDE, Pool
 from facscale.spec import SpecError
 
 OUTER_CORNERS = (36, 45)  # of the eyes
 GREEN = (0.0, 1.0, 0.0)
 DATA_PARALLEL_PREFIX = "module."  # of all parameter names that a DataParallel network saved
+# How the public FANs pool, by their number of stacks: ibug-group/face_alignment's 2dfan2 and AUNet's copy of it; 2DFAN4.
+PUBLIC_POOLS: dict[int, Pool] = {2: "max", 4: "mean"}
+
+log = logging.getLogger(__name__)
 
 
 class FaceAlignment(Method):
@@ -32,9 +38,16 @@ class FaceAlignment(Method):
     Landmarks that are unknown or outside the image are left out of the mean. `nme` is only logged: the mean distance of
     the last stack's landmarks as a share (not per cent) of the distance of the outer eye corners.
 
-    Differs from the paper: L sums over a map's pixels, where the authors average, so that it does not shrink with
-    larger maps; Gaussians are centred on the landmark itself, not on its pixel; AUNet's FAN has two stacks, the
-    published ones four. The published recipe's random occlusion is left out.
+    Departures from the paper:
+
+    - L sums over a map's pixels, where the authors average, so that it does not shrink with larger maps.
+    - Gaussians are centred on the landmark itself, not on its pixel.
+    - AUNet's FAN has two stacks, the paper's four.
+    - `pool: max` halves maps by their maximum, as AUNet's FAN of two stacks does, `mean` by their mean, as the
+      face-alignment package's 2DFAN4 does. Public weights decide: two stacks are max, four are mean.
+    - The paper's random occlusion, which it does not describe, is left out; it does not state how strong its colour jitter
+      is. Adam replaces RMSprop at the same rate (jobs/fan.yaml).
+    - Heat maps, their loss and the landmarks stay in float32, where jobs/fan.yaml trains in bfloat16.
     """
 
     class Config(MethodConfig):
@@ -44,6 +57,7 @@ class FaceAlignment(Method):
         width: Annotated[int, Field(ge=8, multiple_of=8)] = 256  # channels of an hourglass
         levels: PositiveInt = 4  # how often an hourglass halves its maps
         sigma: PositiveFloat = 1.0  # pixels of a heat map
+        pool: Pool = "mean"  # in stem and hourglasses: mean in 2DFAN4, max in AUNet's FAN of two stacks
 
     config: Config
     encoder: FAN
@@ -56,7 +70,7 @@ class FaceAlignment(Method):
                 f"data.image_size is {facts.image_size}, but FAN needs a multiple of {HEATMAP_STRIDE}, "
                 f"at least {min_size}"
             )
-        self.encoder = FAN(stacks=config.stacks, width=config.width, levels=config.levels)
+        self.encoder = FAN(stacks=config.stacks, width=config.width, levels=config.levels, pool=config.pool)
 
     @staticmethod
     def train_views(config: Config) -> Mapping[str, View]:
@@ -65,13 +79,20 @@ class FaceAlignment(Method):
 
     @classmethod
     def convert_public_weights(cls, weights: Mapping[str, Tensor]) -> tuple[Config, dict[str, Tensor]] | None:
-        """Accept the face-alignment package's FAN, of any number of stacks and any width."""
+        """Accept the FAN of the face-alignment package or of ibug-group/face_alignment, of any width.
+
+        A file does not tell how its network pools: that follows from its number of stacks (`PUBLIC_POOLS`). Any other
+        number, which has never been published, pools by the mean, as the face-alignment package's code does. A line in
+        the log says which it is.
+        """
         state = {name.removeprefix(DATA_PARALLEL_PREFIX): value for name, value in weights.items()}
         stacks = _count_names(state, "m{}.b1_1.conv1.weight", start=0)
         if not stacks or "bn_end0.weight" not in state:
             return None
         levels = _count_names(state, "m0.b1_{}.conv1.weight", start=1)
-        return cls.Config(stacks=stacks, width=state["bn_end0.weight"].numel(), levels=levels), state
+        pool = PUBLIC_POOLS.get(stacks, "mean")
+        report_pool(stacks, pool)
+        return cls.Config(stacks=stacks, width=state["bn_end0.weight"].numel(), levels=levels, pool=pool), state
 
     @trains("encoder")
     def align(self, batch: Batch) -> Losses:
@@ -94,6 +115,20 @@ class FaceAlignment(Method):
         summed = interpolate(maps.sum(1, keepdim=True), size=images.shape[-2:], mode="bilinear").clamp(0, 1)
         marked = draw_points(images, FAN.decode_landmarks(maps))
         return {"face": images, "landmarks": marked, "heat maps": summed.expand_as(images)}
+
+
+@lru_cache
+def report_pool(stacks: int, pool: Pool) -> None:
+    """Log how adopted weights pool, once in a process."""
+    if stacks in PUBLIC_POOLS:
+        log.warning("public weights of a FAN with %d stacks: its maps are halved by %s pooling", stacks, pool)
+    else:
+        log.warning(
+            "public weights of a FAN with %d stacks: its maps are halved by mean pooling, as in the face-alignment "
+            "package; if it was trained with max pooling, its features are wrong: use the 2 stacks of 2dfan2.pth, the 4 "
+            "of 2DFAN4, or the export of a job of your own (jobs/fan.yaml with method.pool=max)",
+            stacks,
+        )
 
 
 def is_inside(landmarks: Tensor, *, size: int) -> Tensor:

@@ -27,7 +27,10 @@ class LabelVAE(Method):
     Letters: k `latent`, l `kl_weight`. It is AUNet's input `labels`. "Each training set owns its individual VAE": there
     is one for each labelled data set, over that set's AUs. Frames in which an AU of the set is unlabelled are ignored.
 
-    Not stated in the paper, and taken from the authors' code: one hidden layer of k on both sides, sums over AUs and k.
+    Departures from the paper: none is known.
+
+    Left open by the paper, and taken from the authors' code: one hidden layer of k on both sides, sums over AUs and k,
+    batches of 128. The code that adds the noise is not public; it is uniform, as the paper has it.
     """
 
     class Config(MethodConfig):

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from facscale.data.views import Batch, RandomFrames, View
-from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
+from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, adopt_resnet, trains
 from facscale.nn import MomentumEncoder, Queue, ResNet, info_nce, projection_head
 from facscale.nn.distributed import shuffled_forward
 
@@ -26,14 +26,24 @@ class MoCo(Method):
     Letters: q and k normalised, T `temperature`, m `momentum`, K `queue_size`. Version 2 (Chen et al., arXiv
     2003.04297) is `head: mlp`, T = 0.2, a blur among the augmentations and a cosine schedule: jobs/mocov2.yaml.
 
-    Keys pass their encoder in batches that are shuffled over the workers ("shuffling BN"). Differs from the paper:
-    until the queue is full, only its filled rows are negatives (the paper starts from random keys).
+    Keys pass their encoder in batches that are shuffled over the workers ("shuffling BN").
+
+    Departures from the paper:
+
+    - Until the queue is full, only its filled rows are negatives; the paper starts from random keys.
+    - A single worker does not shuffle: its queries and keys have batch statistics of the same frames.
+    - The backbone is a ResNet-34, as in CLP's comparison, where the paper has a ResNet-50. Similarities stay in float32,
+      where jobs/moco.yaml trains in bfloat16.
+    - The batch of 256 is shared by 4 workers, by 8 in the paper: BatchNorm sees 64 frames, not 32.
+
+    CLP retrained MoCo on VoxCeleb2 frames with values, and a version, that it does not state; those here are the paper's
+    for ImageNet.
     """
 
     class Config(MethodConfig):
         """Hyper-parameters, with the paper's values."""
 
-        depth: Literal[18, 34, 50] = 34  # of the ResNet
+        depth: Literal[18, 34, 50] = 34  # of the ResNet, when no `pretrained` is given
         width: PositiveInt = 64
         head: Literal["linear", "mlp"] = "linear"  # v1, v2
         embedding: PositiveInt = 128
@@ -43,9 +53,10 @@ class MoCo(Method):
 
     config: Config
 
-    def __init__(self, config: Config, facts: DataFacts) -> None:
+    def __init__(self, config: Config, facts: DataFacts, *, pretrained: Method | None = None) -> None:
+        """`pretrained`: a ResNet to start from, as of ImageNet, whose depth and width replace the spec's."""
         super().__init__(config, facts)
-        self.encoder = ResNet(config.depth, width=config.width)
+        self.encoder = adopt_resnet(pretrained) if pretrained else ResNet(config.depth, width=config.width)
         hidden = [self.encoder.dim] if config.head == "mlp" else []
         self.head = projection_head(self.encoder.dim, *hidden, config.embedding)
         self.key_encoder = MomentumEncoder(nn.Sequential(self.encoder, self.head), momentum=config.momentum)
@@ -69,4 +80,4 @@ class MoCo(Method):
 
     def after_step(self) -> None:
         """Update the momentum encoder (Eq. 2)."""
-        self.key_encoder.update(nn.Sequential(self.encoder, self.head))
+        self.key_encoder.update()

@@ -16,7 +16,8 @@ from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig,
 from facscale.nn import ResNet, masked_bce
 from facscale.nn.batchnorm import eval_mode
 from facscale.nn.patches import PatchDiscriminator, PatchGenerator
-from facscale.nn.pretext_tasks import ExemplarTask, JigsawTask, RotationTask, flow_error, flow_head
+from facscale.nn.precision import widen
+from facscale.nn.pretext_tasks import ExemplarTask, FlowHead, JigsawTask, RotationTask, flow_error
 from facscale.nn.regions import DIM, AUOutputs, GlobalHead, RegionalHead
 from facscale.nn.relation import AUGraphConvolution, AUTransformer
 from facscale.nn.rois import (
@@ -28,6 +29,7 @@ from facscale.nn.rois import (
     paste_patches,
     patch_side,
 )
+from facscale.spec.models import Weighting
 
 Task = Literal["inpainting", "flow", "rotation", "exemplar", "jigsaw"]
 COMPARED_TASKS: tuple[Task, ...] = ("rotation", "exemplar", "jigsaw")  # with RTATL's own two, in its Table 1
@@ -53,14 +55,29 @@ class RTATL(Method):
         L_F   = E|f - f'|                                                       (8)
         L     = L_Sup + L_D + L_G + lf L_F                                      (9)
 
-    L_Sup, binary cross-entropy, leaves out AUs of which a centre is painted over. Letters: l1 `adversarial_weight`, l2
+    L_Sup, binary cross-entropy without weights, leaves out AUs of which a centre is painted over. `weighting: class` weighs
+    positives by 1 / (2 r) and negatives by 1 / (2 (1 - r)), r being the AU's base rate among the training frames, and `au`
+    weighs both by (1 / r) / sum(1 / r) times the number of AUs. Letters: l1 `adversarial_weight`, l2
     `semantic_weight`, lf `flow_weight`. `relation: graph` and other `tasks` are the rows of the paper's Table 1.
 
-    Not stated in the paper, and decided here: fused maps at a 4th of the side with as many channels as the ResNet's
-    last, RoI convolutions of 64 and 128 channels averaged to 3 x 3; half of the faces lose a pair of squares; D and C
-    are DCGAN's and shared by all AUs; C is trained with D; class weights; jigsaw with 24 orders, rotations by quarter
-    turns, exemplar as NT-Xent of two augmented copies, each weighted by `task_weight`. Only frames with stored flow
-    train Eq. 8.
+    Departures from the paper, which has no public code:
+
+    - L_C is not part of Eq. 9; C is trained with D, in the second phase.
+    - Flow is only trained on frames with stored flow, the labelled ones.
+    - Where no landmark was found, regions are those of an upright face.
+    - Flow, regions and losses stay in float32, where jobs/rtatl.yaml trains in bfloat16.
+
+    Left open by the paper, and decided here:
+
+    - Fused maps at a 4th of the side with as many channels as the ResNet's last; RoI convolutions of 64 and 128 channels,
+      averaged to 3 x 3.
+    - Half of the faces lose a pair of squares; an unlabelled face's y is 0 or 1.
+    - D and C are DCGAN's and shared by all AUs; BatchNorm uses all workers' samples (`train.sync_batchnorm`), since the
+      authors trained on one GPU.
+    - `dropout` in the transformer: 0.1, the default of torch's layers, as is `hidden`, 2048.
+    - Batch size, epochs, rate schedule, and the unit of flow (pixels of the input).
+    - Jigsaw with 24 orders, rotations by quarter turns, exemplar as NT-Xent of two augmented copies, each weighted by
+      `task_weight`; the graph of `relation: graph`.
 
     Size, with the paper's in brackets, for BP4D's 12 AUs: 19.13 M parameters (19.12) and 5.56 GFLOPs (5.57) at
     inference, 54.44 M (54.62) in training. In training, a face that loses squares costs 10.24 GFLOPs if D and C run
@@ -80,8 +97,10 @@ class RTATL(Method):
         semantic_weight: NonNegativeFloat = 0.1  # l2
         flow_weight: NonNegativeFloat = 0.2  # lf
         task_weight: NonNegativeFloat = 0.1  # of rotation, exemplar and jigsaw
+        weighting: Weighting = "none"  # of the labels in L_Sup
         removed: float = Field(default=0.5, ge=0, le=1)  # share of faces that lose a pair of squares
         hidden: PositiveInt = 2048  # of the transformer's feed-forward layers
+        dropout: float = Field(default=0.1, ge=0, lt=1)  # in the transformer; torch's own default
         patch_width: Annotated[int, Field(ge=8, multiple_of=8)] = 1024  # most channels of G, D and C
         temperature: PositiveFloat = 0.1  # of the exemplar task
 
@@ -105,7 +124,7 @@ class RTATL(Method):
         dim, patch = self.encoder.dim, {"side": patch_side(facts.image_size), "width": config.patch_width}
         heads: dict[Task, Callable[[], nn.Module]] = {
             "inpainting": partial(PatchGenerator, DIM, **patch),
-            "flow": partial(flow_head, dim),
+            "flow": partial(FlowHead, dim),
             "rotation": partial(RotationTask, dim),
             "exemplar": partial(ExemplarTask, dim, temperature=config.temperature),
             "jigsaw": partial(JigsawTask, dim),
@@ -113,7 +132,7 @@ class RTATL(Method):
         self.tasks = nn.ModuleDict({task: heads[task]() for task in config.tasks})
         discriminators = ("real", "semantic") if "inpainting" in config.tasks else ()  # D and C
         self.adversary = nn.ModuleDict({name: PatchDiscriminator(**patch) for name in discriminators})
-        self.register_buffer("label_weights", torch.tensor(facts.label_weights))
+        self.register_buffer("label_weights", facts.get_label_weights(config.weighting))
         self.patch_pairs: PatchPairs | None = None  # from the first phase, for the second
 
     @staticmethod
@@ -159,10 +178,11 @@ class RTATL(Method):
         if self.patch_pairs is None:
             return {}
         real, fake, labels = self.patch_pairs
-        discriminator = self.adversary["real"]
+        realness, fakeness = (widen(self.adversary["real"](patches)) for patches in (real, fake))
+        semantic = widen(self.adversary["semantic"](real))
         return {
-            "discriminator": Loss(softplus(-discriminator(real)).mean() + softplus(discriminator(fake)).mean()),
-            "classifier": Loss(binary_cross_entropy_with_logits(self.adversary["semantic"](real), labels)),
+            "discriminator": Loss(softplus(-realness).mean() + softplus(fakeness).mean()),
+            "classifier": Loss(binary_cross_entropy_with_logits(semantic, labels)),
         }
 
     def predict(self, batch: Batch) -> Tensor:
@@ -220,7 +240,7 @@ class RTATL(Method):
         real = crop_rois(faces.images[masked.rows], masked.centres, size=size, cells=patch_side(size)).flatten(0, 1)
         fake, labels = self.generate_patches(outputs, masked), self.infer_labels(faces, masked)
         self.patch_pairs = PatchPairs(real, fake.detach(), labels)
-        realness, semantic = self.adversary["real"](fake), self.adversary["semantic"](fake)
+        realness, semantic = (widen(self.adversary[name](fake)) for name in ("real", "semantic"))
         return {
             "adversarial": Loss(softplus(-realness).mean(), c.adversarial_weight),
             "reconstruction": Loss((real - fake).abs().mean(), 1 - c.adversarial_weight),
@@ -274,6 +294,8 @@ def build_head(config: RTATL.Config, facts: DataFacts, *, dim: int) -> RegionalH
         return GlobalHead(dim, aus=count)
     is_graph = config.relation == "graph"
     relation = (
-        AUGraphConvolution(facts.aus, dim=DIM) if is_graph else AUTransformer(count, dim=DIM, hidden=config.hidden)
+        AUGraphConvolution(facts.aus, dim=DIM)
+        if is_graph
+        else AUTransformer(count, dim=DIM, hidden=config.hidden, dropout=config.dropout)
     )
     return RegionalHead(dim, aus=count, size=facts.image_size, relation=relation)

@@ -14,6 +14,7 @@ from facscale.data.views import Batch, RandomFrames, View
 from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, trains
 from facscale.nn import Encoder
 from facscale.nn.colour import build_ab_bins, rgb_to_lab
+from facscale.nn.precision import disable_autocast, widen
 
 SCALE = {"L": 50.0, "ab": 110.0}  # divisors that bring the channels to about [-1, 1]
 
@@ -28,9 +29,18 @@ class SplitBrain(Method):
     where l is the cross-entropy over quantised values, averaged over the positions of the last feature map ("cl,cl"),
     or the squared error ("reg,reg"). The features are both halves' third convolution, as in TCAE's comparison.
 
-    The halves are half AlexNets with BatchNorm, of 48, 128, 192, 192 and 128 channels. Differs from the paper (TCAE
-    does not describe this): the third convolution is averaged down to `pool` x `pool` positions; ab has the squares of
-    side 10 that contain sRGB colours (the paper counts 313).
+    The halves are half AlexNets of 48, 128, 192, 192 and 128 channels.
+
+    Departures from the paper, whose training has no public code:
+
+    - Every convolution has BatchNorm, as in CMC's half AlexNets; the published networks have none, and their third
+      convolution connects all channels, which here each half does within itself. Convolutions are padded to whole maps.
+    - ab has the squares of side 10 that contain sRGB colours; the paper counts 313 of them. Classes are not re-weighted.
+    - Channels are averaged down to the last map before they are quantised.
+    - Images have 224 pixels (jobs/splitbrain.yaml), 227 in the published networks.
+
+    Left open by TCAE, and decided here: how the third convolution was "down-sampled": it is averaged to `pool` x `pool`
+    positions. Colours are converted in float32, where the job trains in bfloat16.
     """
 
     class Config(MethodConfig):
@@ -75,8 +85,8 @@ class SplitBrain(Method):
         lightness, ab = adaptive_avg_pool2d(lab, predicted["L"].shape[-2:]).split((1, 2), dim=1)
         if self.config.loss == "regression":
             return {
-                "colour": Loss(mse_loss(predicted["L"], ab / SCALE["ab"])),
-                "lightness": Loss(mse_loss(predicted["ab"], lightness / SCALE["L"] - 1)),
+                "colour": Loss(mse_loss(widen(predicted["L"]), ab / SCALE["ab"])),
+                "lightness": Loss(mse_loss(widen(predicted["ab"]), lightness / SCALE["L"] - 1)),
             }
         return {
             "colour": Loss(cross_entropy(predicted["L"], self.quantise_colour(ab))),
@@ -86,7 +96,8 @@ class SplitBrain(Method):
     def quantise_colour(self, ab: Tensor) -> Tensor:
         """Return the nearest square of the ab plane: [N, 2, h, w] -> int64 [N, h, w]."""
         flat = ab.permute(0, 2, 3, 1).flatten(0, 2)
-        return torch.cdist(flat, self.colours.to(flat)).argmin(1).view(ab.shape[0], *ab.shape[2:])
+        with disable_autocast(flat):
+            return torch.cdist(flat, self.colours.to(flat)).argmin(1).view(ab.shape[0], *ab.shape[2:])
 
     def quantise_lightness(self, lightness: Tensor) -> Tensor:
         """Return the bin of lightness [N, 1, h, w] in [0, 100]: int64 [N, h, w]."""

@@ -2,7 +2,7 @@
 
 from facscale.nn.encoder import Encoder
 from facscale.nn.heads import LinearProbe, normalised_head, projection_head
-from facscale.nn.losses import info_nce, masked_bce, nt_xent, soft_neighbours
+from facscale.nn.losses import info_nce, masked_bce, masked_mse, nt_xent, soft_neighbours
 from facscale.nn.momentum import MomentumEncoder
 from facscale.nn.queue import Queue
 from facscale.nn.resnet import ResNet
@@ -15,6 +15,7 @@ __all__ = [
     "ResNet",
     "info_nce",
     "masked_bce",
+    "masked_mse",
     "normalised_head",
     "nt_xent",
     "projection_head",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample
 
 FIVE_POINTS = (  # of iBUG's 68 landmarks: eyes, nose, mouth corners
     (36, 37, 38, 39, 40, 41),
@@ -34,19 +33,3 @@ def fit_similarity(source: Tensor, target: Tensor) -> Tensor:
     a, b = torch.where(is_valid, factor, 1), torch.where(is_valid, shift, 0)
     rows = [torch.stack([a.real, -a.imag, b.real], -1), torch.stack([a.imag, a.real, b.imag], -1)]
     return torch.stack(rows, 1).to(source.dtype)
-
-
-def align_faces(images: Tensor, landmarks: Tensor, *, onto: Tensor) -> Tensor:
-    """Warp images [N, C, S, S] so that their five points lie on those of `onto`; both landmarks [N, 68, 2] in pixels.
-
-    Pixels from outside the image are filled by reflection.
-    """
-    size = images.shape[-1]
-    with torch.autocast(images.device.type, enabled=False):  # in bfloat16 positions would be wrong by half a pixel
-        # maps each pixel of the output to its position in the input
-        inverse = fit_similarity(compute_five_points(onto), compute_five_points(landmarks))
-        linear, shift = inverse[..., :2], inverse[..., 2]
-        centre = (size - 1) / 2  # pixels p are (p - centre) * 2 / size in grid_sample's coordinates
-        offset = (linear @ shift.new_full((2,), centre) + shift - centre) * 2 / size
-        grid = affine_grid(torch.cat([linear, offset[..., None]], -1), list(images.shape), align_corners=False)
-    return grid_sample(images, grid.to(images.dtype), padding_mode="reflection", align_corners=False)

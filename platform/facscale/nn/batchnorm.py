@@ -12,6 +12,7 @@ from torch.nn.functional import batch_norm
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from facscale.nn.distributed import all_reduce_sum, get_world_size
+from facscale.nn.precision import widen
 
 
 class SyncBatchNorm(_BatchNorm):
@@ -32,7 +33,7 @@ class SyncBatchNorm(_BatchNorm):
             )
         axes = [axis for axis in range(x.dim()) if axis != 1]
         shape = [-1 if axis == 1 else 1 for axis in range(x.dim())]
-        x32 = x.float()
+        x32 = widen(x)
         count = float(get_world_size() * x.numel() // x.shape[1])  # all workers have the same number of samples
         mean = all_reduce_sum(x32.sum(axes)) / count
         centred = x32 - mean.view(shape)
@@ -40,7 +41,7 @@ class SyncBatchNorm(_BatchNorm):
         self._update_running_stats(mean.detach(), variance.detach() * count / max(count - 1, 1))
         normalised = centred * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
-            normalised = normalised * self.weight.float().view(shape) + self.bias.float().view(shape)
+            normalised = normalised * widen(self.weight).view(shape) + widen(self.bias).view(shape)
         return normalised.to(x.dtype)
 
     def _update_running_stats(self, mean: Tensor, variance: Tensor) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from facscale.nn.precision import disable_autocast, widen
+
 # sRGB primaries to XYZ, divided by D65's white point (IEC 61966-2-1)
 RGB_TO_XYZ = (
     (0.412453 / 0.950456, 0.357580 / 0.950456, 0.180423 / 0.950456),
@@ -16,9 +18,12 @@ LAB_LINEAR_BELOW = 0.008856  # the cube root of Lab is a straight line below thi
 
 
 def rgb_to_lab(images: Tensor) -> Tensor:
-    """sRGB [N, 3, ...] in [0, 1] -> L in [0, 100], a and b in about [-110, 110], the same shape."""
-    linear = torch.where(images > SRGB_LINEAR_BELOW, ((images + 0.055) / 1.055).clamp_min(0) ** 2.4, images / 12.92)
-    xyz = torch.einsum("oc,nc...->no...", torch.tensor(RGB_TO_XYZ, dtype=images.dtype, device=images.device), linear)
+    """sRGB [N, 3, ...] in [0, 1] -> L in [0, 100], a and b in about [-110, 110], the same shape; float32 under autocast."""
+    rgb = widen(images)
+    linear = torch.where(rgb > SRGB_LINEAR_BELOW, ((rgb + 0.055) / 1.055).clamp_min(0) ** 2.4, rgb / 12.92)
+    with disable_autocast(images):
+        matrix = torch.tensor(RGB_TO_XYZ, dtype=rgb.dtype, device=rgb.device)
+        xyz = torch.einsum("oc,nc...->no...", matrix, linear)
     f = torch.where(xyz > LAB_LINEAR_BELOW, xyz.clamp_min(LAB_LINEAR_BELOW) ** (1 / 3), 7.787 * xyz + 16 / 116)
     x, y, z = f.unbind(1)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)

@@ -1,6 +1,7 @@
 """Face images changed by moving their pixels: convolutional encoders, decoders of displacements, and the sampling.
 
-Displacements are lengths of which the image has 2 from its first to its last pixel, as in torch's `grid_sample`.
+Displacements are lengths of which the image has 2 from its first to its last pixel, as in torch's `grid_sample`. They,
+all positions, and the sampled pixels are float32 under autocast.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 
 from facscale.nn.encoder import Encoder
+from facscale.nn.precision import HALF_PRECISION, apply_widened, disable_autocast, widen
 
 SLOPE = 0.2  # of LeakyReLU
 ENCODER_CHANNELS = (32, 64, 128, 256, 256, 256, 256, 256)  # after each halving of 256 pixels
@@ -62,7 +64,10 @@ class ConvEncoder(Encoder):
 
 
 class Decoder(nn.Module):
-    """Concatenated embeddings of a source and a target [N, 2 * 256] -> maps [N, outputs, size, size] in (-1, 1)."""
+    """Concatenated embeddings of a source and a target [N, 2 * 256] -> maps [N, outputs, size, size] in (-1, 1).
+
+    The last convolution and tanh run in float32 under autocast.
+    """
 
     def __init__(self, size: int, *, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -79,13 +84,16 @@ class Decoder(nn.Module):
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """[N, inputs] -> [N, outputs, size, size]."""
-        maps: Tensor = self.layers(embeddings[:, :, None, None])
-        return maps
+        return apply_widened(self.layers[-2:], self.layers[:-2](embeddings[:, :, None, None]))
 
 
 def identity_grid(size: int, *, like: Tensor) -> Tensor:
-    """Return the position of each pixel [2, size, size], x and y from -1 to 1, with dtype and device of `like`."""
-    steps = torch.linspace(-1, 1, size, device=like.device, dtype=like.dtype)
+    """Return the position of each pixel [2, size, size], x and y from -1 to 1, on the device of `like`.
+
+    It has the dtype of `like`, but at least float32.
+    """
+    dtype = torch.float32 if like.dtype in HALF_PRECISION else like.dtype
+    steps = torch.linspace(-1, 1, size, device=like.device, dtype=dtype)
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     return torch.stack([x, y])
 
@@ -104,9 +112,12 @@ def warp(images: Tensor, displacements: Tensor) -> Tensor:
 
 def sample_pixels(images: Tensor, positions: Tensor) -> Tensor:
     """Sample images [N, 3, S, S] at positions [N, 2, S, S], x and y from -1 to 1, bilinearly."""
-    return grid_sample(images, positions.permute(0, 2, 3, 1), padding_mode="zeros", align_corners=True)
+    with disable_autocast(images):
+        return grid_sample(
+            widen(images), widen(positions).permute(0, 2, 3, 1), padding_mode="zeros", align_corners=True
+        )
 
 
 def to_pixels(displacements: Tensor) -> Tensor:
     """Convert displacements [N, 2, S, S] to pixels."""
-    return displacements * (displacements.shape[-1] - 1) / 2
+    return widen(displacements) * (displacements.shape[-1] - 1) / 2

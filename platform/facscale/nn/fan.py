@@ -7,14 +7,18 @@ Bulat and Tzimiropoulos, "How far are we from solving the 2D & 3D Face Alignment
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, interpolate
+from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 
 from facscale.nn.encoder import Encoder
+from facscale.nn.precision import apply_widened, widen
 
+Pool = Literal["mean", "max"]
+POOLS: dict[Pool, Callable[[Tensor, int], Tensor]] = {"mean": avg_pool2d, "max": max_pool2d}
 LANDMARKS = 68  # iBUG's
 HEATMAP_STRIDE = 4  # pixels of the image to one pixel of a heat map, in each direction
 
@@ -50,11 +54,11 @@ class ConvBlock(nn.Module):
 
 
 class Hourglass(nn.Module):
-    """Halves maps `levels` times by average pooling and doubles them again, with a skip connection at every level."""
+    """Halves maps `levels` times by pooling and doubles them again, with a skip connection at every level."""
 
-    def __init__(self, width: int, *, levels: int) -> None:
+    def __init__(self, width: int, *, levels: int, pool: Pool = "mean") -> None:
         super().__init__()
-        self.levels = levels
+        self.levels, self.pool = levels, pool
         for level in range(levels, 0, -1):
             self.add_module(f"b1_{level}", ConvBlock(width, width))  # skip connection
             self.add_module(f"b2_{level}", ConvBlock(width, width))  # on the way down
@@ -67,7 +71,7 @@ class Hourglass(nn.Module):
         skips = []
         for level in range(self.levels, 0, -1):
             skips.append(self.get_submodule(f"b1_{level}")(x))
-            x = self.get_submodule(f"b2_{level}")(avg_pool2d(x, 2))
+            x = self.get_submodule(f"b2_{level}")(POOLS[self.pool](x, 2))
         x = self.b2_plus_1(x)
         for level in range(1, self.levels + 1):
             x = self.get_submodule(f"b3_{level}")(x)
@@ -81,19 +85,28 @@ class FANOutputs(NamedTuple):
 
     stem: Tensor  # [N, width, h, h]
     hourglasses: list[Tensor]  # of each stack that was run, [N, width, h, h]
-    heatmaps: list[Tensor]  # of each stack that was run, [N, points, h, h]
+    heatmaps: list[Tensor]  # of each stack that was run, [N, points, h, h]; float32 under autocast
 
 
 class FAN(Encoder):
     """Images [N, 3, S, S] in [0, 1], not normalised -> features [N, dim]: the spatial mean of `extract_maps`.
 
     `width`: channels of an hourglass, a multiple of 8 (256 in the paper); `levels`: its halvings; `dim` is
-    (stacks + 1) * width. S is a multiple of 4, and at least 4 * 2^levels.
+    (stacks + 1) * width. S is a multiple of 4, and at least 4 * 2^levels. `pool`: how the stem and the hourglasses halve
+    their maps. It has no parameters, so that weights for the one also load into the other, and give other features.
     """
 
-    def __init__(self, *, stacks: int = 2, width: int = 256, levels: int = 4, points: int = LANDMARKS) -> None:
+    def __init__(
+        self,
+        *,
+        stacks: int = 2,
+        width: int = 256,
+        levels: int = 4,
+        points: int = LANDMARKS,
+        pool: Pool = "mean",
+    ) -> None:
         super().__init__()
-        self.stacks = stacks
+        self.stacks, self.pool = stacks, pool
         self.dim = (stacks + 1) * width
         self.conv1 = nn.Conv2d(3, width // 4, 7, 2, padding=3)
         self.bn1 = nn.BatchNorm2d(width // 4)
@@ -101,7 +114,7 @@ class FAN(Encoder):
         self.conv3 = ConvBlock(width // 2, width // 2)
         self.conv4 = ConvBlock(width // 2, width)
         for n in range(stacks):
-            self.add_module(f"m{n}", Hourglass(width, levels=levels))
+            self.add_module(f"m{n}", Hourglass(width, levels=levels, pool=pool))
             self.add_module(f"top_m_{n}", ConvBlock(width, width))
             self.add_module(f"conv_last{n}", nn.Conv2d(width, width, 1))
             self.add_module(f"bn_end{n}", nn.BatchNorm2d(width))
@@ -138,7 +151,7 @@ class FAN(Encoder):
         for n in range(count):
             y = self.get_submodule(f"top_m_{n}")(self.get_submodule(f"m{n}")(x))
             y = self.get_submodule(f"bn_end{n}")(self.get_submodule(f"conv_last{n}")(y)).relu()
-            heatmaps.append(self.get_submodule(f"l{n}")(y))
+            heatmaps.append(apply_widened(self.get_submodule(f"l{n}"), y))
             if n < count - 1:
                 y = self.get_submodule(f"bl{n}")(y)
                 x = x + y + self.get_submodule(f"al{n}")(heatmaps[-1])
@@ -147,7 +160,7 @@ class FAN(Encoder):
 
     def _run_stem(self, images: Tensor) -> Tensor:
         x = self.bn1(self.conv1(images)).relu()
-        return self.conv4(self.conv3(avg_pool2d(self.conv2(x), 2)))
+        return self.conv4(self.conv3(POOLS[self.pool](self.conv2(x), 2)))
 
     @staticmethod
     def decode_landmarks(heatmaps: Tensor) -> Tensor:
@@ -157,7 +170,7 @@ class FAN(Encoder):
         et al.), but not at the border.
         """
         height, width = heatmaps.shape[-2:]
-        flat = heatmaps.detach().flatten(2)
+        flat = widen(heatmaps.detach()).flatten(2)
         peak = flat.argmax(2, keepdim=True)
 
         def refine(position: Tensor, count: int, stride: int) -> Tensor:

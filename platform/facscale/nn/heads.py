@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from torch import nn
+from torch import Tensor, nn
+
+from facscale.nn.precision import WidenedSequential
 
 
 def projection_head(*dims: int) -> nn.Sequential:
-    """Build fully connected layers dims[0] -> dims[1] -> ... with ReLU between them: [N, dims[0]] -> [N, dims[-1]]."""
+    """Build fully connected layers dims[0] -> dims[1] -> ... with ReLU between them: [N, dims[0]] -> [N, dims[-1]].
+
+    Under autocast they stay in float32: their outputs' small distances, and similarities over a temperature, are trained.
+    """
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(dims):
         layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers[:-1])
+    return WidenedSequential(*layers[:-1])
 
 
 def normalised_head(*dims: int, last_norm: bool = True, last_affine: bool = True) -> nn.Sequential:
     """Build linear layers without bias, BatchNorm after each and ReLU between: [N, dims[0]] -> [N, dims[-1]].
 
-    `last_norm`: also after the last layer, with scale and shift only if `last_affine`.
+    `last_norm`: also after the last layer, with scale and shift only if `last_affine`. In float32 under autocast, as
+    `projection_head`.
     """
     layers: list[nn.Module] = []
     for number, (inputs, outputs) in enumerate(pairwise(dims), start=2):
@@ -27,7 +33,15 @@ def normalised_head(*dims: int, last_norm: bool = True, last_affine: bool = True
             layers += [nn.BatchNorm1d(outputs), nn.ReLU(inplace=True)]
         elif last_norm:
             layers.append(nn.BatchNorm1d(outputs, affine=last_affine))
-    return nn.Sequential(*layers)
+    return WidenedSequential(*layers)
+
+
+MAX_INTENSITY = 5.0  # of an AU in FACS, E
+
+
+def to_intensities(logits: Tensor) -> Tensor:
+    """5 sigmoid(logits), in [0, 5] (Chang et al., LibreFace, WACV 2024)."""
+    return MAX_INTENSITY * logits.sigmoid()
 
 
 class LinearProbe(nn.Sequential):

@@ -17,6 +17,7 @@ from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, normalize
 from facscale.nn.encoder import Encoder
 from facscale.nn.heads import projection_head
 from facscale.nn.losses import nt_xent
+from facscale.nn.precision import apply_widened, widen
 
 TILES = 3  # in each direction
 ORDERS = 24  # orders of the tiles that the jigsaw task distinguishes
@@ -70,19 +71,31 @@ class JigsawTask(nn.Module):
         return cross_entropy(self.head(features), targets)
 
 
-def flow_head(dim: int) -> nn.Sequential:
-    """Build two transposed convolutions: maps [N, dim, h, h] -> displacements [N, 2, 4 h, 4 h] in pixels."""
-    return nn.Sequential(
-        nn.ConvTranspose2d(dim, dim // 4, 4, 2, padding=1, bias=False),
-        nn.BatchNorm2d(dim // 4),
-        nn.ReLU(inplace=True),
-        nn.ConvTranspose2d(dim // 4, 2, 4, 2, padding=1),
-    )
+class FlowHead(nn.Sequential):
+    """Two transposed convolutions: maps [N, dim, h, h] -> displacements [N, 2, 4 h, 4 h] in pixels.
+
+    The last one runs in float32 under autocast.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(
+            nn.ConvTranspose2d(dim, dim // 4, 4, 2, padding=1, bias=False),
+            nn.BatchNorm2d(dim // 4),
+            nn.ReLU(inplace=True),
+            nn.ConvTranspose2d(dim // 4, 2, 4, 2, padding=1),
+        )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """[N, dim, h, h] -> [N, 2, 4 h, 4 h]."""
+        *layers, last = self
+        for layer in layers:
+            maps = layer(maps)
+        return apply_widened(last, maps)
 
 
 def flow_error(predicted: Tensor, flow: Tensor) -> Tensor:
     """Mean absolute difference of a predicted flow [N, 2, h, h] and the true one [N, 2, H, H], ignoring nan."""
-    errors = (predicted - adaptive_avg_pool2d(flow, predicted.shape[-1])).abs()
+    errors = (widen(predicted) - adaptive_avg_pool2d(widen(flow), predicted.shape[-1])).abs()
     is_valid = ~errors.isnan()
     return errors.where(is_valid, 0).sum() / is_valid.sum().clamp(min=1)
 

@@ -36,9 +36,9 @@ class AUTransformer(nn.Module):
     learned vector for each AU, its indicator.
     """
 
-    def __init__(self, aus: int, *, dim: int = 128, heads: int = 8, hidden: int = 2048) -> None:
+    def __init__(self, aus: int, *, dim: int = 128, heads: int = 8, hidden: int = 2048, dropout: float = 0.0) -> None:
         super().__init__()
-        options = {"d_model": dim, "nhead": heads, "dim_feedforward": hidden, "dropout": 0.0, "batch_first": True}
+        options = {"d_model": dim, "nhead": heads, "dim_feedforward": hidden, "dropout": dropout, "batch_first": True}
         self.encoder = nn.TransformerEncoderLayer(**options)  # type: ignore[arg-type]
         self.decoder = nn.TransformerDecoderLayer(**options)  # type: ignore[arg-type]
         self.indicators = nn.Parameter(torch.randn(aus, dim))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from facscale.nn.encoder import Encoder
+from facscale.nn.precision import widen
 
 BLOCKS: dict[int, tuple[int, int, int, int]] = {
     18: (2, 2, 2, 2),
@@ -98,7 +99,7 @@ class ResNet(Encoder):
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, 3, S, S] in [0, 1] -> [N, dim]."""
-        return self.extract_maps(images)[-1].mean((2, 3))
+        return widen(self.extract_maps(images)[-1]).mean((2, 3))  # rounding errors of single positions average out
 
     def extract_maps(self, images: Tensor) -> list[Tensor]:
         """Compute the maps of the four stages, at a 4th, 8th, 16th and 32nd of the image's side."""

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from facscale.nn.precision import disable_autocast, widen
+
 INNER_CORNERS = (39, 42)
 BELOW_MOUTH = ((56, 58), 1 / 2)
 CENTRES: dict[int, tuple[tuple[int, int], float]] = {  # AU -> image-left and image-right landmark, rulers downwards
@@ -91,14 +93,17 @@ def patch_side(size: int) -> int:
 def crop_rois(maps: Tensor, centres: Tensor, *, size: int, cells: int, share: float = ROI_SHARE) -> Tensor:
     """Crop squares [N, K, C, cells, cells] of maps [N, C, H, W] around centres [N, K, 2] in pixels of the image.
 
-    The image has `size` pixels a side, a square `share` of that. Outside the image its border is repeated.
+    The image has `size` pixels a side, a square `share` of that. Outside the image its border is repeated. Positions are
+    float32 under autocast; the squares have the dtype of `maps`.
     """
     steps = (torch.arange(cells, device=maps.device, dtype=torch.float32) + 0.5) / cells - 0.5
     offsets = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1) * 2 * share
-    middle = (2 * centres + 1) / size - 1
+    middle = (2 * widen(centres) + 1) / size - 1
     grid = (middle[:, :, None, None] + offsets).flatten(1, 2)  # the squares of an image, one below the other
-    squares = grid_sample(maps, grid.to(maps.dtype), padding_mode="border", align_corners=False)
-    return squares.unflatten(2, (centres.shape[1], cells)).transpose(1, 2)
+    with disable_autocast(maps):
+        pixels = widen(maps)
+        squares = grid_sample(pixels, grid.to(pixels.dtype), padding_mode="border", align_corners=False)
+    return squares.to(maps.dtype).unflatten(2, (centres.shape[1], cells)).transpose(1, 2)
 
 
 def mask_rois(images: Tensor, centres: Tensor, *, share: float = ROI_SHARE) -> Tensor:

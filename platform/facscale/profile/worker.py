@@ -23,6 +23,7 @@ from facscale.data.views import Batch
 from facscale.profile.rates import measure_decode_rate, measure_read_rate
 from facscale.profile.usage import Usage, get_memory_size
 from facscale.train import checkpoint
+from facscale.train.errors import explain_errors
 from facscale.train.loop import take_steps
 from facscale.train.metrics import measure_cost
 from facscale.train.ray.event_queue import RayEventQueue
@@ -91,11 +92,19 @@ def profile_training(task: TrainingTask, *, seconds: float, receive: Receiver) -
 
 
 def profile_on_worker(settings: Mapping[str, Any]) -> None:
-    """Ray Train's `train_loop_per_worker`. The profile goes to the task's events; nothing else remains."""
-    task: TrainingTask = settings["task"]
-    seconds: float = settings["seconds"]
+    """Ray Train's `train_loop_per_worker`. The profile goes to the task's events; nothing else remains.
+
+    Raises TrainError for what no restart can mend, such as too little memory.
+    """
     context = ray.train.get_context()
-    device, rank, world = ray.train.torch.get_device(), context.get_world_rank(), context.get_world_size()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    with explain_errors(settings["task"].job, rank=rank, world=world):
+        measure_worker(settings["task"], seconds=settings["seconds"], rank=rank, world=world)
+
+
+def measure_worker(task: TrainingTask, *, seconds: float, rank: int, world: int) -> None:
+    """Measure all that a profile holds of this worker, and emit it."""
+    device = ray.train.torch.get_device()
     streams = open_streams(task, rank=rank, world=world, pin=device.type == "cuda")
     state = build_state(make_unbounded(task), streams, rank=rank, world=world, device=device)
     batches = merge_streams(streams, 0)

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from facscale.evaluate.f1 import nanmean
-from facscale.evaluate.scores import MethodScores
+from facscale.evaluate.scores import PROTOCOLS, MethodScores
 from facscale.report.table import Cell, Column, ReportTable
 
 SCHEMA = 1  # of the JSON
+DIFFERENCE = ("difference",)  # the fold of a row that is a difference of two others
 
 
 @dataclass(frozen=True)
@@ -31,22 +32,28 @@ class F1Table:
         return tuple(dict.fromkeys(au for row in self.rows for au in row.aus))
 
     def build_table(self, *, title: str = "F1 x 100") -> ReportTable:
-        """Mean F1 x 100 over the folds, for reading: AU1 AU2 ... Avg; the sources of the rows stand in the caption."""
+        """Mean F1 x 100 over the folds, for reading: AU1 AU2 ... Avg.
+
+        Notes tell the protocol of each row, the caption the sources of the rows.
+        """
         columns = [
             Column("", align="left", can_wrap=False),
             *(Column(name, number_format=".1f", can_wrap=False) for name in self._headings()),
         ]
         rows: list[list[Cell]] = [[row.name, *self._cells(row, row.f1)] for row in self.rows]
-        return ReportTable(columns, rows, title=title, caption=self._caption(), should_mark_best=True)
+        return ReportTable(
+            columns, rows, title=title, caption=self._caption(), notes=self.protocol_notes, should_mark_best=True
+        )
 
     def build_fold_table(self) -> ReportTable:
         """F1 x 100 with two decimals for a CSV file: the mean, the pooled F1 and each fold of every method."""
-        columns = [Column("method"), Column("fold"), *(Column(name, number_format=".2f") for name in self._headings())]
+        numbers = [Column(name, number_format=".2f") for name in self._headings()]
+        columns = [Column("method"), Column("fold"), *numbers, Column("protocol")]
         cells: list[list[Cell]] = []
         for row in self.rows:
             lines = [("mean", row.f1), ("pooled", row.pooled), *zip(row.folds, row.by_fold, strict=True)]
             for fold, f1 in lines[:1] if row.is_published else lines:
-                cells.append([row.name, fold, *self._cells(row, f1)])
+                cells.append([row.name, fold, *self._cells(row, f1), "" if row.is_published else row.protocol])
         return ReportTable(columns, cells)
 
     def to_json(self) -> str:
@@ -59,6 +66,17 @@ class F1Table:
         """Read what `to_json` wrote."""
         return cls(tuple(_from_plain(entry) for entry in json.loads(text)["rows"]))
 
+    @property
+    def protocol_notes(self) -> tuple[str, ...]:
+        """One sentence for each protocol, with the measured rows that follow it; none where no protocol was recorded."""
+        names: dict[str, list[str]] = {}
+        for row in self.rows:
+            if not row.is_published and row.folds != DIFFERENCE:
+                names.setdefault(row.protocol, []).append(row.name)
+        texts = {protocol: PROTOCOLS.get(protocol, "protocol not recorded") for protocol in names}
+        notes = (f"{texts[protocol]}: {', '.join(rows)}" for protocol, rows in names.items())
+        return tuple(notes) if any(names) else ()
+
     def _headings(self) -> list[str]:
         return [*(f"AU{au}" for au in self.aus), "Avg"]
 
@@ -69,13 +87,14 @@ class F1Table:
 
     def _caption(self) -> str:
         papers = [f"{row.name}: {row.source}" for row in self.rows if row.is_published]
+        protocols = dict.fromkeys(row.protocol for row in self.rows if row.is_published and row.protocol)
         splits = dict.fromkeys(f"folds: {row.source}" for row in self.rows if not row.is_published and row.source)
         gaps = [
             f"{row.name}: no positive frame of {', '.join(row.undefined)}; left out"
             for row in self.rows
             if row.undefined
         ]
-        return "\n".join([*splits, *papers, *gaps])
+        return "\n".join([*splits, *papers, *protocols, *gaps])
 
 
 def _to_plain(row: MethodScores) -> dict[str, Any]:
@@ -83,6 +102,7 @@ def _to_plain(row: MethodScores) -> dict[str, Any]:
         "name": row.name,
         "source": row.source,
         "seeds": row.seeds,
+        "protocol": row.protocol,
         "aus": list(row.aus),
         "folds": list(row.folds),
         "mean": _replace_nan(np.array([row.mean]))[0],
@@ -100,5 +120,12 @@ def _replace_nan(values: np.ndarray) -> list[Any]:
 def _from_plain(entry: dict[str, Any]) -> MethodScores:
     by_fold, pooled = np.array(entry["by_fold"], float), np.array(entry["pooled"], float)  # null becomes nan
     return MethodScores(
-        entry["name"], tuple(entry["aus"]), by_fold, pooled, tuple(entry["folds"]), entry["source"], entry["seeds"]
+        entry["name"],
+        tuple(entry["aus"]),
+        by_fold,
+        pooled,
+        tuple(entry["folds"]),
+        entry["source"],
+        entry["seeds"],
+        entry.get("protocol", ""),
     )

@@ -34,7 +34,11 @@ METRICS = {
 
 
 def build_metrics_table(
-    rows: Mapping[str, Sequence[Metrics]], *, title: str = "", metrics: Mapping[str, Metric] = METRICS
+    rows: Mapping[str, Sequence[Metrics]],
+    *,
+    title: str = "",
+    metrics: Mapping[str, Metric] = METRICS,
+    notes: Sequence[str] = (),
 ) -> ReportTable:
     """Mean and sample standard deviation over the seeds of each method, {method: the metrics of each seed}.
 
@@ -50,7 +54,7 @@ def build_metrics_table(
         [method, *(format_mean_std(_collect_values(seeds, name), metric) for name, metric in shown.items())]
         for method, seeds in rows.items()
     ]
-    return ReportTable(columns, cells, title=title, should_align_markdown=False)
+    return ReportTable(columns, cells, title=title, notes=notes, should_align_markdown=False)
 
 
 def build_training_table(rows: Mapping[str, Sequence[Metrics]]) -> ReportTable:

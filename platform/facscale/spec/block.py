@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
+
+
+class Conversion(NamedTuple):
+    """How the value of a renamed key is converted."""
+
+    update: Callable[[Any], Any]  # the new value of an old one
+    restore: Callable[[Any], Any]  # the old value of a new one; None where the old key could not say it
 
 
 class Block(BaseModel):
@@ -13,6 +20,7 @@ class Block(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, ser_json_inf_nan="constants")
     renamed: ClassVar[Mapping[str, str]] = {}  # old to new name of a key; an error about the old one gives the new one
+    converted: ClassVar[Mapping[str, Conversion]] = {}  # of renamed keys whose values changed too, by their new name
     added: ClassVar[frozenset[str]] = frozenset()  # later fields: at their default, no digest of a spec depends on them
 
 

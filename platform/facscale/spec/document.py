@@ -69,6 +69,16 @@ class Document:
                 return None
         return value
 
+    def has(self, path: KeyPath) -> bool:
+        """Whether there is a value at `path`."""
+        value: Any = self.data
+        for key in path:
+            try:
+                value = value[key]
+            except (KeyError, IndexError, TypeError):
+                return False
+        return True
+
     def apply_patch(self, path: KeyPath) -> Document:
         """This document with the mapping at `path` merged over it (baselines and stages are such patches)."""
         locations = {key[len(path) :]: place for key, place in self.locations.items() if key[: len(path)] == path}
@@ -171,13 +181,15 @@ def iterate_texts(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str
 
 def _describe_fault(document: Document, model: type[BaseModel], at: KeyPath, fault: Any) -> str:
     """The message for one fault that pydantic reports."""
-    path = tuple(part for part in fault["loc"] if not _is_union_tag(part))
+    path = _drop_union_tags(document, at, fault["loc"])
     name = ".".join(str(part) for part in (*at, *path)) or "the file"
     where = document.source_location((*at, *path))
     if fault["type"] == "extra_forbidden":
         parent = _find_model(model, path[:-1])
         if new_name := getattr(parent, "renamed", {}).get(path[-1]):
-            return f"{where}: {name} is now called {'.'.join([*name.split('.')[:-1], new_name])}"
+            conversion = getattr(parent, "converted", {}).get(new_name)
+            values = f": {json.dumps(conversion.update(fault['input']))}" if conversion else ""
+            return f"{where}: {name} is now called {'.'.join([*name.split('.')[:-1], new_name])}{values}"
         return f'{where}: unknown key "{name}"{suggest_nearest(str(path[-1]), list(parent.model_fields))}'
     if fault["type"] == "missing":
         return f'{where}: "{name}" is missing'
@@ -185,6 +197,16 @@ def _describe_fault(document: Document, model: type[BaseModel], at: KeyPath, fau
     value = document.get((*at, *path))
     but = "" if isinstance(value, Mapping | list) or value is None else f", not {truncate_repr(value)}"
     return f'{where}: "{name}": {message[:1].lower()}{message[1:]}{but}'
+
+
+def _drop_union_tags(document: Document, at: KeyPath, places: KeyPath) -> KeyPath:
+    """The path of a fault without the members of unions that were tried; a key that is written counts as one."""
+    path: KeyPath = ()
+    for part in places:
+        is_written = document.has((*at, *path, part))
+        if is_written or not _is_union_tag(part):
+            path = (*path, part)
+    return path
 
 
 def _is_union_tag(part: str | int) -> bool:

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from facscale.spec.block import Block
+from facscale.spec.block import Block, Conversion
 from facscale.spec.deepspeed import DeepSpeed
 from facscale.spec.safety import Name
 from facscale.spec.sweep import Sweep
@@ -27,6 +27,8 @@ from facscale.spec.sweep import Sweep
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]  # with 1, a running mean never forgets its first value
 Range = Annotated[tuple[float, float], Field(min_length=2, max_length=2)]
+MAX_CROP = 3  # times the side of the face square
+Weighting = Literal["class", "au", "none"]  # of labels in a loss, see `data.labels.compute_label_weights`
 Url = str  # any fsspec URL: s3://bucket/folder, file:///folder, or a plain path
 
 
@@ -40,6 +42,8 @@ class MethodBlock(Block):
 class Augment(Block):
     """Random augmentation of every training image, sampled and applied on the accelerator."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"shift", "eval_crop", "crop_per"})
+
     rotation: NonNegativeFloat = 10.0  # degrees, uniform in [-rotation, +rotation]
     flip: Fraction = 0.5  # probability of a left-right mirror image
     brightness: NonNegativeFloat = 0.4  # factor uniform in [1 - x, 1 + x]
@@ -51,20 +55,59 @@ class Augment(Block):
     blur: Fraction = 0.0  # probability of a Gaussian blur, sigma uniform in [0.1, 2] pixels at 224 x 224
     compression: Fraction = 0.0  # probability of JPEG artefacts, quality uniform in [30, 95]
     holes: Fraction = 0.0  # probability of 1 to 8 black squares, sides uniform in [1/32, 1/8] of the image's side
-    crop: Range = (0.8, 1.0)  # side of the random crop as a share of the image's side
+    # Side of the random crop as a share of the face square's side; above 1 it reaches into the margin of the stored crops
+    # (`crop.margin` of a pipeline).
+    crop: Range = (0.8, 1.0)
+    crop_per: Literal["image", "epoch"] = "image"  # draws the side of the crop for each image, or once for an epoch
+    # Largest distance of the crop's centre from that of the face square, across and down, as a share of the square's side;
+    # null: as far as the crop stays within the square.
+    shift: Fraction | None = None
+    eval_crop: PositiveFloat | None = None  # side of evaluation's centre crop; null: mean of `crop`, within [0.875, 1]
     aspect: Annotated[float, Field(ge=1, le=4)] = 1.0  # width / height of the crop, log-uniform in [1 / x, x]
 
     @model_validator(mode="after")
     def _crop_is_a_range(self) -> Augment:
-        if not 0 < self.crop[0] <= self.crop[1] <= 1:
-            raise ValueError("crop must be [smallest, largest] within (0, 1]")
+        if not 0 < self.crop[0] <= self.crop[1] <= MAX_CROP:
+            raise ValueError(f"crop must be [smallest, largest] within (0, {MAX_CROP}]")
         return self
+
+
+class EpochBlock(Block):
+    """What an epoch is, the unit of `train.epochs`.
+
+    The samples of an identity come from as many of its videos as possible, those of a video from as many of its tracks;
+    parts of a track that a gap or the edge of a row group separates are one track. "frame": every frame once, where a
+    sample of several frames in a row takes the place of as many.
+    """
+
+    samples_per: Literal["identity", "video", "track", "frame"] = "track"
+    count: PositiveInt = 1  # samples of each identity, video or track
+
+    @model_validator(mode="after")
+    def _check_count(self) -> EpochBlock:
+        if self.samples_per == "frame" and self.count > 1:
+            raise ValueError("samples_per: frame sees every frame once; write count: 1, and raise train.epochs")
+        return self
+
+
+def update_per_track(per_track: Any) -> Any:
+    """Convert `data.per_track` of an earlier release, a number or "all", to `data.epoch`."""
+    return {"samples_per": "frame", "count": 1} if per_track == "all" else {"samples_per": "track", "count": per_track}
+
+
+def restore_per_track(epoch: Any) -> Any:
+    """Convert `data.epoch` back where both give the same samples.
+
+    A number of `per_track` counted parts of tracks that row groups separate, so it has no exact counterpart.
+    """
+    return "all" if isinstance(epoch, Mapping) and epoch.get("samples_per") == "frame" else None
 
 
 class Data(Block):
     """Which data sets are read, and how."""
 
-    renamed: ClassVar[Mapping[str, str]] = {"mixed": "joint"}
+    renamed: ClassVar[Mapping[str, str]] = {"mixed": "joint", "per_track": "epoch"}
+    converted: ClassVar[Mapping[str, Conversion]] = {"epoch": Conversion(update_per_track, restore_per_track)}
 
     unlabelled: tuple[Url, ...] | Url = ()
     labelled: tuple[Url, ...] | Url = ()
@@ -72,10 +115,9 @@ class Data(Block):
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the people held out to monitor the loss
     test: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the unlabelled people held out from all training
     image_size: Annotated[PositiveInt, Field(le=8192)] = 224  # pixels, side of the square input of the network
-    per_track: PositiveInt | Literal["all"] = 1  # samples of each track in an epoch; "all": as many as fit
-    canonical_streams: Annotated[PositiveInt, Field(le=1_000_000)] = (
-        64  # the order of samples depends on this, not on the number of workers
-    )
+    epoch: EpochBlock = EpochBlock()
+    # The order of samples depends on this, not on the number of workers.
+    canonical_streams: Annotated[PositiveInt, Field(le=1_000_000)] = 64
     shuffle_block: PositiveInt = 4  # row groups of a canonical stream that are shuffled together
     threads: Annotated[PositiveInt, Field(le=1024)] = 4  # JPEG decoding threads of each worker
     prefetch: Annotated[PositiveInt, Field(le=10_000)] = 4  # batches prepared in advance
@@ -93,11 +135,22 @@ class Data(Block):
 class Optimizer(Block):
     """SGD with momentum, Adam, AdamW, or LARS for very large batches."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"rate_in_velocity"})
+
     name: Literal["sgd", "adam", "adamw", "lars"] = "sgd"
     lr: PositiveFloat = 0.001
     momentum: Decay = 0.9  # sgd, lars
     betas: tuple[Decay, Decay] = (0.9, 0.999)  # adam, adamw
     weight_decay: NonNegativeFloat = 0.0
+    # lars: the velocity sums steps, each with the learning rate of its time, as in LARS' paper and SimCLR's code; else it
+    # sums gradients, as torch's SGD does, and a new rate applies to all of it at once.
+    rate_in_velocity: bool = False
+
+    @model_validator(mode="after")
+    def _check_velocity(self) -> Optimizer:
+        if self.rate_in_velocity and self.name != "lars":
+            raise ValueError(f"rate_in_velocity is an option of lars; {self.name} has none")
+        return self
 
 
 class ScheduleBlock(Block):
@@ -166,11 +219,24 @@ class Cluster(Block):
 
 
 class Probe(Block):
-    """The linear probe: BatchNorm and a linear layer without bias on frozen embeddings."""
+    """The linear probe: BatchNorm and a linear layer without bias on frozen embeddings. Its optimizer is Adam."""
 
     epochs: PositiveInt = 30
     batch_size: PositiveInt = 256
     lr: PositiveFloat = 0.01
+    weight_decay: NonNegativeFloat = 0.0
+    # Weights of labels, also under `protocol: adapted-batchnorm`. "class": positives and negatives of an AU have the same
+    # total weight. "au": rare AUs weigh more, their positives and negatives alike. Among expressions, which exclude each
+    # other, both are the same.
+    weighting: Weighting = "class"
+
+
+class Adaptation(Block):
+    """Training of BatchNorm and a linear probe, with all other layers of the encoder frozen. The optimizer is Adam."""
+
+    epochs: PositiveInt = 5
+    batch_size: PositiveInt = 64  # over all workers
+    lr: PositiveFloat = 0.001
     weight_decay: NonNegativeFloat = 0.0
 
 
@@ -180,6 +246,8 @@ class Evaluate(Block):
     renamed: ClassVar[Mapping[str, str]] = {"across": "cross_dataset"}
     added: ClassVar[frozenset[str]] = frozenset({"official_split"})
 
+    # How a pre-trained encoder is tested. "linear-probe": a probe on the frozen encoder. "adapted-batchnorm" (CLP): in each
+    # fold, the encoder's BatchNorm layers are trained with the probe; the frozen encoder has a table of its own beside it.
     protocol: Literal["linear-probe", "adapted-batchnorm"] = "linear-probe"
     folds: int = Field(default=3, ge=2)
     # Cross-validations, each with another split of the people; the published split is first.
@@ -197,6 +265,7 @@ class Evaluate(Block):
     ] = ()  # sets of facial expressions, for a probe on the frozen encoder by their own split
     subjects: NonNegativeInt = 0  # number of people of each fold's training part to train on; 0: all
     probe: Probe = Probe()
+    adaptation: Adaptation = Adaptation()  # of protocol: adapted-batchnorm
     rendered_people: NonNegativeInt = 40  # rendered with known ground truth, to measure disentanglement; 0: none
     map_frames: NonNegativeInt = 1000  # test frames in the t-SNE map of the embedding, by AU and person; 0: no map
     attention_faces: NonNegativeInt = 6  # test faces in the figure of attention maps; 0: no figure
@@ -259,6 +328,13 @@ class Job(Block):
             raise ValueError(
                 "sweep.search=pbt has trials resume from other trials' earlier checkpoints: train.keep_checkpoints must be "
                 "2 or more"
+            )
+        batch_size, cluster = self.evaluate.adaptation.batch_size, self.cluster
+        uneven = [count for count in range(cluster.min_workers, cluster.max_workers + 1) if batch_size % count]
+        if uneven and self.evaluate.protocol == "adapted-batchnorm":
+            raise ValueError(
+                f"{uneven[0]} workers cannot share evaluate.adaptation.batch_size={batch_size} evenly; make it a multiple "
+                "of every number of workers that cluster.workers allows"
             )
         for place, source in self.dependencies.items():
             if source.stage and source.stage not in self.stages:

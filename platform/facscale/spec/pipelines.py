@@ -7,8 +7,10 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from facscale.spec.block import Block
-from facscale.spec.models import Fraction, Url
+from facscale.spec.models import MAX_CROP, Fraction, Url
 from facscale.spec.safety import Name
+
+MAX_MARGIN = (MAX_CROP - 1) / 2  # enough for every `data.augment.crop`
 
 
 class Source(Block):
@@ -23,6 +25,7 @@ class Source(Block):
     exclude: tuple[str, ...] = ()  # likewise; empty: nobody is left out
     identities: NonNegativeInt = 0  # maximum number of people, chosen evenly; 0: all
     videos_per_identity: NonNegativeInt = 0  # maximum, chosen evenly, with all utterances of a video; 0: all
+    clips_per_video: NonNegativeInt = 0  # maximum number of files of a video, such as VoxCeleb's utterances; 0: all
     limit: NonNegativeInt = 0  # maximum number of videos in the order of names, or of images of each part; 0: all
     labels: bool = True  # false: read no action units, also where there are label files
     aus: tuple[PositiveInt, ...] = ()  # action units to keep (those of the protocol); empty: all that are coded
@@ -39,12 +42,21 @@ class DetectorBlock(Block):
 
 
 class Crop(Block):
-    """The aligned face: a similarity transform moves the eyes to fixed points of a square."""
+    """The aligned face: a similarity transform moves the eyes to fixed points of a square, the face square.
 
-    size: PositiveInt = 256  # pixels
+    A `margin` is stored around it for augmentation that shows more than the square (`data.augment.crop` above 1).
+    """
+
+    size: PositiveInt = 256  # pixels, side of the face square
+    margin: Annotated[float, Field(ge=0, le=MAX_MARGIN)] = 0.0  # on each side, as a share of the square's side
     eyes_y: Fraction = 0.34  # height of the eye line, from the top, as a share of the side
     eyes_distance: Fraction = 0.28  # between the eye centres, as a share of the side; the crop spans brows to chin
     quality: int = Field(default=92, ge=1, le=100)  # JPEG
+
+    @property
+    def stored_size(self) -> int:
+        """Side of the stored image in pixels: the face square with its margins."""
+        return round(self.size * (1 + 2 * self.margin))
 
 
 class FlowBlock(Block):

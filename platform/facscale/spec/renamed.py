@@ -1,8 +1,8 @@
-"""Specs with renamed keys (`Block.renamed`), where stored data depend on the old names.
+"""Specs with renamed and added keys (`Block.renamed`, `converted`, `added`), where stored data depend on the old ones.
 
-A run, a training and a submission are identified by a digest of their spec. The digest is taken over the old names, so
-that it is the same as before the renaming, and without added keys (`Block.added`) that have their default. A stored spec
-is read by updating its keys to the new names.
+A run, a training and a submission are identified by a digest of their spec. The digest is taken over the old names, and
+without added keys that have their default, so that it is the same as before. A stored spec is read by updating its keys to
+the new names. A key whose old value would give other samples today keeps its new name, so that the digest differs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def restore_old_names(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def update_old_names(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Rename every key with an old name to its new one: the inverse of `restore_old_names`."""
+    """Rename every key with an old name to its new one: the inverse of `restore_old_names`, apart from defaults."""
     return _rename_keys(spec, Job, to_old=False)
 
 
@@ -41,7 +41,15 @@ def _rename_keys(values: Any, block: type[BaseModel], *, to_old: bool) -> Any:
         field = block.renamed.get(key, key)
         if to_old and field in block.added and value == block.model_fields[field].default:
             continue
-        result[_rename_key(key, block, to_old=to_old)] = _rename_value(value, block, field, to_old=to_old)
+        name, conversion = _rename_key(key, block, to_old=to_old), block.converted.get(field)
+        if conversion is None or name == key:
+            result[name] = _rename_value(value, block, field, to_old=to_old)
+        elif not to_old:
+            result[name] = conversion.update(value)
+        elif (old_value := conversion.restore(value)) is not None:
+            result[name] = old_value
+        else:
+            result[key] = value
     return result
 
 

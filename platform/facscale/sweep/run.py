@@ -7,9 +7,8 @@ import io
 from collections.abc import Sequence
 from dataclasses import replace
 
-import fsspec
-
 from facscale.data import Dataset
+from facscale.data.storage import Folder
 from facscale.job.check import check_methods, open_or_outline, resolve_yaml
 from facscale.job.context import JobContext
 from facscale.job.evaluator import Evaluator
@@ -65,8 +64,7 @@ def find_best_variant(context: JobContext) -> Variant:
         link_artifact(variant.job, name=best.place, source=best.training)
     spec = write_best_spec(variant, best, sweep, job_name=main.name, trials=len(outcomes))
     url = f"{storage_url(job)}/{name}/best.yaml"
-    with fsspec.open(url, "w") as file:
-        file.write(spec)
+    Folder(f"{storage_url(job)}/{name}").write("best.yaml", spec.encode())
     report_sweep(context, outcomes, sweep, best=best, spec=spec)
     context.console.print(f"the best spec, ready to run: {url}")
     return variant

@@ -19,12 +19,15 @@ from ray import tune
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from facscale.compat.ray_train import abort_training
+from facscale.data.storage import Folder
+from facscale.files import write_atomically
 from facscale.job.datasets import JobData
 from facscale.job.plan import build_plan, make_task
 from facscale.job.variants import Variant, build_variant, hash_values, name_training
 from facscale.spec import Document
 from facscale.spec.sweep import Sweep
 from facscale.sweep.space import Values, apply_values
+from facscale.train.errors import DivergedError, TrainError, is_permanent
 from facscale.train.events import ControllerStarted, Event, StepMetrics, StepProgress
 from facscale.train.ray.event_queue import RayEventQueue
 from facscale.train.ray.launch import RayTrainer
@@ -95,7 +98,7 @@ class Trial(tune.Trainable):
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write Ray Tune's checkpoint, which only points to Ray Train's."""
         pointer = {"training": self.training, "step": self.last_report.get("step", 0)}
-        (Path(checkpoint_dir) / POINTER).write_text(json.dumps(pointer))
+        write_atomically(Path(checkpoint_dir) / POINTER, json.dumps(pointer).encode())
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Read which training to resume from."""
@@ -108,11 +111,18 @@ class Trial(tune.Trainable):
                 ray.get(abort_training(self.controller), timeout=ABORT_S)
 
     def run_in_thread(self) -> None:
-        """Train to the end, and report how it ended."""
+        """Train to the end, and report how it ended. Ray Tune retries what `step` raises, so permanent errors are reports."""
         try:
             self.train_plan()
+        except DivergedError as error:
+            logging.getLogger("facscale.sweep").warning("trial %s: %s", self.trial_id, error)
+            self.reports.put(self.build_report({}, step=self.last_report.get("step", 0), stop_reason="diverged"))
         except BaseException as error:  # noqa: BLE001 - `step` raises it
-            self.reports.put(error)
+            if is_permanent(error):
+                reason = f"failed: {str(error).splitlines()[0]}"
+                self.reports.put(self.build_report({}, step=self.last_report.get("step", 0), stop_reason=reason))
+            else:
+                self.reports.put(error)
         else:
             self.reports.put({**self.last_report, "done": True})
 
@@ -168,9 +178,17 @@ class Trial(tune.Trainable):
         stop_reason = "diverged" if not math.isfinite(loss) else "collapsed" if rank < sweep.collapsed else ""
         if sweep.objective not in values and not stop_reason:
             return
+        self.last_report = self.build_report(values, step=step, stop_reason=stop_reason)
+        folder = Folder(f"{storage_url(self.variant.job)}/{self.training}")
+        folder.write(LAST_REPORT, json.dumps(self.last_report).encode())
+        self.reports.put(self.last_report)
+
+    def build_report(self, values: Mapping[str, float], *, step: int, stop_reason: str) -> dict[str, Any]:
+        """What Ray Tune is told after `step` steps; a trial that has ended by itself has the worst objective there is."""
+        sweep = self.search.sweep
         worst = -math.inf if sweep.goal == "max" else math.inf
         objective = values.get(sweep.objective, math.nan)
-        self.last_report = {
+        return {
             "objective": objective if math.isfinite(objective) and not stop_reason else worst,
             "percent": 100 * step // self.steps,
             "step": step,
@@ -179,13 +197,16 @@ class Trial(tune.Trainable):
             "place": self.place,
             "training": self.training,
         }
-        store, folder = fsspec.core.url_to_fs(f"{storage_url(self.variant.job)}/{self.training}")
-        store.makedirs(folder, exist_ok=True)
-        store.pipe_file(f"{folder}/{LAST_REPORT}", json.dumps(self.last_report).encode())
-        self.reports.put(self.last_report)
 
     def read_last_report(self) -> dict[str, Any]:
-        """The last report of a training that had ended before."""
-        with fsspec.open(f"{storage_url(self.variant.job)}/{self.training}/{LAST_REPORT}") as file:
-            report: dict[str, Any] = json.load(file)
+        """The last report of a training that had ended before. Raises TrainError where it is lost or damaged."""
+        url = f"{storage_url(self.variant.job)}/{self.training}/{LAST_REPORT}"
+        try:
+            with fsspec.open(url) as file:
+                report: dict[str, Any] = json.load(file)
+        except (FileNotFoundError, ValueError) as error:
+            raise TrainError(
+                f"{url} is damaged or lost ({error}), so that this trial cannot be compared with others: delete its folder, "
+                "and the trial is trained again"
+            ) from None
         return report

@@ -8,6 +8,8 @@ No training sees them: their people are in none of our rendered data sets.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
@@ -15,12 +17,15 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from facscale.data import align
+from facscale.files import publish, sync
+from facscale.processes import end_with_parent
 from facscale.progress import Progress
 from facscale.spec.pipelines import Crop
 from facscale.synthetic.anatomy import Array
@@ -30,6 +35,7 @@ VERSION = 1  # to be raised when the same arguments give other faces
 FIRST_IDENTITY = 100_000
 CLIPS, FRAMES, FPS = 4, 8, 2.5  # of each person; every other frame is paired with the frame half a clip later
 KINDS: tuple[Kind, ...] = ("au", "pose", "all")
+log = logging.getLogger(__name__)
 MIN_IMAGE_SIZE = 224  # pixels, side of the rendered image before alignment
 
 
@@ -53,21 +59,34 @@ def load_ground_truth(*, people: int, size: int, crop: Crop, cache: Path) -> Gro
     crop = crop.model_copy(update={"size": size})
     name = f"truth-{VERSION}-{people}-{size}-{crop.eyes_y:g}-{crop.eyes_distance:g}.npz"
     path = cache / name
-    if not path.exists():
-        rendered = _render_people(people, crop)
+    try:
+        with np.load(path) as file:
+            return _unflatten(dict(file))
+    except FileNotFoundError:
+        pass
+    except (ValueError, KeyError, EOFError, OSError, BadZipFile) as error:
+        log.warning("%s is damaged (%s): it is rendered again", path, error)
+    rendered = _render_people(people, crop)
+    partial_file = cache / f".{os.getpid()}.{name}"
+    try:
         cache.mkdir(parents=True, exist_ok=True)
-        partial_file = cache / f".{os.getpid()}.{name}"
         np.savez(partial_file, allow_pickle=False, **_flatten(rendered))
-        partial_file.replace(path)
-    with np.load(path) as file:
-        return _unflatten(dict(file))
+        sync(partial_file)
+        publish(partial_file, path)
+    except OSError as error:
+        log.warning("%s cannot be kept (%s): it will be rendered again", path, error.strerror)
+        with contextlib.suppress(OSError):
+            partial_file.unlink(missing_ok=True)
+    return rendered
 
 
 def _render_people(people: int, crop: Crop) -> GroundTruth:
     """Render all people in parallel on the cores of this machine."""
     numbers = range(FIRST_IDENTITY, FIRST_IDENTITY + people)
     with (
-        ProcessPoolExecutor(mp_context=get_context("spawn"), max_workers=len(os.sched_getaffinity(0))) as pool,
+        ProcessPoolExecutor(
+            mp_context=get_context("spawn"), max_workers=len(os.sched_getaffinity(0)), initializer=end_with_parent
+        ) as pool,
         Progress("faces with known truth", total=people, unit="people") as bar,
     ):
         parts = []

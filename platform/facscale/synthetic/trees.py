@@ -22,6 +22,7 @@ import av
 import cv2
 import numpy as np
 
+from facscale.processes import end_with_parent
 from facscale.progress import Progress
 from facscale.spec.pipelines import Render
 from facscale.synthetic.actions import AUS
@@ -145,7 +146,7 @@ def map_parallel(write: Callable[[Piece], int], pieces: list[Piece], *, workers:
         yield from map(write, pieces)
         return
     with ProcessPoolExecutor(
-        min(workers, len(pieces)), mp_context=get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
+        min(workers, len(pieces)), mp_context=get_context("spawn"), initializer=prepare_renderer
     ) as pool:
         for future in as_completed([pool.submit(write, piece) for piece in pieces]):
             yield future.result()
@@ -232,3 +233,9 @@ def _write_truth(video: Video, clips: list[Clip], *, numbers: np.ndarray) -> Non
         partial, recipe=video.recipe, identity=video.identity, frames=numbers, aus=np.array(AUS), **columns
     )
     partial.replace(video.truth_path)
+
+
+def prepare_renderer() -> None:
+    """Prepare a process of the pool: one thread, and an end with the process that started it."""
+    cv2.setNumThreads(1)
+    end_with_parent()

@@ -35,6 +35,7 @@ from facscale.track.registry import WEIGHTS_TAG, log_model, register_version, se
 from facscale.track.view import build_view_url
 
 REFUSAL_CODES = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")
+REFUSAL_WORDS = "Invalid artifact path"  # MLflow's client itself refuses such a path, as an internal error
 NOISY_LOGGERS = (
     "alembic",
     "mlflow.store.db.utils",  # both: hundreds of lines when a SQLite file is created
@@ -79,7 +80,7 @@ class RecordClient:
             except MlflowException as error:
                 if is_race(error) and (pause := next(pauses, None)) is not None:
                     time.sleep(pause)
-                elif error.error_code not in REFUSAL_CODES:
+                elif error.error_code not in REFUSAL_CODES and REFUSAL_WORDS not in str(error):
                     raise
                 elif was_refused:
                     raise RecordRefusedError(str(error)) from error

@@ -7,9 +7,7 @@ left out, everything else replaces itself.
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -20,7 +18,7 @@ from mlflow.exceptions import MlflowException
 from facscale.redact import redact
 from facscale.track.client import RecordClient, RecordRefusedError, RunDeletedError
 from facscale.track.fetch import fetch_files
-from facscale.track.journal import LANES, Delivery, Journal, JournalEntry, Record, SpoolError
+from facscale.track.journal import LANES, MINOR_KINDS, REFUSED, Delivery, Journal, JournalEntry, Record, SpoolError
 from facscale.track.login import LOGIN_HINT, is_login_refused, restore_password
 
 COLLECT_S = 1.0  # in which records gather before they are sent together
@@ -28,6 +26,10 @@ MAX_PAUSE_S = 15.0  # between attempts while the tracker does not answer
 CHUNK_SIZE = 2000  # records read at once
 MERGEABLE_KINDS = ("metrics", "params", "tags")  # one request can carry all of these together
 log = logging.getLogger("facscale.track")
+
+
+class RunRefusedError(Exception):
+    """The tracker refuses a run, so that nothing of it can be sent."""
 
 
 class Sender:
@@ -44,6 +46,8 @@ class Sender:
         self._has_new, self._is_stopping, self._is_delivered = threading.Event(), threading.Event(), False
         self._has_warned = False
         self._refetched: set[str] = set()  # file folders that were fetched from another tracker
+        self.refused: list[str] = []  # why the tracker has not accepted single records, without params and tags
+        self.rejection = ""  # why it accepts none at all
 
     @classmethod
     def from_journal(cls, journal: Journal, *, uri: str | None = None) -> Sender:
@@ -92,12 +96,19 @@ class Sender:
 
     def flush(self) -> bool:
         """Deliver everything that is in the journal; False when that is not possible now."""
-        if not self._acquire_journal():
+        try:
+            if not self._acquire_journal():
+                return False
+            self._journal.sync()
+        except OSError as error:  # the disk of the journal is full, read-only or gone
+            self._warn_disk(error)
             return False
-        self._journal.sync()
         for lane in LANES:
             try:
                 self._deliver(lane)
+            except RunRefusedError as error:
+                self._warn_rejection(error)
+                return False
             except RunDeletedError as error:
                 log.warning("%s: sending everything again, to a new run", error)
                 self._delivery.offsets.clear()
@@ -109,8 +120,25 @@ class Sender:
                 return False
         if self._has_warned:
             log.warning("MLflow at %s answers again: everything is sent", self._uri)
-        self._has_warned = False
-        return True
+        self._has_warned, self.rejection = False, ""
+        return self._journal.unwritten_count == 0
+
+    def send_refused(self) -> bool:
+        """Send the records again that this tracker refused, which may accept them now; whether it does."""
+        records = self._journal.read_refused()
+        own = [record for record in records if record.get("target") == self._delivery.target]
+        if not own:
+            return True
+        self.refused.clear()
+        self._journal.save_refused([record for record in records if record not in own])
+        for position, refused in enumerate(own):
+            try:
+                self._send([{key: value for key, value in refused.items() if key not in ("target", "error")}])
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with the tracker
+                self._journal.save_refused([*self._journal.read_refused(), *own[position:]])
+                self._warn(error)
+                return False
+        return not self.refused
 
     def _loop(self) -> None:
         pause = COLLECT_S
@@ -118,14 +146,23 @@ class Sender:
             self._has_new.wait()
             self._has_new.clear()
             self._is_stopping.wait(pause)
-            self._is_delivered = self.flush()
+            self._is_delivered = self._try_flush()
             if self._is_delivered:
                 pause = COLLECT_S
             else:
                 pause = min(2 * pause, MAX_PAUSE_S)
                 self._has_new.set()  # the rest has to be tried again
-        self._is_delivered = self.flush()
+        self._is_delivered = self._try_flush()
         self._journal.unlock()
+
+    def _try_flush(self) -> bool:
+        """`flush`, with False for an error of any kind: the thread lives as long as its job."""
+        try:
+            return self.flush()
+        except Exception as error:  # noqa: BLE001
+            self._client.invalidate_cache()
+            self._warn(error)
+            return False
 
     def _acquire_journal(self) -> bool:
         """Become the journal's sender and read what was delivered before; False while another process is the sender."""
@@ -154,14 +191,21 @@ class Sender:
                 for record in records:
                     self._send([record])
                 return
-            with (self._journal.spool / "refused.jsonl").open("a") as file:
-                file.write(redact(json.dumps({**records[0], "error": str(error)})) + os.linesep)
-            log.warning("MLflow refuses a record, which is kept in %s: %s", file.name, redact(str(error)))
-            if isinstance(error, SpoolError):
-                return  # the file may lie outside the spool and must not be deleted
+            if records[0]["do"] == "run" and not isinstance(error, SpoolError):
+                raise RunRefusedError(str(error)) from error
+            self._keep_refused(records[0], reason=redact(str(error)))
+            return
         for record in records:
             if "file" in record and (not self._is_copy or record["file"] in self._refetched):
                 self._journal.remove_file(record["file"])
+
+    def _keep_refused(self, record: Record, *, reason: str) -> None:
+        """Keep a refused record and its file, and go on with the others."""
+        self._journal.add_refused(record, target=self._delivery.target, reason=reason)
+        if record["do"] not in MINOR_KINDS:
+            self.refused.append(reason.splitlines()[0][:200])
+        kept = self._journal.spool / REFUSED
+        log.warning("MLflow refuses a record (%s), which is kept in %s: %s", record["do"], kept, reason)
 
     def _refetch_file(self, record: Record) -> None:
         """Fetch a file from a tracker that it was delivered to, since the spool has deleted it then."""
@@ -177,6 +221,20 @@ class Sender:
         if self._delivery.offsets.get(lane) != offset:
             self._delivery.offsets[lane] = offset
             self._journal.save_delivery(self._delivery)
+
+    def _warn_rejection(self, error: Exception) -> None:
+        """Warn of a tracker that refuses a run, and so everything that belongs to it; nothing counts as delivered."""
+        reason = redact(str(error)).splitlines()[0][:300]
+        if not self.rejection:
+            message = "MLflow at %s refuses this run: its records and files are kept in %s (%s)"
+            log.warning(message, self._uri, self._journal.spool, reason)
+        self._has_warned, self.rejection = True, reason
+        self._client.invalidate_cache()
+
+    def _warn_disk(self, error: OSError) -> None:
+        if not self._has_warned:
+            log.warning("the journal in %s cannot be read or written now: %s", self._journal.spool, error.strerror)
+        self._has_warned = True
 
     def _warn(self, error: Exception) -> None:
         if not self._has_warned:

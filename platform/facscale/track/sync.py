@@ -59,11 +59,13 @@ def plan_sync(spool: Path, *, uri: str | None = None) -> SyncResult:
     target = redact((uri or runs[-1]["uri"]).rstrip("/"))
     deliveries = journal.load_deliveries()
     complete = [item.uri or item.target.split(" ")[0] for item in deliveries.values() if journal.is_delivered(item)]
-    if uri is None and complete:
+    key = f"{target} {runs[-1]['experiment']}"
+    refused = journal.count_refused(key)
+    if uri is None and complete and not refused:
         return SyncResult(spool, "up_to_date", target if target in complete else complete[0])
-    delivery = deliveries.get(f"{target} {runs[-1]['experiment']}")
+    delivery = deliveries.get(key)
     start = min(delivery.offsets.get(lane, 0) for lane in LANES) if delivery else 0
-    count = sum(1 for _ in journal.read_entries(start))
+    count = sum(1 for _ in journal.read_entries(start)) + refused
     return SyncResult(spool, "pending" if count else "up_to_date", target, count)
 
 
@@ -72,7 +74,10 @@ def remove_old_spools(spools: Sequence[Path], *, days: float = RETENTION_DAYS) -
     removed = []
     for spool in spools:
         journal, age_s = Journal(spool), time.time() - (spool / "journal.jsonl").stat().st_mtime
-        is_complete = any(journal.is_delivered(delivery) for delivery in journal.load_deliveries().values())
+        is_complete = any(
+            journal.is_delivered(delivery) and not journal.count_refused(delivery.target)
+            for delivery in journal.load_deliveries().values()
+        )
         if age_s > days * 24 * 3600 and is_complete and journal.try_lock():
             shutil.rmtree(spool)
             journal.unlock()

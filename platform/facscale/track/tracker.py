@@ -74,9 +74,10 @@ class RunLogger:
         It is copied before the call returns, so that it may be changed or deleted afterwards.
         """
         base = Path(name or Path(path).name).name
-        file = self._journal.add_file(Path(path), name=base)
-        folder = Path(name).parent.as_posix().removeprefix(".")
-        self._write("artifact", lane="files", file=file, name=base, folder=folder)
+        parent = Path(name).parent.as_posix()
+        folder = "" if parent == "." else parent
+        if file := self._journal.add_file(Path(path), name=base):
+            self._write("artifact", lane="files", file=file, name=base, folder=folder)
 
     def log_text(self, text: str, name: str) -> None:
         """Keep a text as the artifact `name`; addresses in it lose their passwords."""
@@ -94,7 +95,8 @@ class RunLogger:
 
     def log_model(self, folder: Path, *, name: str = "encoder") -> None:
         """Log a folder in MLflow's model format, as `track.encoder.save_encoder` writes it, as a model of the run."""
-        self._write("model", lane="files", file=self._journal.add_file(Path(folder), name="model"), name=name)
+        if file := self._journal.add_file(Path(folder), name="model"):
+            self._write("model", lane="files", file=file, name=name)
 
     def register_model(
         self,
@@ -163,29 +165,51 @@ class Tracker(RunLogger):
         parent: str | None = None,
     ) -> None:
         """`parent`: the key of the run to nest this one in, which another Tracker has created or will create."""
-        journal = Journal(Path(spool))
+        journal = Journal.open(Path(spool))
         sender = Sender(journal, uri=uri, experiment=experiment)
         super().__init__(key, journal=journal, sender=sender, name=name, tags=tags, parent=parent)
         sender.start()
 
     def close(self, status: Status = "FINISHED", *, wait: float = 60.0) -> bool:
-        """End the run. True if the tracker has everything; False after `wait` seconds or when it does not answer."""
+        """End the run. True if the tracker has everything that it accepts; False after `wait` seconds or without an answer."""
         super().close(status)
         return self._sender.stop(wait=wait)
+
+    @property
+    def spool(self) -> Path:
+        """The folder where records wait; another than was asked for where that could not be written."""
+        return self._journal.spool
+
+    def explain_losses(self) -> str:
+        """What of this job the tracker will never have by itself, and why; "" if nothing but params and tags."""
+        parts = []
+        if reason := self._sender.rejection:
+            parts.append(f"MLflow refuses all records ({reason}); they and their files are kept in {self.spool}")
+        elif refused := self._sender.refused:
+            count = f"{len(refused)} records" if len(refused) > 1 else "a record"
+            parts.append(f"MLflow refused {count} ({refused[0]}); they and their files are kept in {self.spool}")
+        if self._journal.lost_files or self._journal.unwritten_count:
+            parts.append(
+                f"the disk of {self.spool} was full: {self._journal.unwritten_count} records and "
+                f"{len(self._journal.lost_files)} files ({', '.join(self._journal.lost_files[:5])}) are lost"
+            )
+        return "; ".join(parts)
 
 
 def flush(spool: Path, *, uri: str | None = None) -> bool:
     """Deliver what an earlier process left in `spool`, to the tracker it was meant for, or all of it again to `uri`.
 
-    Files that only the first tracker still has are fetched from there for a second one. Returns True if nothing is
-    left; False if the tracker does not answer or another process is sending. Raises SpoolError for a folder that is no
+    Files that only the first tracker still has are fetched from there for a second one. Records that it refused before
+    are sent again. Returns True if nothing is left; False if the tracker does not answer, refuses a record (but for
+    params and tags), or another process is sending. Raises SpoolError for a folder that is no
     spool.
     """
     if not (Path(spool) / "journal.jsonl").exists():
         raise SpoolError(f"{spool} holds no journal.jsonl; name the folder that the job's message named")
     journal = Journal(Path(spool))
     try:
-        return Sender.from_journal(journal, uri=uri).flush()
+        sender = Sender.from_journal(journal, uri=uri)
+        return sender.flush() and sender.send_refused() and not sender.refused
     finally:
         journal.unlock()
 

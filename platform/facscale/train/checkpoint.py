@@ -2,38 +2,58 @@
 
 A checkpoint is a folder. `state.pt` has the number of steps done (from which the stream's place, the learning rate and
 all random numbers follow), every tensor of the method (momentum encoder and queue among them) and the whole optimizer
-state. `method.safetensors` is the export that everyone else reads.
+state. `method.safetensors` is the export that everyone else reads. `checksums.json` has the SHA-256 of both, so that a
+checkpoint that was cut or altered on its way is passed over for the one before.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import pickle
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import fsspec
 import torch
 
 from facscale.errors import UserError
 from facscale.inference import export
+from facscale.train.divergence import gather_lists
 from facscale.train.state import TrainState
 from facscale.train.task import ResumePoint
 
 STATE = "state.pt"
 EXPORT = "method.safetensors"
+CHECKSUMS, METRICS = "checksums.json", "metrics"
 
 
 class CheckpointError(UserError):
     """A checkpoint is not what `write` saves."""
 
 
-def write(state: TrainState) -> Path | None:
+class DamagedCheckpointError(CheckpointError):
+    """A file of a checkpoint was cut, altered or lost."""
+
+
+@dataclass(frozen=True)
+class StoredCheckpoint:
+    """A checkpoint in a store."""
+
+    url: str
+    open: Callable[[], AbstractContextManager[str | Path]]  # a local folder with its files, for the block
+    step: int = 0
+
+
+def write(state: TrainState, metrics: Mapping[str, float] | None = None) -> Path | None:
     """Write a checkpoint of `state` to a new local folder on rank 0, and return it; None on other ranks.
 
-    All workers must call it, for the optimizer state is gathered. The caller removes the folder.
+    `metrics` are kept with it. All workers must call it, for the optimizer state is gathered. The caller removes the folder.
     """
     optimizers = {engine.root.name: engine.state() for engine in state.engines}
     if state.rank:
@@ -42,24 +62,60 @@ def write(state: TrainState) -> Path | None:
     tensors = {"step": state.step, "method": state.method.state_dict(), "optimizers": optimizers}
     torch.save(tensors, folder / STATE)
     (folder / EXPORT).write_bytes(export.save_export(state.method))
+    checksums = {name: compute_checksum(folder / name) for name in (STATE, EXPORT)}
+    (folder / CHECKSUMS).write_text(json.dumps({**checksums, METRICS: dict(metrics or {"step": state.step})}))
     return folder
 
 
-def read_resume_point(point: ResumePoint) -> dict[str, Any]:
-    """What `write` saved of a Ray Train run: its newest checkpoint up to `point.step`, else the oldest that it keeps.
+def list_stored(point: ResumePoint) -> list[StoredCheckpoint]:
+    """The checkpoints of a Ray Train run up to `point.step`, the newest first; after them those that are newer.
 
-    The run may have trained on since `point.step`, even to its end, and it keeps only its last few checkpoints.
-    Raises CheckpointError where it has none.
+    The run may have trained on since `point.step`, even to its end, and it keeps only its last few checkpoints. Raises
+    CheckpointError where it has none.
     """
     from ray.train import Result
 
-    checkpoints = Result.from_path(point.training).best_checkpoints or []
-    by_step = {int(metrics["step"]): checkpoint for checkpoint, metrics in checkpoints}
-    if not by_step:
+    stored = sort_stored(Result.from_path(point.training).best_checkpoints or [])
+    if not stored:
         raise CheckpointError(f"{point.training} has no checkpoint to resume from")
-    step = max((step for step in by_step if step <= point.step), default=min(by_step))
-    with by_step[step].as_directory() as folder:
-        return read(Path(folder), name=by_step[step].path)
+    newer = [item for item in stored if item.step > point.step]
+    return [item for item in stored if item.step <= point.step] + newer[::-1]
+
+
+def sort_stored(reported: Sequence[tuple[Any, dict[str, Any]]]) -> list[StoredCheckpoint]:
+    """Checkpoints of Ray Train, each with the metrics that it was reported with: the newest first."""
+    latest_first = list(reversed(reported))  # of one step there can be two, if the first of them was damaged
+    newest_first = sorted(latest_first, key=lambda pair: pair[1].get("step", 0), reverse=True)
+    return [
+        StoredCheckpoint(checkpoint.path, checkpoint.as_directory, int(metrics.get("step", 0)))
+        for checkpoint, metrics in newest_first
+    ]
+
+
+def restore(stored: Sequence[StoredCheckpoint], *, report: Callable[[str], None]) -> dict[str, Any]:
+    """Read the first checkpoint that every worker finds undamaged; `report` is told of those that are passed over.
+
+    Empty without checkpoints. Collective. Raises CheckpointError where all are damaged.
+    """
+    problems: list[str] = []
+    for candidate in stored:
+        state, own = dict[str, Any](), []
+        try:
+            with candidate.open() as folder:
+                state = read(Path(folder), name=candidate.url)
+        except DamagedCheckpointError as error:
+            own = [str(error)]
+        found = [problem for worker in gather_lists(own) for problem in worker]
+        if not found:
+            return state
+        problems.append(found[0])
+        if candidate is not stored[-1]:
+            report(f"{found[0]}; the checkpoint before it is used")
+    if problems:
+        raise CheckpointError(
+            f"no checkpoint can be used: {'; '.join(problems)}. Delete the folder of the training to begin it again"
+        )
+    return {}
 
 
 @contextmanager
@@ -77,13 +133,57 @@ def fetch(url: str) -> Iterator[Path]:
 def read(folder: Path, *, name: str = "") -> dict[str, Any]:
     """What `write` saved, on the CPU. `name`: what an error calls the checkpoint; else its folder.
 
-    Raises CheckpointError where more than tensors and plain values would be unpickled.
+    Raises DamagedCheckpointError for files that are not as they were written, and CheckpointError where more than
+    tensors and plain values would be unpickled.
     """
+    name = name or str(folder)
+    verify(folder, name=name)
     try:
         state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(
-            f"{name or folder}/{STATE} holds more than tensors and plain values, which no checkpoint of ours does: it is "
+            f"{name}/{STATE} holds more than tensors and plain values, which no checkpoint of ours does: it is "
             "not read; delete it, or choose another cluster.storage"
         ) from None
+    except (RuntimeError, ValueError, EOFError, OSError) as error:
+        raise DamagedCheckpointError(f"{name}/{STATE} is damaged ({str(error).splitlines()[0][:200]})") from None
     return state
+
+
+def read_export(folder: Path, *, name: str) -> bytes:
+    """The export in a checkpoint. Raises DamagedCheckpointError, which calls the checkpoint `name`."""
+    verify(folder, name=name)
+    return (folder / EXPORT).read_bytes()
+
+
+def verify(folder: Path, *, name: str) -> None:
+    """Compare a checkpoint's files with their checksums. Raises DamagedCheckpointError.
+
+    Checkpoints of older versions have none; of those the checksums inside state.pt are compared, 32 bits for each tensor.
+    """
+    try:
+        expected = json.loads((folder / CHECKSUMS).read_text())
+        differing = [file for file in (STATE, EXPORT) if compute_checksum(folder / file) != expected[file]]
+    except FileNotFoundError as error:
+        if Path(str(error.filename)).name != CHECKSUMS or not (folder / STATE).exists():
+            raise DamagedCheckpointError(f"{name} lacks {Path(str(error.filename)).name}") from None
+        differing = [] if has_intact_members(folder / STATE) else [STATE]
+    except (ValueError, TypeError, KeyError):
+        differing = [CHECKSUMS]
+    if differing:
+        raise DamagedCheckpointError(f"{name}/{differing[0]} is damaged: it is not the file that was written")
+
+
+def has_intact_members(path: Path) -> bool:
+    """Whether the members of a file of torch.save fit their own checksums."""
+    try:
+        with ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (BadZipFile, OSError, ValueError, NotImplementedError, EOFError):
+        return False
+
+
+def compute_checksum(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,13 +10,14 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from io import StringIO
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from facscale.compat.deepspeed import is_sharded, link_states, relink_states
+from facscale.compat.deepspeed import compile_operator, is_sharded, link_states, relink_states
 from facscale.compat.torch import set_collective_timeouts
 from facscale.methods.base import Method, Root
 from facscale.spec import Job, SpecError
@@ -68,6 +69,16 @@ class Engine:
             group["lr"] = self._constant_rate if group.get("constant_rate") else rate
 
     @property
+    def skipped_steps(self) -> int:
+        """Updates that DeepSpeed has left out so far, because the gradient was not finite."""
+        return int(self._deepspeed.skipped_steps)
+
+    @property
+    def has_loss_scaling(self) -> bool:
+        """Whether gradients are scaled (fp16), so that updates are left out now and then until the scale fits."""
+        return bool(self._deepspeed.fp16_enabled())
+
+    @property
     def gradient_norm(self) -> float | None:
         """Norm of the last step's gradient before clipping; None where DeepSpeed does not compute it."""
         norm = self._deepspeed.get_global_grad_norm()
@@ -88,6 +99,17 @@ class Engine:
         return {
             name: scalars | {key: safe_get_full_optimizer_state(parameter, key) for key in sharded}
             for name, parameter in self.parameters.items()
+        }
+
+    def local_state(self) -> dict[str, Tensor]:
+        """The tensors of the optimizer state that this worker holds, by a name for messages."""
+        zero = self._get_sharded_optimizer()
+        states = (zero.optimizer if zero else self._deepspeed.optimizer).state
+        return {
+            f"{key} of {self.root.name}, group {number}": value
+            for number, values in enumerate(states.values())
+            for key, value in values.items()
+            if torch.is_tensor(value)
         }
 
     def load_state(self, state: State) -> None:
@@ -138,7 +160,7 @@ def build_optimizer(job: Job, parameters: Iterable[Any]) -> torch.optim.Optimize
     """Build the optimizer of `train.optimizer` for parameters, or groups of parameters."""
     o = job.train.optimizer
     if o.name in ("sgd", "lars"):
-        kind = LARS if o.name == "lars" else torch.optim.SGD
+        kind = partial(LARS, rate_in_velocity=o.rate_in_velocity) if o.name == "lars" else torch.optim.SGD
         return kind(parameters, lr=o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
     adam = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[o.name]
     return adam(parameters, lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)
@@ -176,4 +198,5 @@ def _import_deepspeed() -> Any:
     import deepspeed
 
     deepspeed.utils.logger.setLevel(logging.ERROR)
+    compile_operator()
     return deepspeed

@@ -43,10 +43,25 @@ class TrainingResumed:
 
 
 @dataclass(frozen=True)
+class CheckpointPassedOver:
+    """A checkpoint is damaged, and the training resumes from an earlier one."""
+
+    reason: str  # which one, why, and what happens now
+
+
+@dataclass(frozen=True)
 class WorkersLost:
     """Workers failed, or could not reach each other."""
 
     reason: str  # which ones, why, and what happens now
+
+
+@dataclass(frozen=True)
+class NonFiniteStepsCounted:
+    """`count` of the steps until `step`, more than reported before, had losses or gradients that are not finite."""
+
+    step: int
+    count: int
 
 
 @dataclass(frozen=True)

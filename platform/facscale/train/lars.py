@@ -18,7 +18,12 @@ class LARS(torch.optim.Optimizer):
         g  <- trust * |w| / |g| * g          (1 where either norm is 0)
         v  <- momentum * v + g;   w <- w - lr * v
 
-    Vectors (biases, BatchNorm's) are neither decayed nor scaled, as SimCLR has it.
+    With `rate_in_velocity`, the last line is that of the paper (Algorithm 1) and of SimCLR's code::
+
+        v  <- momentum * v + lr * g;   w <- w - v
+
+    Both are the same as long as the rate is constant. Vectors (biases, BatchNorm's) are neither decayed nor scaled, as
+    SimCLR has it.
     """
 
     def __init__(
@@ -29,8 +34,10 @@ class LARS(torch.optim.Optimizer):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         trust: float = 0.001,
+        rate_in_velocity: bool = False,
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust})
+        self._rate_in_velocity = rate_in_velocity
 
     @torch.no_grad()
     def step(self, _: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -41,8 +48,9 @@ class LARS(torch.optim.Optimizer):
                 state = self.state[weight]
                 if "momentum_buffer" not in state:
                     state["momentum_buffer"] = torch.zeros_like(weight)
-                velocity: Tensor = state["momentum_buffer"].mul_(group["momentum"]).add_(gradient)
-                weight.sub_(velocity, alpha=group["lr"])
+                inner, outer = (group["lr"], 1.0) if self._rate_in_velocity else (1.0, group["lr"])
+                velocity: Tensor = state["momentum_buffer"].mul_(group["momentum"]).add_(gradient, alpha=inner)
+                weight.sub_(velocity, alpha=outer)
 
     def _scaled(self, weight: Tensor, group: dict[str, Any]) -> Tensor:
         gradient = weight.grad + group["weight_decay"] * weight

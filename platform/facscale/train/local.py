@@ -7,15 +7,17 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import fsspec
 import torch
 from torch import distributed
 
+from facscale.data.storage import Folder
 from facscale.train import checkpoint
-from facscale.train.events import Event
-from facscale.train.loop import TrainLoop
+from facscale.train.events import CheckpointPassedOver, Event
+from facscale.train.loop import train
 from facscale.train.state import TrainState
 from facscale.train.task import TrainingTask
 from facscale.train.trainer import Receiver, TrainedArtifact, Trainer, load_or_initialize, storage_url, store_artifact
@@ -38,13 +40,13 @@ class LocalTrainer(Trainer):
             task = replace(task, events=CallbackSink(receive))
         join_process_group(has_gpu=task.job.cluster.gpus_per_worker > 0)
         session = LocalSession(task, f"{storage_url(task.job)}/{name}")
-        TrainLoop(task, session).run()
+        train(task, session)
         if distributed.get_world_size() > 1:
             distributed.barrier()  # the last checkpoint is rank 0's to write
         latest = session.find_latest()
         assert latest is not None, "the last step of every schedule writes one"
         with checkpoint.fetch(latest.url) as folder:
-            exported = (folder / checkpoint.EXPORT).read_bytes()
+            exported = checkpoint.read_export(folder, name=latest.url)
         cost = {metric: float(value) for metric, value in latest.metrics.items() if metric != "step"}
         return store_artifact(task.job, name=name, export=exported, cost=cost)
 
@@ -88,17 +90,23 @@ class LocalSession:
         return LocalCheckpoint(f"{self._training}/{entries[-1]['folder']}", entries[-1]["figures"]) if entries else None
 
     def restore(self) -> dict[str, Any]:
-        """Read the latest checkpoint of the training; without one, the state at `task.resume_from` if it is given."""
-        if latest := self.find_latest():
-            with checkpoint.fetch(latest.url) as folder:
-                return checkpoint.read(folder, name=latest.url)
-        if self._task.resume_from:
-            return checkpoint.read_resume_point(self._task.resume_from)
-        return {}
+        """Read the latest checkpoint of the training; without one, the state at `task.resume_from` if it is given.
+
+        A damaged one is passed over for the one before it.
+        """
+        urls = [f"{self._training}/{entry['folder']}" for entry in reversed(self._read_record())]
+        stored = [checkpoint.StoredCheckpoint(url, partial(checkpoint.fetch, url)) for url in urls]
+        if not stored and self._task.resume_from:
+            stored = checkpoint.list_stored(self._task.resume_from)
+        return checkpoint.restore(stored, report=self._report_damage)
+
+    def _report_damage(self, reason: str) -> None:
+        if self.rank == 0:
+            self._task.emit(CheckpointPassedOver(reason))
 
     def save(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         """Upload a checkpoint, then record it, then remove those beyond `train.keep_checkpoints`."""
-        written = checkpoint.write(state)
+        written = checkpoint.write(state, metrics)
         if written is None:
             return
         name = f"checkpoint_{state.step:09d}"
@@ -108,7 +116,7 @@ class LocalSession:
         earlier = [entry for entry in self._read_record() if entry["folder"] != name]
         entries = [*earlier, {"folder": name, "figures": dict(metrics)}]
         keep = self._task.job.train.keep_checkpoints
-        self._store.pipe_file(f"{self._folder}/{RECORD}", json.dumps(entries[-keep:]).encode())
+        Folder(self._training).write(RECORD, json.dumps(entries[-keep:]).encode())
         for entry in entries[:-keep]:
             self._store.rm(f"{self._folder}/{entry['folder']}", recursive=True)
 

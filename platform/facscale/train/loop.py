@@ -11,8 +11,17 @@ import torch
 from facscale.data.stream import Stream
 from facscale.data.views import Batch
 from facscale.methods.base import sum_losses
+from facscale.train.divergence import WeightMonitor, explain_divergence, explain_lost_weights
 from facscale.train.engine import freeze_others
-from facscale.train.events import SampleImages, SamplesSkipped, StepMetrics, StepProgress, TrainingResumed
+from facscale.train.errors import explain_errors
+from facscale.train.events import (
+    NonFiniteStepsCounted,
+    SampleImages,
+    SamplesSkipped,
+    StepMetrics,
+    StepProgress,
+    TrainingResumed,
+)
 from facscale.train.metrics import collect_step_metrics, format_losses, measure_cost
 from facscale.train.session import Session
 from facscale.train.setup import (
@@ -28,6 +37,12 @@ from facscale.train.task import TrainingTask
 from facscale.train.validation import Validation
 
 
+def train(task: TrainingTask, session: Session) -> None:
+    """Train a task to the end of its schedule in this worker. Raises TrainError for what no restart can mend."""
+    with explain_errors(task.job, rank=session.rank, world=session.world):
+        TrainLoop(task, session).run()
+
+
 class TrainLoop:
     """Trains a task to the end of its schedule in this worker, whoever started it."""
 
@@ -37,6 +52,7 @@ class TrainLoop:
         rank, world, device = session.rank, session.world, session.device
         self._streams = open_streams(task, rank=rank, world=world, pin=device.type == "cuda")
         self.state = build_state(task, self._streams, rank=rank, world=world, device=device, restored=session.restore())
+        self._weights, self._nonfinite_steps = WeightMonitor(self.state.method), 0
         self._probe = make_online_probe(task, self.state)
         self._validation = Validation(
             self.state,
@@ -60,12 +76,16 @@ class TrainLoop:
                     if state.rank == 0:  # its numbers stand for all workers
                         self._log_step(speed=(state.step - first_step) / (time.monotonic() - began))
                     is_saving = self._session.is_preempted() or is_saving
+                uses_weights = is_saving or self._is_due(settings.probe_every) or self._is_due(settings.validate_every)
+                if uses_weights or self._is_due(settings.log_every):
+                    self._check_finite(with_weights=uses_weights)
                 if self._probe is not None and self._is_due(settings.probe_every):
                     self._task.emit(StepMetrics(state.step, self._probe(state.method.encoder)))
                 if self._is_due(settings.validate_every):
                     self._validate()
                 if is_saving:
                     self._session.save(state, {"step": state.step, **measure_cost(state)})
+                    state.saved_step = state.step
         report_skipped(self._task, self._streams, rank=state.rank)
 
     def _is_due(self, every: int) -> bool:
@@ -78,6 +98,21 @@ class TrainLoop:
         self._task.emit(StepMetrics(state.step, values))
         self._task.emit(StepProgress(state.step, state.schedule.steps, format_losses(values)))
         self._session.export_gauges(state, values)
+
+    def _check_finite(self, *, with_weights: bool) -> None:
+        """Raise DivergedError for a training that has diverged; emit steps that are not finite. Collective.
+
+        `with_weights`: look at the weights and the optimizer too, so that lost ones are neither saved nor evaluated.
+        """
+        state = self.state
+        found = state.monitor.read()
+        if found.total > self._nonfinite_steps and state.rank == 0:
+            self._task.emit(NonFiniteStepsCounted(state.step, found.total - self._nonfinite_steps))
+        self._nonfinite_steps = found.total
+        if found.has_diverged:
+            raise explain_divergence(state, found)
+        if with_weights and (lost := self._weights.find_lost(state)):
+            raise explain_lost_weights(state, lost)
 
     def _validate(self) -> None:
         """Emit losses on the people who are set aside, and images. Collective.
@@ -116,14 +151,16 @@ def take_steps(state: TrainState, batches: Iterator[Batch]) -> Iterator[TrainSta
             state.data_wait_s += time.monotonic() - asked
             batch = state.prepare(batch)
             for phase, engine in phases:
-                engine.set_learning_rate(state.schedule.learning_rate(state.step))
+                engine.set_learning_rate(method.rate_factor * state.schedule.learning_rate(state.step))
                 with freeze_others(engine, state.engines), state.autocast():
                     losses = getattr(method, phase)(batch)
                 engine.backward(sum_losses(losses))
                 engine.step()
+                state.monitor.add_losses(losses)
                 state.losses = state.losses | losses
         method.after_step()
         state.step += 1
+        state.monitor.end_step(state.step, state.engines)
         state.step_seconds.append(time.monotonic() - began)
         yield state
 

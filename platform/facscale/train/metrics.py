@@ -34,7 +34,7 @@ def collect_step_metrics(state: TrainState, *, speed: float, streams: Iterable[S
     values["samples_per_second"] = speed * state.job.train.batch_size
     values["epoch"] = state.schedule.epoch(state.step)
     values["workers"] = get_world_size()
-    values["learning_rate"] = state.schedule.learning_rate(state.step - 1)
+    values["learning_rate"] = state.method.rate_factor * state.schedule.learning_rate(state.step - 1)
     values["skipped"] = float(sum(len(stream.skipped) for stream in streams))
     return values
 

@@ -24,11 +24,13 @@ class OnlineProbe:
     """
 
     def __init__(self, url: str, *, people: Collection[str] | None = None, job: Job, device: torch.device) -> None:
-        images, self.au, self.identity = read_spread_frames(Dataset(url), count=job.train.probe_frames, people=people)
+        dataset = Dataset(url)
+        images, self.au, self.identity = read_spread_frames(dataset, count=job.train.probe_frames, people=people)
         self._images = torch.from_numpy(images)
         random = np.random.default_rng(job.seed)
-        augmented = augment.sample_params(job.data.augment, shape=(len(images),), random=random)
-        plain = np.broadcast_to(augment.eval_params(job.data.augment), augmented.shape)
+        spec, margin = job.data.augment, dataset.manifest.margin
+        augmented = augment.sample_params(spec, shape=(len(images),), random=random, margin=margin)
+        plain = np.broadcast_to(augment.eval_params(spec, margin=margin), augmented.shape)
         self._parameters = torch.from_numpy(np.stack([plain, augmented], 1))  # [N, 2, P]
         self._size, self._device = job.data.image_size, device
 

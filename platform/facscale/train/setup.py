@@ -18,6 +18,7 @@ from facscale.data.views import Batch, View
 from facscale.evaluate.protocol import make_split
 from facscale.inference import export
 from facscale.methods import Method, find_method
+from facscale.nn import MomentumEncoder
 from facscale.nn.batchnorm import synchronise_batchnorm
 from facscale.spec import Job, SpecError
 from facscale.train.engine import Engine
@@ -122,6 +123,7 @@ def build_state(
         device=device,
         rank=rank,
         step=int(restored.get("step", 0)),
+        saved_step=int(restored.get("step", 0)),
     )
 
 
@@ -137,7 +139,8 @@ def make_method(task: TrainingTask) -> Method:
 def start_from(method: Method, start: Method) -> None:
     """Copy every weight of `start` that `method` trains and that has the same name and shape there.
 
-    Raises SpecError where there is no such weight.
+    Momentum encoders become copies of what they follow, whatever `start` has. Raises SpecError where there is no such
+    weight.
     """
     own, given = method.state_dict(), start.state_dict()
     trained = {
@@ -152,6 +155,9 @@ def start_from(method: Method, start: Method) -> None:
     if not fits:
         raise SpecError(f"start: {start.recipe.method} has not one weight that {method.recipe.method} could begin with")
     method.load_state_dict(fits, strict=False)
+    for module in method.modules():
+        if isinstance(module, MomentumEncoder):
+            module.reset()
 
 
 def apply_memory_format(batch: Batch, job: Job) -> Batch:

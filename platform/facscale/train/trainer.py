@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import fsspec
+import safetensors.torch
 import torch
+from safetensors import SafetensorError
 
-from facscale.errors import UserError
+from facscale.data.storage import Folder
 from facscale.inference import export
 from facscale.spec import Job
 from facscale.train import checkpoint
+from facscale.train.errors import TrainError
 from facscale.train.events import Event
 from facscale.train.schedule import Schedule
 from facscale.train.setup import make_method, open_streams
 from facscale.train.task import TrainingTask
 
-COST = "spent.json"  # beside the export
+COST = "spent.json"  # beside the export, whose checksum it holds as well
+CHECKSUM = "sha256"
+log = logging.getLogger(__name__)
 Receiver = Callable[[Event], None]
 
 
-class TrainError(UserError):
-    """A training ended for good before its last step."""
+class DamagedExportError(TrainError):
+    """The files that a finished training left are not those that were stored. Run the job again: it makes them anew."""
 
 
 @dataclass(frozen=True)
@@ -57,28 +63,57 @@ class Trainer(ABC):
 
 
 def load_or_initialize(task: TrainingTask, *, name: str) -> TrainedArtifact | None:
-    """The artifact of a training that needs no step: it is complete already, or has 0 epochs. Else None."""
+    """The artifact of a training that needs no step: it is complete already, or has 0 epochs. Else None.
+
+    An export that is not what was stored is made again, from the latest checkpoint.
+    """
     if is_finished(task.job, name=name):
-        return load_artifact(task.job, name=name)
+        try:
+            return load_artifact(task.job, name=name)
+        except DamagedExportError as error:
+            log.warning("%s; it is made again, from the latest checkpoint if there is one", error)
+            store, path = fsspec.core.url_to_fs(export_url(task.job, name=name))
+            store.rm_file(path)
     if Schedule(task.job, count_samples_per_epoch(task)).steps == 0:
         return store_artifact(task.job, name=name, export=initialize(task), cost={})
     return None
 
 
 def store_artifact(job: Job, *, name: str, export: bytes, cost: Mapping[str, float]) -> TrainedArtifact:
-    """Keep what a training made; from then on it is finished."""
-    store, folder = fsspec.core.url_to_fs(f"{storage_url(job)}/{name}")
-    store.makedirs(folder, exist_ok=True)
-    store.pipe_file(f"{folder}/{COST}", json.dumps(dict(cost)).encode())
-    store.pipe_file(f"{folder}/{checkpoint.EXPORT}", export)  # last: it marks the training as finished
-    return TrainedArtifact(export_url(job, name=name), export, dict(cost))
+    """Keep what a training made; from then on it is finished. Raises NoSpaceError, StoreError.
+
+    The checksum is stored first, the export, whose presence says that the training is finished, last. Both appear
+    complete or not at all.
+    """
+    folder = Folder(f"{storage_url(job)}/{name}")
+    artifact = TrainedArtifact(export_url(job, name=name), export, dict(cost))
+    folder.write(COST, json.dumps({**cost, CHECKSUM: artifact.sha256}).encode())
+    folder.write(checkpoint.EXPORT, export)
+    return artifact
 
 
 def load_artifact(job: Job, *, name: str) -> TrainedArtifact:
-    """What the finished training called `name` made."""
+    """What the finished training called `name` made. Raises DamagedExportError where its files are not what was stored."""
     store, folder = fsspec.core.url_to_fs(f"{storage_url(job)}/{name}")
-    cost = json.loads(store.cat_file(f"{folder}/{COST}"))
-    return TrainedArtifact(export_url(job, name=name), bytes(store.cat_file(f"{folder}/{checkpoint.EXPORT}")), cost)
+    export = bytes(store.cat_file(f"{folder}/{checkpoint.EXPORT}"))
+    try:
+        cost = json.loads(store.cat_file(f"{folder}/{COST}"))
+        checksum = cost.pop(CHECKSUM, None)  # trainings of older versions have none
+        artifact = TrainedArtifact(export_url(job, name=name), export, {key: float(cost[key]) for key in cost})
+    except (FileNotFoundError, ValueError, TypeError, AttributeError) as error:
+        raise DamagedExportError(f"{storage_url(job)}/{name}/{COST} is damaged or lost ({error})") from None
+    if artifact.sha256 != checksum if checksum else not is_complete(export):
+        raise DamagedExportError(f"{artifact.url} is damaged: it is not the file that was stored")
+    return artifact
+
+
+def is_complete(export: bytes) -> bool:
+    """Whether the header of a safetensors file fits its length."""
+    try:
+        safetensors.torch.load(export)
+    except (SafetensorError, ValueError):
+        return False
+    return True
 
 
 def link_artifact(job: Job, *, name: str, source: str) -> None:

@@ -29,7 +29,7 @@ def job(tmp_path):
         f"data: {{unlabelled: {tmp_path}/u, labelled: {tmp_path}/l, image_size: 32}}\n"
         "train: {batch_size: 8, epochs: 2}\n"
         "cluster: {workers: 2}\n"
-        "evaluate: {baselines: {supervised: {method: {name: supervised, depth: 18, width: 4}, data: {per_track: all}}}}\n"
+        "evaluate: {baselines: {supervised: {method: {name: supervised, depth: 18, width: 4}, data: {epoch: {samples_per: frame}}}}}\n"
     )
     return path
 

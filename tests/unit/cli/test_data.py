@@ -7,6 +7,8 @@ from click.testing import CliRunner
 
 from faces import write_face_data_set
 from facscale.cli import main
+from facscale.ingest.items import Fault
+from facscale.ingest.work_store import ItemStatus, WorkStore
 
 
 @pytest.fixture
@@ -53,6 +55,30 @@ def test_every_command_explains_itself_with_an_example(facscale, name):
     assert first.endswith(".")
     assert empty == ""
     assert example.startswith(f"facscale data {name}")
+
+
+def test_failed_lists_what_a_pipeline_could_not_read(facscale, tmp_path):
+    bad = ItemStatus("k1", "a.mp4", "a", "a", "", faces=3, faults=(Fault("a.mp4", "decode", "stopped after 3 frames"),))
+    empty = ItemStatus("k2", "b.mp4", "b", "b", "", frames=9, faults=(Fault("b.mp4", "faces", "no face"),))
+    store = WorkStore(str(tmp_path))
+    for status in (bad, empty):
+        store.save(status, faces=None)
+    done = facscale("failed", tmp_path)
+    assert done.exit_code == 1
+    assert done.output.splitlines() == [
+        "a.mp4: decode: stopped after 3 frames (3 faces kept)",
+        f"{tmp_path}: 1 items failed",
+    ]
+    store.delete_items(["k1"])
+    assert facscale("failed", tmp_path).exit_code == 0
+    assert facscale("failed", tmp_path / "nothing").exit_code == 2
+
+
+def test_only_pipelines_retry(tmp_path):
+    (tmp_path / "job.yaml").write_text("method: {name: clp}\n")
+    done = CliRunner().invoke(main, ["run", str(tmp_path / "job.yaml"), "--retry-failed"])
+    assert done.exit_code == 2
+    assert "--retry-failed is for data pipelines" in done.output
 
 
 def test_diff_tells_by_its_exit_status_whether_the_sets_differ(facscale, faces, tmp_path):

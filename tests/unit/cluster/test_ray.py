@@ -13,7 +13,7 @@ import ray
 from ray._private import ray_constants
 
 from facscale.cluster import ray as local
-from facscale.cluster.ray import check_capacity, get_worker_resources, join
+from facscale.cluster.ray import check_capacity, get_worker_resources, join, wait_for_capacity
 from facscale.ownership import OwnershipError
 from facscale.spec import Job, SpecError
 
@@ -26,7 +26,11 @@ def job(**cluster):
 
 @pytest.fixture
 def cluster_of(monkeypatch):
-    return lambda **there: monkeypatch.setattr(ray, "cluster_resources", lambda: there)
+    def set_resources(*, alive=True, **there):
+        monkeypatch.setattr(ray, "cluster_resources", lambda: there)
+        monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}, {"Alive": alive}])
+
+    return set_resources
 
 
 def test_a_worker_asks_for_what_the_spec_says():
@@ -60,6 +64,28 @@ def test_a_cluster_that_says_what_it_grows_to(cluster_of, monkeypatch):
 def test_what_fits_at_least_once_or_can_grow_is_let_in(cluster_of, cluster):
     cluster_of(CPU=2)
     check_capacity(job(**cluster))
+
+
+@pytest.mark.parametrize(("is_resumed", "alive"), [(True, True), (False, False)])
+def test_nodes_that_come_back_are_waited_for(cluster_of, monkeypatch, caplog, is_resumed, alive):
+    cluster_of(CPU=3, alive=alive)
+    pauses = []
+
+    def sleep(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            cluster_of(CPU=4, alive=alive)
+
+    monkeypatch.setattr(local.time, "sleep", sleep)
+    wait_for_capacity(job(workers=2, gpus_per_worker=0), is_resumed=is_resumed)
+    assert len(pauses) == 3
+    assert caplog.text.count("the cluster has 3 CPU") == 1
+    monkeypatch.setattr(local, "RETURN_S", -1)
+    cluster_of(CPU=3, alive=alive)
+    with pytest.raises(SpecError, match="the cluster has 3 CPU"):
+        check_capacity(job(workers=2, gpus_per_worker=0))
+    with pytest.raises(SpecError, match="the cluster has 3 CPU"):
+        wait_for_capacity(job(workers=2, gpus_per_worker=0), is_resumed=is_resumed)
 
 
 @pytest.fixture
@@ -185,6 +211,14 @@ def test_a_named_cluster_is_joined_or_missed(joined, listener, silence, monkeypa
     monkeypatch.setenv("RAY_ADDRESS", silence)
     with pytest.raises(SpecError, match=f"no Ray cluster answers at {silence}: start one"):
         join()
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "ray://127.0.0.1:10001", "nonsense", "127.0.0.1"])
+def test_an_address_of_another_kind_is_refused_before_ray_waits_for_it(joined, monkeypatch, address):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(SpecError, match=f"RAY_ADDRESS={address} is not HOST:PORT .*ray job submit"):
+        join()
+    assert not joined
 
 
 def test_the_processes_of_a_job_know_its_cluster_alone(joined, listener, monkeypatch):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import save
+from torch.overrides import TorchFunctionMode
 
 from conftest import ROOT
 from faces import write_face_data_set
@@ -171,6 +172,16 @@ def test_a_docstring_of_ours_begins_with_a_citation_and_its_year(name):
     assert CITATION.fullmatch(first), first
 
 
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_docstring_of_ours_lists_the_departures_from_the_paper(name):
+    """`facscale methods NAME` prints it."""
+    paragraphs = inspect.getdoc(methods.find_method(name)).split("\n\n")
+    found = [number for number, text in enumerate(paragraphs) if text.startswith("Departures from the paper")]
+    assert len(found) == 1, "one paragraph begins with 'Departures from the paper'"
+    assert paragraphs[found[0]].endswith("none is known.") or paragraphs[found[0] + 1].startswith("- ")
+    assert "Differs from" not in "".join(paragraphs)
+
+
 def test_every_trainable_parameter_lies_in_exactly_one_root(case):
     _, kind, _, build = case
     method = build()
@@ -204,6 +215,33 @@ def test_losses_are_named_scalars_and_stay_finite(case):
     losses = [step(method, make_batch(kind, config, seed=seed)) for seed in range(10)]
     assert all(loss.value.dim() == 0 and loss.value.isfinite() for result in losses for loss in result.values())
     assert len({frozenset(result) for result in losses}) == 1
+
+
+class SamplingRecorder(TorchFunctionMode):
+    """Records the dtypes of everything that positions are computed or sampled with."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtypes = set()
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function.__name__ in ("grid_sample", "affine_grid", "linspace", "cumsum", "logsumexp"):
+            self.dtypes |= {(function.__name__, value.dtype) for value in args if torch.is_tensor(value)}
+        return function(*args, **(kwargs or {}))
+
+
+def test_positions_and_losses_are_float32_under_autocast(case):
+    name, kind, config, build = case
+    method = build()
+    step(method, make_batch(kind, config))
+    with SamplingRecorder() as recorder, torch.autocast("cpu", torch.bfloat16):
+        losses = step(method, make_batch(kind, config, seed=1))
+        motion = method.predict_motion(torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32))
+    if name in BUILT_IN:
+        assert {loss.value.dtype for loss in losses.values()} <= {torch.float32}
+    assert {displacements.dtype for displacements in motion.values()} <= {torch.float32}
+    rounded = {name for name, dtype in recorder.dtypes if dtype in (torch.bfloat16, torch.float16)}
+    assert not rounded
 
 
 def test_training_continues_bitwise_equal_from_a_saved_state(case, tmp_path):
@@ -308,8 +346,8 @@ def test_hyper_parameters_are_checked_with_file_and_line(tmp_path):
     path.write_text("method:\n  name: clp\n  margn: 0.1\n")
     with pytest.raises(SpecError, match=r'job\.yaml:3: unknown key "method\.margn" \(did you mean "margin"'):
         methods.configure(read_spec(path))
-    path.write_text("method: {name: clp}\ninputs: {pretrained: {url: a, sha256: abcdef01}}\n")
-    with pytest.raises(SpecError, match=r'job\.yaml:2: clp takes no input "pretrained"'):
+    path.write_text("method: {name: tcae}\ninputs: {pretrained: {url: a, sha256: abcdef01}}\n")
+    with pytest.raises(SpecError, match=r'job\.yaml:2: tcae takes no input "pretrained"'):
         methods.configure(read_spec(path))
 
 

@@ -79,3 +79,20 @@ def test_reducing_averages_all_pixels():
     matrix = np.array([[0.25, 0.0, -0.375], [0.0, 0.25, -0.375]])
     assert align.warp(image, matrix, 16).mean() == pytest.approx(255 / 4, abs=1)
     assert align.warp(image, matrix, 16).std() < 2
+
+
+@pytest.mark.parametrize("margin", [0.25, 0.3, 0.155])
+def test_a_margin_surrounds_the_same_face_square(margin):
+    """The stored image is larger by the margin on each side, and in its middle lies the crop without a margin."""
+    wide = CROP.model_copy(update={"margin": margin})
+    assert wide.stored_size == round(100 * (1 + 2 * margin))
+    eyes = np.array([[60.0, 80.0], [100.0, 95.0]])
+    plain, padded = align.fit_similarity(eyes, CROP), align.fit_similarity(eyes, wide)
+    assert padded[:, :2] == pytest.approx(plain[:, :2])
+    assert padded[:, 2] - plain[:, 2] == pytest.approx((wide.stored_size - 100) / 2)
+    image = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    stored = align.warp(image, padded, wide.stored_size)
+    square, matrix = align.cut_face_square(stored, padded, wide)
+    assert square.shape == (100, 100, 3)
+    assert (square == align.warp(image, matrix, 100)).mean() > 0.99  # OpenCV rounds positions to 1/32 pixel
+    assert np.abs(matrix - plain)[:, 2].max() <= 0.5  # half a pixel where the stored side is odd

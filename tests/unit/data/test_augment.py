@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from faces import make_picture
-from facscale.data import augment
+from facscale.data import DataError, augment
 from facscale.data.augment import PARAMETERS, Augmenter
 from facscale.data.views import Batch, Faces
 from facscale.spec import models
@@ -28,8 +28,8 @@ NOTHING = {
     "hue": 0.0,
     "crop width": 1.0,
     "crop height": 1.0,
-    "crop x": 0.5,
-    "crop y": 0.5,
+    "crop x": 0.0,
+    "crop y": 0.0,
     "blur": 0.0,
     "quality": 0.0,
     "holes": 0.0,
@@ -110,9 +110,17 @@ def test_neutral_parameters_change_nothing():
     ],
 )
 def test_geometry_against_pixel_by_pixel(change):
-    names = {name: f"crop_{name}" for name in ("width", "height", "x", "y")}
-    ours = changed(image(), **{names.get(name, name): value for name, value in change.items()})
+    ours = changed(image(), **place_crop(change))
     np.testing.assert_allclose(ours, by_hand(image(), **change), atol=0.05)
+
+
+def place_crop(change):
+    """Parameters of a crop: from the free space left of and above it, as a share, to the place of its centre."""
+    names = {"width": "crop_width", "height": "crop_height"}
+    result = {names.get(name, name): value for name, value in change.items() if name not in ("x", "y")}
+    for axis, length in (("x", "width"), ("y", "height")):
+        result[f"crop_{axis}"] = (1 - change.get(length, 1.0)) * (change.get(axis, 0.5) - 0.5)
+    return result
 
 
 @pytest.mark.parametrize("degrees", [10.0, -25.0])
@@ -142,6 +150,63 @@ def test_eval_params_are_a_plain_centre_crop_and_resize(size):
     assert np.array_equal(still, augment.eval_params(models.Augment(crop=(0.2, 1.0)))), (
         "small crops train, whole faces count"
     )
+
+
+@given(st.tuples(st.floats(0.3, 1.4), st.floats(0.3, 1.4)).map(sorted), st.sampled_from([None, 0.0, 0.03]))
+def test_with_a_margin_the_same_part_of_the_face_is_seen(crop, shift):
+    """Parameters for images with a margin show what those without one show, in the middle of a larger image."""
+    spec, room = models.Augment(crop=tuple(crop), shift=shift, aspect=1.2), 1e-6
+    plain, wide = (
+        augment.sample_params(spec, shape=(40,), random=np.random.default_rng(1), margin=margin) for margin in (0, 0.25)
+    )
+    geometry = [PARAMETERS.index(f"crop {name}") for name in ("width", "height", "x", "y")]
+    np.testing.assert_allclose(wide[:, geometry] * 1.5, plain[:, geometry], rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(np.delete(wide, geometry, 1), np.delete(plain, geometry, 1))
+    width, height, *centres = plain[:, geometry].T
+    for length, centre in zip((width, height), centres, strict=True):
+        limit = np.maximum(0, 1 - length) / 2 if shift is None else shift
+        assert np.all(np.abs(centre) <= limit + room)
+    still, far = augment.eval_params(spec), augment.eval_params(spec, margin=0.25)
+    np.testing.assert_allclose(far[geometry[:2]] * 1.5, still[geometry[:2]], rtol=1e-6)
+    assert still[geometry[0]] == pytest.approx(min(1, max(0.875, sum(crop) / 2)))
+    assert far[geometry[2:]].tolist() == [0, 0]
+
+
+def test_crops_of_images_with_a_margin_are_those_of_the_inner_part():
+    """The pixels themselves: an image, and the same image inside a larger one."""
+    inner, margin = image(), SIZE // 4
+    outer = np.zeros((SIZE + 2 * margin, SIZE + 2 * margin, 3), np.uint8)
+    outer[margin:-margin, margin:-margin] = inner
+    spec = models.Augment(rotation=0, flip=0.5, crop=(0.6, 0.8), brightness=0, contrast=0, saturation=0)
+    for pair in zip(
+        *(augment.sample_params(spec, shape=(6,), random=np.random.default_rng(2), margin=m) for m in (0, 0.25)),
+        strict=True,
+    ):
+        small, large = (
+            augment.apply(torch.from_numpy(pixels[None]), torch.from_numpy(drawn)[None], size=SIZE)
+            for pixels, drawn in zip((inner, outer), pair, strict=True)
+        )
+        torch.testing.assert_close(small[..., 1:-1, 1:-1], large[..., 1:-1, 1:-1], atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "needed", "message"),
+    [
+        ({"crop": (0.6, 1.0)}, 0.0, None),
+        ({"crop": (0.8, 1.4)}, 0.2, r"data.augment.crop shows up to 1.4 times .* end at 1 times .*crop.margin=0.2 "),
+        ({"crop": (0.8, 1.4), "shift": 0.05}, 0.25, r"crop with shifts of 0.05 shows up to 1.5 .*crop.margin=0.25 "),
+        ({"crop": (0.8, 1.0), "eval_crop": 1.1}, 0.05, r"the crop of evaluation shows up to 1.1 .*crop.margin=0.05 "),
+    ],
+)
+def test_crops_beyond_the_stored_image_are_refused(options, needed, message):
+    spec = models.Augment(**options)
+    augment.check_margin(spec, margin=needed, url="s3://faces")
+    if message:
+        with pytest.raises(DataError, match=f"{message}.*") as error:
+            augment.check_margin(spec, margin=0.0, url="s3://faces")
+        assert "s3://faces" in str(error.value)
+        with pytest.raises(DataError):
+            augment.check_margin(spec, margin=needed - 0.01, url="s3://faces")
 
 
 def test_eval_params_do_not_depend_on_anything_random():
@@ -276,7 +341,8 @@ def test_sampled_parameters_keep_to_their_ranges(rotation, flip, jitter, hue, cr
         assert np.all(values[side] <= min(1, crop[1] * aspect**0.5) + room)
     ratio = values["crop width"] / values["crop height"]
     assert np.all((ratio >= 1 / aspect - room) & (ratio <= aspect + 1e-4))
-    assert np.all((values["crop x"] >= 0) & (values["crop x"] <= 1))
+    for axis, length in (("crop x", "crop width"), ("crop y", "crop height")):  # the crop lies within the image
+        assert np.all(np.abs(values[axis]) + values[length] / 2 <= 0.5 + room)
     if flip in (0.0, 1.0):
         assert np.all(values["flip"] == flip)
 
@@ -317,7 +383,7 @@ def test_blur_against_opencv_and_only_where_sigma_is_not_zero():
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"rotation": 25.0}, {"flip": 1.0}, {"crop_width": 0.7, "crop_height": 0.8, "crop_x": 0.2, "crop_y": 0.9}],
+    [{}, {"rotation": 25.0}, {"flip": 1.0}, {"crop_width": 0.7, "crop_height": 0.8, "crop_x": -0.09, "crop_y": 0.08}],
     ids=str,
 )
 def test_landmarks_move_with_the_face(changes):
@@ -357,7 +423,7 @@ def test_unknown_landmarks_stay_unknown():
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"rotation": 30.0}, {"flip": 1.0}, {"crop_width": 0.5, "crop_height": 0.5, "crop_x": 0.5, "crop_y": 0.5}],
+    [{}, {"rotation": 30.0}, {"flip": 1.0}, {"crop_width": 0.5, "crop_height": 0.5}],
     ids=str,
 )
 def test_flow_rotates_and_scales_with_the_face(changes):
@@ -389,3 +455,93 @@ def test_flow_stays_at_its_place():
 def test_unknown_flow_is_nan_everywhere():
     steps = torch.full((1, 2 * 144), augment.FLOW_UNKNOWN, dtype=torch.int8)
     assert augment.transform_flow(steps, parameters(rotation=5.0)[:, None], stored=SIZE, size=16).isnan().all()
+
+
+# Neighbours that are aligned to the middle frame
+
+
+def pattern(points: np.ndarray) -> np.ndarray:
+    """A smooth uint8 picture, sampled at points [..., 2] in pixels: [..., 3]."""
+    x, y = points[..., 0], points[..., 1]
+    waves = np.stack([np.sin(x / 7) * np.cos(y / 9), np.sin(x / 11 + y / 8), np.cos((x - y) / 10)], -1)
+    return (127.5 * (1 + waves)).round().astype(np.uint8)
+
+
+def move(points: np.ndarray, *, degrees: float, scale: float, shift: tuple[float, float]) -> np.ndarray:
+    c, s = scale * math.cos(math.radians(degrees)), scale * math.sin(math.radians(degrees))
+    return points @ np.array([[c, s], [-s, c]]) + shift
+
+
+def moved_faces(movements, *, seed=0) -> tuple[np.ndarray, np.ndarray]:
+    """Frames [1, F, S, S, 3] of one pattern under each movement, and its landmarks [1, F, 136]."""
+    points = np.random.default_rng(seed).uniform(14, SIZE - 14, (68, 2))
+    pixels = np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE)), -1).astype(float)
+    frames, landmarks = [], []
+    for movement in movements:
+        c, s = (movement["scale"] * f(math.radians(movement["degrees"])) for f in (math.cos, math.sin))
+        frames.append(pattern((pixels - movement["shift"]) @ np.linalg.inv(np.array([[c, s], [-s, c]]))))
+        landmarks.append(move(points, **movement).ravel())
+    return np.stack(frames)[None], np.stack(landmarks)[None].astype(np.float32)
+
+
+STILL = {"degrees": 0.0, "scale": 1.0, "shift": (0.0, 0.0)}
+
+
+def align(images, landmarks, drawn, *, size=SIZE, is_aligned=True):
+    faces = Faces(
+        images=torch.from_numpy(images),
+        identity=torch.tensor([0]),
+        augmentation=drawn.expand(*images.shape[:2], 1, -1),
+        columns={"landmarks": torch.from_numpy(landmarks)},
+        is_aligned=is_aligned,
+    )
+    return Augmenter(size=size)(Batch(face=faces)).face
+
+
+@pytest.mark.parametrize("movement", [
+    {"degrees": 0.0, "scale": 1.0, "shift": (3.5, -2.25)},
+    {"degrees": 12.0, "scale": 1.0, "shift": (4.0, -6.0)},
+    {"degrees": -9.0, "scale": 1.2, "shift": (2.0, -5.0)},
+])  # fmt: skip
+@pytest.mark.parametrize("changes", [{}, {"rotation": 20.0, "flip": 1.0, "crop_width": 0.8, "crop_height": 0.8}])
+def test_neighbours_are_moved_onto_the_middle_frame(movement, changes):
+    images, landmarks = moved_faces([movement, STILL, {**movement, "degrees": 5.0}])
+    faces = align(images, landmarks, parameters(**changes))
+    frames = faces.images[0, :, 0]
+    loose = align(images, landmarks, parameters(**changes), is_aligned=False).images[0, :, 0]
+    torch.testing.assert_close(frames[1], loose[1])
+    inner = slice(14, -14)
+    for neighbour in (0, 2):
+        assert (frames[neighbour] - frames[1])[:, inner, inner].abs().max() < 0.02  # bilinear between pixels
+        assert (loose[neighbour] - loose[1])[:, inner, inner].abs().mean() > 0.03
+        torch.testing.assert_close(faces.landmarks[0, neighbour], faces.landmarks[0, 1], atol=1e-2, rtol=0)
+
+
+def test_blur_and_holes_come_after_the_alignment():
+    """In all frames of a sample the holes are at the same places, and are black with sharp edges."""
+    images, landmarks = moved_faces([{"degrees": 8.0, "scale": 1.0, "shift": (5.0, -4.0)}, STILL, STILL])
+    frames = align(images // 2 + 100, landmarks, parameters(holes=5.0)).images[0, :, 0]
+    black = (frames == 0).all(1)
+    assert 0 < black[1].sum() < SIZE**2 / 2
+    assert torch.equal(black[0], black[1])
+    assert frames[0][:, ~black[0]].min() > 0.3  # no pixel between a hole and the face
+
+
+def test_a_frame_with_unknown_landmarks_stays_where_it_is():
+    images, landmarks = moved_faces([{**STILL, "shift": (4.0, 4.0)}, STILL, {**STILL, "shift": (-3.0, 2.0)}])
+    landmarks[0, 0, 90] = np.nan
+    frames = align(images, landmarks, parameters()).images[0, :, 0]
+    loose = align(images, landmarks, parameters(), is_aligned=False).images[0, :, 0]
+    landmarks[0, 1, 90] = np.nan  # of the middle frame: nothing is known of where the others belong
+    torch.testing.assert_close(align(images, landmarks, parameters()).images[0, :, 0], loose)
+    torch.testing.assert_close(frames[:2], loose[:2])
+    assert not torch.allclose(frames[2], loose[2])
+
+
+def test_positions_do_not_become_coarse_under_autocast():
+    images, landmarks = moved_faces([{"degrees": 7.0, "scale": 1.1, "shift": (1.0, 2.0)}, STILL, STILL])
+    plain = align(images, landmarks, parameters(rotation=11.0))
+    with torch.autocast("cpu", torch.bfloat16):
+        again = align(images, landmarks, parameters(rotation=11.0))
+    assert torch.equal(plain.images, again.images)
+    assert torch.equal(plain.landmarks, again.landmarks)

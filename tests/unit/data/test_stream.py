@@ -22,6 +22,7 @@ from facscale.data.views import FrameSequence, FrameTriple, RandomFrames
 from facscale.spec import models
 
 LENGTHS = [7, 12, 3, 30, 9, 14, 8, 21, 5, 11]
+EVERY_FRAME = {"samples_per": "frame"}
 CLIP = {
     "clip": FrameSequence(length=3, stride=2, columns=("frame", "landmarks")),
     "faces": RandomFrames(count=2, views=2, shared=True),
@@ -74,24 +75,48 @@ def dataset(tmp_path_factory) -> Dataset:
     return write_face_data_set(str(tmp_path_factory.mktemp("faces")), LENGTHS, size=16, au=(1, 2), row_group_mb=0.025)
 
 
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory) -> Dataset:
+    """Four people with one to three videos of one to three tracks, of which row groups cut the long ones."""
+    counts = [(1,), (3, 1), (1, 2, 2), (2,)]
+    keys = [
+        (person, video, n)
+        for person, videos in enumerate(counts)
+        for video, number in enumerate(videos)
+        for n in range(number)
+    ]
+    tracks = (make_track(*key, frames=range(7 + 11 * (sum(key) % 4)), size=16) for key in keys)
+    dataset = write_tracks(str(tmp_path_factory.mktemp("archive")), tracks, size=16, row_group_mb=0.02, shard_mb=0.1)
+    assert len(dataset.runs) > len(keys) == dataset.manifest.counts["tracks"], "no track is cut"
+    return dataset
+
+
+SAMPLINGS = [
+    ("frame", 1),
+    *((unit, count) for unit in ("identity", "video", "track") for count in (1, 2)),
+    ("identity", 8),
+]
+
+
 @functools.cache
-def reference(url: str, per_track) -> list[tuple]:
-    return by_position([make(Dataset(url), per_track=per_track)], 40)
+def reference(url: str, samples_per: str, count: int) -> list[tuple]:
+    return by_position([make(Dataset(url), epoch={"samples_per": samples_per, "count": count})], 40)
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.data())
-def test_killed_and_resumed_on_any_number_of_workers_gives_the_same_samples(dataset, data):
+def test_killed_and_resumed_on_any_number_of_workers_gives_the_same_samples(archive, data):
     """Cursor and world change at every kill; the result equals the uninterrupted stream of a single worker bit by bit."""
-    per_track = data.draw(st.sampled_from([1, 2, "all"]), label="per_track")
-    expected = reference(dataset.url, per_track)
+    dataset, sampling = archive, data.draw(st.sampled_from(SAMPLINGS), label="sampling")
+    expected = reference(dataset.url, *sampling)
+    epoch = dict(zip(("samples_per", "count"), sampling, strict=True))
     cursor, got = 0, []
     while cursor < 100:
         world = data.draw(st.sampled_from([1, 2, 3, 4]), label="world")
         batch = world * data.draw(st.integers(1, 4), label="samples of a worker's batch")
         count = data.draw(st.integers(1, 6), label="batches before the kill")
         streams = [
-            make(dataset, batch_size=batch, rank=rank, world=world, per_track=per_track, threads=world, prefetch=world)
+            make(dataset, batch_size=batch, rank=rank, world=world, epoch=epoch, threads=world, prefetch=world)
             for rank in range(world)
         ]
         got += by_position(streams, count, start=cursor)
@@ -104,7 +129,7 @@ def test_killed_and_resumed_on_any_number_of_workers_gives_the_same_samples(data
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**32), st.integers(0, 50), st.sampled_from([1, 2, 3]))
 def test_every_frame_of_an_epoch_is_seen_once(dataset, seed, epoch, world):
-    """With single frames and per_track="all", an epoch contains each stored picture once."""
+    """With single frames and "samples_per: frame", an epoch contains each stored picture once."""
     stored = sorted(
         simplejpeg.decode_jpeg(jpeg).tobytes() for jpeg in dataset.read_columns(["jpeg"])["jpeg"].to_pylist()
     )
@@ -113,11 +138,40 @@ def test_every_frame_of_an_epoch_is_seen_once(dataset, seed, epoch, world):
     assert total % batch == 0
     seen = []
     for rank in range(world):
-        stream = make(dataset, FACE, per_track="all", batch_size=batch, seed=seed, rank=rank, world=world)
+        stream = make(dataset, FACE, epoch=EVERY_FRAME, batch_size=batch, seed=seed, rank=rank, world=world)
         assert stream.samples_per_epoch == total
         for got in take(stream, total // batch, start=epoch * total):
             seen += [image.tobytes() for image in got.face.images.numpy()]
     assert sorted(seen) == stored
+
+
+@pytest.mark.parametrize(
+    ("samples_per", "count", "expected"), [("identity", 1, 4), ("identity", 8, 32), ("video", 1, 7), ("track", 2, 24)]
+)
+@pytest.mark.parametrize("world", [1, 3])
+def test_an_epoch_holds_as_many_samples_as_the_spec_says(archive, samples_per, count, expected, world):
+    """Of each identity, video or track the same number, in every epoch; also where a row group cuts a track."""
+    names = {"identity": ("identity",), "video": ("identity", "video"), "track": ("identity", "video", "track")}[
+        samples_per
+    ]
+    views = {"face": FrameSequence(length=3, columns=("frame", "track"))}
+    stored = archive.read_columns(["identity", "video", "track", "frame", "jpeg"]).to_pylist()
+    units = {simplejpeg.decode_jpeg(row["jpeg"]).tobytes(): tuple(row[name] for name in names) for row in stored}
+    batch = {1: expected, 3: expected * 3}[world]
+    streams = [
+        make(
+            archive, views, epoch={"samples_per": samples_per, "count": count}, batch_size=batch, rank=rank, world=world
+        )
+        for rank in range(world)
+    ]
+    assert streams[0].samples_per_epoch == expected
+    assert (
+        0
+        < streams[0].compute_bytes_per_epoch()
+        <= sum(group.length for shard in archive.manifest.shards for group in shard.row_groups)
+    )
+    seen = [units[images[0].tobytes()] for s in streams for images in take(s, 1)[0].face.images.numpy()]
+    assert collections.Counter(seen) == dict.fromkeys(units.values(), count * world)
 
 
 def test_frames_are_those_that_the_view_chooses(dataset):
@@ -156,10 +210,24 @@ def test_augmentation_follows_the_spec(dataset):
     np.testing.assert_allclose(drawn[..., :7], np.broadcast_to([0, 0, 1, 1, 1, 0, 0.9], (6, 3, 1, 7)), rtol=1e-6)
 
 
-def test_a_triple_at_the_ends_repeats_frames(tmp_path):
-    dataset = write_face_data_set(str(tmp_path), [2] * 6)
-    for batch in take(make(dataset, {"t": FrameTriple(interval=5, columns=("frame",))}, per_track="all"), 2):
-        assert np.all(np.sort(batch.t.frame.numpy(), axis=1)[:, [0, 2]] == [0, 1])
+def test_a_triple_at_the_ends_of_a_run_repeats_its_own_frame(tmp_path):
+    """Also where a row group cuts the track: what is on the other side is not read."""
+    dataset = write_face_data_set(str(tmp_path), [30] * 2, size=16, row_group_mb=0.025)
+    runs = dataset.runs
+    assert len(runs) > 2
+    spans = {
+        (int(i), f): (a, a + n)
+        for i, a, n in zip(runs.identity, runs.first_frame, runs.frames, strict=True)
+        for f in range(a, a + n)
+    }
+    triple = {"t": FrameTriple(interval=4, aligned=True, columns=("frame",))}
+    (batch,) = take(make(dataset, triple, epoch=EVERY_FRAME, batch_size=60), 1)
+    assert batch.t.is_aligned
+    assert batch.t.landmarks.shape == (60, 3, 136)
+    for person, (before, now, after) in zip(batch.t.identity.tolist(), batch.t.frame.tolist(), strict=True):
+        first, end = spans[person, now]
+        assert before == (now - 4 if now - 4 >= first else now)
+        assert after == (now + 4 if now + 4 < end else now)
 
 
 def test_two_data_sets_keep_their_identities_apart(tmp_path):
@@ -173,12 +241,13 @@ FACE_ONLY = {"face": RandomFrames(count=1)}
 
 
 def test_only_the_selected_subjects_are_read(dataset):
-    stream = make(dataset, FACE, subjects=["id00003", "id00005"], per_track="all", batch_size=4)
+    stream = make(dataset, FACE, subjects=["id00003", "id00005"], epoch=EVERY_FRAME, batch_size=4)
     assert stream.samples_per_epoch == LENGTHS[3] + LENGTHS[5]
     seen = torch.cat([batch.face.identity for batch in take(stream, 11)])
     assert set(seen.tolist()) == {3, 5}
     total = sum(group.length for shard in dataset.manifest.shards for group in shard.row_groups)
-    assert 0 < stream.compute_bytes_per_epoch() < total == make(dataset, FACE).compute_bytes_per_epoch()
+    everybody = make(dataset, FACE, epoch=EVERY_FRAME).compute_bytes_per_epoch()
+    assert 0 < stream.compute_bytes_per_epoch() < total == everybody
 
 
 @pytest.fixture
@@ -191,7 +260,7 @@ def two_sets(tmp_path):
 
 def test_sets_with_different_aus_are_read_as_one(two_sets):
     views = {"face": RandomFrames(columns=("au", "intensity", "frame", "data_set"))}
-    stream = make(two_sets, views, per_track="all", batch_size=6)
+    stream = make(two_sets, views, epoch=EVERY_FRAME, batch_size=6)
     assert stream.aus == (1, 12, 4)
     seen = set()
     for batch in take(stream, 6):
@@ -212,7 +281,7 @@ def test_sets_with_different_aus_are_read_as_one(two_sets):
 
 def test_subjects_with_the_same_name_are_selected_by_data_set(two_sets):
     by_url = {two_sets[0].url: ["id00000"], two_sets[1].url: ["id00002"]}
-    spec = models.Data(per_track="all", canonical_streams=2, threads=1)
+    spec = models.Data(epoch=EVERY_FRAME, canonical_streams=2, threads=1)
     views = {"face": RandomFrames(columns=("data_set",))}
     stream = Stream(two_sets, views, spec=spec, batch_size=13, seed=0, subjects=by_url)
     assert stream.samples_per_epoch == 13
@@ -258,8 +327,21 @@ def test_unlabelled_or_differently_sized_data_sets_are_refused(tmp_path, dataset
     with pytest.raises(DataError, match="has no column 'au': it has no labels"):
         make(bare, FACE)
     large = write_face_data_set(str(tmp_path / "large"), [9], size=24)
-    with pytest.raises(DataError, match=r"crops of one size .*16 px.*24 px"):
+    with pytest.raises(DataError, match=r"crops of one size and margin .*16 px.*24 px"):
         make([dataset, large])
+
+
+def test_crops_with_a_margin_are_read_alone_and_only_as_far_as_they_reach(tmp_path, dataset):
+    wide = write_face_data_set(str(tmp_path / "wide"), [9], size=16, margin=0.25, au=(1,))
+    with pytest.raises(DataError, match=r"one size and margin .*margin 0.*margin 0.25"):
+        make([dataset, wide])
+    reach = {"crop": (0.9, 1.4), "shift": 0.05}
+    drawn = take(make(wide, FACE, augment=reach, batch_size=1), 1)[0].face.augmentation[..., 6:10]
+    assert (drawn[..., :2] <= 1.4 / 1.5 + 1e-6).all()
+    assert (drawn[..., 2:].abs() <= 0.05 / 1.5 + 1e-6).all()
+    with pytest.raises(DataError, match=r"shows up to 1.6 times .* end at 1.5 times"):
+        make(wide, FACE, augment={"crop": (0.9, 1.6)})
+    make(wide, {"label": RandomFrames(columns=("au",), pixels=False)}, augment={"crop": (0.9, 1.6)})
 
 
 # Damaged data
@@ -282,7 +364,7 @@ def test_a_bad_frame_is_replaced_by_the_next_good_one_or_the_one_before(tmp_path
     bad = {(0, 2), (0, 3), (1, 11), (3, 0)}
     dataset = damaged(tmp_path, bad=bad)
     frames = {"face": RandomFrames(count=1, columns=("frame",))}
-    stream = make(dataset, frames, per_track="all", max_bad=0.1, batch_size=12)
+    stream = make(dataset, frames, epoch=EVERY_FRAME, max_bad=0.1, batch_size=12)
     seen = []
     for batch in take(stream, 10):
         for image, person, frame in zip(batch.face.images, batch.face.identity, batch.face.frame, strict=True):
@@ -355,7 +437,7 @@ def test_images_of_another_size_are_bad_frames(tmp_path):
     dataset = write_tracks(
         str(tmp_path), [make_track(0, frames=range(9), size=16), odd, make_track(2, frames=range(9), size=16)], size=16
     )
-    stream = make(dataset, FACE_ONLY, per_track="all", max_bad=0.9, batch_size=23)
+    stream = make(dataset, FACE_ONLY, epoch=EVERY_FRAME, max_bad=0.9, batch_size=23)
     take(stream, 1)
     assert len(stream.skipped) == 5
 
@@ -451,6 +533,33 @@ def test_pinned_batches_are_the_same_batches(dataset):
         assert torch.equal(ours.clip.images, plain.clip.images)
         there = ours.to(torch.device("cuda"))
         assert torch.equal(there.clip.images.cpu(), plain.clip.images)
+
+
+def test_the_side_of_the_crop_can_be_drawn_once_for_an_epoch(tmp_path):
+    """Positions stay those of each image; two workers and a resumed stream draw the same sides."""
+    dataset = write_face_data_set(str(tmp_path), [20] * 4)
+    views = {"pair": RandomFrames(count=2)}
+    width, x = (augment.PARAMETERS.index(name) for name in ("crop width", "crop x"))
+
+    def draw(crop_per, *, start=0, **options):
+        spec = models.Data(threads=1, prefetch=1, augment=models.Augment(crop=(0.5, 0.9), crop_per=crop_per))
+        stream = Stream([dataset], views, spec=spec, batch_size=2, seed=3, **options)
+        batches = stream.batches(start=start)
+        try:
+            return torch.stack([next(batches).pair.augmentation for _ in range(6)])[..., 0, :]
+        finally:
+            batches.close()
+
+    per_epoch, per_image = draw("epoch"), draw("image")  # 6 batches of 2 samples: three epochs of 4 people
+    sides = per_epoch[..., width].view(3, -1)
+    assert (sides == sides[:, :1]).all()
+    assert len(sides[:, 0].unique()) == 3
+    assert len(per_image[..., width].unique()) == 24
+    assert len(per_epoch[..., x].unique()) == 24
+    torch.testing.assert_close(per_epoch[..., :6], per_image[..., :6])
+    assert torch.equal(draw("epoch", start=4)[:4], per_epoch[2:])
+    workers = torch.cat([draw("epoch", rank=rank, world=2) for rank in range(2)], 1)
+    assert torch.equal(workers[..., width].view(3, -1)[:, 0], sides[:, 0])
 
 
 def test_the_files_are_untouched(tmp_path):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
 from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from crossval import cross_validate
@@ -87,6 +90,18 @@ def test_it_survives_a_file():
     assert same(Predictions.from_parquet(ours.to_parquet()), ours)
 
 
+def test_the_protocol_survives_a_file_and_is_not_known_of_older_files():
+    ours = replace(predictions(), protocol="adapted-batchnorm")
+    again = Predictions.from_parquet(ours.to_parquet())
+    assert (again.protocol, again.score(0.5).protocol) == ("adapted-batchnorm",) * 2
+    table = pq.read_table(pa.BufferReader(ours.to_parquet()))
+    metadata = json.loads(table.schema.metadata[b"predictions"])
+    del metadata["protocol"]
+    out = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata({"predictions": json.dumps(metadata)}), out)
+    assert Predictions.from_parquet(out.getvalue().to_pybytes()).protocol == ""
+
+
 def test_empty_ones_survive_a_file():
     nothing = predictions().select(np.array([], int))
     assert same(
@@ -105,7 +120,7 @@ def test_joined_folds_are_numbered_on():
     assert again.fold.dtype == np.int8
 
 
-@pytest.mark.parametrize("change", [{"name": "other"}, {"aus": (1, 2, 4)}, {"source": "other"}])
+@pytest.mark.parametrize("change", [{"name": "other"}, {"aus": (1, 2, 4)}, {"source": "other"}, {"protocol": "other"}])
 def test_only_what_belongs_together_is_joined(change):
     with pytest.raises(ValueError, match="only predictions of one method"):
         Predictions.concat([predictions(), replace(predictions(), **change)])

@@ -7,8 +7,11 @@ from torch.nn import functional
 
 from crossval import cross_validate
 from facscale.data.folds import make_folds
+from facscale.data.labels import compute_label_weights
 from facscale.evaluate import count_positives, find_frames
-from facscale.evaluate.probe import compute_label_weights, fit_probe, predict_probabilities
+from facscale.evaluate.probe import fit_probe, predict_probabilities
+from facscale.evaluate.solver import train_probe
+from facscale.nn.heads import LinearProbe
 from facscale.nn.losses import masked_bce
 from facscale.spec.models import Probe
 
@@ -57,6 +60,25 @@ def test_weights_by_class_make_both_classes_equal():
     weights = compute_label_weights(au, weighting="class")
     assert weights[1, 0] * 1 == pytest.approx(weights[0, 0] * 3)
     assert compute_label_weights(au, weighting="none").tolist() == [[1], [1]]
+
+
+@pytest.mark.parametrize("weighting", ["class", "au", "none"])
+def test_the_spec_chooses_the_weights_of_the_labels(weighting):
+    """The same as the solver with these weights; without weights, probabilities are as frequent as positives."""
+    features, au, _ = separable(aus=3)
+    probe = Probe(epochs=10, batch_size=64, weighting=weighting)
+    found = predict_probabilities(fit_probe(features, au=au, probe=probe, seed=3), features=features)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = LinearProbe(dim=features.shape[1], aus=3)
+    weights = torch.from_numpy(compute_label_weights(au, weighting=weighting))
+    random = torch.Generator().manual_seed(3)
+    train_probe(
+        model, x=torch.from_numpy(features), y=torch.from_numpy(au), weights=weights, probe=probe, random=random
+    )
+    assert np.array_equal(found, predict_probabilities(model.eval(), features=features))
+    excess = found[:, 2].mean() - au[:, 2].mean()  # of a rare AU
+    assert excess > 0.05 if weighting == "class" else abs(excess) < 0.03
 
 
 def test_it_finds_what_balanced_logistic_regression_finds():

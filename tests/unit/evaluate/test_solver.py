@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from facscale.evaluate.probe import compute_label_weights, fit_probe, predict_probabilities
+from facscale.data.labels import compute_label_weights
+from facscale.evaluate.probe import fit_probe, predict_probabilities
 from facscale.evaluate.solver import ProbeBatch, ProbeParameters, _differentiate, train_probe
 from facscale.nn.heads import LinearProbe
 from facscale.nn.losses import masked_bce
@@ -37,7 +38,7 @@ def problem(frames, *, dim=10, aus=4, dtype=torch.float64, seed=0):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LinearProbe(dim=dim, aus=aus)
-    weights = compute_label_weights(y.numpy())
+    weights = torch.from_numpy(compute_label_weights(y.numpy(), weighting="class"))
     return model.to(dtype), {"x": x.to(dtype), "y": y.to(torch.int8), "weights": weights.to(dtype)}
 
 
@@ -75,7 +76,7 @@ def test_an_au_that_is_never_labelled_stays_where_it_began():
     model, data = problem(200)
     data["y"][:, 1] = -1
     data["y"][:, 0] = 0  # no frame without a label
-    data["weights"] = compute_label_weights(data["y"].numpy()).double()
+    data["weights"] = torch.from_numpy(compute_label_weights(data["y"].numpy(), weighting="class")).double()
     ours, theirs = both(model, data, probe=Probe(epochs=5, batch_size=64))
     assert torch.equal(ours[1].weight[1], model[1].weight[1])
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=1e-9, atol=1e-9)
@@ -146,7 +147,7 @@ def test_a_fitted_probe_says_what_the_usual_one_says():
         theirs,
         x=torch.from_numpy(features[labelled]),
         y=torch.from_numpy(au[labelled]),
-        weights=compute_label_weights(au),
+        weights=torch.from_numpy(compute_label_weights(au, weighting="class")),
         probe=probe,
         random=torch.Generator().manual_seed(5),
     )

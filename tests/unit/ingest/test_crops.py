@@ -67,6 +67,18 @@ def test_unknown_landmarks_crop_the_box_and_stay_unknown():
     assert np.isnan(face.points).all()
 
 
+def test_a_margin_makes_crops_larger_and_leaves_their_quality():
+    wide = CROP.model_copy(update={"margin": 0.25})
+    for plain, padded in zip(
+        *(crop_faces([make_face(n) for n in range(3)], crop) for crop in (CROP, wide)), strict=True
+    ):
+        assert padded.image.shape == (96, 96, 3)
+        assert (padded.image[16:-16, 16:-16] == plain.image).mean() > 0.99
+        assert padded.points == pytest.approx(plain.points + 16, abs=1e-3)
+        assert padded.quality.outside == pytest.approx(plain.quality.outside)
+        assert padded.quality.sharpness == pytest.approx(plain.quality.sharpness, rel=0.01)
+
+
 def test_coinciding_eyes_give_no_crop():
     face = make_face(3)
     flat = TrackedFace(face.frame, face.box, np.zeros((68, 2)), 0)

@@ -105,6 +105,10 @@ def test_a_source_that_is_not_at_hand_has_published_counts(tmp_path):
     faces, _ = trial.find_published_totals(Source(layout="rafdb", root="x", limit=1000))
     assert (faces.items, faces.unit, faces.weight) == (1000, "images", 1000)
     assert trial.find_published_totals(Source(layout="videos", root="x")) is None
+    assert trial.find_published_totals(Source(layout="bp4dplus", root="x")) is None, "it is not BP4D"
+    totals, notes = trial.find_published_totals(Source(layout="bp4d", root="x"))
+    assert totals.weight == 146_847
+    assert "only the frames that are labelled" in notes[-1]
 
 
 def test_the_error_of_a_ratio_is_that_of_repeated_samples():

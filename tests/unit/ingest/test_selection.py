@@ -57,6 +57,10 @@ def test_a_number_of_people_or_videos_is_part_of_every_larger_one():
     assert set(few) < set(more)
     assert len(select(videos_per_identity=1, identities=2)[0]) == 4
     assert len({item.video for item in few}) > 1  # not the first of everybody
+    clips = select(videos_per_identity=2, clips_per_video=1)[0]
+    assert len(clips) == len({(item.identity, item.video) for item in clips}) == 4 * 2
+    assert set(clips) < set(select(videos_per_identity=2)[0])
+    assert len({item.part for item in clips}) > 1
 
 
 def test_a_part_of_the_split_is_selected():

@@ -5,9 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 from pathlib import Path
 
+import fsspec
 import pyarrow.parquet as pq
 import pytest
 import simplejpeg
@@ -17,7 +19,7 @@ from facscale.data import DataError, Dataset
 from facscale.data.derivation import forget_people, list_forgotten
 from facscale.data.storage import Folder
 from facscale.data.verification import verify_dataset
-from facscale.data.versions import find_next_version, iterate_versions
+from facscale.data.versions import find_next_version, list_versions
 from facscale.ingest.failures import list_failed
 from facscale.ingest.lock import OutputLock
 from facscale.ingest.parts import plan_parts
@@ -248,6 +250,37 @@ def test_a_changed_source_gives_a_version_that_says_what_changed(tmp_path):
     third = run(spec)
     assert (third.output, third.previous, third.changes["added"]) == (f"{spec.output}-v3", second.url, ("n/n.mp4",))
 
+    for old in (spec.output, second.url):  # no job needs them any more
+        shutil.rmtree(old)
+    assert run(spec).outcome == "already there"
+    assert not verify_dataset(Dataset(third.output))
+    write_videos(tmp_path, "o")
+    assert run(spec).output == f"{spec.output}-v4"
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_store_without_folders_and_links_is_extended_too(tmp_path):
+    write_videos(tmp_path, "abcd")
+    store = fsspec.filesystem("memory")
+    base = f"/{tmp_path.name}"
+    for name in "abcd":
+        store.pipe(f"{base}/raw/{name}.mp4", (tmp_path / f"raw/{name}/{name}.mp4").read_bytes())
+    source = {"layout": "videos", "root": f"memory:/{base}/raw"}
+    spec = make_pipeline(tmp_path, source=source).model_copy(update={"output": f"memory:/{base}/set"})
+    run(spec)
+    write_videos(tmp_path, "e")
+    store.pipe(f"{base}/raw/e.mp4", (tmp_path / "raw/e/e.mp4").read_bytes())
+    store.rm(f"{base}/raw/a.mp4")
+    pool = CountingPool()
+    report = run(spec, pool=pool)
+    assert (report.changes["added"], report.changes["removed"]) == (("e.mp4",), ("a.mp4",))
+    assert pool.done.count("_extract") == 1
+    assert not verify_dataset(Dataset(report.output))
+    with OutputLock(spec.output), pytest.raises(DataError, match="another run is writing there"):
+        OutputLock(spec.output).__enter__()
+    left = [name for name in store.find(base) if "_parts" in name or "locks" in name]
+    assert not left
+
 
 def test_a_file_that_is_written_again_counts_by_its_content(tmp_path):
     write_videos(tmp_path, "ab")
@@ -267,6 +300,19 @@ def test_a_file_that_is_written_again_counts_by_its_content(tmp_path):
     assert report.changes["replaced"] == ("a/a.mp4",)
     path.write_bytes(content)
     assert run(spec).changes["repaired"] == ("a/a.mp4",)
+
+
+def test_a_data_set_of_an_earlier_release_is_kept_but_not_extended(tmp_path):
+    write_videos(tmp_path, "ab")
+    spec = make_pipeline(tmp_path)
+    run(spec)
+    table = tmp_path / "out/__facscale__/items.parquet"
+    columns = pq.read_table(table)
+    pq.write_table(columns.drop_columns(["stamp", "content", "face_bytes", "checksum"]), table)
+    assert run(spec).outcome == "already there"
+    write_videos(tmp_path, "c")
+    with pytest.raises(DataError, match=r"from other source files.*choose another output"):
+        run(spec)
 
 
 def test_labels_with_another_au_are_added_to_all_videos(tmp_path):
@@ -301,7 +347,7 @@ def test_forgotten_people_stay_forgotten(tmp_path):
     assert run(spec).outcome == "already there"
     write_videos(tmp_path, "d")
     report = run(spec)
-    latest = list(iterate_versions(spec.output))[-1]
+    latest = list_versions(spec.output)[-1]
     assert (report.output, latest.url) == (f"{spec.output}-v3",) * 2
     assert latest.runs.identities == ("a", "c", "d")
     assert (report.changes["added"], report.changes["removed"]) == (("d/d.mp4",), ())

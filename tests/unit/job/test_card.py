@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from faces import write_face_data_set
 from facscale.data import Dataset
@@ -23,10 +25,13 @@ from facscale.job.card import (
     render_card,
 )
 from facscale.job.variants import expand_variants
+from facscale.job.verify import check_tables, print_comparison
 from facscale.report.published import find_results
 from facscale.spec import Document, SpecError, read_spec
 from facscale.spec.renamed import restore_old_names
+from fuzz import fuzz
 from planned import PlannedJob
+from predicted import make_tied_predictions
 
 CLP = """
 method: {name: clp, depth: 18, width: 4, hidden: 8, embedding: 8, queue_size: 8}
@@ -103,7 +108,9 @@ def test_a_card_says_everything(judged, data):
     np.testing.assert_array_equal(np.array(found.results["one"]["f1"], float), row.by_fold)
     assert {"torch", "python", "facscale"} <= found.versions.keys()
     assert found.papers == {"one": []}
+    assert found.results["one"]["protocol"] == "linear-probe"
     page = render_card(found)
+    assert "threshold 0.5: linear probe on the frozen encoder" in page
     assert f"{100 * row.mean:.1f}" in page
     assert "c0ffee" in page
 
@@ -179,11 +186,31 @@ def test_other_data_and_other_folds_are_refused(judged, tmp_path):
         verify.verify_card(str(path), changes=[Document({"evaluate": {"seed": 2}}, {})])
 
 
+def test_a_card_whose_results_its_spec_does_not_give_is_refused(judged):
+    def forged(found):
+        found["results"]["other"] = found["results"]["one"]
+
+    _, path, _ = judged
+    with pytest.raises(CardError, match="has results on 'other', which its spec does not evaluate"):
+        verify.verify_card(changed(path, forged))
+
+
+def test_a_card_from_before_protocols_were_recorded_is_read(judged, capsys):
+    def forged(found):
+        del found["results"]["one"]["protocol"]
+
+    _, path, _ = judged
+    assert verify.verify_card(changed(path, forged))
+    assert "protocol not recorded" in render_card(Card.from_json(path.read_bytes(), source="x"))
+
+
 def test_a_card_from_before_keys_were_renamed_is_read(judged, capsys):
     card, path, _ = judged
     path.write_text(json.dumps(json.loads(card.to_json()) | {"spec": restore_old_names(card.spec)}))
     assert '"patience": 600' in path.read_text()
-    assert Card.from_json(path.read_bytes(), source="x") == card
+    old = Card.from_json(path.read_bytes(), source="x")
+    assert replace(old, spec=card.spec) == card
+    assert restore_old_names(old.spec) == restore_old_names(card.spec)  # it lacks keys that were added later
     assert verify.verify_card(str(path))
 
 
@@ -196,3 +223,25 @@ def test_what_is_no_card_is_refused(tmp_path):
         (tmp_path / "card.json").write_text(text)
         with pytest.raises(CardError, match=message):
             verify.verify_card(str(tmp_path / "card.json"))
+
+
+def test_a_card_without_tables_or_with_others_compares_nothing_and_fails():
+    card, predictions = Card.from_json(fuzz.make_card(), source="x"), {}
+    with pytest.raises(CardError, match="bp4d cannot be evaluated again: .* make the tables none"):
+        check_tables(card, predictions, source="x")
+    with pytest.raises(CardError, match="x has no table of results, so that there is nothing to compare"):
+        check_tables(replace(card, results={}, papers={}), predictions, source="x")
+    table = make_tied_predictions(20, folds=2)
+    with pytest.raises(CardError, match="x has no results on disfa"):
+        check_tables(card, {"bp4d": table, "disfa": table}, source="x")
+    with pytest.raises(CardError, match="its table of bp4d has other AUs or folds"):
+        check_tables(card, {"bp4d": replace(table, aus=(1, 25))}, source="x")
+
+
+def test_f1_that_is_undefined_everywhere_is_not_reproduced(capsys):
+    card = Card.from_json(fuzz.make_card(), source="x")
+    undefined = replace(card, results={"bp4d": {**card.results["bp4d"], "f1": [[None, None], [None, None]]}})
+    nothing = np.full((2, 2), np.nan)
+    scores = MethodScores("clp", (1, 12), nothing, nothing[0], ("fold0", "fold1"))
+    assert not print_comparison("bp4d", undefined, scores=scores, console=Console())
+    assert "nothing was compared" in " ".join(capsys.readouterr().out.split())

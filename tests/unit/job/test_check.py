@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from click.testing import CliRunner
 
 from conftest import ROOT
 from faces import write_face_data_set
 from facscale.cli import main
+from facscale.report.published import load_trainings
 
 
 @pytest.fixture
@@ -29,14 +32,29 @@ def plan_of(done):
 def test_a_job_whose_data_is_elsewhere_is_planned_with_published_sizes(check):
     done = check(ROOT / "jobs" / "clp.yaml")
     assert "not at hand: ${FACSCALE_DATA}/voxceleb2; the plan takes the published size of VoxCeleb2" in done.output
-    assert "about 1,092,009 samples of VoxCeleb2" in done.output
+    assert "about 47,952 samples of VoxCeleb2" in done.output  # 8 of each person in the dev part
+    assert "about 153,000 steps: 200 epochs of one clip a video" in " ".join(done.output.split())
     assert "folds from BP4D's published parts: 14 people, 14 people, 13 people" in done.output
     head, training, *evaluations = plan_of(done)
-    assert head == "plan: 1 training for 1 row; each waits for the one that it hangs below"
-    assert training.startswith("└── clp: clp, 3,412,529 steps, about ")
-    assert [line.strip(" │├└─") for line in evaluations] == [
-        f"F1 on {name} by a linear probe on the frozen encoder, 3 folds" for name in ("BP4D", "DISFA")
-    ]
+    assert head == "plan: 7 trainings for 1 row; each waits for the one that it hangs below"
+    assert training.startswith("└── clp: clp, 149,850 steps, about ")
+    lines = [line.strip(" │├└─") for line in evaluations]
+    for name in ("BP4D", "DISFA"):
+        (folds,) = (
+            line for line in lines if line.startswith(f"clp {name} fold0 … fold2: 3 trainings of supervised, 5 epochs")
+        )
+        assert re.search(r"a linear layer, [\d,]{5,} steps, about .* on 4 H100 each$", folds)
+        protocol = "linear probe on the encoder, which is frozen except for its BatchNorm layers"
+        assert f"F1 on {name}, 3 folds: {protocol}" in lines
+        assert f"F1 on {name}, 3 folds: linear probe on the frozen encoder" in lines
+
+
+@pytest.mark.parametrize("name", ["clp", "tcae", "aunet"])
+def test_a_job_has_about_as_many_steps_as_the_paper(check, name):
+    """TCAE's paper also reads VoxCeleb1, and each fold of AUNet sees two thirds of the people."""
+    done = check(ROOT / "jobs" / f"{name}.yaml")
+    steps = re.search(rf"\W{name}( BP4D .*)?: .*?{name}, ([\d,]+) steps", "\n".join(plan_of(done)))
+    assert int(steps[2].replace(",", "")) == pytest.approx(load_trainings()[name].steps, rel=0.15)
 
 
 def test_folds_stand_together_below_what_they_wait_for(check):
@@ -64,10 +82,12 @@ def test_baselines_seeds_and_adapted_probes_are_counted(check, tmp_path):
     head, *lines = plan_of(done)
     assert head.startswith("plan: 12 trainings for 2 rows;")  # two rows of two seeds: once, and in each of two folds
     assert any("job: 2 trainings of simclr" in line for line in lines)
-    assert any(
-        "job labelled fold0 … fold1: 4 trainings of supervised, 30 epochs of BatchNorm" in line for line in lines
+    assert any("job labelled fold0 … fold1: 4 trainings of supervised, 5 epochs of BatchNorm" in line for line in lines)
+    assert (
+        sum("F1 on labelled, 2 folds: linear probe on the encoder, which is frozen except" in line for line in lines)
+        == 2
     )
-    assert sum("F1 on labelled by its own logits, 2 folds" in line for line in lines) == 2
+    assert sum("F1 on labelled, 2 folds: linear probe on the frozen encoder" in line for line in lines) == 2
 
 
 def test_a_variable_that_is_not_set_is_named_where_no_size_is_published(check):

@@ -60,7 +60,7 @@ def test_the_map_shows_the_first_folds_test_people(world):
 @pytest.mark.parametrize("method", [CLP, SUPERVISED])
 def test_attention_is_of_people_that_are_tested(world, method):
     row, part, exported = world(method, attention_faces=3)
-    node = EvalNode(row, part, "own", ("model",))
+    node = EvalNode(row, part, "end-to-end", ("model",))
     report = model_plots.plot_attention(node, exported, evaluator=Evaluator())
     cells = [axes for axes in report.figures["attention_coded"].axes if axes.images]
     assert len(cells) == 3 * (1 + 3)

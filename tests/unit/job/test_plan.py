@@ -330,3 +330,112 @@ def test_a_probe_is_cross_validated_over_and_over(written, monkeypatch):
     alone = PlannedJob(written(CLP)[0]).predict()["one"]
     np.testing.assert_allclose(told.score(0.5).by_fold[:3], alone.score(0.5).by_fold)
     assert list(planned.tasks) == ["main"]
+
+
+ADAPTED = """
+data: {validation: 0.2, augment: {flip: 1, rotation: 30, hue: 0.4}}
+train: {optimizer: {name: lars}, precision: bf16, batch_size: 12, validate_every: 5}
+evaluate:
+  protocol: adapted-batchnorm
+  probe: {weighting: au}
+  adaptation: {epochs: 2, batch_size: 8, lr: 0.003}
+"""
+
+
+def test_batchnorm_adapts_on_each_folds_people_and_the_frozen_encoder_has_its_own_table(written, monkeypatch):
+    (row,) = written(CLP, ADAPTED)
+    planned = PlannedJob(row)
+    adapted, frozen = planned.evaluations
+    assert (adapted.protocol, adapted.is_additional, len(adapted.models)) == ("adapted-batchnorm", False, 3)
+    assert (frozen.protocol, frozen.is_additional, len(frozen.models)) == ("linear-probe", True, 1)
+    (data,) = adapted.group.sets
+    for fold in data.split:
+        task = planned.tasks[f"main one {fold.name}"]
+        assert planned.people(f"main one {fold.name}") == {data.url: set(fold.train)}
+        assert not task.job.data.validation, "nobody of a fold's people is held out"
+        assert (task.job.data.augment.flip, task.job.data.augment.rotation, task.job.data.augment.hue) == (0, 0, 0)
+        assert (task.job.train.batch_size, task.job.train.epochs) == (8, 2)
+        assert (task.job.train.optimizer.name, task.job.train.optimizer.lr) == ("adam", 0.003)
+        assert task.job.train.sync_batchnorm
+        assert task.config.weighting == "au"
+    method, before = make_method(task), export.load_export(task.inputs["pretrained"])
+    trained = {name for name, parameter in method.named_parameters() if parameter.requires_grad}
+    assert "encoder.conv1.weight" not in trained
+    assert {"encoder.bn1.weight", "encoder.layer4.1.bn2.bias", "classifier.0.weight", "classifier.1.weight"} <= trained
+    assert (method.encoder.conv1.weight == before.encoder.conv1.weight).all()
+
+    def answer(model, on, *, job, subjects=None):
+        return (looked_at if subjects is None else pretended)(model, on, job=job, subjects=subjects)
+
+    monkeypatch.setattr(evaluator, "embed_frames", answer)
+    told = planned.predict(0) | planned.predict(1)
+    assert {title: of.protocol for title, of in told.items()} == {
+        "one": "adapted-batchnorm",
+        "one, encoder frozen": "linear-probe",
+    }
+    alone = PlannedJob(written(CLP, evaluate="{probe: {weighting: au}}")[0]).predict()["one"]
+    np.testing.assert_array_equal(told["one, encoder frozen"].probability, alone.probability)
+
+
+def test_the_workers_can_share_a_batch_of_the_adaptation(written):
+    shared = "cluster: {workers: [2, 3]}\n"
+    with pytest.raises(SpecError, match="3 workers cannot share evaluate.adaptation.batch_size=8 evenly"):
+        written(CLP, ADAPTED + shared)
+    assert written(CLP, ADAPTED + shared, **{"evaluate.adaptation.batch_size": 6})
+
+
+def test_a_frozen_encoder_predicts_intensities_of_people_that_a_fold_does_not_learn_from(written, urls, monkeypatch):
+    monkeypatch.setattr(evaluator, "embed_frames", looked_at)
+    (row,) = written(CLP, "evaluate: {transfer: [OTHER]}\n")
+    planned = PlannedJob(row, transfer=open_transfer_sets(row.job, sets=open_sets(row)))
+    told = evaluator.Evaluator().predict_intensities(planned.evaluations[0], planned.exports)
+    assert {title: of.aus for title, of in told.items()} == {"one": (1, 12), "other, learned on one": (12, 1)}
+    (data,) = planned.groups[0].sets
+    of = told["one"]
+    for number, fold in enumerate(data.split):
+        assert set(of.identity[of.fold == number]) == set(fold.test)
+    labels = {
+        (person, frame): values
+        for person, frame, values in zip(data.identity, np.tile(range(6), 9), data.au, strict=True)
+    }
+    for person, frame, intensity in zip(of.identity, of.frame, of.intensity, strict=True):
+        assert (intensity == np.where(labels[person, frame] > 0, 3, labels[person, frame])).all()
+    assert of.predicted[of.intensity == 3].mean() > of.predicted[of.intensity == 0].mean() + 1
+    assert len(told["other, learned on one"].frame) == 3 * 54
+
+
+def test_without_labels_of_intensities_there_are_none(written, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluator, "embed_frames", looked_at)
+    tracks = []
+    for person in range(9):
+        rows = make_track(person, frames=range(6), au=2)
+        missing = pa.FixedSizeListArray.from_arrays(pa.array(np.full(12, -1, np.int8)), 2)
+        tracks.append(rows.set_column(rows.column_names.index("intensity"), "intensity", missing))
+    write_tracks(str(tmp_path / "occurrences"), tracks, au=(1, 12))
+    for job in (CLP.replace("ONE", str(tmp_path / "occurrences")), AUNET):
+        planned = PlannedJob(written(job)[0])
+        assert evaluator.Evaluator().predict_intensities(planned.evaluations[0], planned.exports) == {}
+
+
+SUPERVISED = """
+method: {name: supervised, depth: 18, width: 4, intensities: true}
+data: {labelled: [ONE], image_size: 32}
+evaluate: {folds: 3, seed: 1, transfer: [OTHER]}
+"""
+
+
+def test_a_method_with_a_head_for_intensities_is_tested_by_it(written, monkeypatch):
+    monkeypatch.setattr(evaluator, "embed_frames", pretended)
+    (row,) = written(SUPERVISED)
+    planned = PlannedJob(row, transfer=open_transfer_sets(row.job, sets=open_sets(row)))
+    told = evaluator.Evaluator().predict_intensities(planned.evaluations[0], planned.exports)
+    assert {title: of.aus for title, of in told.items()} == {"one": (1, 12), "other, learned on one": (12, 1)}
+    for of in told.values():
+        # the pretended intensities are the numbers of the columns, which are those of the set that is learned from
+        assert of.predicted.tolist() == [[(1, 12).index(au) for au in of.aus]] * len(of.frame)
+        assert of.protocol == "end-to-end"
+    of = told["one"]
+    for number, fold in enumerate(planned.groups[0].sets[0].split):
+        assert set(of.identity[of.fold == number]) == set(fold.test)
+    plain = PlannedJob(written(SUPERVISED.replace("true", "false").replace(", transfer: [OTHER]", ""))[0])
+    assert evaluator.Evaluator().predict_intensities(plain.evaluations[0], plain.exports) == {}

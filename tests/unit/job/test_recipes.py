@@ -11,7 +11,7 @@ from facscale.data import DataError
 from facscale.ingest.pipeline import build_recipe
 from facscale.job.datasets import JobData
 from facscale.job.variants import expand_variants
-from facscale.spec import Pipeline, read_spec
+from facscale.spec import Pipeline, read_spec, yaml_io
 
 
 @pytest.fixture
@@ -23,7 +23,10 @@ def write(tmp_path):
             {"source": {"layout": "videos", "root": "/videos"}, "output": "/shards", **blocks}
         )
         recipe = build_recipe(pipeline) if is_ours else {"detector": "of somebody else"}
-        write_face_data_set(str(tmp_path / name), [12] * 9, au=au, recipe=recipe, row_group_mb=0.2, name=name)
+        margin = pipeline.crop.margin
+        write_face_data_set(
+            str(tmp_path / name), [12] * 9, au=au, recipe=recipe, row_group_mb=0.2, name=name, margin=margin
+        )
 
     return write
 
@@ -32,12 +35,13 @@ def write(tmp_path):
 def open_job(tmp_path, caplog):
     """Open the data of a job on the sets `unlabelled` and `labelled`; returns the warnings."""
 
-    def open_job(**sources):
+    def open_job(augment="{}", **sources):
         blocks = {"data": {}, "evaluate": {"folds": 3}}
         for key, names in sources.items():
             block = "evaluate" if key in ("transfer", "expressions") else "data"
             blocks[block][key] = [f"{tmp_path}/{name}" for name in names]
         file = tmp_path / "job.yaml"
+        blocks["data"]["augment"] = yaml_io.load(augment)
         file.write_text(f"method: {{name: simclr}}\ndata: {blocks['data']}\nevaluate: {blocks['evaluate']}\n")
         caplog.clear()
         with caplog.at_level(logging.WARNING, logger="facscale"):
@@ -98,3 +102,26 @@ def test_sets_that_no_pipeline_wrote_are_not_compared(write, open_job):
     write("faces", is_ours=False)
     write("labels", au=(1, 12))
     assert open_job(unlabelled=["faces"], labelled=["labels"]) == []
+
+
+def test_a_margin_is_no_other_crop(write, open_job):
+    """The faces lie alike in the face square, whatever is stored around it."""
+    write("faces")
+    write("labels", au=(1, 12), crop={"margin": 0.3})
+    assert open_job(unlabelled=["faces"], labelled=["labels"]) == []
+
+
+def test_crops_that_training_or_evaluation_would_cut_are_refused_before_anything_starts(write, open_job, tmp_path):
+    write("faces", crop={"margin": 0.3})
+    write("labels", au=(1, 12))
+    write("foreign", au=(1, 12), crop={"margin": 0.1})
+    wide = "{crop: [0.9, 1.4]}"
+    assert open_job(wide, unlabelled=["faces"], labelled=["labels"]) == []  # SimCLR learns from the first alone
+    with pytest.raises(DataError, match=rf"crop shows up to 1.4 times .* {tmp_path}/labels .*crop.margin=0.2 "):
+        open_job(wide, unlabelled=["labels"], labelled=["foreign"])
+    far = "{crop: [0.9, 1.4], eval_crop: 1.15}"
+    with pytest.raises(DataError, match=rf"the crop of evaluation shows up to 1.15 times .* {tmp_path}/labels .*0.08 "):
+        open_job(far, unlabelled=["faces"], labelled=["labels"])
+    assert open_job(far, unlabelled=["faces"], labelled=["foreign"]) == []
+    with pytest.raises(DataError, match=f"{tmp_path}/labels"):
+        open_job(far, unlabelled=["faces"], labelled=["foreign"], transfer=["labels"])

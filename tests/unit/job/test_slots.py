@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from facscale.job.slots import TrainingSlots
+from facscale.train.errors import DivergedError
 
 
 def test_two_slots_hold_two_at_once_and_keep_the_order():
@@ -46,3 +47,19 @@ def test_folds_inside_rows_do_not_wait_for_each_other_for_ever():
             return number
 
     assert slots.map(lambda row: slots.map(fold, range(row)), [3, 3, 3]) == [[0, 1, 2]] * 3
+
+
+def test_after_an_error_that_comes_back_no_sibling_begins():
+    begun, has_failed = [], threading.Event()
+
+    def work(item):
+        begun.append(item)
+        if item == 1:
+            has_failed.set()
+            raise DivergedError("its loss is not finite")
+        has_failed.wait()
+        return item
+
+    with pytest.raises(DivergedError):
+        TrainingSlots(2).map(work, [0, 1, *range(2, 40)])
+    assert len(begun) <= 3  # the thread of item 0 may begin another one just before the error is seen

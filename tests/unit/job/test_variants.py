@@ -63,3 +63,4 @@ def test_the_same_job_on_two_clusters_with_names_is_two_runs_else_one(tmp_path, 
     assert key() == east
     assert key("cluster.name=west") == west  # the file has the last word
     assert key("method.margin=0.4") not in {nameless, east, west}
+    assert len({east, key("name=first"), key("name=second"), key("name=east")}) == 4  # another name is another run

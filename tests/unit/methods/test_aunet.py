@@ -145,7 +145,7 @@ def test_by_option_both_classes_of_an_au_weigh_the_same():
     method = build(facts=facts, interval=0, labels=False, weighting="class").eval()
     batch = batch_of(method)
     loss = method.classify(batch)["bce"].value
-    logits, au = method.classifier(method.encoder.embed_clips(method.align_clips(batch))), batch.face.au[:, 0]
+    logits, au = method.classifier(method.encoder.embed_clips(batch.face.images[:, :, 0])), batch.face.au[:, 0]
     terms = [
         -facts.label_weights[int(label)][n] * math.log(1 / (1 + math.exp(-(logit if label else -logit))))
         for row, labels in zip(logits.tolist(), au.tolist(), strict=True)
@@ -248,27 +248,10 @@ def test_fan_and_the_labels_vae_are_frozen_and_the_vae_lets_gradient_through():
     assert all(p.grad.abs().sum() > 0 for p in (method.classifier[3].weight, method.encoder.narrow.weight))
 
 
-def test_neighbours_are_aligned_to_the_frame():
-    method = build(labels=False)
-    batch = batch_of(method, samples=2)
-    wide = torch.rand(2, 3, 64, 80, generator=torch.Generator().manual_seed(0))
-    columns = batch.face.columns
-    columns["landmarks"] = columns["landmarks"][:, 1:2].repeat(1, 3, 1, 1, 1)
-    for frame, moved in enumerate((3, 0, -5)):  # to the right
-        batch.face.images[:, frame, 0] = wide[..., 8 - moved : 72 - moved]
-        columns["landmarks"][:, frame, ..., 0] += moved
-    clips = method.align_clips(batch)
-    assert torch.equal(clips[:, 1], batch.face.images[:, 1, 0])
-    for frame in (0, 2):
-        torch.testing.assert_close(clips[:, frame, ..., 5:-5], clips[:, 1, ..., 5:-5], atol=1e-3, rtol=0)
-    loose = build(labels=False, align=False)
-    assert torch.equal(loose.align_clips(batch), batch.face.images[:, :, 0])
-
-
 def test_predictions_are_averaged_with_the_mirrored_faces():
     method = build().eval()
     batch = batch_of(method, views=KIND.eval_views(method.config))
-    clips = method.align_clips(batch)
+    clips = batch.face.images[:, :, 0]
     plain, mirrored = (method.classifier(method.encoder.embed_clips(c)) for c in (clips, clips.flip(-1)))
     assert not torch.allclose(plain, mirrored)
     torch.testing.assert_close(method.predict(batch), (plain + mirrored) / 2)
@@ -285,6 +268,11 @@ def test_views_of_training_and_evaluation(interval):
     assert {"au", "data_set"} <= set(sample.columns)
     assert not {"au", "data_set"} & set(judged.columns)
     if interval:
+        assert sample.choose(5, 100, None).tolist() == [5, 5, 12]  # the frame itself stands in for a missing neighbour
+        assert sample.choose(95, 100, None).tolist() == [88, 95, 95]
+        assert sample.is_aligned
+        assert judged.is_aligned
+        assert not KIND.train_views(KIND.Config(interval=interval, align=False))["face"].is_aligned
         assert sample.shared
         assert judged.shared
         assert "landmarks" in sample.columns
@@ -334,7 +322,7 @@ def test_visualize_shows_the_maps_of_the_trunk():
         assert images.shape == (2, 3, 64, 64)
         assert (images.amin((1, 2, 3)) == 0).all(), name
         assert images.amax((1, 2, 3)).tolist() == pytest.approx([1, 1]), name
-    static = method.encoder.extract_maps(method.align_clips(batch)).static[0].abs().mean(1)
+    static = method.encoder.extract_maps(batch.face.images[:, :, 0]).static[0].abs().mean(1)
     darkest = static.flatten(1).argmin(1)
     assert (columns["16 x 16"][:, 0, ::4, ::4].flatten(1).argmin(1) == darkest).all()
 

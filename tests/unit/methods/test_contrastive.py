@@ -50,6 +50,33 @@ def test_frames_of_tcnet(spacing, offsets):
     assert view.extent == offsets[-1] + 1
 
 
+def test_every_frame_of_tcnet_has_its_own_crop_and_anchors_their_own_statistics():
+    """As in the published code: positions are drawn for each frame; anchors, next and later frames are three batches."""
+    method = built("tcnet", length=5)
+    (view,) = method.train_views(method.config).values()
+    assert not view.shared
+    batch, sizes = batch_of(method, samples=3), []
+    method.encoder.register_forward_pre_hook(lambda _, images: sizes.append(len(images[0])))
+    loss = method.rank(batch)["ranked"].value
+    assert sizes == [3, 3, 9]
+    images = batch.clip.images[:, :, 0]
+    encode = built("tcnet", length=5).encoder
+    parts = [encode(images[:, 0]), encode(images[:, 1]), encode(images[:, 2:].flatten(0, 1))]
+    e = [torch.nn.functional.normalize(part.double(), dim=1).unflatten(0, (3, -1)) for part in parts]
+    expected = 0.0
+    for sample in range(3):
+        frames = [part[sample, n].tolist() for part in e for n in range(part.shape[1])]
+        d = [math.dist(frames[0], frame) ** 2 for frame in frames]
+        expected += sum(max(0.0, d[j] - d[j + 1] + 0.03) for j in range(1, 4)) / 3
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("hidden", "widths"), [(None, [12, 12, 12]), (32, [32, 32, 12])])
+def test_widths_of_simsiams_projector(hidden, widths):
+    projector = built("simsiam", projection=12, hidden=hidden, bottleneck=4).projector
+    assert [layer.out_features for layer in projector if isinstance(layer, torch.nn.Linear)] == widths
+
+
 def test_simsiams_distance_is_negative_cosine_without_gradient_to_the_target():
     p, z = unit(4, 5, seed=0).mul(3).requires_grad_(), unit(4, 5, seed=1).mul(2).requires_grad_()
     slow = -sum(

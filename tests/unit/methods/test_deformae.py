@@ -63,7 +63,7 @@ def test_losses_written_out():
 
 
 def test_every_layer_of_a_dense_block_counts():
-    block = DenseBlock(3, length=4, activation=nn.ReLU()).eval()
+    block = DenseBlock(3, length=4).eval()
     x = torch.rand(2, 3, 5, 5)
     outputs = [block.layers[0](x)]
     for layer in list(block.layers)[1:]:
@@ -71,6 +71,51 @@ def test_every_layer_of_a_dense_block_counts():
     torch.testing.assert_close(block(x), outputs[-1])
     block(x).sum().backward()
     assert all(parameter.grad is not None for parameter in block.parameters())
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 6])
+def test_a_dense_block_as_the_published_code_runs_it(length):
+    """From the second layer on it adds up all outputs so far, and calls no layer."""
+    block = DenseBlock(3, length=length, dense="first").eval()
+    x = torch.rand(2, 3, 5, 5)
+    outputs = []
+    for number in range(length):
+        outputs.append(sum(outputs) if number else block.layers[0](x))
+    torch.testing.assert_close(block(x), outputs[-1])
+    assert len(block.layers) == 1
+
+
+def test_tanh_is_at_the_ends_of_the_deformations_decoder_alone():
+    """As in the published code: the blocks between have its default, ReLU."""
+    method = built()
+    activations = (nn.ReLU, nn.Tanh, nn.LeakyReLU)
+    texture, deformation = (
+        [type(layer) for name, layer in decoder.named_modules(remove_duplicate=False) if isinstance(layer, activations)]
+        for decoder in (method.texture_decoder, method.deformation_decoder)
+    )
+    assert set(texture) == {nn.ReLU}
+    assert deformation == [nn.Tanh, *[nn.ReLU] * (len(deformation) - 2), nn.Tanh]
+    assert len(deformation) > 10
+
+
+def test_weights_begin_as_in_the_published_code():
+    method = built()
+    layers = list(method.modules())
+    convolutions = torch.cat([m.weight.flatten() for m in layers if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)])
+    scales = torch.cat([m.weight for m in layers if isinstance(m, nn.BatchNorm2d)])
+    assert convolutions.mean().item() == pytest.approx(0, abs=0.001)
+    assert convolutions.std().item() == pytest.approx(0.02, rel=0.05)
+    assert scales.mean().item() == pytest.approx(1, abs=0.01)
+    assert scales.std().item() == pytest.approx(0.02, rel=0.3)
+    assert not any(m.bias.any() for m in layers if isinstance(m, nn.BatchNorm2d))
+
+
+def test_the_inputs_relu_cuts_off_what_is_darker_than_the_mean():
+    first_layers = [built(input_relu=input_relu).encoder.eval().layers[0] for input_relu in (False, True)]
+    images = torch.rand(2, 3, 8, 8) - 0.5
+    plain, cut = (layer(images) for layer in first_layers)
+    torch.testing.assert_close(cut, plain.clamp(min=0))
+    assert (plain < 0).any()
 
 
 @pytest.mark.parametrize("size", [32, 64, 128, 256])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from io import BytesIO
 
 import pytest
@@ -14,7 +15,7 @@ from facscale import methods
 from facscale.inference import export
 from facscale.job.cost import make_random_batch
 from facscale.methods import DataFacts
-from facscale.methods.fan import is_inside, make_heatmaps, normalised_error
+from facscale.methods.fan import is_inside, make_heatmaps, normalised_error, report_pool
 from facscale.nn.fan import FAN
 from facscale.spec import SpecError
 from overfitting import overfit
@@ -186,7 +187,7 @@ def without_batch_counts(state):
 def test_a_public_checkpoint_of_four_stacks(pack, source):
     result = export.load_export(pack(source.state_dict()))
     assert type(result) is KIND
-    assert result.config == KIND.Config(stacks=4, width=8, levels=3)
+    assert result.config == KIND.Config(stacks=4, width=8, levels=3, pool="mean")
     images = torch.rand(2, 3, 32, 32)
     torch.testing.assert_close(result.encoder(images), source(images))
     two = FAN(stacks=2, width=8, levels=3).eval()  # as in AUNet's code: parameters of the other stacks are left out
@@ -195,6 +196,42 @@ def test_a_public_checkpoint_of_four_stacks(pack, source):
     torch.testing.assert_close(result.encoder.extract_maps(images, 2), two.extract_maps(images))
     rebuilt = export.load_export(export.save_export(result))
     torch.testing.assert_close(rebuilt.encoder(images), source(images))
+
+
+@pytest.mark.parametrize(
+    ("stacks", "pool", "message"),
+    [
+        (2, "max", "2 stacks: its maps are halved by max"),
+        (4, "mean", "4 stacks: its maps are halved by mean"),
+        (3, "mean", "if it was trained with max pooling, its features are wrong"),
+    ],
+)
+def test_the_number_of_stacks_of_a_public_file_decides_how_it_pools(stacks, pool, message, caplog):
+    report_pool.cache_clear()
+    torch.manual_seed(1)
+    public = FAN(stacks=stacks, width=8, levels=2, pool=pool).eval()  # as their authors build it
+    result = export.load_export(torch_file(public.state_dict()))
+    assert message in caplog.text
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(result.encoder(images), public(images))
+    rebuilt = export.load_export(export.save_export(result))
+    torch.testing.assert_close(rebuilt.encoder(images), public(images))
+    other = FAN(stacks=stacks, width=8, levels=2, pool="mean" if pool == "max" else "max").eval()
+    other.load_state_dict(public.state_dict())
+    assert not torch.allclose(other(images), public(images), rtol=0.05)
+
+
+def test_an_export_that_does_not_say_how_it_pools_pools_by_mean():
+    """It was made before there was a choice."""
+    method = build()
+    weights = method.encoder.state_dict()
+    recipe = replace(method.recipe, config={key: value for key, value in method.recipe.config.items() if key != "pool"})
+    older = recipe.build().eval()
+    older.encoder.load_state_dict(weights)
+    expected = FAN(**TINY, pool="mean").eval()
+    expected.load_state_dict(weights)
+    images = torch.rand(1, 3, 32, 32)
+    torch.testing.assert_close(older.encoder(images), expected(images))
 
 
 def test_weights_that_only_look_like_fans():

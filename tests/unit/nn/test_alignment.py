@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from facscale.nn.alignment import align_faces, compute_five_points, fit_similarity
+from facscale.nn.alignment import compute_five_points, fit_similarity
 
 SIDE = 48
 
@@ -24,17 +24,6 @@ def face(*, seed=0):
     """Landmarks [68, 2] spread over the image."""
     random = torch.Generator().manual_seed(seed)
     return 8 + (SIDE - 16) * torch.rand(68, 2, generator=random, dtype=torch.float64)
-
-
-def pattern(points):
-    """A smooth image, sampled at points [..., 2]: three channels [3, ...]."""
-    x, y = points.unbind(-1)
-    return torch.stack([(x / 7).sin() * (y / 9).cos(), (x / 11 + y / 8).sin(), ((x - y) / 10).cos()])
-
-
-def pixels():
-    y, x = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
-    return torch.stack([x, y], -1).double()
 
 
 def least_squares(source, target):
@@ -77,54 +66,3 @@ def test_degenerate_points_give_the_identity():
     source[2], target[3] = 7, 7
     still = [[1, 0, 0], [0, 1, 0]]
     assert fit_similarity(source, target).tolist() == [still] * 4
-
-
-@pytest.mark.parametrize(("degrees", "scale", "shift"), [(0, 1, (3.5, -2.25)), (12, 1, (4, -6)), (-9, 1.2, (2, -5))])
-def test_a_known_similarity_is_undone(degrees, scale, shift):
-    """The moved image at A p equals the original at p, and so do its landmarks."""
-    movement = {"degrees": degrees, "scale": scale, "shift": shift}
-    back = turned(pixels() - torch.tensor(shift, dtype=torch.float64), degrees=-degrees, scale=1 / scale)
-    still, moved = pattern(pixels()), pattern(back)
-    result = align_faces(moved[None], turned(face(), **movement)[None], onto=face()[None])[0]
-    taken = turned(pixels(), **movement)
-    inside = ((taken >= 0) & (taken <= SIDE - 1)).all(-1)
-    assert inside.float().mean() > 0.5
-    assert (moved - still)[:, inside].abs().mean() > 0.1
-    assert (result - still)[:, inside].abs().max() < 0.01  # bilinear between pixels
-
-
-def test_shifts_by_whole_pixels_and_quarter_turns_are_exact():
-    random = torch.Generator().manual_seed(0)
-    images = torch.rand(2, 3, SIDE, SIDE, generator=random, dtype=torch.float64)
-    onto = face().repeat(2, 1, 1)
-    middle = torch.tensor([(SIDE - 1) / 2] * 2, dtype=torch.float64)
-    landmarks = torch.stack([onto[0] + torch.tensor([3, -2]), turned(onto[1] - middle, degrees=90) + middle])
-    shifted, rotated = align_faces(images, landmarks, onto=onto)
-    by_hand = torch.empty(3, SIDE, SIDE, dtype=torch.float64)  # reflected at the outer edge of the border's pixels
-    for y in range(SIDE):
-        for x in range(SIDE):
-            from_x, from_y = x + 3, y - 2
-            from_x = 2 * SIDE - 1 - from_x if from_x >= SIDE else from_x
-            from_y = -1 - from_y if from_y < 0 else from_y
-            by_hand[:, y, x] = images[0, :, from_y, from_x]
-    torch.testing.assert_close(shifted, by_hand)
-    corner, right = rotated[:, 0, 0], rotated[:, 0, 5]  # x goes to y: the first row is taken from the last column
-    torch.testing.assert_close(torch.stack([corner, right]), images[1, :, [0, 5], SIDE - 1].T)
-
-
-def test_an_image_with_unknown_landmarks_is_unchanged():
-    images = torch.rand(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    onto = face().float().repeat(3, 1, 1)
-    landmarks = onto + 4
-    landmarks[0], onto[1] = math.nan, math.nan
-    result = align_faces(images, landmarks, onto=onto)
-    torch.testing.assert_close(result[:2], images[:2])
-    torch.testing.assert_close(result[2, :, :-4, :-4], images[2, :, 4:, 4:], atol=1e-4, rtol=0)
-
-
-def test_autocast_does_not_make_positions_coarse():
-    images = pattern(8 * pixels())[None].float()
-    landmarks = turned(face(), degrees=7, shift=(1, 2))[None].float()
-    plain = align_faces(images, landmarks, onto=face()[None].float())
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(align_faces(images, landmarks, onto=face()[None].float()), plain)

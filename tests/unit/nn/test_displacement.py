@@ -93,6 +93,8 @@ def test_the_window_of_a_curriculum():
     assert curriculum.select({"a": first, "b": second}, {"a": 1.0, "b": 0.0}, per_loss=True)["b"].item() == 2.0
     for loss in (1.0, 0.5, 0.6, 0.7):
         curriculum.after_validation(loss)
+    assert int(curriculum.window) == 0  # the loss did not fall twice, which is not yet more than the patience
+    curriculum.after_validation(0.5)
     assert int(curriculum.window) == 1
     assert curriculum.select({"a": first}, {"a": 1.0})["a"].item() == 3.0  # 1 2 3 4 5
     for _ in range(20):
@@ -101,3 +103,61 @@ def test_the_window_of_a_curriculum():
     curriculum.eval()
     assert curriculum.select({"a": first}, {"a": 1.0})["a"].item() == 4.5
     assert math.isfinite(float(curriculum.best))
+    assert float(curriculum.rate) == 1
+
+
+@pytest.mark.parametrize("window", range(5))
+@pytest.mark.parametrize("count", [1, 2, 7, 10, 16, 64, 128])
+def test_the_window_is_cut_where_the_published_code_cuts_it(count, window):
+    """Whole numbers below the percentiles, so that 64 samples have the windows 0-32, 6-38, 12-44, 19-51 and 25-57."""
+    curriculum = Curriculum(windows=5, patience=1)
+    curriculum.window.fill_(window)
+    losses = torch.randperm(count, generator=torch.Generator().manual_seed(count)).double()
+    first, last = math.floor(count * window / 10), math.floor(count * (window + 5) / 10)
+    expected = sorted(losses.tolist())[first : max(last, first + 1)]
+    assert curriculum.select({"a": losses}, {"a": 1.0})["a"].item() == pytest.approx(sum(expected) / len(expected))
+
+
+def test_validation_of_the_window_alone():
+    losses = torch.arange(10.0)
+    curriculum = Curriculum(windows=3, patience=1, validated="window").eval()
+    curriculum.window.fill_(2)
+    assert curriculum.select({"a": losses}, {"a": 1.0})["a"].item() == 4.0  # 2 3 4 5 6
+
+
+def test_the_rate_falls_as_the_published_code_lets_it_fall():
+    """TrackLoss and torch's ReduceLROnPlateau, written out as in FAb-Net's loop, on a loss that falls and stalls."""
+    random = torch.Generator().manual_seed(0)
+    curve = [3 / (1 + 0.01 * n) + 0.05 * torch.rand((), generator=random).item() for n in range(300)]
+    curve += [min(curve) + 0.01 + 0.1 * torch.rand((), generator=random).item() for _ in range(900)]
+    curriculum = Curriculum(windows=5, patience=15, rate_patience=10)
+    weight = torch.nn.Parameter(torch.zeros(()))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=10)
+    percentile, best, best_epoch, warm = 0.5, 1000.0, -1, -1
+    for epoch, loss in enumerate(curve):
+        curriculum.after_validation(loss)
+        if loss < best:
+            best, best_epoch, warm = loss, epoch, epoch
+        if epoch - best_epoch > 15 and epoch - warm > 15:
+            warm = epoch
+            if percentile < 0.85:
+                percentile, best, best_epoch, warm = percentile + 0.1, 1000.0, -1, -1
+            else:
+                plateau.step(loss)
+        assert 0.5 + int(curriculum.window) / 10 == pytest.approx(percentile), epoch
+        assert float(curriculum.rate) == pytest.approx(optimizer.param_groups[0]["lr"]), epoch
+    assert percentile > 0.85
+    assert 1e-4 < float(curriculum.rate) < 1
+
+
+def test_a_state_from_before_there_was_a_rate_can_be_loaded():
+    state = {
+        name: value for name, value in Curriculum(windows=3, patience=1).state_dict().items() if "rate" not in name
+    }
+    curriculum = Curriculum(windows=3, patience=1)
+    curriculum.rate.fill_(0.1)
+    state["window"] = torch.tensor(2)
+    curriculum.load_state_dict(state)
+    assert int(curriculum.window) == 2
+    assert float(curriculum.rate) == 1

@@ -13,11 +13,11 @@ def parameters(module):
     return sum(p.numel() for p in module.parameters()) / 1e6
 
 
-@pytest.fixture(scope="module")
-def network():
+@pytest.fixture(scope="module", params=["mean", "max"])
+def network(request):
     """Three small stacks in float64, of which no layer is as it was initialised."""
     torch.manual_seed(0)
-    fan = FAN(stacks=3, width=16, levels=2, points=5).double()
+    fan = FAN(stacks=3, width=16, levels=2, points=5, pool=request.param).double()
     with torch.no_grad():
         for value in fan.state_dict().values():
             if value.is_floating_point():
@@ -34,11 +34,11 @@ class SlowFAN:
     """The network from its state dictionary alone, as the papers' figures draw it."""
 
     def __init__(self, fan):
-        self.state = fan.state_dict()
+        self.state, self.pool = fan.state_dict(), fan.pool
 
     def __call__(self, images, *, stacks):
         x = self.norm(conv2d(images, *self.both("conv1"), stride=2, padding=3), "bn1").clamp(min=0)
-        x = self.block(x, "conv2").unfold(2, 2, 2).unfold(3, 2, 2).mean((4, 5))
+        x = self.halve(self.block(x, "conv2"))
         stem = previous = self.block(self.block(x, "conv3"), "conv4")
         features, heatmaps = [], []
         for n in range(stacks):
@@ -53,9 +53,13 @@ class SlowFAN:
 
     def hourglass(self, x, name, *, level):
         beside = self.block(x, f"{name}.b1_{level}")
-        low = self.block(x.unfold(2, 2, 2).unfold(3, 2, 2).mean((4, 5)), f"{name}.b2_{level}")
+        low = self.block(self.halve(x), f"{name}.b2_{level}")
         low = self.hourglass(low, name, level=level - 1) if level > 1 else self.block(low, f"{name}.b2_plus_1")
         return beside + self.block(low, f"{name}.b3_{level}").repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+    def halve(self, x):
+        squares = x.unfold(2, 2, 2).unfold(3, 2, 2)
+        return squares.mean((4, 5)) if self.pool == "mean" else squares.amax((4, 5))
 
     def block(self, x, name):
         result, y = [], x

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -53,9 +55,26 @@ def test_momentum_is_exponential_averaging_in_float32():
     with torch.no_grad():
         source.weight.add_(1.0)
     for _ in range(1000):
-        momentum.update(source)
+        momentum.update()
     expected = source.weight.float() + (start - source.weight.float()) * 0.999**1000
     torch.testing.assert_close(momentum.module.weight, expected, atol=1e-4, rtol=0)
+
+
+def test_a_momentum_encoder_is_reset_to_its_source_with_statistics_and_is_saved_once():
+    source = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    holder = nn.ModuleDict({"source": source, "momentum": MomentumEncoder(source, momentum=0.9)})
+    names = [name for name in holder.state_dict() if "0.weight" in name]
+    assert names == ["source.0.weight", "momentum.module.0.weight"]
+    source(torch.randn(8, 3))  # moves the running statistics
+    nn.init.normal_(source[0].weight)
+    assert not torch.equal(holder["momentum"].module[1].running_mean, source[1].running_mean)
+    copied = copy.deepcopy(holder)
+    for module in (holder, copied):
+        nn.init.normal_(module["source"][0].bias)
+        module["momentum"].reset()
+        for name, value in module["source"].state_dict().items():
+            assert torch.equal(module["momentum"].module.state_dict()[name], value), name
+    assert not torch.equal(holder["source"][0].bias, copied["source"][0].bias)  # a copy follows its own source
 
 
 def test_queue_wraps_around():

@@ -29,6 +29,15 @@ def attention(layer, queries, values, *, heads):
     return layer.out_proj(out)
 
 
+def test_dropout_is_in_every_layer_of_the_transformer_and_off_in_evaluation():
+    model, features = AUTransformer(3, dim=16, heads=4, hidden=8, dropout=0.3), torch.randn(2, 3, 16)
+    rates = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
+    rates |= {module.dropout for module in model.modules() if isinstance(module, torch.nn.MultiheadAttention)}
+    assert rates == {0.3}
+    assert not torch.equal(model(features), model(features))
+    assert torch.equal(model.eval()(features), model(features))
+
+
 def test_the_transformer_by_hand():
     torch.manual_seed(0)
     model = AUTransformer(3, dim=16, heads=4, hidden=8).double()

@@ -121,7 +121,7 @@ def planned(tmp_path_factory):
     write_face_data_set(str(folder / "l"), [20] * 12, au=(1, 12), row_group_mb=0.2, name="labelled")
     supervised = {
         "method": {"name": "supervised", "depth": 18, "width": 4},
-        "data": {"per_track": "all"},
+        "data": {"epoch": {"samples_per": "frame"}},
         "train": {"epochs": 3},
     }
 

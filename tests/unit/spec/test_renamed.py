@@ -16,7 +16,7 @@ from facscale.train.task import TrainingTask
 SPEC = """method: {name: aunet}
 stages:
   first: {data: {joint: true}, evaluate: {cross_dataset: ""}, cluster: {collective_timeout_s: 30}}
-data: {labelled: [s3://faces/bp4d, s3://faces/disfa]}
+data: {labelled: [s3://faces/bp4d, s3://faces/disfa], epoch: {samples_per: frame}}
 cluster: {collective_timeout_s: 60, resize_interval_s: 10, storage: s3://runs}
 evaluate:
   cross_dataset: pairs
@@ -30,6 +30,7 @@ RENAMED = {
     "cluster.regroup": "cluster.resize_interval_s",
     "evaluate.across": "evaluate.cross_dataset",
     "data.mixed": "data.joint",
+    "data.per_track": 'data.epoch: {"samples_per": "track", "count": 1}',
 }
 
 
@@ -81,14 +82,14 @@ def check_spec(path):
 
 
 def test_digests_are_those_from_before_the_renaming(spec):
-    """Computed by the last commit with the old names, on this spec with the old names."""
+    """Computed by commit ffa031f, on this spec with `per_track: all`, and without keys that were added later."""
     variants = expand_variants(read_spec(spec()), name="job")
-    assert make_run_key(variants, fingerprints=["a", "b"], cluster="here") == "fcc340d633fd"
+    assert make_run_key(variants, fingerprints=["a", "b"], cluster="here") == "6178f79a3c2d"
     keys = [make_training_key(TrainingTask(row.job, row.config, DataFacts()), fingerprints=["a"]) for row in variants]
-    assert keys == ["a9eab67e588c", "1b6dd88de7fa"]
+    assert keys == ["96e205275d4e", "8410784f6365"]
     submission = build_submission(spec(), ["name=job"])
-    assert submission.digest == "79b2701e911336696945e12feebc6f75c559540c3bd063f79aaaa40e2b4e35b9"
-    assert submission.training_digest == "14d43d35d4b43d50"
+    assert submission.digest == "647930b348ddcf476fcb1f8b81f14a50a03141ce3eb3a9473003cd10014db3fb"
+    assert submission.training_digest == "96ecffe91a8091e2"
 
 
 def test_old_names_are_restored_everywhere_and_updated_again(spec):
@@ -104,6 +105,8 @@ def test_old_names_are_restored_everywhere_and_updated_again(spec):
     }
     assert list(old["sweep"]["space"]) == ["data.mixed", "train.epochs"]
     assert not any(f'"{name.split(".")[1]}"' in json.dumps(old) for name in RENAMED.values() if name != "data.joint")
+    assert old["data"]["per_track"] == "all"
+    assert "epoch" not in old["data"]
     assert Job.model_validate(update_old_names(old)).model_dump(mode="json") == dump
     assert update_old_names(dump) == dump
 
@@ -112,6 +115,27 @@ def test_the_official_split_changes_a_digest_only_where_it_is_not_wanted():
     assert restore_old_names({"evaluate": {"folds": 3, "official_split": True}}) == {"evaluate": {"folds": 3}}
     spec = {"evaluate": {"folds": 3, "official_split": False}}
     assert restore_old_names(spec) == spec
+
+
+def test_samples_of_tracks_have_another_digest_since_they_are_others():
+    """A number of `per_track` counted parts of tracks that row groups cut, so a training of that time is not this one."""
+    epoch = {"samples_per": "track", "count": 2}
+    assert restore_old_names({"data": {"epoch": epoch}}) == {"data": {"epoch": epoch}}
+    assert update_old_names({"data": {"per_track": 2}}) == {"data": {"epoch": epoch}}
+    assert update_old_names({"data": {"per_track": "all"}}) == {"data": {"epoch": {"samples_per": "frame", "count": 1}}}
+
+
+def test_added_keys_change_a_digest_only_where_they_are_set():
+    spec = {"data": {"augment": {"crop": [0.8, 1.0], "shift": None, "eval_crop": None}}}
+    assert restore_old_names(spec) == {"data": {"augment": {"crop": [0.8, 1.0]}}}
+    spec["data"]["augment"]["shift"] = 0.04
+    assert restore_old_names(spec)["data"]["augment"] == {"crop": [0.8, 1.0], "shift": 0.04}
+
+
+def test_every_frame_is_seen_once(spec):
+    path = spec("method: {name: clp}\ndata:\n  epoch: {samples_per: frame, count: 2}\n")
+    with pytest.raises(SpecError, match=r"job.yaml:3: .*write count: 1, and raise train.epochs"):
+        configure(read_spec(path))
 
 
 def test_some_blocks_of_a_spec():

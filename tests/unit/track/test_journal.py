@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from facscale.track.journal import Delivery, Journal
+from facscale.track.journal import Delivery, Journal, SpoolInUseError, hold_spool
 from facscale.track.sender import _group_batches
 
 
@@ -142,3 +142,25 @@ def test_a_batch_holds_what_one_request_can_carry(tmp_path):
         [("close", "other")],
         [("close", "job")],
     ]
+
+
+JOB = """
+import sys
+from pathlib import Path
+from facscale.track.journal import hold_spool
+with hold_spool(Path(sys.argv[1]), owner="the first job"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_job_logs_to_a_spool_and_a_dead_one_blocks_nobody(tmp_path):
+    spool = tmp_path / "spool"
+    arguments = [sys.executable, "-c", JOB, str(spool)]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(SpoolInUseError, match=r"^the first job$"), hold_spool(spool, owner="the second"):
+            pytest.fail("two log to it")
+        process.kill()
+    with hold_spool(spool, owner="the second"):
+        assert (spool / "owner").read_text() == "the second"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 
@@ -9,7 +10,7 @@ import pytest
 from ray.exceptions import RayActorError, RayTaskError
 
 from facscale.methods import DataFacts
-from facscale.spec import Job
+from facscale.spec import Job, SpecError
 from facscale.train.events import WorkersLost
 from facscale.train.ray.worker_failures import START_TIMEOUT, RetryingTorchConfig, WorkerFailureReporter
 from facscale.train.task import TrainingTask
@@ -42,6 +43,17 @@ def test_it_says_who_failed_why_and_what_the_job_waits_for():
     (note,) = task.events.notes
     assert note.startswith("worker 1: TimeoutError; worker 3: its node was terminated: no heartbeat; resumes")
     assert note.endswith("from the latest checkpoint with 2 or more workers")
+
+
+def test_an_error_that_no_restart_mends_ends_the_training(monkeypatch):
+    """Ray Train takes an error of a callback for final."""
+    monkeypatch.setattr(logging.getLogger("ray.train"), "level", logging.WARNING)
+    task = make_task(workers=2)
+    with pytest.raises(SpecError, match="a wrong key"):
+        WorkerFailureReporter(task).after_exception(
+            None, {0: RuntimeError("connection lost"), 1: SpecError("a wrong key")}
+        )
+    assert task.events.notes == []
 
 
 def test_what_is_polled_again_is_reported_once():

@@ -90,7 +90,8 @@ def read_scores(name: str, run: TrackedRun) -> MethodScores:
         by_fold = np.array([[cells.get((fold, au), np.nan) for au in aus] for fold in folds], float)
     else:
         by_fold, folds = np.array([[run.metrics[f"f1/AU{au}"] for au in aus]], float), ["all"]
-    return MethodScores(name, tuple(aus), by_fold.reshape(len(folds), len(aus)), pooled, tuple(folds))
+    by_fold, protocol = by_fold.reshape(len(folds), len(aus)), run.tags.get("protocol", "")
+    return MethodScores(name, tuple(aus), by_fold, pooled, tuple(folds), protocol=protocol)
 
 
 def _build_entry(name: str, seeds: Sequence[TrackedRun]) -> ResultEntry:

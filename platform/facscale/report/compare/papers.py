@@ -11,7 +11,7 @@ import numpy as np
 from facscale.evaluate import MethodScores
 from facscale.evaluate.f1 import nanmean
 from facscale.report.compare.entries import CompareError, ResultEntry
-from facscale.report.f1_table import F1Table
+from facscale.report.f1_table import DIFFERENCE, F1Table
 from facscale.report.published import PublishedResult, find_results
 from facscale.track import Tracker
 
@@ -34,9 +34,7 @@ def subtract_scores(ours: MethodScores, theirs: MethodScores) -> MethodScores:
     """F1 of ours minus theirs, over the AUs that both have; `mean` is the mean of these differences."""
     aus = tuple(au for au in ours.aus if au in theirs.aus)
     difference = [ours.f1[ours.aus.index(au)] - theirs.f1[theirs.aus.index(au)] for au in aus]
-    return MethodScores(
-        f"{ours.name} minus it", aus, np.array([difference]), np.full(len(aus), np.nan), ("difference",)
-    )
+    return MethodScores(f"{ours.name} minus it", aus, np.array([difference]), np.full(len(aus), np.nan), DIFFERENCE)
 
 
 def log_papers(uri: str, *, data: str, experiment: str) -> int:

@@ -12,7 +12,14 @@ from facscale.report.published.check import (
     find_repeats,
 )
 from facscale.report.published.results import PublishedResult, find_results
-from facscale.report.published.tables import Paper, PublishedTable, load_papers, load_tables
+from facscale.report.published.tables import (
+    Paper,
+    PublishedTable,
+    PublishedTraining,
+    load_papers,
+    load_tables,
+    load_trainings,
+)
 
 __all__ = [
     "Contradiction",
@@ -20,6 +27,7 @@ __all__ = [
     "Paper",
     "PublishedResult",
     "PublishedTable",
+    "PublishedTraining",
     "RepeatedResult",
     "find_contradictions",
     "find_misprints",
@@ -27,4 +35,5 @@ __all__ = [
     "find_results",
     "load_papers",
     "load_tables",
+    "load_trainings",
 ]

@@ -101,7 +101,8 @@ class PublishedResult:
         paper = load_papers()[self.source.paper]
         quoted = f", quoted from its [{self.reference}]" if self.is_quoted else ""
         source = f"{paper.citation}, {paper.venue}, {self.table}{quoted}"
-        return MethodScores.from_paper(self.name, f1=f1, source=source)
+        protocol = f"{self.source.place}: {self.source.protocol}" if self.source.protocol else ""
+        return MethodScores.from_paper(self.name, f1=f1, source=source, protocol=protocol)
 
 
 def find_results(

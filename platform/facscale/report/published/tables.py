@@ -7,7 +7,9 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
+
+from pydantic import PositiveInt
 
 from facscale.spec import Block
 
@@ -51,19 +53,31 @@ class PublishedTable(Block):
         return next((kind for kind, methods in self.kinds.items() if method in methods), "")
 
 
+class PublishedTraining(Block):
+    """How long a paper or its authors' code trains a method."""
+
+    steps: PositiveInt
+    source: str  # where the number is from, or how it follows from what is there
+
+
+def load_trainings() -> Mapping[str, PublishedTraining]:
+    """The trainings of which the length is published, by our name of the method."""
+    return _load_index().trainings
+
+
 def load_papers() -> Mapping[str, Paper]:
     """The papers by the names of our methods."""
-    return _load_index()[0]
+    return _load_index().papers
 
 
 def load_tables() -> Mapping[str, PublishedTable]:
     """All tables by the names of their files."""
-    return _load_index()[1]
+    return _load_index().tables
 
 
 def load_aliases() -> Mapping[str, tuple[str, ...]]:
     """Names of methods in papers and jobs, by our name."""
-    return _load_index()[2]
+    return _load_index().aliases
 
 
 def read_records(file: str) -> Iterator[dict[str, str]]:
@@ -72,11 +86,19 @@ def read_records(file: str) -> Iterator[dict[str, str]]:
     yield from csv.DictReader(text.splitlines(), strict=True)
 
 
+class _Index(NamedTuple):
+    papers: Mapping[str, Paper]
+    tables: Mapping[str, PublishedTable]
+    aliases: Mapping[str, tuple[str, ...]]
+    trainings: Mapping[str, PublishedTraining]
+
+
 @cache
-def _load_index() -> tuple[Mapping[str, Paper], Mapping[str, PublishedTable], Mapping[str, tuple[str, ...]]]:
+def _load_index() -> _Index:
     index: dict[str, Any] = tomllib.loads((FOLDER / "index.toml").read_text(encoding="utf-8"))
-    return (
-        {name: Paper.model_validate(entry) for name, entry in index["papers"].items()},
-        {name: PublishedTable.model_validate(entry) for name, entry in index["tables"].items()},
-        {name: tuple(aliases) for name, aliases in index["names"].items()},
+    return _Index(
+        papers={name: Paper.model_validate(entry) for name, entry in index["papers"].items()},
+        tables={name: PublishedTable.model_validate(entry) for name, entry in index["tables"].items()},
+        aliases={name: tuple(aliases) for name, aliases in index["names"].items()},
+        trainings={name: PublishedTraining.model_validate(entry) for name, entry in index["trainings"].items()},
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,17 +14,25 @@ from ray.train import (
     CheckpointConfig,
     FailureConfig,
     LoggingConfig,
+    Result,
     RunConfig,
     ScalingConfig,
     TrainingFailedError,
 )
 from ray.train.torch import TorchTrainer
 
+from facscale.cluster.claim import ClaimedError, claim, describe_process
 from facscale.cluster.ray import get_worker_resources
-from facscale.data import DataError
 from facscale.data.s3 import DRIVER_VARIABLE, list_variables
-from facscale.spec import Job, SpecError
+from facscale.data.storage import Folder
+from facscale.errors import UserError
+from facscale.files import LockedError, hold_lock
+from facscale.spec import Job
 from facscale.train import checkpoint
+from facscale.train.checkpoint import DamagedCheckpointError
+from facscale.train.errors import TrainError
+from facscale.train.events import CheckpointPassedOver
+from facscale.train.ray.checkpoint_record import repair_record
 from facscale.train.ray.event_queue import EventDispatcher
 from facscale.train.ray.session import train_on_worker
 from facscale.train.ray.worker_failures import RetryingTorchConfig, WorkerFailureReporter
@@ -31,12 +41,14 @@ from facscale.train.trainer import (
     Receiver,
     TrainedArtifact,
     Trainer,
-    TrainError,
     load_or_initialize,
     storage_url,
     store_artifact,
 )
 
+OWNER = "owner"  # in the folder of a training: who trains it
+WAITING_POLL_S = 1.0
+log = logging.getLogger(__name__)
 WorkerLoop = Callable[[dict[str, Any]], None]  # Ray Train's `train_loop_per_worker`
 
 
@@ -44,20 +56,68 @@ class RayTrainer(Trainer):
     """Trains on the workers that `cluster:` asks for, of the Ray cluster that this process joined."""
 
     def fit(self, task: TrainingTask, *, name: str, receive: Receiver | None = None) -> TrainedArtifact:
-        """As `Trainer.fit`. Raises TrainError when Ray Train gives up, SpecError or DataError when the fault is the user's."""
+        """As `Trainer.fit`. Raises TrainError when Ray Train gives up, and a worker's own UserError as it is."""
         if artifact := load_or_initialize(task, name=name):
             return artifact
+        with claim_training(task, name=name):
+            return self._train(task, name=name, receive=receive)
+
+    def _train(self, task: TrainingTask, *, name: str, receive: Receiver | None) -> TrainedArtifact:
+        if artifact := load_or_initialize(task, name=name):  # whoever held the training before has finished it
+            return artifact
+        if repaired := repair_record(f"{storage_url(task.job)}/{name}"):
+            log.warning("%s", repaired)
         with dispatch_events(task, receive) as watched:
+            result = run_ray_trainer(watched, name=name)
             try:
-                result = make_ray_trainer(watched, {"task": watched}, name=name, loop=train_on_worker).fit()
-            except TrainingFailedError as error:
-                raise unwrap_error(error, name=name) from None
-        if result.checkpoint is None:
-            raise TrainError(f"{name}: training ended without a checkpoint: {result.error}")
-        with result.checkpoint.as_directory() as folder:
-            export = (Path(folder) / checkpoint.EXPORT).read_bytes()
+                export = read_result(result, name=name)
+            except DamagedCheckpointError as error:  # the workers pass it over, and train again from the one before
+                watched.emit(CheckpointPassedOver(f"{error}; the checkpoint before it is used"))
+                result = run_ray_trainer(watched, name=name)
+                export = read_result(result, name=name)
         cost = {metric: float(value) for metric, value in (result.metrics or {}).items() if metric != "step"}
         return store_artifact(task.job, name=name, export=export, cost=cost)
+
+
+@contextmanager
+def claim_training(task: TrainingTask, *, name: str) -> Iterator[None]:
+    """Be the only process that trains into a folder; waits, with a line, for one that does.
+
+    Other processes are those of the cluster and, where the folder is on a disk with locks, all that share that disk.
+    """
+    url, has_told = f"{storage_url(task.job)}/{name}", False
+    folder, owner = Folder(url), f"{task.name or name}: {describe_process()}"
+    with ExitStack() as stack:
+        while True:
+            try:
+                with ExitStack() as claims:
+                    if folder.is_local:
+                        claims.enter_context(hold_lock(folder.path / OWNER, owner=owner))
+                    claims.enter_context(claim(f"training-{url}", description=owner))
+                    stack.enter_context(claims.pop_all())
+                break
+            except (ClaimedError, LockedError) as error:
+                if not has_told:
+                    log.warning("%s is being trained already (%s): its result is waited for", name, error)
+                has_told = True
+                time.sleep(WAITING_POLL_S)
+        yield
+
+
+def run_ray_trainer(task: TrainingTask, *, name: str) -> Result:
+    """Train to the end. Raises as `RayTrainer.fit`."""
+    try:
+        return make_ray_trainer(task, {"task": task}, name=name, loop=train_on_worker).fit()
+    except TrainingFailedError as error:
+        raise unwrap_error(error, name=name) from None
+
+
+def read_result(result: Result, *, name: str) -> bytes:
+    """The export in the last checkpoint of a training. Raises DamagedCheckpointError, or TrainError if there is none."""
+    if result.checkpoint is None:
+        raise TrainError(f"{name}: training ended without a checkpoint: {result.error}")
+    with result.checkpoint.as_directory() as folder:
+        return checkpoint.read_export(Path(folder), name=result.checkpoint.path)
 
 
 @contextmanager
@@ -106,13 +166,14 @@ def make_ray_trainer(task: TrainingTask, settings: dict[str, Any], *, name: str,
 
 def unwrap_error(error: TrainingFailedError, *, name: str) -> Exception:
     """The worker's own error, if it was one of ours; else an error that names the first failure."""
-    failures = getattr(error, "worker_failures", {}) or {}
-    for failure in failures.values():
-        cause = getattr(failure, "cause", failure)
-        if isinstance(cause, SpecError | DataError):
+    failures = list((getattr(error, "worker_failures", None) or {}).values())
+    causes = [getattr(error, "controller_failure", None), *failures]
+    for cause in causes:
+        if isinstance(cause, TrainError):
+            return type(cause)(f"{name}: {cause}")
+        if isinstance(cause, UserError):
             return cause
-    first = next(iter(failures.values()), error)
-    return TrainError(f"{name}: training failed, also after restarts: {first}")
+    return TrainError(f"{name}: training failed, also after restarts: {next(iter(failures), error)}")
 
 
 def make_worker_environment(job: Job) -> dict[str, str]:

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import ray.train
 import ray.train.torch
-from ray.train import Checkpoint, CheckpointUploadMode
+from ray.train import Checkpoint, CheckpointConsistencyMode, CheckpointUploadMode
 
 from facscale.train import checkpoint
+from facscale.train.events import CheckpointPassedOver
 from facscale.train.gauges import GaugeExporter
-from facscale.train.loop import TrainLoop
+from facscale.train.loop import train
 from facscale.train.state import TrainState
 from facscale.train.task import TrainingTask
+
+LIST_S = 60.0  # after which the checkpoints that Ray Train knows are used, also if a report is not complete
 
 
 def train_on_worker(settings: Mapping[str, TrainingTask]) -> None:
     """Ray Train's `train_loop_per_worker`."""
     task = settings["task"]
     logging.getLogger().setLevel(logging.WARNING)  # Ray logs every report to the root, whatever RunConfig says
-    TrainLoop(task, RaySession(task)).run()
+    train(task, RaySession(task))
 
 
 class RaySession:
@@ -36,18 +38,25 @@ class RaySession:
         self._exporter = GaugeExporter(training=task.name or task.job.name, method=task.job.method.name)
 
     def restore(self) -> dict[str, Any]:
-        """Read the latest checkpoint of the training; without one, the state at `task.resume_from` if it is given."""
-        latest = ray.train.get_checkpoint()
-        if latest is not None:
-            with latest.as_directory() as folder:
-                return checkpoint.read(Path(folder), name=latest.path)
-        if self._task.resume_from:
-            return checkpoint.read_resume_point(self._task.resume_from)
-        return {}
+        """Read the latest checkpoint of the training; without one, the state at `task.resume_from` if it is given.
+
+        A damaged one is passed over for the one before it.
+        """
+        stored: list[checkpoint.StoredCheckpoint] = []
+        if ray.train.get_checkpoint() is not None:
+            reported = ray.train.get_all_reported_checkpoints(CheckpointConsistencyMode.COMMITTED, timeout_s=LIST_S)
+            stored = checkpoint.sort_stored([(item.checkpoint, item.metrics) for item in reported])
+        elif self._task.resume_from:
+            stored = checkpoint.list_stored(self._task.resume_from)
+        return checkpoint.restore(stored, report=self._report_damage)
+
+    def _report_damage(self, reason: str) -> None:
+        if self.rank == 0:
+            self._task.emit(CheckpointPassedOver(reason))
 
     def save(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         """Pass a checkpoint to Ray Train, which uploads it while training continues, then removes the local folder."""
-        folder = checkpoint.write(state)
+        folder = checkpoint.write(state, metrics)
         written = None if folder is None else Checkpoint.from_directory(str(folder))
         ray.train.report(dict(metrics), written, checkpoint_upload_mode=CheckpointUploadMode.ASYNC)
 

@@ -7,6 +7,7 @@ live but do not reach each other, it ends the run for good.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from ray.train import UserCallback
 from ray.train.torch import TorchConfig
 
 from facscale.compat.ray_train import TORCH_BACKEND, forget_worker_group
+from facscale.train.errors import is_permanent
 from facscale.train.events import ControllerStarted, WorkersLost
 from facscale.train.task import TrainingTask
 
@@ -42,7 +44,17 @@ class WorkerFailureReporter(UserCallback):
             os.environ.setdefault(*START_TIMEOUT)
 
     def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:  # noqa: ARG002
-        """Emit which workers failed, why, and what happens now."""
+        """Emit which workers failed, why, and what happens now.
+
+        Raises an error that no restart can mend: Ray Train then ends all workers and the training, whatever is left of
+        `cluster.max_failures`.
+        """
+        for _, error in sorted(worker_exceptions.items()):
+            if is_permanent(error):
+                logging.getLogger("ray.train").setLevel(
+                    logging.CRITICAL
+                )  # it would print how it handles this, at length
+                raise error
         causes = "; ".join(f"worker {rank}: {get_cause(error)}" for rank, error in sorted(worker_exceptions.items()))
         if causes == self._reported:  # while a group shuts down, the same errors are polled again and again
             return

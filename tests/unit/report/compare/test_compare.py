@@ -180,10 +180,12 @@ def store(tmp_path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     client = mlflow.MlflowClient(uri)
     experiment = client.create_experiment("synthetic", artifact_location=(tmp_path / "artifacts").as_uri())
-    for name, right in (("clp", 0.9), ("moco", 0.7)):
+    for name, right, protocol in (("clp", 0.9, "adapted-batchnorm"), ("moco", 0.7, "linear-probe")):
         predictions = said(name, right=right)
         made = client.create_run(
-            experiment, run_name=name, tags={"row": name, "job": name, "cluster": "a", "method": name}
+            experiment,
+            run_name=name,
+            tags={"row": name, "job": name, "cluster": "a", "method": name, "protocol": protocol},
         )
         for metric, value in predictions.score(0.5).to_metrics().items():
             client.log_metric(made.info.run_id, metric, value)
@@ -203,10 +205,15 @@ def test_the_command(store, tmp_path, monkeypatch):
     )
     assert "clp is better than moco by" in two.output
     assert "cheating" in two.output
+    notes = " ".join(two.output.split())
+    assert "linear probe on the frozen encoder: moco" in notes
+    assert "frozen except for its BatchNorm layers: clp" in notes
+    assert "frozen except for its BatchNorm layers: clp" in (tmp_path / "x.html").read_text()
     assert "data:image/png" in (tmp_path / "x.html").read_text()
     lines = CliRunner().invoke(main, ["compare", "--csv"], catch_exceptions=False).output.splitlines()
-    assert lines[0] == "method,fold,AU1,AU2,AU12,Avg"
+    assert lines[0] == "method,fold,AU1,AU2,AU12,Avg,protocol"
     assert lines[1].startswith("clp,mean,")
+    assert lines[1].endswith(",adapted-batchnorm")
 
 
 def test_a_page_without_a_run_is_the_leaderboard(store, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import tomllib
 from collections import Counter
 from decimal import Decimal
@@ -11,9 +12,15 @@ from pathlib import Path, PurePosixPath
 import pytest
 from scipy.stats import norm
 
-from facscale.report.published import find_results, load_papers, load_tables
+from facscale import methods
+from facscale.report.published import find_results, load_papers, load_tables, load_trainings
 
 ROOT = Path(__file__).parents[4]
+
+
+def test_every_training_is_of_a_method():
+    assert set(load_trainings()) <= {method.name for method in pkgutil.iter_modules(methods.__path__)}
+
 
 ROWS = {  # counted in the papers
     "clp_table1": 25, "clp_table2": 25, "clp_table3": 11, "clp_table4": 18, "clp_table5": 8, "clp_table6": 8,
