@@ -82,18 +82,20 @@ def list_specs(folder: str) -> list[bytes]:
 def make_faces() -> tuple[Path, bytes]:
     """A data set, and its manifest."""
     from faces import write_face_data_set
+    from facscale.data.manifest import MANIFEST
 
     folder = Path(tempfile.mkdtemp(prefix="fuzz-")) / "faces"
     write_face_data_set(str(folder), [12] * 3, au=(1, 12), row_group_mb=0.2)
-    return folder, (folder / "manifest.json").read_bytes()
+    return folder, (folder / MANIFEST).read_bytes()
 
 
 def read_manifest(data: bytes) -> None:
     """What opens a data set."""
     from facscale.data import Dataset
+    from facscale.data.manifest import MANIFEST
 
     folder, _ = make_faces()
-    (folder / "manifest.json").write_bytes(data)
+    (folder / MANIFEST).write_bytes(data)
     dataset = Dataset(str(folder))
     len(dataset.runs)
     sum(dataset.manifest.counts.values())

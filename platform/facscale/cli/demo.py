@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from facscale.cluster.ray import is_reachable, make_temp_dir
-from facscale.compat.ray import listen_on_loopback
+from facscale.compat.ray import get_loopback_variables
 from facscale.errors import UserError
 from facscale.log_filter import SUBMIT_NOISE
 from facscale.ownership import PRIVATE_UMASK, make_private_folder
@@ -107,8 +107,7 @@ def start_ray(
     }
     command = [str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats"]
     command += [str(word) for option in options.items() for word in option]
-    listen_on_loopback()
-    variables = build_environment(get_ray_credentials(folder))
+    variables = build_environment(get_ray_credentials(folder) | get_loopback_variables())
     with log_file.open("w") as log:
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True, env=variables, umask=PRIVATE_UMASK

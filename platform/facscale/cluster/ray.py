@@ -8,7 +8,7 @@ import re
 import socket
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -75,10 +75,10 @@ def connect(address: str) -> None:
     """Connect to the cluster at `address`, in the form of RAY_ADDRESS; "local" starts one on this machine."""
     quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
     if address == "local":
-        listen_on_loopback()
+        variables = listen_on_loopback()
         with restrict_new_files():  # Ray's session, what its workers write, and the token that Ray makes at home
             context = ray.init(
-                address=address, _temp_dir=str(make_temp_dir("ray")), **build_dashboard_options(), **quiet
+                address=address, _temp_dir=str(make_temp_dir("ray")), **build_dashboard_options(variables), **quiet
             )
     else:
         os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")  # `ray job submit` may have set these variables too
@@ -141,16 +141,16 @@ def build_address_variables(address: str) -> dict[str, str]:
     return {CLUSTER: f"[{host}]:{port}" if ":" in host else f"{host}:{port}", DASHBOARD: ""}
 
 
-def build_dashboard_options() -> dict[str, Any]:
-    """Options of `ray.init` for a new cluster with a dashboard whose address all its processes know.
+def build_dashboard_options(variables: Mapping[str, str]) -> dict[str, Any]:
+    """Options of `ray.init` for a new cluster with a dashboard whose address all its processes know, and `variables`.
 
     Its address as a cluster is known only after the start, so that one cannot be passed on.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    variables = {DASHBOARD: f"http://127.0.0.1:{port}"}
-    return {"include_dashboard": True, "dashboard_port": port, "runtime_env": {"env_vars": variables}}
+    env_vars = {**variables, DASHBOARD: f"http://127.0.0.1:{port}"}
+    return {"include_dashboard": True, "dashboard_port": port, "runtime_env": {"env_vars": env_vars}}
 
 
 def run_on_worker(function: Callable[..., Result], *arguments: Any) -> Result:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -64,17 +63,20 @@ def find_latest_address_file() -> Path:
     return Path(locate(None))
 
 
-def listen_on_loopback() -> None:
-    """Have Ray use 127.0.0.1 as this machine's address, in this process and those that it starts.
+def listen_on_loopback() -> dict[str, str]:
+    """Have Ray use 127.0.0.1 as this machine's address in this process; returns the environment for those that it starts.
 
     A Ray that is started then listens there alone: GCS, raylet, workers and exporters. Ray otherwise replaces 127.0.0.1
     by the machine's address in the network, unless clusters are turned off, as they are on macOS and Windows.
     """
-    constants = "ray._private.ray_constants"
-    load(constants, "ENABLE_RAY_CLUSTER")
-    module = load("ray._private", "ray_constants")
-    module.ENABLE_RAY_CLUSTER = False
-    os.environ[load(constants, "ENABLE_RAY_CLUSTERS_ENV_VAR")] = "0"
+    load("ray._private.ray_constants", "ENABLE_RAY_CLUSTER")
+    load("ray._private", "ray_constants").ENABLE_RAY_CLUSTER = False
+    return get_loopback_variables()
+
+
+def get_loopback_variables() -> dict[str, str]:
+    """Return the environment in which a process of Ray uses 127.0.0.1 as this machine's address."""
+    return {load("ray._private.ray_constants", "ENABLE_RAY_CLUSTERS_ENV_VAR"): "0"}
 
 
 def enable_token_authentication() -> None:
