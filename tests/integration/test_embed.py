@@ -44,9 +44,10 @@ def images():
     return blocks.repeat(8, axis=2).repeat(8, axis=3)
 
 
-def write(url, images, *, broken=()):
+def write(url, images, *, broken=(), margin=0.0):
     au = np.random.default_rng(1).integers(-1, 2, (4, FRAMES, 2)).astype(np.int8)
-    with ShardWriter(url, name="toy", au=[1, 12], image_size=64, fps=25, recipe={}, row_group_mb=0.1) as writer:
+    options = {"name": "toy", "au": [1, 12], "image_size": 64, "fps": 25, "recipe": {}, "row_group_mb": 0.1}
+    with ShardWriter(url, margin=margin, **options) as writer:
         for person in range(4):
             jpegs = [simplejpeg.encode_jpeg(np.ascontiguousarray(image)) for image in images[person]]
             jpegs = [b"no jpeg" if (person, frame) in broken else jpeg for frame, jpeg in enumerate(jpegs)]
@@ -87,6 +88,21 @@ def test_features_are_those_of_each_frame_in_the_data_sets_order(tmp_path, image
     assert np.array_equal(again.identity, embeddings.identity)
     with pytest.raises(pytest.fail.Exception):
         embed_dataset(FrameEncoder(Colours(seed=1)), url, **options)  # other weights, other features
+
+
+def test_of_images_with_a_margin_the_face_square_is_embedded(tmp_path, images):
+    url, encoder = str(tmp_path / "toy"), Colours()
+    write(url, images, margin=0.3)  # 40 of 64 pixels are the square
+    cache = str(tmp_path / "cache")
+    embeddings = embed_dataset(FrameEncoder(encoder), url, image_size=48, spec=SPEC, cache_dir=cache)
+    jpegs = Dataset(url).read_columns(["jpeg"])["jpeg"].to_pylist()
+    squares = torch.from_numpy(np.stack([simplejpeg.decode_jpeg(jpeg)[12:-12, 12:-12] for jpeg in jpegs]))
+    still = torch.from_numpy(augment.eval_params(SPEC)).expand(len(squares), -1)
+    expected = encoder(augment.apply(squares, still, size=48)).numpy()
+    assert embeddings.features == pytest.approx(expected, abs=2e-3)
+    wide = SPEC.model_copy(update={"eval_crop": 1.7})
+    with pytest.raises(DataError, match=r"the crop of evaluation shows up to 1.7 times .* end at 1.6 times"):
+        embed_dataset(FrameEncoder(encoder), url, image_size=48, spec=wide, cache_dir=cache)
 
 
 class Neighbours(FrameModel):

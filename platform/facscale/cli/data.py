@@ -415,7 +415,8 @@ def show_data(url: str, *, sheet: Path | None) -> None:
     rate = f"{manifest.fps:g} frames/s" if manifest.fps else "single images"
     side = manifest.image_size
     console.print(f"[bold]{manifest.name}[/bold]: {counts}")
-    console.print(f"{side} x {side} pixels, {rate}, {size_mb:,.1f} MB, {len(manifest.shards)} shards")
+    square = f" (with a margin of {manifest.margin:g} around the face square)" if manifest.margin else ""
+    console.print(f"{side} x {side} pixels{square}, {rate}, {size_mb:,.1f} MB, {len(manifest.shards)} shards")
     console.print(f"fingerprint {manifest.fingerprint}")
     if manifest.previous:
         changes = ", ".join(f"{len(items):,} {kind}" for kind, items in manifest.changes.items() if items)

@@ -20,9 +20,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies_environment, proxy_bypass
 
 import pyarrow.fs as pafs
+from requests.utils import get_environ_proxies
 
 from facscale.errors import UserError
 
@@ -114,10 +114,9 @@ def _connect(
 
 def find_proxy() -> str:
     """The proxy to S3's endpoint by the usual variables (HTTPS_PROXY, HTTP_PROXY, NO_PROXY); "" for none."""
-    parts = urlsplit(get_endpoint() or "https://s3.amazonaws.com")
-    if proxy_bypass(parts.netloc):
-        return ""
-    proxy = getproxies_environment().get(parts.scheme, "")
+    endpoint = get_endpoint() or "https://s3.amazonaws.com"
+    proxies = get_environ_proxies(endpoint)
+    proxy = str(proxies.get(urlsplit(endpoint).scheme) or proxies.get("all") or "")
     return proxy if "://" in proxy or not proxy else f"http://{proxy}"
 
 

@@ -92,7 +92,7 @@ class IntensityScores:
 
     def to_metrics(self) -> dict[str, float]:
         """Flat metrics for the tracker: intensity/icc/AU12, intensity/icc/mean, ...; undefined ones are left out."""
-        metrics = {}
+        metrics: dict[str, float] = {}
         for measure, intervals in self.by_au.items():
             named = dict(zip((f"AU{au}" for au in self.aus), intervals, strict=True)) | {"mean": self.mean[measure]}
             metrics |= {f"intensity/{measure}/{name}": interval.value for name, interval in named.items()}
@@ -110,7 +110,8 @@ def score_intensities(
     weights = draw_subjects(tested, resamples=resamples, random=np.random.default_rng(seed))
     draws = _compute_measures((weights @ sums.reshape(len(names), -1)).reshape(-1, *sums.shape[1:]))
     freedom = count_degrees_of_freedom(tested)
-    mean, by_au = {}, {}
+    mean: dict[str, Interval] = {}
+    by_au: dict[str, tuple[Interval, ...]] = {}
     for measure, values in draws.items():
         columns = np.column_stack([nanmean(values, axis=1), values])
         mean[measure], *rest = compute_intervals(columns, level=level, freedom=freedom)

@@ -225,7 +225,7 @@ class Predictions:
             fold=fold,
             folds=tuple(folds),
             source=metadata["source"],
-            protocol=metadata.get("protocol", ""),
+            protocol=str(metadata.get("protocol", "")),
         )
 
 

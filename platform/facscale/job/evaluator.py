@@ -178,9 +178,11 @@ def predict_intensities_out_of_fold(
     learned = {au for dataset in group.sets for au in labels[dataset.url].select_aus(dataset.aus)}
     for fold in group.folds:
         predict = make_predictor(fold)
-        for dataset, people in group.test_parts(fold) if predict else ():
+        if predict is None:
+            continue
+        for dataset, people in group.test_parts(fold):
             aus = tuple(au for au in labels[dataset.url].select_aus(dataset.aus) if au in learned)
-            if not (aus and predict):
+            if not aus:
                 continue
             frames, predicted = predict(dataset, people)
             intensity = find_intensities(labels[dataset.url], frames)

@@ -59,8 +59,8 @@ class CLP(Method):
       Clips and queries share a batch. The heads have no BatchNorm.
     - Optimizer: SGD with momentum 0.9, no weight decay, and a constant rate, although the paper calls 0.001 the initial
       one.
-    - Initialisation: from scratch, convolutions after He et al.; neither an ImageNet checkpoint nor anything else is
-      mentioned.
+    - Initialisation: from scratch, convolutions after He et al.; the paper mentions no checkpoint. `inputs.pretrained`
+      takes one, such as ImageNet's.
     - Strengths of the augmentation beside "rotation (10 degrees)": brightness, contrast and saturation within 0.4 of 1
       and no hue, for every image; crops of 80 to 100 % of the side; flips of every other image.
 

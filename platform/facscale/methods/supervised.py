@@ -56,10 +56,8 @@ class Supervised(Method):
         super().__init__(config, facts)
         self.encoder = pretrained.encoder if pretrained else ResNet(config.depth, width=config.width)
         # Without AUs it is only an encoder: a checkpoint that was trained on other labels, such as ImageNet's.
-        self.classifier = LinearProbe(dim=self.encoder.dim, aus=len(facts.aus)) if facts.aus else nn.Identity()
-        self.intensity_head = (
-            LinearProbe(dim=self.encoder.dim, aus=len(facts.aus)) if config.intensities else nn.Identity()
-        )
+        head = ClassifierWithIntensities if config.intensities else LinearProbe
+        self.classifier = head(dim=self.encoder.dim, aus=len(facts.aus)) if facts.aus else nn.Identity()
         self.register_buffer("label_weights", facts.get_label_weights(config.weighting))
         if config.trainable == "batchnorm":
             for module in self.encoder.modules():
@@ -83,14 +81,14 @@ class Supervised(Method):
         config = cls.Config.model_validate({"depth": depths[0], "width": weights["bn1.weight"].numel()})
         return config, {name: value for name, value in weights.items() if not name.startswith("fc.")}
 
-    @trains("encoder", "classifier", "intensity_head")
+    @trains("encoder", "classifier")
     def classify(self, batch: Batch) -> Losses:
         """Compute weighted binary cross-entropy, and the squared error of intensities, over the labelled entries."""
         features = self.encoder(batch.face.images[:, 0, 0])
         au = batch.face.au[:, 0]
         losses: Losses = {"bce": Loss(masked_bce(self.classifier(features), au=au, weights=self.label_weights))}
         if self.config.intensities:
-            predicted = to_intensities(self.intensity_head(features))
+            predicted = to_intensities(self.classifier.get_submodule("intensity")(features))
             losses["intensity"] = Loss(masked_mse(predicted, target=batch.face.intensity[:, 0]))
         return losses
 
@@ -105,4 +103,18 @@ class Supervised(Method):
 
     def predict_intensities(self, batch: Batch) -> Tensor:
         """Predict AU intensities from 0 to 5, [B, A], from one frame."""
-        return to_intensities(self.intensity_head(self.encoder(batch.face.images[:, 0, 0])))
+        return to_intensities(self.classifier.get_submodule("intensity")(self.encoder(batch.face.images[:, 0, 0])))
+
+
+class ClassifierWithIntensities(LinearProbe):
+    """Two probes on the same features [N, D]: logits of AUs [N, n], and `intensity` with logits of their intensities."""
+
+    def __init__(self, *, dim: int, aus: int) -> None:
+        super().__init__(dim=dim, aus=aus)
+        self.intensity = LinearProbe(dim=dim, aus=aus)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, D] -> logits of AUs [N, n]."""
+        norm, linear, _ = self
+        logits: Tensor = linear(norm(features))
+        return logits

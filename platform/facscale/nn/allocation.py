@@ -20,7 +20,7 @@ class AllocationLimit(TorchDispatchMode):
     """
 
     def __init__(self, limit: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
+        super().__init__()  # type: ignore[no-untyped-call]
         self.limit, self.total = limit, 0
 
     def __enter__(self) -> Self:

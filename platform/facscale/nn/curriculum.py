@@ -49,7 +49,7 @@ class Curriculum(nn.Module):
         self.register_buffer("rate", torch.ones(()))
         self.register_buffer("rate_best", torch.tensor(torch.inf))
         self.register_buffer("rate_waited", torch.zeros((), dtype=torch.int64))
-        self.register_load_state_dict_pre_hook(_add_missing_rate)
+        self.register_load_state_dict_pre_hook(_add_missing_rate)  # type: ignore[no-untyped-call]
 
     def select(
         self, losses: Mapping[str, Tensor], weights: Mapping[str, float], *, per_loss: bool = False

@@ -7,6 +7,7 @@ Bulat and Tzimiropoulos, "How far are we from solving the 2D & 3D Face Alignment
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from facscale.nn.encoder import Encoder
 from facscale.nn.precision import apply_widened, widen
 
 Pool = Literal["mean", "max"]
-POOLS = {"mean": avg_pool2d, "max": max_pool2d}
+POOLS: dict[Pool, Callable[[Tensor, int], Tensor]] = {"mean": avg_pool2d, "max": max_pool2d}
 LANDMARKS = 68  # iBUG's
 HEATMAP_STRIDE = 4  # pixels of the image to one pixel of a heat map, in each direction
 

@@ -38,5 +38,5 @@ class WidenedSequential(nn.Sequential):
     def forward(self, values: Tensor) -> Tensor:
         """As nn.Sequential."""
         with disable_autocast(values):
-            result: Tensor = super().forward(widen(values))
+            result: Tensor = super().forward(widen(values))  # type: ignore[no-untyped-call]
         return result

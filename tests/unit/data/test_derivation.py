@@ -134,10 +134,12 @@ def test_shared_names_are_never_taken_for_one_person_unasked(source, tmp_path):
 
 def test_sets_that_do_not_fit_together_are_refused(source, tmp_path):
     large = write_tracks(str(tmp_path / "l"), [make_track(30, frames=range(3), size=48)], size=48)
+    wide = write_tracks(str(tmp_path / "w"), [make_track(30, frames=range(3))], margin=0.25)
     moving = write_face_data_set(str(tmp_path / "f"), [4], flow=True)
     moods = write_expression_data_set(str(tmp_path / "m"), ("calm", "glad"), train=2, test=1)
     for other, message in (
         (large, "crops of one size .*32 px.*48 px"),
+        (wide, "crops of one margin .*: 0; .*: 0.25"),
         (moving, "the same columns"),
         (moods, "the same expressions"),
     ):

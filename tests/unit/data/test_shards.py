@@ -141,6 +141,19 @@ def test_an_equal_data_set_has_an_equal_fingerprint_and_a_changed_pixel_another(
     assert first.manifest.fingerprint == second.manifest.fingerprint != changed.manifest.fingerprint
 
 
+def test_a_margin_is_kept_and_is_none_where_an_earlier_release_wrote_none(tmp_path):
+    dataset = write_face_data_set(str(tmp_path / "one"), [5], margin=0.25)
+    assert Dataset(dataset.url).manifest.margin == 0.25
+    path = tmp_path / "one" / "manifest.json"
+    fields = json.loads(path.read_text())
+    for margin, expected in ((0, 0.0), (None, 0.0)):
+        path.write_text(json.dumps({k: v for k, v in (fields | {"margin": margin}).items() if v is not None}))
+        assert Dataset(dataset.url).manifest.margin == expected
+    path.write_text(json.dumps(fields | {"margin": -0.1}))
+    with pytest.raises(DataError, match=r"manifest.json is damaged: margin"):
+        Dataset(dataset.url)
+
+
 def test_data_sets_never_change(tmp_path):
     write_face_data_set(str(tmp_path), [5])
     with pytest.raises(DataError, match="already holds a data set"):

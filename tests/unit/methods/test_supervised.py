@@ -25,11 +25,11 @@ def build(**options):
 
 def test_the_loss_of_intensities_is_a_slow_loop_over_the_labelled_ones():
     method = build(intensities=True)
-    torch.nn.init.normal_(method.intensity_head[1].weight)
+    torch.nn.init.normal_(method.classifier.intensity[1].weight)
     batch = make_random_batch(method.train_views(method.config), size=32, aus=3, samples=4)
     batch.face.columns["intensity"] = torch.tensor(INTENSITIES, dtype=torch.int8)[:, None]
     features = method.encoder(batch.face.images[:, 0, 0])
-    logits = method.intensity_head(features).tolist()
+    logits = method.classifier.intensity(features).tolist()
     squares = [
         (5 / (1 + math.exp(-logit)) - intensity) ** 2
         for row, labels in zip(logits, INTENSITIES, strict=True)
@@ -54,4 +54,4 @@ def test_without_labels_of_intensities_there_is_no_loss_and_no_gradient():
     loss = method.classify(batch)["intensity"].value
     loss.backward()
     assert loss.item() == 0
-    assert not method.intensity_head[1].weight.grad.any()
+    assert not method.classifier.intensity[1].weight.grad.any()

@@ -93,6 +93,37 @@ def test_the_total_loss_has_the_papers_weights():
     )
 
 
+def test_ten_times_the_losses_are_ten_times_the_rate():
+    """The code's weights (10, 0.1, 1, 1) at 0.001 make the steps of the paper's (1, 0.01, 0.1, 0.1) at 0.01, jobs/tcae.yaml's."""
+    weights = {
+        "reconstruction": 10,
+        "sparsity": 0.1,
+        "au_cycle": 1,
+        "pose_cycle": 1,
+        "au_embedding": 1,
+        "pose_embedding": 1,
+    }
+    methods = [built("tcae").double().train() for _ in range(2)]
+    optimizers = [
+        torch.optim.SGD(method.parameters(), lr=rate, momentum=0.9)
+        for method, rate in zip(methods, (0.01, 0.001), strict=True)
+    ]
+    for seed in range(2):
+        batch = pair(methods[0], samples=2, seed=seed)
+        batch.pair.images = batch.pair.images.double()
+        papers, codes = (method.twin_cycles(batch) for method in methods)
+        for loss, optimizer in zip(
+            (sum_losses(papers), sum(weights[name] * loss.value for name, loss in codes.items())),
+            optimizers,
+            strict=True,
+        ):
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    for (name, paper), code in zip(methods[0].named_parameters(), methods[1].parameters(), strict=True):
+        torch.testing.assert_close(paper, code, atol=1e-10, rtol=1e-8, msg=name)
+
+
 def test_only_the_easy_half_of_a_batch_is_trained_at_first():
     method = built("fabnet").eval()  # BatchNorm would carry gradient from sample to sample
     method.curriculum.train()
