@@ -33,13 +33,18 @@ def update_old_names(spec: Mapping[str, Any]) -> dict[str, Any]:
     return _rename_keys(spec, Job, to_old=False)
 
 
+def _dump(default: Any) -> Any:
+    """A default as a dump of its block has it."""
+    return default.model_dump(mode="json") if isinstance(default, BaseModel) else default
+
+
 def _rename_keys(values: Any, block: type[BaseModel], *, to_old: bool) -> Any:
     if not isinstance(values, Mapping) or not issubclass(block, Block):
         return values
     result = {}
     for key, value in values.items():
         field = block.renamed.get(key, key)
-        if to_old and field in block.added and value == block.model_fields[field].default:
+        if to_old and field in block.added and value == _dump(block.model_fields[field].default):
             continue
         name, conversion = _rename_key(key, block, to_old=to_old), block.converted.get(field)
         if conversion is None or name == key:
