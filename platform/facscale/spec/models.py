@@ -221,6 +221,8 @@ class Cluster(Block):
 class Probe(Block):
     """The linear probe: BatchNorm and a linear layer without bias on frozen embeddings. Its optimizer is Adam."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"weighting"})
+
     epochs: PositiveInt = 30
     batch_size: PositiveInt = 256
     lr: PositiveFloat = 0.01
@@ -244,7 +246,7 @@ class Evaluate(Block):
     """Subject-exclusive cross-validated F1."""
 
     renamed: ClassVar[Mapping[str, str]] = {"across": "cross_dataset"}
-    added: ClassVar[frozenset[str]] = frozenset({"official_split"})
+    added: ClassVar[frozenset[str]] = frozenset({"adaptation", "official_split"})
 
     # How a pre-trained encoder is tested. "linear-probe": a probe on the frozen encoder. "adapted-batchnorm" (CLP): in each
     # fold, the encoder's BatchNorm layers are trained with the probe; the frozen encoder has a table of its own beside it.

@@ -39,7 +39,7 @@ def _rename_keys(values: Any, block: type[BaseModel], *, to_old: bool) -> Any:
     result = {}
     for key, value in values.items():
         field = block.renamed.get(key, key)
-        if to_old and field in block.added and value == block.model_fields[field].default:
+        if to_old and field in block.added and value == _dump_default(block, field):
             continue
         name, conversion = _rename_key(key, block, to_old=to_old), block.converted.get(field)
         if conversion is None or name == key:
@@ -51,6 +51,12 @@ def _rename_keys(values: Any, block: type[BaseModel], *, to_old: bool) -> Any:
         else:
             result[key] = value
     return result
+
+
+def _dump_default(block: type[Block], field: str) -> Any:
+    """The default of a field as a dump has it."""
+    default = block.model_fields[field].default
+    return default.model_dump(mode="json") if isinstance(default, BaseModel) else default
 
 
 def _rename_value(value: Any, block: type[Block], field: str, *, to_old: bool) -> Any:
