@@ -127,11 +127,11 @@ def evaluate_again(
     for evaluation in plan.variants[0].evaluations:
         if evaluation.is_additional and name_tests(evaluation).keys().isdisjoint(titles):
             continue
-        titles = {key: plan.trainings[key].title for key in evaluation.models}
-        for title in titles.values():
+        trainings = {key: plan.trainings[key].title for key in evaluation.models}
+        for title in trainings.values():
             if title not in exports:
                 raise CardError(f"the card has no weights of {title!r}")
-        predictions |= evaluator.predict(evaluation, {key: exports[title] for key, title in titles.items()})
+        predictions |= evaluator.predict(evaluation, {key: exports[title] for key, title in trainings.items()})
     return predictions
 
 
