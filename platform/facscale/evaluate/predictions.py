@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, NotRequired
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +40,7 @@ class _Metadata(TypedDict):
     aus: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=1000)]
     folds: list[str]
     source: str
+    protocol: NotRequired[str]
 
 
 class VideoKey(NamedTuple):
