@@ -14,7 +14,8 @@ from facscale.data import DataError
 from facscale.evaluate.protocol import LabelledDataset, open_transfer_sets, select_training_split
 from facscale.inference import export
 from facscale.inference.embed import Embeddings
-from facscale.job import evaluator
+from facscale.job import evaluator, verify
+from facscale.job.datasets import JobData
 from facscale.job.variants import expand_stages, expand_variants, find_fold_stages
 from facscale.spec import SpecError, read_spec
 from facscale.spec.models import Evaluate
@@ -373,6 +374,10 @@ def test_batchnorm_adapts_on_each_folds_people_and_the_frozen_encoder_has_its_ow
         "one": "adapted-batchnorm",
         "one, encoder frozen": "linear-probe",
     }
+    exports = {planned.plan.trainings[key].title: export for key, export in planned.exports.items()}
+    for titles in (["one"], ["one", "one, encoder frozen"]):  # a card from before has no table of the frozen encoder
+        again = verify.evaluate_again(row, JobData((data,)), exports, titles=titles)
+        assert list(again) == titles
     alone = PlannedJob(written(CLP, evaluate="{probe: {weighting: au}}")[0]).predict()["one"]
     np.testing.assert_array_equal(told["one, encoder frozen"].probability, alone.probability)
 

@@ -10,6 +10,7 @@ from facscale.cluster.kubernetes.submission import build_submission
 from facscale.job.variants import expand_variants, make_run_key, make_training_key
 from facscale.methods import DataFacts, configure
 from facscale.spec import Job, SpecError, read_spec
+from facscale.spec.models import Evaluate
 from facscale.spec.renamed import restore_old_names, update_old_names
 from facscale.train.task import TrainingTask
 
@@ -130,6 +131,11 @@ def test_added_keys_change_a_digest_only_where_they_are_set():
     assert restore_old_names(spec) == {"data": {"augment": {"crop": [0.8, 1.0]}}}
     spec["data"]["augment"]["shift"] = 0.04
     assert restore_old_names(spec)["data"]["augment"] == {"crop": [0.8, 1.0], "shift": 0.04}
+    evaluate = Evaluate().model_dump(mode="json")
+    assert "adaptation" not in restore_old_names({"evaluate": evaluate})["evaluate"]
+    assert "weighting" not in restore_old_names({"evaluate": evaluate})["evaluate"]["probe"]
+    evaluate["adaptation"]["epochs"] = 7
+    assert restore_old_names({"evaluate": evaluate})["evaluate"]["adaptation"]["epochs"] == 7
 
 
 def test_every_frame_is_seen_once(spec):
