@@ -144,7 +144,7 @@ def test_an_equal_data_set_has_an_equal_fingerprint_and_a_changed_pixel_another(
 def test_a_margin_is_kept_and_is_none_where_an_earlier_release_wrote_none(tmp_path):
     dataset = write_face_data_set(str(tmp_path / "one"), [5], margin=0.25)
     assert Dataset(dataset.url).manifest.margin == 0.25
-    path = tmp_path / "one" / "manifest.json"
+    path = tmp_path / "one" / MANIFEST
     fields = json.loads(path.read_text())
     for margin, expected in ((0, 0.0), (None, 0.0)):
         path.write_text(json.dumps({k: v for k, v in (fields | {"margin": margin}).items() if v is not None}))
