@@ -203,13 +203,14 @@ def test_listed_files_outside_the_source_are_reported_as_unreadable(tmp_path):
     tables, images = root / "Manually_Annotated_file_lists", root / "Manually_Annotated_Images"
     for folder in (tables, images):
         folder.mkdir(parents=True)
+    (images / "other.jpg").write_bytes(simplejpeg.encode_jpeg(np.full((32, 32, 3), 7, np.uint8)))
     picture = simplejpeg.encode_jpeg(np.full((32, 32, 3), 9, np.uint8))
     (tmp_path / "private.jpg").write_bytes(picture)
     (images / "good.jpg").write_bytes(picture)
     line = "{},0,0,0,0,,{},0,0\n"
     both = line.format("good.jpg", 0) + line.format("../../private.jpg", 1) + line.format("x" * 5000 + ".jpg", 1)
-    for name in ("training", "validation"):
-        (tables / f"{name}.csv").write_text(both)
+    (tables / "training.csv").write_text(both)
+    (tables / "validation.csv").write_text(line.format("other.jpg", 0))
     source = Source(layout="affectnet", root=str(root))
     (train, _) = build_batches(source, list_files(str(root)))
     notes = []

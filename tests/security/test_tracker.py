@@ -93,7 +93,7 @@ def test_a_spool_from_elsewhere_reads_and_deletes_nothing_outside(tmp_path, stor
     journal.append({**about, "do": "artifact", "lane": "files", "file": name, "name": "kept", "folder": ""})
     with pytest.raises(SpoolError, match="names a file outside its spool"):
         journal.get_file_folder(name)
-    assert flush(spool)
+    assert not flush(spool), "what is refused is not delivered"
     assert (victim / "kept").read_text() == "kept"
     assert journal.files.is_dir()
     assert "names a file outside its spool" in (spool / "refused.jsonl").read_text()

@@ -66,10 +66,12 @@ def batch_images(
         in_part = [image for image in unique if image.part == part]
         present = [image for image in in_part if get_container(image.file) in listing.files]
         if not present:
-            example = f", such as {in_part[0].file}" if in_part else ""
             name = f"{part} " if part else ""
+            if not in_part:
+                raise DataError(f"{source.root}: no listed {name}image can be used, because of its labels or its part")
             raise DataError(
-                f"{source.root}: none of the {len(in_part)} listed {name}images exists{example}; unpack them"
+                f"{source.root}: none of the {len(in_part)} listed {name}images exists, such as {in_part[0].file}; unpack "
+                "them"
             )
         if not expressions:
             in_present = set(present)

@@ -33,7 +33,8 @@ def describe(dataset, folds=None):
     manifest = dataset.manifest
     entry = {"name": manifest.name, "role": "pre-training", "url": dataset.url, "counts": manifest.counts}
     entry |= {"fingerprint": manifest.fingerprint, "recipe": manifest.recipe}
-    return entry | ({"role": "evaluation", "folds": {"subjects": folds}} if folds else {})
+    split = {"source": "published", "hash": "0" * 12, "subjects": folds}
+    return entry | ({"role": "evaluation", "folds": split} if folds else {})
 
 
 @pytest.fixture
@@ -47,7 +48,17 @@ def log_run(tmp_path):
         if has_card:
             weights = {name: {"url": f"/runs/{name}.safetensors", "sha256": sha256 or "0" * 64}}
             card = Card(
-                "job", name, 0, spec or {"method": {"name": "clp"}}, list(entries), weights, {}, {}, {}, "c", "here"
+                "job",
+                name,
+                0,
+                {"method": {"name": "clp"}, **(spec or {})},
+                list(entries),
+                weights,
+                {},
+                {},
+                {},
+                "c",
+                "here",
             )
             tracker.log_text(card.to_json(), "card.json")
             tracker.log_metrics({"f1/mean": 0.5})

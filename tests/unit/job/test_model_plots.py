@@ -57,10 +57,10 @@ def test_the_map_shows_the_first_folds_test_people(world):
     assert not model_plots.plot_embedding(exported, part.sets[0], variant=row).figures
 
 
-@pytest.mark.parametrize("method", [CLP, SUPERVISED])
-def test_attention_is_of_people_that_are_tested(world, method):
+@pytest.mark.parametrize(("method", "protocol"), [(CLP, "linear-probe"), (SUPERVISED, "end-to-end")])
+def test_attention_is_of_people_that_are_tested(world, method, protocol):
     row, part, exported = world(method, attention_faces=3)
-    node = EvalNode(row, part, "end-to-end", ("model",))
+    node = EvalNode(row, part, protocol, ("model",))
     report = model_plots.plot_attention(node, exported, evaluator=Evaluator())
     cells = [axes for axes in report.figures["attention_coded"].axes if axes.images]
     assert len(cells) == 3 * (1 + 3)
