@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import fsspec
 import ray.train
 import ray.train.torch
 import torch
 from ray.train import TrainingFailedError
 
+from facscale.data.storage import open_fsspec
 from facscale.data.stream import Stream
 from facscale.data.views import Batch
 from facscale.profile.rates import measure_decode_rate, measure_read_rate
@@ -86,7 +86,7 @@ def profile_training(task: TrainingTask, *, seconds: float, receive: Receiver) -
             except TrainingFailedError as error:
                 raise unwrap_error(error, name=name) from None
     finally:
-        store, folder = fsspec.core.url_to_fs(f"{storage_url(task.job)}/{name}")
+        store, folder = open_fsspec(f"{storage_url(task.job)}/{name}")
         if store.exists(folder):
             store.rm(folder, recursive=True)
 

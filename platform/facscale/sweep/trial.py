@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import ray
 from ray import tune
 from ray.exceptions import GetTimeoutError, RayActorError
@@ -200,13 +199,12 @@ class Trial(tune.Trainable):
 
     def read_last_report(self) -> dict[str, Any]:
         """The last report of a training that had ended before. Raises TrainError where it is lost or damaged."""
-        url = f"{storage_url(self.variant.job)}/{self.training}/{LAST_REPORT}"
+        folder = Folder(f"{storage_url(self.variant.job)}/{self.training}")
         try:
-            with fsspec.open(url) as file:
-                report: dict[str, Any] = json.load(file)
+            report: dict[str, Any] = json.loads(folder.read(LAST_REPORT))
         except (FileNotFoundError, ValueError) as error:
             raise TrainError(
-                f"{url} is damaged or lost ({error}), so that this trial cannot be compared with others: delete its folder, "
+                f"{folder.url}/{LAST_REPORT} is damaged or lost ({error}), so that this trial cannot be compared with others: delete its folder, "
                 "and the trial is trained again"
             ) from None
         return report

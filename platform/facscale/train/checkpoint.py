@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
-import fsspec
 import torch
 
+from facscale.data.storage import open_fsspec
 from facscale.errors import UserError
 from facscale.inference import export
 from facscale.train.divergence import gather_lists
@@ -121,7 +121,7 @@ def restore(stored: Sequence[StoredCheckpoint], *, report: Callable[[str], None]
 @contextmanager
 def fetch(url: str) -> Iterator[Path]:
     """The checkpoint at `url` as a local folder: the folder itself, or a copy that goes with the block."""
-    store, folder = fsspec.core.url_to_fs(url)
+    store, folder = open_fsspec(url)
     if store.protocol == "file" or "file" in store.protocol:
         yield Path(folder)
         return

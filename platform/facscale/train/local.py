@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import fsspec
 import torch
 from torch import distributed
 
-from facscale.data.storage import Folder
+from facscale.data.storage import Folder, open_fsspec
 from facscale.train import checkpoint
 from facscale.train.events import CheckpointPassedOver, Event
 from facscale.train.loop import train
@@ -82,7 +81,7 @@ class LocalSession:
         on_gpu = task.job.cluster.gpus_per_worker > 0
         self.device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
         self._task, self._training = task, training
-        self._store, self._folder = fsspec.core.url_to_fs(training)
+        self._store, self._folder = open_fsspec(training)
 
     def find_latest(self) -> LocalCheckpoint | None:
         """The newest complete checkpoint."""

@@ -10,12 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import fsspec
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from facscale.data.storage import Folder
+from facscale.data.storage import Folder, open_fsspec
 from facscale.inference import export
 from facscale.spec import Job
 from facscale.train import checkpoint
@@ -72,7 +71,7 @@ def load_or_initialize(task: TrainingTask, *, name: str) -> TrainedArtifact | No
             return load_artifact(task.job, name=name)
         except DamagedExportError as error:
             log.warning("%s; it is made again, from the latest checkpoint if there is one", error)
-            store, path = fsspec.core.url_to_fs(export_url(task.job, name=name))
+            store, path = open_fsspec(export_url(task.job, name=name))
             store.rm_file(path)
     if Schedule(task.job, count_samples_per_epoch(task)).steps == 0:
         return store_artifact(task.job, name=name, export=initialize(task), cost={})
@@ -94,7 +93,7 @@ def store_artifact(job: Job, *, name: str, export: bytes, cost: Mapping[str, flo
 
 def load_artifact(job: Job, *, name: str) -> TrainedArtifact:
     """What the finished training called `name` made. Raises DamagedExportError where its files are not what was stored."""
-    store, folder = fsspec.core.url_to_fs(f"{storage_url(job)}/{name}")
+    store, folder = open_fsspec(f"{storage_url(job)}/{name}")
     export = bytes(store.cat_file(f"{folder}/{checkpoint.EXPORT}"))
     try:
         cost = json.loads(store.cat_file(f"{folder}/{COST}"))
@@ -129,7 +128,7 @@ def export_url(job: Job, *, name: str) -> str:
 
 def is_finished(job: Job, *, name: str) -> bool:
     """Whether the training called `name` is complete."""
-    store, folder = fsspec.core.url_to_fs(f"{storage_url(job)}/{name}")
+    store, folder = open_fsspec(f"{storage_url(job)}/{name}")
     return bool(store.exists(f"{folder}/{checkpoint.EXPORT}"))
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 
-import fsspec
-
 from facscale.compat.ray_train import CHECKPOINT_PREFIX, SNAPSHOT, build_snapshot, is_snapshot_usable
-from facscale.data.storage import Folder
+from facscale.data.storage import Folder, open_fsspec
 from facscale.train.checkpoint import CHECKSUMS, METRICS
 
 
@@ -17,7 +15,7 @@ def repair_record(training: str) -> str:
 
     Returns what was done; "" where nothing is wrong, or nothing there.
     """
-    store, folder = fsspec.core.url_to_fs(training)
+    store, folder = open_fsspec(training)
     path = f"{folder}/{SNAPSHOT}"
     if not store.exists(path):
         return ""
