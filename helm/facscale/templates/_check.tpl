@@ -1,6 +1,14 @@
 {{/* Checks that a schema cannot express: values that contradict each other. Each error message says what to do. */}}
 {{- define "facscale.check" -}}
 {{- $v := .Values -}}
+{{- $name := include "facscale.fullname" . -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) -}}
+{{- fail (printf "objects would be called %q, and a service must begin with a letter and have only small letters, digits and hyphens: choose another release name, or set fullnameOverride" $name) -}}
+{{- end -}}
+{{- if semverCompare "<2.52.0" $v.ray.version -}}
+{{- fail (printf "ray.version %s has no token authentication: use 2.52.0 or newer" $v.ray.version) -}}
+{{- end -}}
+{{- include "facscale.check.sharedMemory" (dict "path" "ray.head" "sharedMemory" $v.ray.head.sharedMemory "memory" $v.ray.head.resources.memory) -}}
 {{- if and (not $v.mlflow.enabled) (not $v.tracking.uri) -}}
 {{- fail "no MLflow: set mlflow.enabled=true for a server here, or tracking.uri to the address of another" -}}
 {{- end -}}
@@ -34,6 +42,14 @@
 {{- if gt (int $merged.minReplicas) (int $merged.maxReplicas) -}}
 {{- fail (printf "ray.groups.%s: minReplicas %d is above maxReplicas %d" $name (int $merged.minReplicas) (int $merged.maxReplicas)) -}}
 {{- end -}}
+{{- include "facscale.check.sharedMemory" (dict "path" (printf "ray.groups.%s" $name) "sharedMemory" $merged.sharedMemory "memory" $merged.memory) -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* /dev/shm counts as the pod's memory: (dict "path" "ray.head" "sharedMemory" "2Gi" "memory" "8Gi"). */}}
+{{- define "facscale.check.sharedMemory" -}}
+{{- if ge (include "facscale.bytes" .sharedMemory | float64) (include "facscale.bytes" .memory | float64) -}}
+{{- fail (printf "%s: sharedMemory %s is not below memory %s, of which it is a part" .path .sharedMemory .memory) -}}
 {{- end -}}
 {{- end -}}

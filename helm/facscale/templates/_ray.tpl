@@ -44,9 +44,14 @@ envFrom:
 
 {{/* Size of Ray's object store in bytes, for "4Gi" of /dev/shm: nine tenths, because Ray puts one that does not fit on a slow disk. */}}
 {{- define "facscale.ray.objectStore" -}}
-{{- $units := dict "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "" 1 -}}
+{{- mulf (include "facscale.bytes" . | float64) 0.9 | int64 | quote -}}
+{{- end -}}
+
+{{/* A quantity in bytes: "4Gi" is 4294967296. */}}
+{{- define "facscale.bytes" -}}
+{{- $units := dict "m" 0.001 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "" 1 -}}
 {{- $unit := regexFind "[A-Za-z]*$" . -}}
-{{- mulf (float64 (trimSuffix $unit .)) (get $units $unit) 0.9 | int64 | quote -}}
+{{- mulf (float64 (trimSuffix $unit .)) (get $units $unit) | int64 -}}
 {{- end -}}
 
 {{/* Metadata of a Ray pod: (dict "root" $ "component" "ray-head" "lifetime" "standing"). The annotations keep autoscalers from removing the node of a running training to save cost. */}}

@@ -130,6 +130,14 @@ def test_notes_say_what_to_type(name):
     assert typed <= names
 
 
+def test_notes_give_the_address_as_it_is_served():
+    for secret, scheme in (("certificate", "https"), ("", "http")):
+        ingress = {"enabled": True, "host": "mlflow.example.org", "tlsSecret": secret}
+        values = change_values("values-gpu.yaml", {"mlflow.ingress": ingress})
+        notes = next(text for path, text in render(values).items() if path.endswith("NOTES.txt"))
+        assert f" {scheme}://mlflow.example.org" in notes
+
+
 def _names(value) -> list[str]:
     """All words of the values: names of secrets that exist stand there."""
     if isinstance(value, dict):

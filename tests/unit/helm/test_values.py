@@ -68,6 +68,12 @@ def test_a_wrong_key_is_refused(path):
         ("networkPolicy.mlflowFrom", [{"ipBlock": {"cidr": "everywhere"}}]),
         ("researchers", [{"kind": "Everybody", "name": "x"}]),
         ("mlflow.replicas", 0),
+        ("ray.groups.head", {"cpus": 1, "memory": "8Gi"}),  # Kueue and KubeRay call the head so
+        ("environment", {"HOME": "/root"}),
+        ("ray.groups.gpu.environment", {"HOME": "/root"}),
+        ("ray.faultTolerance.redisAddress", "redis://redis.example.org"),
+        ("image.digest", "sha256:abc"),
+        ("networkPolicy.storage", {"ports": [443]}),  # it follows the address
     ],
 )
 def test_a_wrong_value_is_refused(path, value):
@@ -88,6 +94,11 @@ def test_a_wrong_value_is_refused(path, value):
         ("values-fleet.yaml", {"kueue.jobs": "", "kueue.cluster": ""}, "kueue.elastic=true without a queue"),
         ("values-second-cluster.yaml", {"postgres.enabled": True}, "serves MLflow alone"),
         ("", {}, "MLflow has no database"),
+        ("values-gpu.yaml", {"fullnameOverride": "face.scale"}, 'would be called "face.scale"'),
+        ("values-gpu.yaml", {"fullnameOverride": "2nd"}, 'would be called "2nd"'),
+        ("values-gpu.yaml", {"ray.version": "2.49.2"}, "ray.version 2.49.2 has no token authentication"),
+        ("values-gpu.yaml", {"ray.head.sharedMemory": "12Gi"}, "ray.head: sharedMemory 12Gi is not below memory 12Gi"),
+        ("values-gpu.yaml", {"ray.groups.gpu.sharedMemory": "60G"}, "ray.groups.gpu: sharedMemory 60G is not below"),
     ],
 )
 def test_values_that_do_not_go_together_are_refused_in_words(name, patch, words):
