@@ -227,10 +227,13 @@ class Estimate:
     published: Mapping[str, PublishedSize]  # of data sets that are not at hand, by URL
     missing_files: Sequence[str]  # inputs that are not at hand; without them nothing is known of the cost
     pretrained: Variant | None = None  # whose encoder it is trained on, in place of inputs that its spec names
+    twin: Estimate | None = None  # of the same method on other people: its cost is taken
 
     @cached_property
     def cost(self) -> Cost:
         """Operations and memory of a step."""
+        if self.twin is not None:
+            return self.twin.cost
         inputs = build_untrained_inputs(self.variant, self.facts)
         if self.pretrained is not None:
             job, below = self.pretrained.job, build_untrained_inputs(self.pretrained, self.facts)
@@ -396,10 +399,12 @@ def estimate_adaptations(plan: Plan, estimates: Mapping[str, Estimate]) -> dict[
     """What it takes to adapt BatchNorm in the folds, by id of the training; `estimates`: of the variants, by title."""
     adaptations: dict[str, Estimate] = {}
     for variant_plan in plan.variants:
+        twin = None
         for evaluation in variant_plan.evaluations:
             if evaluation.protocol == "adapted-batchnorm":
                 first, variant = plan.trainings[evaluation.models[0]], variant_plan.variant
-                estimate = replace(estimates[variant.title], variant=first.variant, pretrained=variant)
+                estimate = replace(estimates[variant.title], variant=first.variant, pretrained=variant, twin=twin)
+                twin = twin or estimate
                 adaptations |= dict.fromkeys(evaluation.models, estimate)
     return adaptations
 
