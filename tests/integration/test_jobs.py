@@ -58,10 +58,10 @@ TINY = (
 def data(tmp_path_factory):
     """40 people with one clip of 20 labelled frames each: all data sets that our jobs name."""
     folder = tmp_path_factory.mktemp("data")
-    write_face_data_set(str(folder / "faces"), [20] * 40, au=(1, 12), flow=True, row_group_mb=0.2)
+    write_face_data_set(str(folder / "faces"), [20] * 40, au=(1, 12), flow=True, margin=0.3, row_group_mb=0.2)
     for name in ("bp4d", "bp4d_flow", "disfa_flow", "voxceleb2", "synthetic", "synthetic_bp4d", "synthetic_bp4d_flow"):
         (folder / name).symlink_to(folder / "faces")
-    write_face_data_set(str(folder / "disfa"), [20] * 12, au=(12, 4, 1), row_group_mb=0.2)
+    write_face_data_set(str(folder / "disfa"), [20] * 12, au=(12, 4, 1), margin=0.3, row_group_mb=0.2)
     return folder
 
 
