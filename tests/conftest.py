@@ -93,7 +93,7 @@ def ray_cluster() -> Iterator[str]:
 
     from facscale.cluster.ray import build_dashboard_options
 
-    own = build_dashboard_options()  # without it Ray Train ends each training 12 s later
+    own = build_dashboard_options({})  # without it Ray Train ends each training 12 s later
     paths = [str(PLUGINS), str(ROOT / "platform"), *filter(None, [os.environ.get("PYTHONPATH")])]
     variables = own.pop("runtime_env")["env_vars"] | {
         "PYTHONPATH": os.pathsep.join(paths),
