@@ -143,7 +143,7 @@ def test_population_based_training_goes_on_from_another_trials_weights(sweep, tm
 
 def test_what_learns_from_labels_is_searched_in_the_first_fold(sweep, tmp_path):
     words = (
-        "method={name: supervised, depth: 18, width: 4}", "data.validation=0.2", "train.validate_every=3",
+        "method={name: supervised, depth: 18, width: 4}", "data.validation=0.2", "train.validate_every=3", "train.batch_size=4",
         "train.probe_every=0", "sweep.objective=validation/f1", "sweep.search=grid",
         "sweep.space={method.margin: null, method.queue_size: null, train.optimizer.lr: [0.001, 0.01]}",
     )  # fmt: skip
