@@ -1,5 +1,5 @@
 # make demo: the main job, small.  make test: everything that CI runs.  Both make their own environment first.
-# Tiers of tests: test-fast (seconds each), test-slow (servers, clusters), test-nightly (lost hosts, long soaks).
+# Tiers of tests: test-fast (seconds each), test-slow (servers, clusters), test-nightly (lost hosts, long sweeps).
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 VENV := .venv
@@ -46,7 +46,7 @@ test-slow: $(VENV)/ready
 	$(PYTEST) -m "slow and not nightly" tests/e2e tests/install tests/integration tests/security
 
 test-nightly: $(VENV)/ready
-	$(PYTEST) -m nightly tests/e2e
+	$(PYTEST) -m nightly tests/e2e tests/integration
 
 SECONDS_OF_FUZZING = $(or $(SECONDS),60)
 fuzz: $(VENV)/ready # damaged and forged files for every reader; an hour: make fuzz SECONDS=3600

@@ -114,6 +114,7 @@ def test_a_collapsed_trial_ends_at_its_first_look(sweep, tmp_path):
     assert not list(tmp_path.glob("best-of-sweep-*/method.safetensors")), "none was trained to its end"
 
 
+@pytest.mark.nightly("three trials on Ray, one after the other", minutes=4)
 def test_asha_stops_what_is_worse_than_the_better_third(sweep):
     words = ("sweep.search=grid", "sweep.early_stopping=asha", "train.epochs=4", "sweep.concurrent=1")
     # The validation loss grows with the weight, so that the first trial is always the best.
@@ -127,6 +128,7 @@ def test_asha_stops_what_is_worse_than_the_better_third(sweep):
     assert all(state.startswith("stopped at") for state in states.values())
 
 
+@pytest.mark.nightly("trials of 600 steps, so that they meet on the way", minutes=6)
 def test_population_based_training_goes_on_from_another_trials_weights(sweep, tmp_path):
     words = ("sweep.search=pbt", "sweep.trials=2", "sweep.keep=0.5", "sweep.grace=0.3")
     words += ("train.epochs=200", "train.probe_every=60", "train.checkpoint_every=60")  # long enough to meet on the way
@@ -141,6 +143,7 @@ def test_population_based_training_goes_on_from_another_trials_weights(sweep, tm
     assert first > 3, "it did not begin anew"
 
 
+@pytest.mark.nightly("two trials on Ray, then three folds of two rows", minutes=5)
 def test_what_learns_from_labels_is_searched_in_the_first_fold(sweep, tmp_path):
     words = (
         "method={name: supervised, depth: 18, width: 4}", "data.validation=0.2", "train.validate_every=3", "train.batch_size=4",
