@@ -214,7 +214,8 @@ def test_a_damaged_checkpoint_on_ray_is_passed_over_without_a_restart(ray_cluste
         file.write(b"altered")
     events = []
     second = RayTrainer().fit(task, name="run", receive=events.append)
-    assert second.export == first.export
+    weights = [load(artifact.export) for artifact in (first, second)]  # the order of the files' metadata is not fixed
+    torch.testing.assert_close(weights[1], weights[0], rtol=0, atol=0)
     (reason,) = {event.reason for event in events if isinstance(event, CheckpointPassedOver)}
     assert f"{stored[0].url}/{STATE} is damaged" in reason
     assert next(event.step for event in events if isinstance(event, StepProgress)) == 10
