@@ -191,6 +191,7 @@ def list_files(root: str) -> Listing:
         if isinstance(system, LocalFileSystem):
             entries = _walk(base)
         else:
+            system.invalidate_cache()  # of what an earlier run in this process listed
             found = system.find(base, detail=True).items()
             entries = [
                 (path, info["size"], _make_stamp(info))
