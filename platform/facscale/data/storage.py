@@ -7,6 +7,7 @@ of a store (restarting, overloaded, network down) is retried; a permanent one (n
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import random
@@ -28,6 +29,8 @@ from facscale.files import is_disk_full, publish, sync, write_atomically
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
+# Another disk, another mount of the same one (bind mounts of containers), or a file system without links.
+NO_LINKS = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK)
 OPEN_TIMEOUT_S = 10.0  # a user is waiting for the answer
 READ_TIMEOUT_S = 300.0  # in the middle of a long run: long enough for a store to restart
 RENEWAL_S = 60.0  # how long whoever renews temporary keys may be late
@@ -234,9 +237,11 @@ class Folder:
         partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            if source.stat().st_dev == self.path.stat().st_dev:
+            try:
                 os.link(source, partial)
-            else:
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
                 pafs.copy_files(str(source), str(partial))
             sync(partial)
             publish(partial, target)
