@@ -182,10 +182,10 @@ class VersionBuilder:
         recognition = self.pipeline.recognition
         if not recognition:
             return ()
-        found = list(find_mixed_identities(statuses, max_distance=recognition.max_distance))
+        mixed_now = list(find_mixed_identities(statuses, max_distance=recognition.max_distance))
         old = IngestReport.read(self.previous.dataset.url) if self.previous else None
-        identities = {status.identity for status in statuses} - {mixed.identity for mixed in found}
-        return (*found, *(mixed for mixed in (old.mixed if old else ()) if mixed.identity in identities))
+        identities = {status.identity for status in statuses} - {mixed.identity for mixed in mixed_now}
+        return (*mixed_now, *(mixed for mixed in (old.mixed if old else ()) if mixed.identity in identities))
 
     def _make_merge(self, statuses: Sequence[ItemStatus]) -> Merge:
         au = tuple(sorted({number for status in statuses if status.faces for number in status.au}))

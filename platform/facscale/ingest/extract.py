@@ -243,8 +243,8 @@ def renumber_tracks(tracks: np.ndarray, is_kept: np.ndarray) -> np.ndarray:
 
 def remove_rows(path: Path, is_kept: np.ndarray, *, tracks: np.ndarray) -> None:
     """Rewrite a Parquet file of crops without the rows that a mask [N] leaves out, with new track numbers [N]."""
-    whole = path.rename(path.with_suffix(".whole"))
-    file, row = pq.ParquetFile(whole), 0
+    unfiltered = path.rename(path.with_suffix(".unfiltered"))
+    file, row = pq.ParquetFile(unfiltered), 0
     with pq.ParquetWriter(path, file.schema_arrow, compression="none", use_dictionary=False) as writer:
         for batch in file.iter_batches(batch_size=BATCH, use_threads=False):
             rows, row = slice(row, row + batch.num_rows), row + batch.num_rows
@@ -253,7 +253,7 @@ def remove_rows(path: Path, is_kept: np.ndarray, *, tracks: np.ndarray) -> None:
             table = table.set_column(column, table.schema.field(column), pa.array(tracks[rows], pa.int32()))
             if is_kept[rows].any():
                 writer.write_table(table.filter(pa.array(is_kept[rows])))
-    whole.unlink()
+    unfiltered.unlink()
 
 
 def _record_numbers(frames: Iterable[Frame], numbers: list[int]) -> Iterator[Frame]:

@@ -192,10 +192,9 @@ def list_files(root: str) -> Listing:
             entries = _walk(base)
         else:
             system.invalidate_cache()  # of what an earlier run in this process listed
-            found = system.find(base, detail=True).items()
             entries = [
                 (path, info["size"], _make_stamp(info))
-                for path, info in found
+                for path, info in system.find(base, detail=True).items()
                 if not _is_folder_marker(path, info, base)
             ]
     except Exception as error:  # each file system raises errors of its own classes

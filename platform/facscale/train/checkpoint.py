@@ -105,12 +105,12 @@ def restore(stored: Sequence[StoredCheckpoint], *, report: Callable[[str], None]
                 state = read(Path(folder), name=candidate.url)
         except DamagedCheckpointError as error:
             own = [str(error)]
-        found = [problem for worker in gather_lists(own) for problem in worker]
-        if not found:
+        damages = [damage for worker in gather_lists(own) for damage in worker]
+        if not damages:
             return state
-        problems.append(found[0])
+        problems.append(damages[0])
         if candidate is not stored[-1]:
-            report(f"{found[0]}; the checkpoint before it is used")
+            report(f"{damages[0]}; the checkpoint before it is used")
     if problems:
         raise CheckpointError(
             f"no checkpoint can be used: {'; '.join(problems)}. Delete the folder of the training to begin it again"

@@ -132,14 +132,14 @@ def gather_lists(own: list[str]) -> list[list[str]]:
     return lists
 
 
-def explain_divergence(state: TrainState, found: NonFiniteSteps) -> DivergedError:
+def explain_divergence(state: TrainState, steps: NonFiniteSteps) -> DivergedError:
     """The error of a training with too many steps in a row that are not finite. Collective."""
     losses = state.monitor.list_suspects()
-    if found.longest < PATIENCE:
-        what, first, count = "its gradients exceed fp16's range", state.step - found.scaled + 1, found.scaled
+    if steps.longest < PATIENCE:
+        what, first, count = "its gradients exceed fp16's range", state.step - steps.scaled + 1, steps.scaled
     else:
         what = f"its {name_losses(losses)} not finite" if losses else "its gradients are not finite"
-        first, count = found.last - found.longest + 1, found.longest
+        first, count = steps.last - steps.longest + 1, steps.longest
     return DivergedError(f"the training diverged: from step {first} on, for {count} steps, {what}; {advise(state)}")
 
 

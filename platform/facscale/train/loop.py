@@ -105,12 +105,12 @@ class TrainLoop:
         `with_weights`: look at the weights and the optimizer too, so that lost ones are neither saved nor evaluated.
         """
         state = self.state
-        found = state.monitor.read()
-        if found.total > self._nonfinite_steps and state.rank == 0:
-            self._task.emit(NonFiniteStepsCounted(state.step, found.total - self._nonfinite_steps))
-        self._nonfinite_steps = found.total
-        if found.has_diverged:
-            raise explain_divergence(state, found)
+        steps = state.monitor.read()
+        if steps.total > self._nonfinite_steps and state.rank == 0:
+            self._task.emit(NonFiniteStepsCounted(state.step, steps.total - self._nonfinite_steps))
+        self._nonfinite_steps = steps.total
+        if steps.has_diverged:
+            raise explain_divergence(state, steps)
         if with_weights and (lost := self._weights.find_lost(state)):
             raise explain_lost_weights(state, lost)
 
