@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 BP4D_AUS = (1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24)
@@ -34,13 +34,6 @@ SIZES = (
     PublishedSize("BP4D", 41, 328, 328, 146_847, BP4D_AUS, "RTATL and ME-GraphAU"),
     PublishedSize("DISFA", 27, 27, 27, 130_814, DISFA_AUS, "ME-GraphAU"),
 )
-
-
-def find_size(url: str) -> PublishedSize | None:
-    """The size of the data set that the last part of a URL names, as in s3://bucket/bp4d_flow; None: not known."""
-    name = re.sub(r"[^a-z0-9]", "", url.rstrip("/").rpartition("/")[2].lower())
-    matches: Sequence[PublishedSize] = [size for size in SIZES if name.startswith(size.name.lower())]
-    return max(matches, key=lambda size: len(size.name), default=None)
 
 
 @dataclass(frozen=True)
@@ -90,3 +83,19 @@ COUNTS = (
 def find_counts(name: str) -> PublishedCounts | None:
     """The published counts of the data set with exactly this name; None: not known."""
     return next((counts for counts in COUNTS if counts.name == name), None)
+
+
+def find_size(url: str) -> PublishedSize | None:
+    """The size of the data set that the last part of a URL names, as in s3://bucket/bp4d_flow; None: not known.
+
+    The longest name at its beginning counts, so that bp4dplus_crops is BP4D+, whose size is not known, and not BP4D.
+    """
+    folder = _normalize(url.rstrip("/").rpartition("/")[2])
+    names = {"DISFA+", *(size.name for size in SIZES), *(counts.name for counts in COUNTS)}
+    name = max((name for name in names if folder.startswith(_normalize(name))), key=len, default=None)
+    return next((size for size in SIZES if size.name == name), None)
+
+
+def _normalize(name: str) -> str:
+    """Letters and digits in lower case; a plus sign, which many folders spell out, as a word."""
+    return re.sub(r"[^a-z0-9]", "", name.lower().replace("+", "plus"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facscale.data.published_sizes import BP4D_AUS, BP4D_POSITIVES, DISFA_AUS, DISFA_POSITIVES, find_counts
+from facscale.data.published_sizes import BP4D_AUS, BP4D_POSITIVES, DISFA_AUS, DISFA_POSITIVES, find_counts, find_size
 
 # Files BP4D_weight_fold1.txt to DISFA_weight_fold3.txt of CVI-SZU/ME-GraphAU: a row for the training part of each fold.
 BP4D_WEIGHTS = """
@@ -37,3 +37,21 @@ def test_positives_agree_with_the_published_weights_of_the_folds(weights, positi
 def test_positives_are_those_of_the_evaluated_aus():
     assert find_counts("BP4D").positives.keys() == set(BP4D_AUS)
     assert find_counts("DISFA").positives.keys() == set(DISFA_AUS)
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("s3://bucket/bp4d_flow", "BP4D"),
+        ("/data/BP4D/", "BP4D"),
+        ("/data/BP4D+", None),
+        ("/data/bp4dplus_crops", None),
+        ("/data/disfa", "DISFA"),
+        ("/data/disfa_plus", None),
+        ("s3://bucket/voxceleb2-v3", "VoxCeleb2"),
+        ("/data/own", None),
+    ],
+)
+def test_the_size_of_a_url_is_that_of_the_longest_name_at_its_beginning(url, name):
+    size = find_size(url)
+    assert (size and size.name) == name
