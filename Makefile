@@ -29,7 +29,7 @@ SHOW := while read -r word name rest; do case $$word in \
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 JOBS ?= 2
 
-.PHONY: demo demo-stop fuzz test test-fast test-slow test-nightly check chart lock clean
+.PHONY: demo demo-stop fuzz soak test test-fast test-slow test-nightly check chart lock clean
 
 demo: $(VENV)/ready
 	$(BIN)/facscale demo
@@ -51,6 +51,10 @@ test-nightly: $(VENV)/ready
 SECONDS_OF_FUZZING = $(or $(SECONDS),60)
 fuzz: $(VENV)/ready # damaged and forged files for every reader; an hour: make fuzz SECONDS=3600
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz.py --seconds $(SECONDS_OF_FUZZING)
+
+ROUNDS = 20
+soak: $(VENV)/ready # a job that is killed at random moments and must come out the same; about a minute for each of the ROUNDS
+	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/soak.py --rounds $(ROUNDS)
 
 check: $(VENV)/ready
 	$(BIN)/ruff check
