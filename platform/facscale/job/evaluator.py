@@ -6,11 +6,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import numpy as np
-from torch import Tensor, nn
 
 from facscale.data import Dataset
 from facscale.data.labels import IntensityLabels, reindex_labels
-from facscale.data.views import Batch
 from facscale.evaluate.expression import (
     ConfusionMatrix,
     ExpressionDataset,
@@ -22,10 +20,10 @@ from facscale.evaluate.predictions import Predictions
 from facscale.evaluate.probe import fit_probe, predict_probabilities
 from facscale.evaluate.protocol import LabelledDataset
 from facscale.evaluate.subjects import find_frames
-from facscale.inference.embed import Embeddings, FrameEncoder, FrameModel, embed_dataset
+from facscale.inference.embed import Embeddings, embed_dataset
 from facscale.inference.export import load_export
+from facscale.inference.models import FrameEncoder, FrameModel, IntensityModel, ProbedEncoder, SupervisedModel
 from facscale.job.plan import EvalNode, name_fold
-from facscale.methods import Method
 from facscale.nn.heads import LinearProbe
 from facscale.progress import print_line
 from facscale.spec import Job
@@ -33,42 +31,6 @@ from facscale.train.trainer import storage_url
 
 FoldOutput = tuple[Embeddings, np.ndarray]  # the frames of some people, and the probability of each AU [N, n]
 FoldPredictor = Callable[[LabelledDataset, Collection[str]], FoldOutput]
-
-
-class SupervisedModel(FrameModel):
-    """A method that has learned AUs itself: the samples that it is tested on -> AU logits."""
-
-    def __init__(self, method: Method) -> None:
-        super().__init__()
-        self.method = method
-        self.views = method.eval_views(method.config)
-        self.dim = len(method.facts.aus)
-
-    def forward(self, batch: Batch) -> Tensor:
-        """AU logits [B, n]."""
-        return self.method.predict(batch)
-
-
-class IntensityModel(SupervisedModel):
-    """A method that has learned intensities itself: the samples that it is tested on -> intensities, 0 to 5."""
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Intensities [B, n]."""
-        return self.method.predict_intensities(batch)
-
-
-class ProbedEncoder(FrameModel):
-    """A frozen encoder with a linear probe on it: a face -> AU logits."""
-
-    def __init__(self, encoder: nn.Module, probe: LinearProbe) -> None:
-        super().__init__()
-        self.face, self.probe = FrameEncoder(encoder), probe
-        self.views, self.dim = self.face.views, len(probe[1].weight)  # type: ignore[arg-type]
-
-    def forward(self, batch: Batch) -> Tensor:
-        """AU logits [B, n]."""
-        logits: Tensor = self.probe(self.face(batch))
-        return logits
 
 
 class Evaluator:
