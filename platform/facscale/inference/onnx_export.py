@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from facscale import __version__
+from facscale.data import augment
 from facscale.data.views import Batch, Faces
 from facscale.errors import UserError
 from facscale.inference.detector import Detector
@@ -49,11 +51,6 @@ class DetectorGraph(nn.Module):
                 "detectors that read one can be converted. facscale itself runs it: facscale predict, facscale serve"
             )
         ((self.view_name, self.view),) = detector.views.items()
-        if self.view.is_aligned:
-            raise ExportError(
-                "it moves neighbouring frames onto each other by their landmarks, which such a file does not do. facscale "
-                "itself runs it: facscale predict, facscale serve"
-            )
         self.detector, self.frames = detector, self.view.count
         self.stored, self.size = detector.preprocessing.crop.stored_size, detector.preprocessing.image_size
         self.has_intensities = bool(detector.intensity_aus)
@@ -80,11 +77,13 @@ class DetectorGraph(nn.Module):
     def forward(self, faces: Tensor, landmarks: Tensor | None = None) -> tuple[Tensor, ...]:
         """Estimate the AUs of N samples."""
         frames = faces if self.frames > 1 else faces[:, None]
-        images = self.detector.crop(frames.flatten(0, 1)).unflatten(0, (-1, self.frames))[:, :, None]
-        columns = {}
+        columns, points, alignment = {}, None, None
         if landmarks is not None:
             points = landmarks if self.frames > 1 else landmarks[:, None]
-            columns["landmarks"] = self._move_points(points)[:, :, None]
+            if self.view.is_aligned:
+                alignment = augment.fit_alignment(points.flatten(-2), stored=self.stored)
+            columns["landmarks"] = self._move_points(points, alignment)[:, :, None]
+        images = self._crop(frames, alignment)[:, :, None]
         sample = Faces(
             images=images,
             identity=torch.zeros_like(images[:, 0, 0, 0, 0, 0], dtype=torch.int64),
@@ -96,10 +95,30 @@ class DetectorGraph(nn.Module):
             return (estimate.probability,)
         return estimate.probability, estimate.intensity
 
-    def _move_points(self, points: Tensor) -> Tensor:
-        """Map points in pixels of the stored crop to pixels of the networks' input, as `augment.transform_landmarks`."""
-        normalized = (2 * points + 1) / self.stored - 1
-        return ((normalized / self.detector.preprocessing.share + 1) * self.size - 1) / 2
+    def _crop(self, frames: Tensor, alignment: Tensor | None) -> Tensor:
+        """Crop frames [N, F, 3, S, S] as in evaluation: [N, F, 3, s, s] in [0, 1]."""
+        crop, flat = self.detector.crop, frames.flatten(0, 1)
+        if alignment is None:
+            return crop(flat).unflatten(0, (-1, self.frames))
+        images = flat.float() / 255
+        if crop.has_areas:
+            images = crop.areas @ images @ crop.areas.T
+        matrices = alignment.flatten(0, 1)[:, None]  # [NF, 1, 2, 3]: from the middle frame to each
+        grid = (matrices[..., :2] @ crop.grid.flatten(1, 2)[..., None]).squeeze(-1) + matrices[..., 2]
+        grid = grid.unflatten(1, (self.size, self.size))
+        sampled = functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+        return sampled.clamp(0, 1).unflatten(0, (-1, self.frames))
+
+    def _move_points(self, points: Tensor, alignment: Tensor | None) -> Tensor:
+        """Map points [N, F, 68, 2] in pixels of the stored crop to pixels of the input, as `augment.transform_landmarks`."""
+        moved = (2 * points + 1) / self.stored - 1
+        if alignment is not None:  # backwards, by the inverse of a matrix of two rows
+            (a, b), (c, d) = (row.unbind(-1) for row in alignment[..., :2].unbind(-2))
+            x, y = (moved - alignment[..., None, :, 2]).unbind(-1)
+            determinant = (a * d - b * c)[..., None]
+            rows = (d[..., None] * x - b[..., None] * y, a[..., None] * y - c[..., None] * x)
+            moved = torch.stack(rows, -1) / determinant[..., None]
+        return ((moved / self.detector.preprocessing.share + 1) * self.size - 1) / 2
 
 
 def export_onnx(detector: Detector) -> bytes:
@@ -133,7 +152,7 @@ def export_onnx(detector: Detector) -> bytes:
     try:
         data: bytes = model.SerializeToString()
         session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    except Exception as error:  # of protobuf beyond 2 GB, or of a graph that onnxruntime refuses
+    except Exception as error:  # noqa: BLE001 - of protobuf beyond 2 GB, or of a graph that onnxruntime refuses
         raise ExportError(f"the ONNX file cannot be used: {_shorten(error)}") from None
 
     def run(inputs: Sequence[Tensor]) -> Sequence[np.ndarray]:
@@ -192,7 +211,7 @@ def _convert(kind: str, convert: Callable[[tuple[Tensor, ...]], Any], inputs: tu
             return convert(inputs)
     except ImportError as error:
         raise ExportError(f"{kind} needs the package {error.name}; install it: {INSTALL}") from None
-    except Exception as error:  # a method can use any operator
+    except Exception as error:  # noqa: BLE001 - a method can use any operator
         raise ExportError(
             f"its network cannot be converted to {kind}: {_shorten(error.__cause__ or error)}. facscale itself runs it: "
             "facscale predict, facscale serve"
@@ -200,9 +219,7 @@ def _convert(kind: str, convert: Callable[[tuple[Tensor, ...]], Any], inputs: tu
 
 
 @torch.no_grad()
-def _check_parity(
-    graph: DetectorGraph, run: Callable[[Sequence[Tensor]], Sequence[np.ndarray]], *, kind: str
-) -> None:
+def _check_parity(graph: DetectorGraph, run: Callable[[Sequence[Tensor]], Sequence[np.ndarray]], *, kind: str) -> None:
     """Compare a converted detector with the detector on random faces. Raises ExportError where they differ."""
     for count in EXAMPLES:
         inputs = graph.make_inputs(count=count, seed=count)
