@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import torch
 
 from facscale import methods
@@ -67,3 +70,14 @@ def make_detector(
         intensity_aus=(1, 12) if intensities else (),
         **settings,
     ).requires_grad_(False)
+
+
+def write_video(path: Path, frames: np.ndarray, *, fps: int) -> Path:
+    """Write frames [T, H, W, 3] uint8 as an H.264 video."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "12"})
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path

@@ -36,7 +36,7 @@ SECTIONS: Mapping[str, Sequence[click.Command]] = {  # in each, the most used co
         results.retrieve_command,
         results.sync_command,
     ),
-    "Models": (models.export_command,),
+    "Models": (models.export_command, models.serve_command),
     "Clusters and setup": (
         clusters.doctor_command,
         clusters.demo_command,
