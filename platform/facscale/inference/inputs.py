@@ -73,7 +73,7 @@ def list_inputs(words: Sequence[str]) -> tuple[list[Input], int]:
         if not expanded:
             raise InputError(f"{word}: there is no video, image or data set (you are in {Path.cwd()})")
         inputs += expanded
-    return list(dict.fromkeys(inputs)), others
+    return list({item.url: item for item in reversed(inputs)}.values())[::-1], others
 
 
 def open_video(item: Input, *, every: int, note: Any) -> tuple[Iterator[Frame], VideoFacts]:
