@@ -14,6 +14,7 @@ from facscale.errors import UserError
 from facscale.inference.onnx_export import INSTALL
 
 APP = "facscale"
+LOGGING = {"log_level": "WARNING", "enable_access_log": False}  # who asked when is nobody's business
 
 
 def serve_detector(
@@ -50,13 +51,13 @@ def serve_detector(
     )
     app = build_app(serving)
     stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
     is_new = not ray.is_initialized()
     join()
+    for number in (signal.SIGINT, signal.SIGTERM):  # now: Ray has put handlers of its own in place
+        signal.signal(number, lambda *_: stopped.set())
     try:
-        serve.start(http_options={"host": host, "port": port})
-        serve.run(app, name=APP, route_prefix="/")
+        serve.start(http_options={"host": host, "port": port}, logging_config=LOGGING)
+        serve.run(app, name=APP, route_prefix="/", logging_config=LOGGING)
         address = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104 - compared
         print(f"{model} is served at {address}/{'#' + os.environ[TOKEN_VARIABLE] if is_own else ''}", flush=True)
         if is_own:

@@ -9,9 +9,9 @@ GET  /            the page on which a file is dropped
 GET  /health      whether this replica answers
 GET  /v1/model    the AUs, thresholds and limits
 POST /v1/predict  the file as the body; `?every=2` reads every second frame; `Accept: text/csv` gives a table
-"""
 
-from __future__ import annotations
+Annotations are evaluated here (no `from __future__ import annotations`), because Ray Serve's FastAPI classes need them.
+"""
 
 import asyncio
 import hashlib
