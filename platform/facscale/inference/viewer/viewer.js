@@ -95,7 +95,8 @@ function showResult(place, result, media) {
       frames.forEach((frame, n) => {
         const face = find(n);
         if (!face) { isDown = false; return; }
-        isDown ? pen.lineTo(x(times[n]), y(face.probabilities[index])) : pen.moveTo(x(times[n]), y(face.probabilities[index]));
+        if (!isDown) pen.moveTo(x(times[n]) - 0.8, y(face.probabilities[index]));  // so that a single frame is seen
+        pen.lineTo(x(times[n]), y(face.probabilities[index]));
         isDown = true;
       });
       pen.stroke();
