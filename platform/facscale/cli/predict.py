@@ -185,7 +185,7 @@ def show_live(results: Iterator[FrameResult], detector: AUDetector, console: Con
     """Draw the AUs of the latest frame as bars, until the results end or Ctrl-C."""
     started, count = time.monotonic(), 0
     try:
-        with Live(console=console, refresh_per_second=8, transient=not console.is_terminal) as live:
+        with Live(console=console, refresh_per_second=8) as live:
             for result in results:
                 count += 1
                 rate = count / max(1e-6, time.monotonic() - started)
