@@ -10,7 +10,8 @@ GET  /health      whether this replica answers
 GET  /v1/model    the AUs, thresholds and limits
 POST /v1/predict  the file as the body; `?every=2` reads every second frame; `Accept: text/csv` gives a table
 
-Annotations are evaluated here (no `from __future__ import annotations`), because Ray Serve's FastAPI classes need them.
+Ray Serve copies `Front` as soon as it is defined: functions that it calls stand before it, and annotations are evaluated
+(no `from __future__ import annotations`).
 """
 
 import asyncio
@@ -210,6 +211,24 @@ def get_client(
 Token = Annotated[HTTPAuthorizationCredentials | None, Depends(get_client)]
 
 
+async def receive_upload(chunks: AsyncIterator[bytes], path: Path, *, limit: int) -> None:
+    """Write the body of a request to a file. Raises HTTPException for one of more than `limit` bytes, or of none."""
+    size = 0
+    with path.open("xb") as file:
+        async for chunk in chunks:
+            size += len(chunk)
+            if size > limit:
+                raise HTTPException(413, f"the file is larger than the {limit / MEGABYTE:g} MB that this service reads")
+            file.write(chunk)
+    if not size:
+        raise HTTPException(422, "the request has no body: send the photo or the clip itself, curl --data-binary @FILE")
+
+
+def hide_path(text: str, folder: str) -> str:
+    """Replace the place of a temporary file in a message."""
+    return text.replace(f"{folder}/upload", "the upload").replace(folder, "")
+
+
 @serve.deployment(name="Front", health_check_timeout_s=60)
 @serve.ingress(api)
 class Front:
@@ -343,21 +362,3 @@ class Front:
             "aus": [f"AU{au:02d}" for au in layout.aus],
             "thresholds": [round(float(value), 6) for value in layout.thresholds],
         }
-
-
-async def receive_upload(chunks: AsyncIterator[bytes], path: Path, *, limit: int) -> None:
-    """Write the body of a request to a file. Raises HTTPException for one of more than `limit` bytes, or of none."""
-    size = 0
-    with path.open("xb") as file:
-        async for chunk in chunks:
-            size += len(chunk)
-            if size > limit:
-                raise HTTPException(413, f"the file is larger than the {limit / MEGABYTE:g} MB that this service reads")
-            file.write(chunk)
-    if not size:
-        raise HTTPException(422, "the request has no body: send the photo or the clip itself, curl --data-binary @FILE")
-
-
-def hide_path(text: str, folder: str) -> str:
-    """Replace the place of a temporary file in a message."""
-    return text.replace(f"{folder}/upload", "the upload").replace(folder, "")
