@@ -101,8 +101,8 @@ def build_readme() -> str:
 def _format_rows(path: str, node: Doc, schema: Doc, default: object) -> list[str]:
     """Rows of the table for a key, and for the keys below it if it is a mapping with fixed keys."""
     children = node.get("properties", {})
-    if path == "ray.groups":
-        return [_format_row("ray.groups.NAME", default, node["description"])]
+    if path in {"ray.groups", "serve.groups"}:
+        return [_format_row(f"{path}.NAME", default, node["description"])]
     if path == "ray.groupDefaults":
         group = _resolve({"$ref": "#/definitions/group"}, schema)["properties"]
         return [

@@ -1,4 +1,4 @@
-"""Validate a RayCluster or a RayJob as KubeRay does: by the schemas of its CRDs, and by its operator's own rules."""
+"""Validate a RayCluster, a RayJob or a RayService as KubeRay does: by the schemas of its CRDs, and by its operator's own rules."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ import yaml
 
 Doc = dict[str, Any]
 
-MISSING = (
-    "KubeRay's CRDs are not here: put ray.io_rayclusters.yaml and ray.io_rayjobs.yaml into ../shared/schemas/kuberay"
-)
+MISSING = "KubeRay's CRDs are not here: put ray.io_rayclusters.yaml, ray.io_rayjobs.yaml and ray.io_rayservices.yaml into ../shared/schemas/kuberay"
 DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
-MAX_NAME_LENGTH = {"RayCluster": 53, "RayJob": 47}  # the operator derives longer names from it
+MAX_NAME_LENGTH = {"RayCluster": 53, "RayJob": 47, "RayService": 47}  # the operator derives longer names from it
 TOKENS_SINCE = (2, 52, 0)  # Ray's version
 
 
@@ -87,7 +85,8 @@ def list_operator_errors(doc: Doc) -> list[str]:
         errors.append(f"{name}: not a DNS-1035 label of at most {MAX_NAME_LENGTH[kind]} characters")
     if kind == "RayJob":
         errors += _job_errors(doc["spec"])
-    cluster = doc["spec"].get("rayClusterSpec") if kind == "RayJob" else doc["spec"]
+    keys = {"RayJob": "rayClusterSpec", "RayService": "rayClusterConfig"}
+    cluster = doc["spec"].get(keys[kind]) if kind in keys else doc["spec"]
     return errors + (list(_cluster_errors(cluster)) if cluster else [])
 
 

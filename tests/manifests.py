@@ -15,6 +15,7 @@ OLDEST, NEWEST = "1.29", "1.33"  # Kubernetes: the chart's kubeVersion, and the 
 FOREIGN = {
     "RayCluster",
     "RayJob",
+    "RayService",
     "PodMonitor",
     "PrometheusRule",
     "ServiceMonitor",

@@ -45,6 +45,8 @@ def _pods(doc: Doc) -> Iterator[Pod]:
         yield Pod(where, spec["template"]["metadata"]["labels"], spec["template"]["spec"])
     elif kind == "RayCluster":
         yield from _cluster(where, spec)
+    elif kind == "RayService":
+        yield from _cluster(where, spec["rayClusterConfig"])
     elif kind == "RayJob":
         submitter = spec["submitterPodTemplate"]
         yield Pod(f"{where} submitter", submitter["metadata"]["labels"], submitter["spec"])

@@ -36,7 +36,16 @@
 {{- if and $v.kueue.elastic (not $v.kueue.jobs) (not $v.kueue.cluster) -}}
 {{- fail "kueue.elastic=true without a queue: name one in kueue.jobs or kueue.cluster" -}}
 {{- end -}}
-{{- range $name, $group := $v.ray.groups -}}
+{{- if and $v.serve.enabled (not $v.serve.model) -}}
+{{- fail "serve.enabled=true needs serve.model: the detector to serve, such as models:/facscale-bp4d-clp@best" -}}
+{{- end -}}
+{{- range $part := list "fronts" "networks" -}}
+{{- $replicas := get $v.serve $part -}}
+{{- if gt (int $replicas.min) (int $replicas.max) -}}
+{{- fail (printf "serve.%s: min %d is above max %d" $part (int $replicas.min) (int $replicas.max)) -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $group := (merge (dict) $v.ray.groups (ternary $v.serve.groups dict $v.serve.enabled)) -}}
 {{- if $group -}}
 {{- $merged := mergeOverwrite (deepCopy $v.ray.groupDefaults) $group -}}
 {{- if gt (int $merged.minReplicas) (int $merged.maxReplicas) -}}

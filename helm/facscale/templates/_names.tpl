@@ -45,6 +45,11 @@ labels:
 {{- default (printf "%s-postgres" (include "facscale.fullname" .)) .Values.mlflow.database.existingSecret -}}
 {{- end -}}
 
+{{/* The secret with the token that clients of the served detector send. */}}
+{{- define "facscale.secret.serve" -}}
+{{- default (printf "%s-serve" (include "facscale.fullname" .)) .Values.serve.existingSecret -}}
+{{- end -}}
+
 {{/* The secret with the keys of the storage; empty if pods authenticate with their service account. */}}
 {{- define "facscale.secret.storage" -}}
 {{- if .Values.objectStore.enabled -}}{{ include "facscale.fullname" . }}-object-store{{- else -}}{{ .Values.storage.existingSecret }}{{- end -}}

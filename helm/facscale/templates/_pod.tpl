@@ -91,7 +91,8 @@ annotations: {{ toJson . }}
 {{- end -}}
 
 {{/* The same request as startup, readiness and liveness probe: (dict "path" "/health" "port" "http" "start" 60). The
-     startup probe restarts the container after `start` failures, the liveness probe after `failures` (default 6). */}}
+     startup probe restarts the container after `start` failures, the liveness probe after `failures` (default 6).
+     `readyPath` and `readyPort`: another request as readiness probe. */}}
 {{- define "facscale.probes" -}}
 startupProbe:
   httpGet: {path: {{ .path }}, port: {{ .port }}}
@@ -99,7 +100,7 @@ startupProbe:
   timeoutSeconds: 5
   failureThreshold: {{ .start }}
 readinessProbe:
-  httpGet: {path: {{ .path }}, port: {{ .port }}}
+  httpGet: {path: {{ default .path .readyPath }}, port: {{ default .port .readyPort }}}
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 3

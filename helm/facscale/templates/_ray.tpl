@@ -73,6 +73,20 @@ annotations:
   {{- end }}
 {{- end -}}
 
+{{/* Port and token of a service, in its own cluster alone. */}}
+{{- define "facscale.ray.servePort" -}}
+{{- if eq .lifetime "service" -}}
+- {name: serve, containerPort: 8000}
+{{- end -}}
+{{- end -}}
+{{- define "facscale.ray.serveEnv" -}}
+{{- if eq .lifetime "service" -}}
+- name: FACSCALE_SERVE_TOKEN
+  valueFrom:
+    secretKeyRef: {name: {{ include "facscale.secret.serve" .root }}, key: token}
+{{- end -}}
+{{- end -}}
+
 {{/* What a cluster grows to: CPU=16,GPU=8. A job waits for nodes up to it instead of being refused. */}}
 {{- define "facscale.ray.limits" -}}
 {{- $cpus := 0 -}}
@@ -116,9 +130,11 @@ template:
           {{- if and .autoscale (eq .lifetime "standing") }}
           - {name: FACSCALE_CLUSTER_LIMITS, value: {{ include "facscale.ray.limits" .root | quote }}}
           {{- end }}
+          {{- include "facscale.ray.serveEnv" . | nindent 10 }}
           {{- include "facscale.extraEnv" .root | nindent 10 }}
         {{- include "facscale.ray.envFrom" .root | nindent 8 }}
         ports:
+          {{- include "facscale.ray.servePort" . | nindent 10 }}
           - {name: gcs-server, containerPort: 6379}
           - {name: dashboard, containerPort: 8265}
           - {name: metrics, containerPort: 8080}
@@ -185,22 +201,27 @@ template:
           {{- include "facscale.security" . | nindent 10 }}
         env:
           - {name: HOME, value: /home/facscale}
+          {{- include "facscale.ray.serveEnv" . | nindent 10 }}
           {{- include "facscale.extraEnv" .root | nindent 10 }}
           {{- range $name, $value := $group.environment }}
           - {name: {{ $name }}, value: {{ $value | quote }}}
           {{- end }}
         {{- include "facscale.ray.envFrom" .root | nindent 8 }}
         ports:
+          {{- include "facscale.ray.servePort" . | nindent 10 }}
           - {name: metrics, containerPort: 8080}
         {{- include "facscale.resources" (include "facscale.ray.resources" (dict "resources" $resources "group" $group) | fromJson) | nindent 8 }}
-        {{- include "facscale.probes" (dict "path" "/api/healthz" "port" 52365 "start" 60 "failures" 30) | nindent 8 }}
+        {{- /* A worker of a service is ready when its proxy has replicas to send requests to. */}}
+        {{- $ready := ternary (dict "readyPath" "/-/healthz" "readyPort" 8000) dict (eq .lifetime "service") }}
+        {{- include "facscale.probes" (merge (dict "path" "/api/healthz" "port" 52365 "start" 60 "failures" 30) $ready) | nindent 8 }}
         volumeMounts:
           {{- include "facscale.ray.mounts" . | nindent 10 }}
     volumes:
       {{- include "facscale.ray.volumes" (merge (pick . "root") $group) | nindent 6 }}
 {{- end -}}
 
-{{/* A Ray cluster, permanent or of one job: (dict "root" $ "lifetime" "standing" "autoscale" true). */}}
+{{/* A Ray cluster, permanent, of one job or of a service: (dict "root" $ "lifetime" "standing" "autoscale" true "groups" {...}).
+     `groups` are those of the values' ray.groups where it has none. */}}
 {{- define "facscale.ray.spec" -}}
 {{- $cluster := . -}}
 {{- $autoscaler := .root.Values.ray.autoscaler -}}
@@ -235,7 +256,7 @@ autoscalerOptions:
 headGroupSpec:
   {{- include "facscale.ray.head" (pick . "root" "lifetime" "autoscale") | nindent 2 }}
 workerGroupSpecs:
-  {{- range $name, $group := .root.Values.ray.groups }}
+  {{- range $name, $group := (default .root.Values.ray.groups .groups) }}
   {{- if $group }}
   - {{ include "facscale.ray.group" (dict "root" $cluster.root "name" $name "group" $group "lifetime" $cluster.lifetime "live" $live) | indent 4 | trim }}
   {{- end }}

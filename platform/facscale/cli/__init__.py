@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from facscale import __version__
-from facscale.cli import clusters, data, jobs, results
+from facscale.cli import clusters, data, jobs, models, results
 from facscale.errors import UserError
 
 SECTIONS: Mapping[str, Sequence[click.Command]] = {  # in each, the most used commands come first
@@ -36,6 +36,7 @@ SECTIONS: Mapping[str, Sequence[click.Command]] = {  # in each, the most used co
         results.retrieve_command,
         results.sync_command,
     ),
+    "Models": (models.export_command, models.serve_command),
     "Clusters and setup": (
         clusters.doctor_command,
         clusters.demo_command,

@@ -29,27 +29,30 @@ STOP_WAIT_S = 5.0
 
 
 def run_demo(folder: Path) -> int:
-    """Render faces, ingest them, train, evaluate and compare; results of an earlier demo are reused.
+    """Render faces, ingest them, train, evaluate, compare and predict; results of an earlier demo are reused.
 
     Returns the exit status of the job.
     """
+    from facscale.cli.demo_talk import show_unseen_talk
     from facscale.track.server import ensure_server
     from facscale.track.view import find_view_url
 
     started = time.monotonic()
     folder = make_private_folder(folder)
     os.umask(PRIVATE_UMASK)  # whatever the demo writes, its databases included, is its user's own
-    print_heading("1/4", "an MLflow server and a Ray cluster on this machine")
+    print_heading("1/5", "an MLflow server and a Ray cluster on this machine")
     server = ensure_server(folder / "mlflow", MLFLOW_PORT)
     locations = {"FACSCALE_DATA": str(folder / "data"), "FACSCALE_RUNS": str(folder / "runs")}
     os.environ.update(get_ray_credentials(folder) | locations | {"MLFLOW_TRACKING_URI": server.url})
     start_ray(folder)
     for number, pipeline in enumerate(PIPELINES, start=2):
-        print_heading(f"{number}/4", f"pipelines/{pipeline}: render talking faces, detect and align them, write shards")
+        print_heading(f"{number}/5", f"pipelines/{pipeline}: render talking faces, detect and align them, write shards")
         run_facscale("run", ROOT / "pipelines" / pipeline, variables={"RAY_ADDRESS": f"127.0.0.1:{RAY_PORT}"})
-    print_heading("4/4", "ray job submit jobs/demo.yaml")
+    print_heading("4/5", "ray job submit jobs/demo.yaml")
     status = submit_demo_job()
     if status == 0:
+        print_heading("5/5", "the best detector reads a talk of somebody whom it has not seen")
+        show_unseen_talk(folder, tracker=server.url)
         print(
             f"\nDone in {format_duration(time.monotonic() - started)}. Ray dashboard: http://127.0.0.1:{DASHBOARD_PORT}"
         )

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from facscale.cli.illustrate import check_illustrated, illustrate
 from facscale.errors import UserError
 from facscale.inference.api import AUDetector
 from facscale.inference.batch import Options, Outcome, Task, plan_tasks, predict_here, predict_on_ray
@@ -38,10 +39,17 @@ def predict_inputs(
     tracker: str,
     device: str,
     workers: int,
+    overlay: Path | None = None,
+    page: Path | None = None,
 ) -> int:
-    """Predict all inputs into tables below `out`; returns the exit status. Raises UserError before anything is computed."""
+    """Predict all inputs into tables below `out`; returns the exit status. Raises UserError before anything is computed.
+
+    overlay, page: of the only input, see `cli.illustrate`.
+    """
     console = Console(highlight=False, soft_wrap=True)
     inputs, others = list_inputs(words)
+    if overlay or page:
+        check_illustrated(inputs, out=out, overlay=overlay, columns=columns)
     data = read_detector(model, tracker=tracker)
     detector = load_detector_bytes(data, source=model)
     folder, tasks, kind = place_tables(inputs, out=out, kind=kind)
@@ -53,7 +61,11 @@ def predict_inputs(
     aus = " ".join(f"{au}" for au in detector.aus)
     console.print(f"{name}: AUs {aus}", markup=False)
     outcomes = predict_here(data, tasks, options) if count == 1 else run_on_cluster(data, tasks, options, workers=count)
-    return report(outcomes, console)
+    status = report(outcomes, console)
+    if status == 0 and (overlay or page):
+        table = Path(folder).expanduser() / f"{tasks[0].name}.{kind}"
+        illustrate(inputs[0], table, detector, every=every, overlay=overlay, page=page)
+    return status
 
 
 def place_tables(inputs: Sequence[Input], *, out: str, kind: str) -> tuple[str, list[Task], str]:

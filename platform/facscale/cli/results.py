@@ -14,7 +14,11 @@ from facscale.cli.completion import complete_file
 CSV_RULE = Rule(
     "--misprints", excludes=("--csv",), why="misprints are explained in sentences, and CSV has the rows as printed"
 )
-PREDICT_RULES = (Rule("--camera", excludes=("INPUT", "--every", "--workers"), why="a camera is the only input"),)
+PREDICT_RULES = (
+    Rule(
+        "--camera", excludes=("INPUT", "--every", "--workers", "--overlay", "--page"), why="a camera is the only input"
+    ),
+)
 SAMPLING_RULES = (
     Rule("--seed", excludes=("QUERY",), why="it samples frames if no QUERY is given"),
     Rule("--number", excludes=("QUERY",), why="it is the number of frames to sample if no QUERY is given"),
@@ -76,6 +80,12 @@ def compare_command(
     help="Whose names the columns have.",
 )
 @click.option("--every", type=click.IntRange(min=1), default=1, metavar="N", help="Read each Nth frame of videos.")
+@click.option(
+    "--overlay", type=OutputFile(suffix=".mp4"), metavar="FILE.mp4", help="Draw faces and AUs on the only video."
+)
+@click.option(
+    "--page", type=OutputFile(suffix=".html"), metavar="FILE.html", help="Show the only video or image with its AUs."
+)
 @click.option("--camera", metavar="NUMBER", help="Show the AUs of a camera in the terminal, the first is 0.")
 @click.option("--tracker", default="", metavar="URI", help="MLflow server; else MLFLOW_TRACKING_URI.")
 @click.option("--device", default="", metavar="NAME", help="cuda, cpu, ...; else a GPU where there is one.")
@@ -95,6 +105,8 @@ def predict_command(
     kind: str,
     columns: Any,
     every: int,
+    overlay: Path | None,
+    page: Path | None,
     camera: str | None,
     tracker: str,
     device: str,
@@ -103,7 +115,7 @@ def predict_command(
     """Detect action units in videos and images.
 
     \b
-        facscale predict detector.safetensors talk.mp4
+        facscale predict detector.safetensors talk.mp4 --page talk.html
         facscale predict models:/facscale-BP4D-clp@latest interviews/ --format parquet
         facscale predict models:/facscale-BP4D-clp@best-BP4D 's3://bucket/*.mp4' --out s3://bucket/aus
         facscale predict detector.safetensors --camera 0
@@ -137,6 +149,8 @@ def predict_command(
             tracker=tracker,
             device=device,
             workers=workers or 0,
+            overlay=overlay,
+            page=page,
         )
     )
 

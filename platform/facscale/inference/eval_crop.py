@@ -43,7 +43,7 @@ class EvalCrop(nn.Module):
         images = faces.float() / 255
         if self.has_areas:
             images = self.areas @ images @ self.areas.T
-        grid = self.grid.expand(len(faces), -1, -1, -1)
+        grid = self.grid.expand(faces.shape[0], -1, -1, -1)  # `len` would fix the size of an exported batch
         return functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False).clamp(0, 1)
 
 

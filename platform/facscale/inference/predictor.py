@@ -22,8 +22,8 @@ from facscale.data import Dataset, augment, pixels
 from facscale.data.augment import Augmenter
 from facscale.data.rows import to_numpy
 from facscale.data.tracks import Track, TrackKey, iterate_tracks
-from facscale.data.views import View
-from facscale.inference.detector import Detector, DetectorError, scale_pixels
+from facscale.data.views import Batch, View
+from facscale.inference.detector import Detector, DetectorError, Estimate, scale_pixels
 from facscale.inference.face_tracks import FaceFrame, FaceSetTracker, RunKey
 from facscale.inference.head_pose import estimate_head_pose
 from facscale.inference.models import stack_samples
@@ -157,6 +157,10 @@ class Predictor:
             ordered = tuple(sorted(results, key=lambda result: result.face))
             yield FrameResult(sample.number, sample.time_s, ordered)
 
+    def apply_networks(self, batch: Batch) -> Estimate:
+        """Crop the faces of a batch as in evaluation, and estimate their AUs."""
+        return self.detector.estimate(self._prepare(batch.to(self.device)))
+
     def _estimate(self, samples: Sequence[_SampleFaces]) -> tuple[np.ndarray, np.ndarray | None]:
         """Probabilities [B, n] and intensities [B, m] of faces with their neighbours."""
         rows: dict[int, int] = {}
@@ -176,7 +180,7 @@ class Predictor:
         batch = stack_samples(
             self.detector.views, view_rows, images=images, columns=columns, parameters=self._parameters
         )
-        estimate = self.detector.estimate(self._prepare(batch.to(self.device)))
+        estimate = self.apply_networks(batch)
         intensity = None if estimate.intensity is None else estimate.intensity.float().cpu().numpy()
         return estimate.probability.float().cpu().numpy(), intensity
 

@@ -22,14 +22,18 @@ def compute_five_points(landmarks: Tensor) -> Tensor:
 def fit_similarity(source: Tensor, target: Tensor) -> Tensor:
     """Fit the rotation, scaling and shift [N, 2, 3] that maps source points [N, P, 2] to targets, by least squares.
 
-    With points as complex numbers about their means, the factor is <s, t> / <s, s>. The result is the identity where a
-    point is nan, or where all source points or all target points coincide.
+    With points as complex numbers about their means, the factor a + ib is <s, t> / <s, s>; it is computed in real numbers,
+    which exported graphs need. The result is the identity where a point is nan, or where all source points or all target
+    points coincide.
     """
-    s, t = (torch.view_as_complex(points.double().contiguous()) for points in (source, target))
+    s, t = source.double(), target.double()
     s0, t0 = s.mean(1, keepdim=True), t.mean(1, keepdim=True)
-    factor = ((s - s0).conj() * (t - t0)).sum(1) / (s - s0).abs().square().sum(1)
-    shift = t0[:, 0] - factor * s0[:, 0]
-    is_valid = factor.isfinite() & shift.isfinite() & (factor.abs() > 0)
-    a, b = torch.where(is_valid, factor, 1), torch.where(is_valid, shift, 0)
-    rows = [torch.stack([a.real, -a.imag, b.real], -1), torch.stack([a.imag, a.real, b.imag], -1)]
-    return torch.stack(rows, 1).to(source.dtype)
+    (sx, sy), (tx, ty) = (s - s0).unbind(-1), (t - t0).unbind(-1)
+    square = (sx.square() + sy.square()).sum(1)
+    a, b = (sx * tx + sy * ty).sum(1) / square, (sx * ty - sy * tx).sum(1) / square
+    is_valid = torch.isfinite(a) & torch.isfinite(b) & ((a != 0) | (b != 0))
+    a, b = torch.where(is_valid, a, torch.ones_like(a)), torch.where(is_valid, b, torch.zeros_like(b))
+    (x0, y0), (x1, y1) = s0[:, 0].unbind(-1), t0[:, 0].unbind(-1)
+    x, y = x1 - (a * x0 - b * y0), y1 - (b * x0 + a * y0)
+    x, y = torch.where(is_valid, x, torch.zeros_like(x)), torch.where(is_valid, y, torch.zeros_like(y))
+    return torch.stack([torch.stack([a, -b, x], -1), torch.stack([b, a, y], -1)], 1).to(source.dtype)

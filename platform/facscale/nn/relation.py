@@ -45,7 +45,8 @@ class AUTransformer(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """[N, A, D] -> [N, A, D]."""
-        queries = self.indicators[None].repeat(len(features), 1, 1).to(features.dtype)
+        # `len` would fix the size of an exported batch
+        queries = self.indicators[None].repeat(features.shape[0], 1, 1).to(features.dtype)
         decoded: Tensor = self.decoder(queries, self.encoder(features))
         return decoded
 

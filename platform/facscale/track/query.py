@@ -27,6 +27,7 @@ from facscale.compat import IncompatibleVersionError
 from facscale.compat.mlflow import read_sqlite_runs
 from facscale.errors import UserError
 from facscale.track.login import LOGIN_HINT, is_login_refused
+from facscale.track.registry import SCORE_TAG_PREFIX
 
 PAGE_SIZE = 1000  # runs in one answer
 MAX_REQUESTS = 8  # at once
@@ -61,6 +62,20 @@ class TrackedRun:
     def parent(self) -> str:
         """The id of the run that it is nested in, or ""."""
         return self.tags.get("mlflow.parentRunId", "")
+
+
+@dataclass(frozen=True)
+class ScoredModel:
+    """A version of a registered model, and its highest score on a data set."""
+
+    name: str
+    version: str
+    score: float  # mean F1 in [0, 1]
+
+    @property
+    def uri(self) -> str:
+        """How `facscale predict` names it."""
+        return f"models:/{self.name}/{self.version}"
 
 
 def search_runs(uri: str, *, experiment: str, filter: str = "") -> list[TrackedRun]:  # noqa: A002 - MLflow's word
@@ -113,6 +128,27 @@ def list_model_versions(uri: str) -> dict[str, list[str]]:
                 return versions
     except MlflowException as error:
         raise _make_query_error(uri, error) from error
+
+
+def find_best_model(uri: str, *, prefix: str) -> ScoredModel | None:
+    """Find the version with the highest score among the registered models whose names begin with `prefix`.
+
+    Returns None where none has a score. Raises QueryError if the tracker does not answer.
+    """
+    try:
+        with _patient_requests():
+            api = MlflowClient(uri)
+            names = [model.name for model in api.search_registered_models(f"name LIKE '{prefix}%'")]
+            versions = [version for name in names for version in api.search_model_versions(f"name = '{name}'")]
+    except (MlflowException, OSError) as error:
+        raise _make_query_error(uri, error) from None
+    scored = [
+        ScoredModel(version.name, str(version.version), float(value))
+        for version in versions
+        for tag, value in version.tags.items()
+        if tag.startswith(SCORE_TAG_PREFIX)
+    ]
+    return max(scored, key=lambda model: (model.score, -int(model.version)), default=None)
 
 
 def _make_query_error(uri: str, error: Exception) -> QueryError:

@@ -37,6 +37,9 @@ SWITCHES = [  # value file, switches, kind and name of what they make (or, with 
         {"mlflow.enabled": False, "postgres.enabled": False, "tracking.uri": "https://mlflow.example.org"},
         "-Deployment/facscale-mlflow",
     ),
+    ("values-gpu.yaml", {"serve.enabled": True, "serve.model": "models:/faces@best"}, "RayService/facscale-serve"),
+    ("values-gpu.yaml", {"serve.enabled": True, "serve.model": "models:/faces@best"}, "Secret/facscale-serve"),
+    ("values-gpu.yaml", {"serve.enabled": True, "serve.model": "models:/faces@best"}, "NetworkPolicy/facscale-serve"),
     ("values-gpu.yaml", {"ray.auth.existingSecret": "token"}, "-Secret/facscale-ray-token"),
     ("values-gpu.yaml", {"researchers": [{"kind": "ServiceAccount", "name": "ci"}]}, "RoleBinding/facscale-submitter"),
 ]
@@ -51,7 +54,7 @@ def test_switches(name, switches, label):
     assert label.removeprefix("-") not in absent
     for doc in docs:
         validate(doc)
-    for doc in [load_rayjob(docs), *(doc for doc in docs if doc["kind"] == "RayCluster")]:
+    for doc in [load_rayjob(docs), *(doc for doc in docs if doc["kind"] in {"RayCluster", "RayService"})]:
         assert kuberay.list_operator_errors(doc) == []
         assert kuberay.find_crds() is None or kuberay.list_schema_errors(doc) == []
     assert [pod.where for pod in list_pods(docs) if list_breaches(pod)] == []
