@@ -307,7 +307,9 @@ class EpochOrder:
         order = np.argsort(samples.key, kind="stable")
         samples = Epoch(samples.member[order], samples.start[order], samples.key[order])
         place = self._pile_start[number] + np.arange(len(order))
-        return Pile(samples, self._deal.runs.group[samples.member], self._find_positions(place, self._deal.stream[groups[0]]))
+        return Pile(
+            samples, self._deal.runs.group[samples.member], self._find_positions(place, self._deal.stream[groups[0]])
+        )
 
     def _find_positions(self, place: np.ndarray, stream: int) -> np.ndarray:
         """Return the positions of places [n] in one stream: the inverse of `locate`."""
@@ -315,7 +317,9 @@ class EpochOrder:
         is_own = turn < self._own[stream]
         surplus = np.where(is_own, 0, self._surplus_start[stream] + turn - self._own[stream])
         taker = np.minimum(np.searchsorted(self._deficit_start, surplus, side="right") - 1, self._deal.streams - 1)
-        in_taker = self._first_turn[taker] + (self._own[taker] + surplus - self._deficit_start[taker]) * self._deal.streams
+        in_taker = (
+            self._first_turn[taker] + (self._own[taker] + surplus - self._deficit_start[taker]) * self._deal.streams
+        )
         positions: np.ndarray = np.where(is_own, self._first_turn[stream] + turn * self._deal.streams, in_taker)
         return positions
 

@@ -23,7 +23,16 @@ from pydantic import TypeAdapter
 
 from facscale.data.errors import DataError
 from facscale.data.frame_table import build_frame_table
-from facscale.data.manifest import FRAME_ENTRY_BYTES, INDEX, MANIFEST, Manifest, RowGroup, Shard, compute_checksum, compute_fingerprint
+from facscale.data.manifest import (
+    FRAME_ENTRY_BYTES,
+    INDEX,
+    MANIFEST,
+    Manifest,
+    RowGroup,
+    Shard,
+    compute_checksum,
+    compute_fingerprint,
+)
 from facscale.data.storage import Folder
 
 MB = 1_000_000

@@ -445,13 +445,12 @@ def test_a_damaged_byte_loses_one_frame_alike_for_any_number_of_workers(tmp_path
         world: [make(dataset, FACE_ONLY, epoch=EVERY_FRAME, batch_size=12, rank=r, world=world) for r in range(world)]
         for world in (1, 2, 4)
     }
-    for world in streams:
-        for stream in streams[world]:
-            stream.failure_log.max_share = 1.0
+    for stream in itertools.chain.from_iterable(streams.values()):
+        stream.failure_log.max_share = 1.0
     frames = {world: by_position(streams[world], 20) for world in streams}
     assert frames[1] == frames[2] == frames[4]
-    for world in streams:
-        faults = [(s.shard, s.row_group, s.row, s.reason) for stream in streams[world] for s in stream.skipped]
+    for workers in streams.values():
+        faults = [(s.shard, s.row_group, s.row, s.reason) for stream in workers for s in stream.skipped]
         assert faults == [(shard.file, 0, 5, "not decodable: its bytes are damaged or missing")]
 
 
