@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -134,7 +135,7 @@ class GroupBytes:
 
     def read_columns(self, columns: Sequence[str]) -> pa.Table:
         """Read columns of all rows, verified by their pages' checksums. Raises CorruptError, DataError."""
-        place = {"shard": self._shard, "row_group": self._row_group, "stop": self._stop}
+        place: dict[str, Any] = {"shard": self._shard, "row_group": self._row_group, "stop": self._stop}
         if self._data is not None:
             data = memoryview(self._data)
             base = self._group.offset

@@ -70,12 +70,19 @@ class Shard:
 
     def find_faults(self) -> Iterator[str]:
         """Yield a sentence for each contradiction between the fields."""
-        if not 0 < self.bytes - self.footer_offset <= MAX_BYTES:
-            yield f"{self.file} has no room for its footer"
         if self.rows != sum(group.rows for group in self.row_groups):
             yield f"{self.file} has another number of rows than its row groups"
+        if not 0 < self.bytes - self.footer_offset <= MAX_BYTES:
+            yield f"{self.file} has no room for its footer"
         if any(MIN_BYTES_PER_ROW * group.rows > group.length for group in self.row_groups):
             yield f"{self.file} has a row group with too few bytes for its rows"
+
+
+@dataclass(frozen=True)
+class _SchemaVersion:
+    """The only field of manifest.json that every version has."""
+
+    schema: Any
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,7 @@ class Manifest:
     def from_json(cls, text: bytes | str, *, url: str) -> Self:
         """Parse and validate manifest.json of the data set at `url`. Raises DataError."""
         try:
-            version = json.loads(text)["schema"]
+            version = TypeAdapter(_SchemaVersion).validate_json(text).schema
             if version != SCHEMA_VERSION:
                 raise DataError(
                     f"{url}: written with schema {version}, this facscale reads {SCHEMA_VERSION}; convert it again"
@@ -183,7 +190,8 @@ class Runs:
         }
         identity = table["identity"].combine_chunks().dictionary_encode()
         pairs = pc.binary_join_element_wise(table["identity"], table["video"], "\0")
-        video = pairs.combine_chunks().dictionary_encode()
+        video = pairs.combine_chunks().dictionary_encode().indices.to_numpy()
+        first_run = np.unique(video, return_index=True)[1]  # of each video
         timing = {
             name: table[name].cast(kind).to_numpy()
             for name, kind in (("fps", pa.float32()), ("every", pa.int32()))
@@ -193,9 +201,9 @@ class Runs:
             **numbers,
             **timing,
             identity=identity.indices.to_numpy(),
-            video=video.indices.to_numpy(),
+            video=video,
             identities=tuple(identity.dictionary.to_pylist()),
-            videos=tuple(pair.split("\0")[1] for pair in video.dictionary.to_pylist()),
+            videos=tuple(table["video"].take(first_run).to_pylist()),
         )
 
 

@@ -70,6 +70,8 @@ class Dataset:
             runs.check_bounds(self.manifest)
         except (pa.ArrowException, ValueError) as error:
             raise CorruptError(f"corrupt index {self.url}/{INDEX}: {error}") from None
+        del table
+        pa.default_memory_pool().release_unused()  # a hundred megabytes, of a million runs
         return runs
 
     def read_index(self) -> pa.Table:
