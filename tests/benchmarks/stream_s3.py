@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[1] / "platform"), str(HERE.parent), str(HERE)]
 
-import pyarrow  # noqa: E402
+import pyarrow as pa  # noqa: E402
 import simplejpeg  # noqa: E402
 import stream as local  # noqa: E402
 
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=2_000)
     parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
-    print(f"{os.cpu_count()} cores, {options.threads} decoding threads; pyarrow {pyarrow.__version__}, simplejpeg "
+    print(f"{os.cpu_count()} cores, {options.threads} decoding threads; pyarrow {pa.__version__}, simplejpeg "
           f"{simplejpeg.__version__}, Python {sys.version.split()[0]}")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder, S3Server(Path(folder) / "s3") as server:
         os.environ |= server.environment
