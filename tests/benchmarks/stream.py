@@ -59,8 +59,8 @@ def make_frames(folder: str, *, frames: int) -> Dataset:
     """Write people with 20 videos of one track of 100 frames each, in row groups of the usual size."""
     with contextlib.suppress(DatasetNotFoundError):
         return Dataset(folder)
-    keys = [(track // 20, track % 20) for track in range(frames // 100)]
-    tracks = (make_track(*key, frames=range(100), size=SIDE, quality=92) for key in sorted(keys))
+    keys = sorted(((track // 20, track % 20) for track in range(frames // 100)), key=lambda key: (key[0], str(key[1])))
+    tracks = (make_track(*key, frames=range(100), size=SIDE, quality=92) for key in keys)
     return write_tracks(folder, tracks, size=SIDE, row_group_mb=8.0, shard_mb=64.0)
 
 

@@ -99,14 +99,13 @@ class GroupBytes:
     def read_frames(self, table: FrameTable, rows: np.ndarray) -> list[memoryview]:
         """Read the JPEGs of rows [n], ascending; DAMAGED for those whose checksum differs. Raises as `load`."""
         starts, ends = table.starts[rows], table.ends[rows]
-        self._traffic.add(used_bytes=int((ends - starts).sum()))
         if self._data is not None:
-            view, check = memoryview(self._data), not self._is_verified
-            pieces = (view[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True))
-            return [
-                piece if not check or table.is_intact(row, piece) else DAMAGED
-                for row, piece in zip(rows.tolist(), pieces, strict=True)
-            ]
+            view = memoryview(self._data)
+            pieces = [view[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+            if self._is_verified:
+                return pieces
+            intact = map(table.is_intact, rows.tolist(), pieces)
+            return [piece if is_intact else DAMAGED for piece, is_intact in zip(pieces, intact, strict=True)]
         frames = [DAMAGED] * len(rows)
         missing = np.arange(len(rows))
         if self._entry is not None:

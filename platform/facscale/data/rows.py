@@ -153,6 +153,8 @@ class RowGroupReader:
                 else:
                     kept = needed if is_sparse else None
                     jpegs = source.read_frames(table, np.arange(group.rows) if kept is None else kept)
+                    used = slice(None) if needed is None else needed
+                    self.traffic.add(used_bytes=int(table.entries["bytes"][used].sum(dtype=np.int64)))
                     columns = source.read_columns(self._stored) if self._stored else None
                     return self._build_rows(key, jpegs, columns, kept=kept)
         return self._read_whole(key, needed=needed if is_sparse else None, is_kept=is_kept)

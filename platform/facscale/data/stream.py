@@ -21,8 +21,8 @@ from facscale.data.sample_index import SampleIndex
 from facscale.data.views import Batch
 
 GIGABYTE = 1_000_000_000
-FETCHERS, REMOTE_FETCHERS = 2, 16  # row groups that are read at a time
-REQUESTS = 32  # ranges that are requested at a time, of a remote store
+FETCHERS, REMOTE_FETCHERS = 2, 32  # row groups that are read at a time
+REQUESTS = 64  # ranges that are requested at a time, of a remote store
 
 
 class Stream(SampleIndex):
