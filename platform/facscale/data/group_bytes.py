@@ -6,10 +6,11 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 
 from facscale.data.cache import CacheEntry
 from facscale.data.errors import CorruptError
@@ -37,6 +38,25 @@ class Traffic:
             self.read_bytes += read_bytes
             self.cached_bytes += cached_bytes
             self.used_bytes += used_bytes
+
+
+class FrameViews(Sequence[memoryview]):
+    """JPEGs inside of a stretch of memory; each is a view that is made when it is asked for."""
+
+    def __init__(self, data: memoryview, starts: list[int], ends: list[int]) -> None:
+        self._data, self._starts, self._ends = data, starts, ends
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    @overload
+    def __getitem__(self, index: int) -> memoryview: ...
+    @overload
+    def __getitem__(self, index: slice) -> FrameViews: ...
+    def __getitem__(self, index: int | slice) -> memoryview | FrameViews:
+        if isinstance(index, slice):
+            return FrameViews(self._data, self._starts[index], self._ends[index])
+        return self._data[self._starts[index] : self._ends[index]]
 
 
 class GroupBytes:
@@ -96,12 +116,11 @@ class GroupBytes:
             self._entry.write(offset, data)
         return table
 
-    def read_frames(self, table: FrameTable, rows: np.ndarray) -> list[memoryview]:
+    def read_frames(self, table: FrameTable, rows: np.ndarray) -> Sequence[memoryview]:
         """Read the JPEGs of rows [n], ascending; DAMAGED for those whose checksum differs. Raises as `load`."""
         starts, ends = table.starts[rows], table.ends[rows]
         if self._data is not None:
-            view = memoryview(self._data)
-            pieces = [view[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+            pieces = FrameViews(memoryview(self._data), starts.tolist(), ends.tolist())
             if self._is_verified:
                 return pieces
             intact = map(table.is_intact, rows.tolist(), pieces)
@@ -113,10 +132,10 @@ class GroupBytes:
         ranges = [missing[part] for part in plan_ranges(starts[missing], ends[missing])]
         extents = [(int(starts[part[0]]), int(ends[part[-1]])) for part in ranges]
         for part, (first, _), data in zip(ranges, extents, self._fetch_all(extents), strict=True):
-            view = memoryview(data)
-            for number in part.tolist():
-                piece = view[starts[number] - first : ends[number] - first]
-                if table.is_intact(int(rows[number]), piece):
+            pieces = FrameViews(memoryview(data), (starts[part] - first).tolist(), (ends[part] - first).tolist())
+            checksums = table.entries["checksum"][rows[part]].tolist()
+            for number, piece, checksum in zip(part.tolist(), pieces, checksums, strict=True):
+                if xxhash.xxh3_64_intdigest(piece) == checksum:
                     frames[number] = piece
             if self._entry is not None:
                 self._entry.write(first, data)

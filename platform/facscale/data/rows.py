@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +16,7 @@ import pyarrow as pa
 from facscale.data.cache import Cache, CacheEntry
 from facscale.data.errors import CorruptError, DataError
 from facscale.data.frame_table import FrameTable
-from facscale.data.group_bytes import GroupBytes, Traffic
+from facscale.data.group_bytes import FrameViews, GroupBytes, Traffic
 from facscale.data.labels import reindex_labels
 from facscale.data.shards import Dataset
 
@@ -79,14 +78,14 @@ class Rows:
         return self._jpegs[index]
 
 
-def _view_jpegs(table: pa.Table) -> list[memoryview]:
+def _view_jpegs(table: pa.Table) -> FrameViews:
     """Return views of the JPEGs of all rows; they keep the bytes in memory."""
     jpeg = table["jpeg"].combine_chunks()
     jpeg = jpeg.chunk(0) if isinstance(jpeg, pa.ChunkedArray) else jpeg
     data = memoryview(jpeg.buffers()[2] or b"").cast("B")
     width = np.int64 if pa.types.is_large_binary(jpeg.type) else np.int32
     offsets = np.frombuffer(jpeg.buffers()[1], dtype=width)[jpeg.offset : jpeg.offset + len(jpeg) + 1].tolist()
-    return [data[start:end] for start, end in pairwise(offsets)]
+    return FrameViews(data, offsets[:-1], offsets[1:])
 
 
 def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
