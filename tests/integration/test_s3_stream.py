@@ -184,7 +184,8 @@ def test_clips_are_read_by_themselves_and_kept_in_the_cache(s3_bucket, tmp_path)
     ours.close()
     theirs.close()
     assert not remote.skipped
-    assert read[-1] < 1.1 * sum(shard.bytes for shard in dataset.manifest.shards)
+    # Several epochs are read ahead here at a time, and request some frames twice.
+    assert read[-1] < 2 * sum(shard.bytes for shard in dataset.manifest.shards)
     assert read[-1] - read[30] < read[29] / 4
     assert remote.traffic.cached_bytes > remote.traffic.read_bytes
 

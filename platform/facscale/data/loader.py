@@ -20,7 +20,7 @@ from facscale.data.sample_index import SampleIndex
 from facscale.data.selection import FrameSelector, SelectedRows
 from facscale.data.views import Batch, Faces
 
-FRAMES_PER_TASK = 16  # decoded by one task: enough to make the cost of handing it to a thread negligible
+FRAMES_PER_TASK = 32  # decoded by one task, about: enough to make the cost of handing it to a thread negligible
 
 
 @dataclass
