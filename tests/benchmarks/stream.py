@@ -13,6 +13,7 @@ and numpy).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import math
 import os
@@ -21,11 +22,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[1] / "platform"), str(HERE.parent)]
@@ -38,26 +39,35 @@ import torch  # noqa: E402
 from faces import make_track, write_tracks  # noqa: E402
 from facscale.data import Dataset, Stream  # noqa: E402
 from facscale.data.augment import Augmenter  # noqa: E402
-from facscale.data.manifest import MANIFEST  # noqa: E402
+from facscale.data.errors import DatasetNotFoundError  # noqa: E402
 from facscale.data.views import FrameSequence, RandomFrames, View  # noqa: E402
 from facscale.spec import models  # noqa: E402
 
 SIDE, BATCH = 256, 128
 HOUR = 25 * 3600  # frames of one hour of video
+EVERY_FRAME = {"samples_per": "frame"}
 FRAME: dict[str, View] = {"face": RandomFrames(count=1)}
 CLIP: dict[str, View] = {"clip": FrameSequence(length=9, stride=2), "faces": RandomFrames(count=2)}  # what CLP asks for
 
 
-def make_frames(folder: Path, *, frames: int) -> Dataset:
-    """Tracks of 100 frames in row groups of the usual size."""
-    if (folder / MANIFEST).exists():
-        return Dataset(str(folder))
-    tracks = (make_track(person, frames=range(100), size=SIDE, quality=92) for person in range(frames // 100))
-    return write_tracks(str(folder), tracks, size=SIDE, row_group_mb=8.0, shard_mb=64.0)
+# As jobs/clp.yaml samples: a clip of each of 8 videos of a person, who has 20 here, so that a row group of 8 MB with 6 tracks
+# gives 2.5 clips. A canonical stream is a row group here: there are only ten.
+CLP_EPOCH = {"samples_per": "identity", "count": 8}
 
 
-def open_stream(dataset: Dataset, views: dict[str, View], *, threads: int, batch_size: int) -> Stream:
-    spec = models.Data(epoch={"samples_per": "frame"}, threads=threads)
+def make_frames(folder: str, *, frames: int) -> Dataset:
+    """Write people with 20 videos of one track of 100 frames each, in row groups of the usual size."""
+    with contextlib.suppress(DatasetNotFoundError):
+        return Dataset(folder)
+    keys = sorted(((track // 20, track % 20) for track in range(frames // 100)), key=lambda key: (key[0], str(key[1])))
+    tracks = (make_track(*key, frames=range(100), size=SIDE, quality=92) for key in keys)
+    return write_tracks(folder, tracks, size=SIDE, row_group_mb=8.0, shard_mb=64.0)
+
+
+def open_stream(
+    dataset: Dataset, views: dict[str, View], *, threads: int, batch_size: int, epoch: Mapping[str, Any] = EVERY_FRAME
+) -> Stream:
+    spec = models.Data(epoch=dict(epoch), threads=threads)
     return Stream([dataset], views, spec=spec, batch_size=batch_size, seed=0)
 
 
@@ -131,8 +141,11 @@ def speed(dataset: Dataset, options: argparse.Namespace) -> None:
         "stream, single frames": lambda: streamed(
             open_stream(dataset, FRAME, threads=threads, batch_size=BATCH), frames=frames
         ),
-        "stream, clips of 9 and 2": lambda: streamed(
+        "stream, all clips of 9 and 2": lambda: streamed(
             open_stream(dataset, CLIP, threads=threads, batch_size=16), frames=frames
+        ),
+        "stream, CLP's clips": lambda: streamed(
+            open_stream(dataset, CLIP, threads=threads, batch_size=16, epoch=CLP_EPOCH), frames=frames
         ),
         "Ray Data": lambda: rival("ray", sys.executable, dataset, threads=threads, frames=frames),
         "MosaicML Streaming": lambda: rival("mosaic", options.mosaic_python, dataset, threads=threads, frames=frames),
@@ -158,6 +171,17 @@ def speed(dataset: Dataset, options: argparse.Namespace) -> None:
         rates, clocks, processors = zip(*values, strict=True)
         spread = f"{statistics.median(clocks):5.2f} ({min(clocks):.2f}..{max(clocks):.2f})"
         print(f"{name:<36}{statistics.median(rates):6.0f}      {spread}        {statistics.median(processors):8.2f}")
+
+
+def traffic(dataset: Dataset, options: argparse.Namespace) -> None:
+    """Print the bytes that are read for each byte that is used, by CLP's sampling."""
+    stream = open_stream(dataset, CLIP, threads=options.threads, batch_size=16, epoch=CLP_EPOCH)
+    pace = streamed(stream, frames=options.frames // 4)
+    counts = stream.traffic
+    print(
+        f"CLP's clips: {counts.read_bytes / counts.used_bytes:.2f} bytes read for each one used, "
+        f"{counts.requests / (counts.used_bytes / 12_500 / 11):.1f} requests a clip ({pace.clock:.0f} frames/s)"
+    )
 
 
 def augmented(dataset: Dataset, options: argparse.Namespace) -> None:
@@ -190,14 +214,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="keep the test data here")
     parser.add_argument("--mosaic-python", default=sys.executable, help="a Python that has mosaicml-streaming")
     parser.add_argument("--skip-rivals", action="store_true")
-    parser.add_argument("--only", choices=["speed", "augmented", "memory"])
+    parser.add_argument("--only", choices=["speed", "traffic", "augmented", "memory"])
     options = parser.parse_args()
     torch.set_num_threads(max(1, options.threads // 2))
     with tempfile.TemporaryDirectory() as scratch:
-        dataset = make_frames((options.folder or Path(scratch)) / "faces", frames=6_000)
+        dataset = make_frames(str((options.folder or Path(scratch)) / "faces"), frames=6_000)
         size = sum(shard.bytes for shard in dataset.manifest.shards) / dataset.manifest.counts["frames"] / 1000
         print(f"{dataset.manifest.counts['frames']} frames of {size:.1f} kB, {os.cpu_count()} cores")
-        for part in (speed, augmented, memory):
+        for part in (speed, traffic, augmented, memory):
             if options.only in (None, part.__name__):
                 part(dataset, options)
 

@@ -11,7 +11,7 @@ import pytest
 from faces import make_track, write_face_data_set, write_tracks
 from facscale.data import CorruptError, DataError, Dataset, Stream, storage
 from facscale.data.errors import StoreError
-from facscale.data.views import RandomFrames
+from facscale.data.views import FrameSequence, RandomFrames
 from facscale.spec import models
 from s3 import S3Server
 
@@ -150,17 +150,44 @@ def test_who_waits_for_a_footer_gives_up_too(tmp_path, monkeypatch):
 
 def test_bytes_that_changed_on_the_server_are_skipped(s3_bucket, s3_server, tmp_path):
     dataset = write_face_data_set(f"{s3_bucket}/faces", LENGTHS)
-    shard = dataset.manifest.shards[0]
+    shard, table = dataset.manifest.shards[0], dataset.fetch_frame_table(shard=0, row_group=0)
     path = f"{s3_bucket.removeprefix('s3://')}/faces/{shard.file}"
     client = s3_server.filesystem()
     with client.open_input_file(path) as file:
         data = bytearray(file.read())
-    data[shard.row_groups[0].offset + 50] ^= 1
+    data[shard.row_groups[0].offset + int(table.starts[3]) + 50] ^= 1
     with client.open_output_stream(path) as file:
         file.write(bytes(data))
     damaged = stream(dataset, tmp_path / "cache", max_bad=0.5)
     take(damaged, 20)
-    assert [(skipped.shard, skipped.row_group, skipped.row) for skipped in damaged.skipped] == [(shard.file, 0, None)]
+    assert [(skipped.shard, skipped.row_group, skipped.row) for skipped in damaged.skipped] == [(shard.file, 0, 3)]
+
+
+def test_clips_are_read_by_themselves_and_kept_in_the_cache(s3_bucket, tmp_path):
+    """The second epoch reads from the store only what the first has not; from the third on, hardly anything."""
+    dataset = write_face_data_set(f"{s3_bucket}/faces", [60] * 8, size=64, row_group_mb=0.2)
+    views = {"clip": FrameSequence(length=9, stride=2, columns=("frame",)), "faces": RandomFrames(count=2)}
+    spec = models.Data(epoch={"samples_per": "identity"}, canonical_streams=4, threads=2, cache=str(tmp_path / "c"))
+    remote = Stream([dataset], views, spec=spec, batch_size=4, seed=3)
+    local = Stream(
+        [write_face_data_set(str(tmp_path / "copy"), [60] * 8, size=64, row_group_mb=0.2)],
+        views, spec=spec, batch_size=4, seed=3,
+    )  # fmt: skip
+    ours, theirs = remote.batches(), local.batches()
+    read = []
+    for _ in range(60):
+        batch, expected = next(ours), next(theirs)
+        for name in views:
+            np.testing.assert_array_equal(batch[name].images, expected[name].images)
+        np.testing.assert_array_equal(batch.clip.frame, expected.clip.frame)
+        read.append(remote.traffic.read_bytes)
+    ours.close()
+    theirs.close()
+    assert not remote.skipped
+    # Several epochs are read ahead here at a time, and request some frames twice.
+    assert read[-1] < 2 * sum(shard.bytes for shard in dataset.manifest.shards)
+    assert read[-1] - read[30] < read[29] / 4
+    assert remote.traffic.cached_bytes > remote.traffic.read_bytes
 
 
 def _write(url: str) -> None:

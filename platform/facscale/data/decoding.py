@@ -11,7 +11,7 @@ import numpy as np
 import simplejpeg
 
 from facscale.data.errors import CorruptError, DataError
-from facscale.data.order import Epoch
+from facscale.data.order import Epoch, EpochOrder
 from facscale.data.sample_index import SampleIndex
 from facscale.data.selection import FrameSelector, SelectedRows
 from facscale.data.views import Batch
@@ -24,8 +24,10 @@ class BatchSlot:
     """A position in a batch, and the sample that belongs there."""
 
     position: int  # in the batch
-    samples: Epoch
-    sample: int  # number in the epoch
+    samples: Epoch  # those that are shuffled together
+    sample: int  # number in `samples`
+    epoch: EpochOrder
+    place: int  # of the sample in its epoch
     selected: Future[SelectedRows]
     rank: int  # number in `selected`
 
@@ -45,9 +47,8 @@ class BatchDecoder:
         images = {name: faces.images.numpy() for name, faces in batch.items()}
         for slot in slots:
             try:
-                self._fill_slot(
-                    batch, images, slot, selected=slot.selected.result(), rank=slot.rank, sample=slot.sample
-                )
+                member = int(slot.samples.member[slot.sample])
+                self._fill_slot(batch, images, slot, selected=slot.selected.result(), rank=slot.rank, member=member)
             except (CorruptError, UnreadableSampleError):
                 self._substitute(batch, images, slot)
 
@@ -59,7 +60,7 @@ class BatchDecoder:
         *,
         selected: SelectedRows,
         rank: int,
-        sample: int,
+        member: int,
     ) -> None:
         position = slot.position
         for name, faces in batch.items():
@@ -70,7 +71,6 @@ class BatchDecoder:
             for frame, index in enumerate(selected.indices[name][rank]):
                 failure = decode_into(selected.rows.get_jpeg(index), images[name][position, frame])
                 if failure:
-                    member = int(slot.samples.member[sample])
                     row = selected.rows.row_number(index)
                     self._index.failure_log.add(self._index.datasets, selected.key, row=row, reason=failure)
                     self._replace_frame(batch, images, selected, name, (position, frame), row=row, member=member)
@@ -101,27 +101,31 @@ class BatchDecoder:
 
     def _substitute(self, batch: Batch, images: dict[str, np.ndarray], slot: BatchSlot) -> None:
         """Put another sample of the epoch in a lost one's place; the choice does not depend on the workers."""
-        for sample in self._list_substitutes(slot.sample, len(slot.samples)):
+        for place in self._list_substitutes(slot.place, len(slot.epoch)):
+            samples = slot.epoch.take(np.array([place]))
             try:
-                selected = self._selector.select_single(slot.samples, sample)
-                self._fill_slot(batch, images, slot, selected=selected, rank=0, sample=sample)
+                selected = self._selector.select_single(samples, 0)
+                self._fill_slot(batch, images, slot, selected=selected, rank=0, member=int(samples.member[0]))
             except (CorruptError, UnreadableSampleError):
                 continue
-            identity = self._index.get_identities(slot.samples.member[[sample]])[0]
+            identity = self._index.get_identities(samples.member)[0]
             for faces in batch.values():
                 faces.identity[slot.position] = int(identity)
             return
         raise DataError(f"{', '.join(dataset.url for dataset in self._index.datasets)}: not one sample can be read")
 
-    def _list_substitutes(self, sample: int, count: int) -> Iterator[int]:
+    def _list_substitutes(self, place: int, count: int) -> Iterator[int]:
+        """Yield places in the epoch: first those of the same canonical stream, then all."""
         streams = self._index.spec.canonical_streams
         near = (streams * step for step in range(1, NEAR_TRIES + 1))
         for step in itertools.chain(near, range(1, count)):
-            yield (sample + step) % count
+            yield (place + step) % count
 
 
 def decode_into(jpeg: memoryview, out: np.ndarray) -> str:
     """Decode a JPEG into `out`, an RGB image [H, W, 3]; return "" on success, else the reason of the failure."""
+    if not len(jpeg):
+        return "not decodable: its bytes are damaged or missing"
     try:
         image = simplejpeg.decode_jpeg(jpeg, buffer=out)
     except ValueError as error:

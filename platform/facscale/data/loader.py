@@ -20,7 +20,7 @@ from facscale.data.sample_index import SampleIndex
 from facscale.data.selection import FrameSelector, SelectedRows
 from facscale.data.views import Batch, Faces
 
-FRAMES_PER_TASK = 16  # decoded by one task: enough to make the cost of handing it to a thread negligible
+FRAMES_PER_TASK = 32  # decoded by one task, about: enough to make the cost of handing it to a thread negligible
 
 
 @dataclass
@@ -31,14 +31,15 @@ class PendingRowGroup:
     remaining: int  # samples that are not yet delivered
 
 
-@dataclass(frozen=True)
-class EpochPlan:
-    """An epoch, from this worker's first sample on."""
+@dataclass
+class PendingPile:
+    """A pile of samples of an epoch, of which some are this worker's."""
 
     samples: order.Epoch
-    group_of: np.ndarray  # [N] row group of each sample
-    rank_of: np.ndarray  # [N] number of each sample among this worker's samples in its row group
+    group: np.ndarray  # [n] row group of each sample
+    rank: np.ndarray  # [n] number of each sample among this worker's samples in its row group
     own_samples: dict[int, np.ndarray]  # row group -> this worker's samples in it
+    remaining: int  # this worker's samples that are not yet planned
 
 
 @dataclass
@@ -79,8 +80,9 @@ class BatchLoader:
         self._fetch = ThreadPoolExecutor(fetchers, thread_name_prefix="facscale-fetch")
         self._decode = ThreadPoolExecutor(index.spec.threads, thread_name_prefix="facscale-decode")
         self._buffers = BufferPool(pin=index.pin)
-        self._plans: dict[int, Future[EpochPlan]] = {}
-        self._groups: dict[tuple[int, int], PendingRowGroup] = {}
+        self._plans: dict[int, Future[order.EpochOrder]] = {}
+        self._piles: dict[tuple[int, int], PendingPile] = {}  # (epoch, pile)
+        self._groups: dict[tuple[int, int], PendingRowGroup] = {}  # (epoch, row group)
 
     def run(self, start: int) -> Iterator[Batch]:
         """Yield batches from the global position `start` on."""
@@ -108,44 +110,63 @@ class BatchLoader:
         positions = order.worker_positions(
             start=first, stop=first + index.batch_size, rank=index.rank, world=index.world
         )
-        for epoch, sample in zip(
-            *(part.tolist() for part in np.divmod(positions, index.samples_per_epoch)), strict=True
-        ):
-            plan = self._get_plan(epoch, origin=origin)
-            key = (epoch, int(plan.group_of[sample]))
-            if key not in self._groups:
-                own = plan.own_samples[key[1]]
-                selected = self._fetch.submit(self._selector.select, plan.samples, own)
-                self._groups[key] = PendingRowGroup(selected, remaining=len(own))
-            slot = BatchSlot(
-                len(pending.slots), plan.samples, sample, self._groups[key].selected, int(plan.rank_of[sample])
-            )
-            pending.slots.append(slot)
-            pending.groups.append(key)
+        epochs, places = np.divmod(positions, index.samples_per_epoch)
+        for epoch in np.unique(epochs).tolist():
+            plan = self._get_plan(epoch)
+            own_places = places[epochs == epoch]
+            piles, numbers = plan.locate(own_places)
+            for pile, number, place in zip(piles.tolist(), numbers.tolist(), own_places.tolist(), strict=True):
+                self._add_slot(pending, plan, (epoch, pile), number, place=place, origin=origin)
         return pending
 
-    def _get_plan(self, epoch: int, *, origin: int) -> EpochPlan:
+    def _add_slot(
+        self,
+        pending: PendingBatch,
+        plan: order.EpochOrder,
+        pile_key: tuple[int, int],
+        number: int,
+        *,
+        place: int,
+        origin: int,
+    ) -> None:
+        """Add a sample to a batch, and start to fetch its row group with all of this worker's samples in it."""
+        epoch = pile_key[0]
+        if pile_key not in self._piles:
+            self._piles[pile_key] = self._open_pile(plan, *pile_key, origin=origin)
+        pile = self._piles[pile_key]
+        key = (epoch, int(pile.group[number]))
+        if key not in self._groups:
+            own = pile.own_samples[key[1]]
+            is_own = self._index.deal.is_own(key[1], rank=self._index.rank, world=self._index.world)
+            selected = self._fetch.submit(self._selector.select, pile.samples, own, is_kept=is_own)
+            self._groups[key] = PendingRowGroup(selected, remaining=len(own))
+        selected, rank = self._groups[key].selected, int(pile.rank[number])
+        slot = BatchSlot(len(pending.slots), pile.samples, number, plan, place, selected, rank)
+        pending.slots.append(slot)
+        pending.groups.append(key)
+        pile.remaining -= 1
+        if not pile.remaining:
+            del self._piles[pile_key]
+
+    def _get_plan(self, epoch: int) -> order.EpochOrder:
         if epoch + 1 not in self._plans:  # so that the next plan is ready when it is needed
             self._plans = {number: plan for number, plan in self._plans.items() if number >= epoch}
             for number in (epoch, epoch + 1):
                 if number not in self._plans:
-                    self._plans[number] = self._fetch.submit(self._plan_epoch, number, origin)
+                    self._plans[number] = self._fetch.submit(self._index.order_epoch, number)
         return self._plans[epoch].result()
 
-    def _plan_epoch(self, epoch: int, origin: int) -> EpochPlan:
-        index = self._index
-        samples = index.sample_epoch(epoch)
-        before = epoch * len(samples)
-        own = order.worker_positions(
-            start=max(origin, before), stop=before + len(samples), rank=index.rank, world=index.world
-        )
-        group_of = index.population.group[samples.member]
-        by_group = (own - before)[np.argsort(group_of[own - before], kind="stable")]
-        groups, firsts, sizes = np.unique(group_of[by_group], return_index=True, return_counts=True)
-        rank_of = np.zeros(len(samples), dtype=np.int64)
-        rank_of[by_group] = np.arange(len(by_group)) - np.repeat(firsts, sizes)
-        own_samples = dict(zip(groups.tolist(), np.split(by_group, firsts[1:]), strict=True)) if len(groups) else {}
-        return EpochPlan(samples=samples, group_of=group_of, rank_of=rank_of, own_samples=own_samples)
+    def _open_pile(self, plan: order.EpochOrder, epoch: int, number: int, *, origin: int) -> PendingPile:
+        """Determine which samples of a pile are this worker's, from the global position `origin` on."""
+        index, pile = self._index, plan.expand(number)
+        positions = epoch * len(plan) + pile.position
+        own = np.flatnonzero((positions % index.world == index.rank) & (positions >= origin))
+        by_group = own[np.argsort(pile.group[own], kind="stable")]
+        groups, firsts, sizes = np.unique(pile.group[by_group], return_index=True, return_counts=True)
+        rank = np.zeros(len(pile.samples), dtype=np.int32)
+        rank[by_group] = np.arange(len(by_group)) - np.repeat(firsts, sizes)
+        own_samples = dict(zip(groups.tolist(), np.split(by_group, firsts[1:]), strict=True))
+        return PendingPile(pile.samples, pile.group, rank, own_samples, remaining=len(own))
 
     def _start_decoding(self, pending: PendingBatch) -> PendingBatch:
         """Allocate a batch and start to decode its frames."""

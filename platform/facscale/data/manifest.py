@@ -20,6 +20,7 @@ from facscale.spec.pipelines import MAX_MARGIN
 SCHEMA_VERSION = 1
 MAX_BYTES = 1 << 30  # of a row group, or of a footer; the writer makes none above 64 MB
 MIN_BYTES_PER_ROW = 4  # the length field of its JPEG alone
+FRAME_ENTRY_BYTES = 16  # of each row in a frame table
 REQUIRED_COUNTS = {"identities", "videos", "tracks", "frames", "labelled_frames"}
 # Everything but the shards is in this folder: pandas, pyarrow and Hugging Face's datasets skip a folder whose name begins with
 # two underscores, so that they read a data set by its own folder.
@@ -27,14 +28,28 @@ ABOUT = "__facscale__"
 MANIFEST, INDEX = f"{ABOUT}/manifest.json", f"{ABOUT}/index.parquet"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RowGroup:
-    """Position of a row group in its file (bytes), and the xxh3-128 of those bytes (hexadecimal)."""
+    """Position of a row group in its file (bytes), and the xxh3-128 of those bytes (hexadecimal).
+
+    `frame_table`: xxh3-128 of the frame table behind it (`frame_table.py`); "": data sets of earlier releases have none.
+    """
 
     offset: Annotated[int, Field(ge=0)]
     length: Annotated[int, Field(gt=0, le=MAX_BYTES)]
     rows: Annotated[int, Field(gt=0)]
     checksum: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+    frame_table: Annotated[str, Field(pattern="^([0-9a-f]{32})?$")] = ""
+
+    @property
+    def end(self) -> int:
+        """The byte of the file after the row group and its frame table."""
+        return self.offset + self.length + self.table_bytes
+
+    @property
+    def table_bytes(self) -> int:
+        """Size of the frame table."""
+        return FRAME_ENTRY_BYTES * self.rows if self.frame_table else 0
 
 
 @dataclass(frozen=True)
@@ -50,17 +65,24 @@ class Shard:
 
     @property
     def footer_offset(self) -> int:
-        """The end of the last row group, where Parquet's footer begins."""
-        return max(group.offset + group.length for group in self.row_groups)
+        """The end of the last row group and its frame table, where Parquet's footer begins."""
+        return max(group.end for group in self.row_groups)
 
     def find_faults(self) -> Iterator[str]:
         """Yield a sentence for each contradiction between the fields."""
-        if not 0 < self.bytes - self.footer_offset <= MAX_BYTES:
-            yield f"{self.file} has no room for its footer"
         if self.rows != sum(group.rows for group in self.row_groups):
             yield f"{self.file} has another number of rows than its row groups"
+        if not 0 < self.bytes - self.footer_offset <= MAX_BYTES:
+            yield f"{self.file} has no room for its footer"
         if any(MIN_BYTES_PER_ROW * group.rows > group.length for group in self.row_groups):
             yield f"{self.file} has a row group with too few bytes for its rows"
+
+
+@dataclass(frozen=True)
+class _SchemaVersion:
+    """The only field of manifest.json that every version has."""
+
+    schema: Any
 
 
 @dataclass(frozen=True)
@@ -94,7 +116,7 @@ class Manifest:
     def from_json(cls, text: bytes | str, *, url: str) -> Self:
         """Parse and validate manifest.json of the data set at `url`. Raises DataError."""
         try:
-            version = json.loads(text)["schema"]
+            version = TypeAdapter(_SchemaVersion).validate_json(text).schema
             if version != SCHEMA_VERSION:
                 raise DataError(
                     f"{url}: written with schema {version}, this facscale reads {SCHEMA_VERSION}; convert it again"
@@ -168,7 +190,8 @@ class Runs:
         }
         identity = table["identity"].combine_chunks().dictionary_encode()
         pairs = pc.binary_join_element_wise(table["identity"], table["video"], "\0")
-        video = pairs.combine_chunks().dictionary_encode()
+        video = pairs.combine_chunks().dictionary_encode().indices.to_numpy()
+        first_run = np.unique(video, return_index=True)[1]  # of each video
         timing = {
             name: table[name].cast(kind).to_numpy()
             for name, kind in (("fps", pa.float32()), ("every", pa.int32()))
@@ -178,9 +201,9 @@ class Runs:
             **numbers,
             **timing,
             identity=identity.indices.to_numpy(),
-            video=video.indices.to_numpy(),
+            video=video,
             identities=tuple(identity.dictionary.to_pylist()),
-            videos=tuple(pair.split("\0")[1] for pair in video.dictionary.to_pylist()),
+            videos=tuple(table["video"].take(first_run).to_pylist()),
         )
 
 

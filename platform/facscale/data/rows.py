@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 
-from facscale.data.cache import Cache
-from facscale.data.errors import DataError
+from facscale.data.cache import Cache, CacheEntry
+from facscale.data.errors import CorruptError, DataError
+from facscale.data.frame_table import FrameTable
+from facscale.data.group_bytes import FrameViews, GroupBytes, Traffic
 from facscale.data.labels import reindex_labels
 from facscale.data.shards import Dataset
 
@@ -19,7 +24,8 @@ log = logging.getLogger(__name__)
 
 PER_AU = ("au", "intensity")  # columns with one value for each AU of the data set
 DATA_SET = "data_set"  # a column that is not stored: the number of the data set
-SPARSE = 0.5  # below this share of needed rows only these are kept in memory
+SPARSE = 0.5  # below this share of needed rows only these are read, and kept in memory
+KEPT_TABLE_ROWS = 4_000_000  # of frame tables in memory, 64 MB
 
 
 @dataclass(frozen=True)
@@ -49,17 +55,15 @@ class ReadFailure:
 class Rows:
     """Stored frames of one row group, by row number or by index into the rows that are kept in memory."""
 
-    def __init__(self, table: pa.Table, *, columns: Mapping[str, np.ndarray], kept: np.ndarray | None) -> None:
-        """`kept`: the row numbers that `table` and `columns` hold, ascending; None: all of them."""
-        jpeg = table["jpeg"].combine_chunks()
-        jpeg = jpeg.chunk(0) if isinstance(jpeg, pa.ChunkedArray) else jpeg
-        self._table = table  # owns the bytes
-        self._bytes = memoryview(jpeg.buffers()[2] or b"").cast("B")
-        width = np.int64 if pa.types.is_large_binary(jpeg.type) else np.int32
-        offsets = np.frombuffer(jpeg.buffers()[1], dtype=width)[jpeg.offset : jpeg.offset + len(jpeg) + 1]
-        self._offsets: list[int] = offsets.tolist()
-        self._kept = kept
+    def __init__(
+        self, jpegs: Sequence[memoryview], *, columns: Mapping[str, np.ndarray], kept: np.ndarray | None
+    ) -> None:
+        """`kept`: the row numbers that `jpegs` and `columns` hold, ascending; None: all of them."""
+        self._jpegs, self._kept = jpegs, kept
         self.columns = columns
+
+    def __len__(self) -> int:
+        return len(self._jpegs)
 
     def locate(self, rows: np.ndarray) -> np.ndarray:
         """Return the indices of the given row numbers, same shape."""
@@ -70,8 +74,18 @@ class Rows:
         return index if self._kept is None else int(self._kept[index])
 
     def get_jpeg(self, index: int) -> memoryview:
-        """Return the stored bytes of one frame, not copied."""
-        return self._bytes[self._offsets[index] : self._offsets[index + 1]]
+        """Return the stored bytes of one frame, not copied; no bytes where they are damaged."""
+        return self._jpegs[index]
+
+
+def _view_jpegs(table: pa.Table) -> FrameViews:
+    """Return views of the JPEGs of all rows; they keep the bytes in memory."""
+    jpeg = table["jpeg"].combine_chunks()
+    jpeg = jpeg.chunk(0) if isinstance(jpeg, pa.ChunkedArray) else jpeg
+    data = memoryview(jpeg.buffers()[2] or b"").cast("B")
+    width = np.int64 if pa.types.is_large_binary(jpeg.type) else np.int32
+    offsets = np.frombuffer(jpeg.buffers()[1], dtype=width)[jpeg.offset : jpeg.offset + len(jpeg) + 1].tolist()
+    return FrameViews(data, offsets[:-1], offsets[1:])
 
 
 def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
@@ -83,38 +97,129 @@ def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
 
 
 class RowGroupReader:
-    """Fetches row groups of several data sets: local ones directly, remote ones through the cache."""
+    """Reads rows of several data sets: local ones directly, remote ones through the cache.
+
+    Where a row group has a frame table, few rows are read by themselves, and a damaged frame is a fault of its row alone,
+    however it is read. Otherwise the whole row group is read, and lost where a byte of it is damaged.
+    """
 
     def __init__(
-        self, datasets: Sequence[Dataset], *, columns: Sequence[str], aus: Sequence[int], cache: Cache | None
+        self,
+        datasets: Sequence[Dataset],
+        *,
+        columns: Sequence[str],
+        aus: Sequence[int],
+        cache: Cache | None,
+        pool: Executor | None = None,
+        traffic: Traffic | None = None,
     ) -> None:
-        """`aus`: the AUs in whose order labels are delivered."""
+        """`aus`: the AUs in whose order labels are delivered; `pool`: sends several requests of a row group at a time."""
         self._datasets = datasets
         self._columns, self._aus = tuple(dict.fromkeys(columns)), tuple(aus)
-        self._cache = cache
+        self._stored = [name for name in self._columns if name != DATA_SET]
+        self._cache, self._pool = cache, pool
+        self._tables: OrderedDict[RowGroupKey, FrameTable] = OrderedDict()
+        self._table_rows, self._lock = 0, threading.Lock()
+        self.traffic = traffic or Traffic()
         self.stop = threading.Event()  # set: give up waiting for a store
 
-    def read(self, key: RowGroupKey, *, needed: np.ndarray | None = None) -> Rows:
-        """Read the rows `needed` (ascending; None: all) of a row group. Raises CorruptError, DataError."""
+    def read(self, key: RowGroupKey, *, needed: np.ndarray | None = None, is_kept: bool = True) -> Rows:
+        """Read the rows `needed` (ascending; None: all) of a row group. Raises CorruptError, DataError.
+
+        `is_kept`: store it in the cache, if it fits; else the cache is only read.
+        """
         dataset = self._datasets[key.dataset]
-        where = {"shard": key.shard, "row_group": key.row_group}
-        if self._cache is None or dataset.folder.is_local:
-            data = dataset.fetch(**where, stop=self.stop)
-        else:
-            group = dataset.manifest.shards[key.shard].row_groups[key.row_group]
-            data = self._cache.get(group.checksum, lambda: dataset.fetch(**where, stop=self.stop))
-        stored = [name for name in self._columns if name != DATA_SET]
-        table = dataset.decode(data, **where, columns=["jpeg", *stored], stop=self.stop)
-        kept = needed if needed is not None and len(needed) < SPARSE * len(table) else None
-        if kept is not None:
-            table = table.take(pa.array(kept))
-        columns = {name: to_numpy(table[name]) for name in stored}
+        group = dataset.manifest.shards[key.shard].row_groups[key.row_group]
+        is_sparse = needed is not None and len(needed) < SPARSE * group.rows
+        if group.frame_table:
+            size = group.length + group.table_bytes
+            with self._open_entry(dataset, group.checksum, size, is_kept=is_kept) as entry:
+                source = GroupBytes(
+                    dataset,
+                    shard=key.shard,
+                    row_group=key.row_group,
+                    entry=entry,
+                    traffic=self.traffic,
+                    pool=None if dataset.folder.is_local else self._pool,
+                    stop=self.stop,
+                )
+                if not is_sparse:
+                    source.load()
+                try:
+                    table = self._load_table(key, source)
+                except CorruptError:
+                    pass  # the row group itself may be intact
+                else:
+                    kept = needed if is_sparse else None
+                    jpegs = source.read_frames(table, np.arange(group.rows) if kept is None else kept)
+                    used = slice(None) if needed is None else needed
+                    self.traffic.add(used_bytes=int(table.entries["bytes"][used].sum(dtype=np.int64)))
+                    columns = source.read_columns(self._stored) if self._stored else None
+                    return self._build_rows(key, jpegs, columns, kept=kept)
+        return self._read_whole(key, needed=needed if is_sparse else None, is_kept=is_kept)
+
+    def _read_whole(self, key: RowGroupKey, *, needed: np.ndarray | None, is_kept: bool) -> Rows:
+        """Read a row group and verify it by its own checksum."""
+        dataset = self._datasets[key.dataset]
+        group = dataset.manifest.shards[key.shard].row_groups[key.row_group]
+        place = {"shard": key.shard, "row_group": key.row_group}
+
+        def fetch() -> bytes:
+            data = dataset.fetch(**place, stop=self.stop)
+            self.traffic.add(requests=1, read_bytes=len(data))
+            return data
+
+        has_cache = self._cache is not None and not dataset.folder.is_local and not group.frame_table
+        data = self._cache.get(group.checksum, fetch, is_kept=is_kept) if self._cache and has_cache else fetch()
+        table = dataset.decode(data, **place, columns=["jpeg", *self._stored], stop=self.stop)
+        if needed is not None:
+            table = table.take(pa.array(needed))
+        jpegs = _view_jpegs(table)
+        self.traffic.add(used_bytes=sum(map(len, jpegs)))
+        return self._build_rows(key, jpegs, table, kept=needed, is_taken=True)
+
+    def _build_rows(
+        self,
+        key: RowGroupKey,
+        jpegs: Sequence[memoryview],
+        table: pa.Table | None,
+        *,
+        kept: np.ndarray | None,
+        is_taken: bool = False,
+    ) -> Rows:
+        """`table` has the rows `kept` if it `is_taken`, else all."""
+        columns = {name: to_numpy(table[name]) for name in self._stored} if table is not None else {}
+        if kept is not None and not is_taken:
+            columns = {name: values[kept] for name, values in columns.items()}
         for name in PER_AU:
             if name in columns:
-                columns[name] = reindex_labels(columns[name], given=dataset.manifest.au, wanted=self._aus)
+                given = self._datasets[key.dataset].manifest.au
+                columns[name] = reindex_labels(columns[name], given=given, wanted=self._aus)
         if DATA_SET in self._columns:
-            columns[DATA_SET] = np.full(len(table), key.dataset, np.int64)
-        return Rows(table, columns=columns, kept=kept)
+            columns[DATA_SET] = np.full(len(jpegs), key.dataset, np.int64)
+        return Rows(jpegs, columns=columns, kept=kept)
+
+    def _open_entry(
+        self, dataset: Dataset, name: str, size: int, *, is_kept: bool
+    ) -> AbstractContextManager[CacheEntry | None]:
+        if self._cache is None or dataset.folder.is_local:
+            return nullcontext()
+        return self._cache.open(name, size, is_kept=is_kept)
+
+    def _load_table(self, key: RowGroupKey, source: GroupBytes) -> FrameTable:
+        """Return the frame table of a row group; those used last stay in memory."""
+        with self._lock:
+            if key in self._tables:
+                self._tables.move_to_end(key)
+                return self._tables[key]
+        table = source.read_frame_table()
+        with self._lock:
+            if key not in self._tables:
+                self._tables[key] = table
+                self._table_rows += len(table.entries)
+            while self._table_rows > KEPT_TABLE_ROWS and len(self._tables) > 1:
+                self._table_rows -= len(self._tables.popitem(last=False)[1].entries)
+        return table
 
 
 @dataclass

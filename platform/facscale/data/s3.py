@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 from requests.utils import get_environ_proxies
 
 from facscale.errors import UserError
 
 DRIVER_VARIABLE = "FACSCALE_DRIVER_VARIABLES"  # in a worker: names of the AWS_ variables that its driver has
+CONNECTIONS = 64  # of one client: each waits for its answer, so a distant store needs many
 TRUE, FALSE = ("yes", "true", "on", "1"), ("no", "false", "off", "0", "")
 
 
@@ -97,6 +99,9 @@ def _connect(
     `certificates` (a PEM file) and `proxy` are variables that botocore, which fsspec and MLflow use, reads itself.
     """
     del key  # only part of the cache key: a changed access key needs a new client
+    pa.set_io_thread_count(
+        max(pa.io_thread_count(), CONNECTIONS)
+    )  # the client has as many connections as there are these
     parts = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
     return pafs.S3FileSystem(
         anonymous=anonymous,

@@ -8,6 +8,7 @@ import numpy as np
 
 from facscale.data import augment, order
 from facscale.data.errors import DataError
+from facscale.data.frame_table import OVERREAD
 from facscale.data.labels import union_aus
 from facscale.data.rows import ReadFailureLog, RowGroupKey, resolve_columns
 from facscale.data.shards import Dataset
@@ -49,6 +50,7 @@ class SampleIndex:
         self.samples_per_epoch = order.count_samples(self.population, **spec.epoch.model_dump())
         if not self.samples_per_epoch:
             raise DataError(_explain_empty(datasets, extent=extent, identities=identities))
+        self.deal = order.Deal(self.population, streams=spec.canonical_streams)
         self._row_of_run = np.concatenate([dataset.runs.start for dataset in datasets])
         self._first_run = np.cumsum([0, *(len(dataset.runs) for dataset in datasets)])
         self._first_identity = np.cumsum([0, *(len(dataset.runs.identities) for dataset in datasets)])
@@ -56,22 +58,24 @@ class SampleIndex:
         self.failure_log = ReadFailureLog(total_frames=frames, max_share=spec.max_bad)
 
     def compute_bytes_per_epoch(self) -> int:
-        """Add up the bytes of the row groups that the first epoch reads, over all workers; others read about as many."""
-        members = order.sample_epoch(self.population, **self.spec.epoch.model_dump(), seed=self.seed, epoch=0).member
-        members = members[np.unique(self.population.group[members], return_index=True)[1]]
-        keys = (self.get_row_group(int(member)) for member in members)
-        return sum(self.datasets[k.dataset].manifest.shards[k.shard].row_groups[k.row_group].length for k in keys)
+        """Estimate the bytes that the first epoch reads without a cache, over all workers; others read about as many."""
+        groups, samples = self.order_epoch(0).count_by_group()
+        frames = samples * sum(view.count for view in self.views.values() if view.pixels)
+        total = 0
+        for key, needed in zip(map(self._locate_group, groups.tolist()), frames.tolist(), strict=True):
+            group = self.datasets[key.dataset].manifest.shards[key.shard].row_groups[key.row_group]
+            single = int(needed * group.length / group.rows * (1 + OVERREAD)) + group.table_bytes
+            total += min(single, group.length) if group.frame_table else group.length
+        return total
 
-    def sample_epoch(self, number: int) -> order.Epoch:
-        """Return the samples of an epoch, in order."""
-        return order.order_epoch(
-            self.population,
-            **self.spec.epoch.model_dump(),
-            seed=self.seed,
-            epoch=number,
-            streams=self.spec.canonical_streams,
-            block=self.spec.shuffle_block,
-        )
+    def order_epoch(self, number: int) -> order.EpochOrder:
+        """Return the order of the samples of an epoch."""
+        settings = {**self.spec.epoch.model_dump(), "block": self.spec.shuffle_block}
+        return order.EpochOrder(self.deal, **settings, seed=self.seed, epoch=number)
+
+    def _locate_group(self, group: int) -> RowGroupKey:
+        """Return the row group with a number of the population."""
+        return self.get_row_group(int(self.deal.list_runs(np.array([group]))[0]))
 
     def get_row_group(self, member: int) -> RowGroupKey:
         """Return the row group of a run of the population."""

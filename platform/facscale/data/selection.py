@@ -35,13 +35,16 @@ class FrameSelector:
         self._corrupt: set[RowGroupKey] = set()
         self._lock = threading.Lock()
 
-    def select(self, samples: Epoch, numbers: np.ndarray) -> SelectedRows:
-        """Fetch the row group that the samples `numbers` share and keep the rows they need. Raises CorruptError, DataError."""
+    def select(self, samples: Epoch, numbers: np.ndarray, *, is_kept: bool = True) -> SelectedRows:
+        """Fetch the row group that the samples `numbers` share and keep the rows they need. Raises CorruptError, DataError.
+
+        `is_kept`: store it in the cache, if it fits.
+        """
         key = self._index.get_row_group(int(samples.member[numbers[0]]))
         rows = self._choose_rows(samples, numbers)
         needed = np.unique(np.concatenate([view_rows.ravel() for view_rows in rows.values()]))
         try:
-            loaded = self._reader.read(key, needed=needed)
+            loaded = self._reader.read(key, needed=needed, is_kept=is_kept)
         except CorruptError as error:
             self._report_corrupt(key, error)
             raise
@@ -59,7 +62,7 @@ class FrameSelector:
                 raise CorruptError(f"{key} could not be read before")
             if key not in self._row_groups:
                 try:
-                    self._row_groups[key] = self._reader.read(key)
+                    self._row_groups[key] = self._reader.read(key, is_kept=False)
                 except CorruptError as error:
                     self._report_corrupt(key, error)
                     raise

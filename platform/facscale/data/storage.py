@@ -13,6 +13,7 @@ import os
 import random
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +32,9 @@ log = logging.getLogger(__name__)
 
 # Another disk, another mount of the same one (bind mounts of containers), or a file system without links.
 NO_LINKS = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK)
+# Files that stay open for ranged reads. A local one takes a file descriptor, of which a process often has 1024; one in a
+# store takes some memory, and a request to open it again.
+KEPT_LOCAL, KEPT_REMOTE = 128, 4096
 OPEN_TIMEOUT_S = 10.0  # a user is waiting for the answer
 READ_TIMEOUT_S = 300.0  # in the middle of a long run: long enough for a store to restart
 RENEWAL_S = 60.0  # how long whoever renews temporary keys may be late
@@ -75,7 +79,7 @@ class Folder:
 
     def _connect(self) -> None:
         self._filesystem, self._path, self.is_local = _open_filesystem(self.url)
-        self._handles: dict[str, pa.NativeFile] = {}
+        self._handles: OrderedDict[str, pa.NativeFile] = OrderedDict()
         self._lock = threading.Lock()
         self._has_worked = False  # a key that was accepted and then is refused has expired
 
@@ -257,11 +261,18 @@ class Folder:
         return f"{self._path}/{name}"
 
     def _get_handle(self, name: str) -> pa.NativeFile:
-        # One open handle per file: opening costs a request for the size, and `read_at` is thread-safe.
+        # One open handle per file: opening costs a request for the size, and `read_at` is thread-safe. A handle that is
+        # dropped here stays open until the last thread that reads from it is done.
         with self._lock:
-            if name not in self._handles:
-                self._handles[name] = self._filesystem.open_input_file(self._join(name))
-            return self._handles[name]
+            if name in self._handles:
+                self._handles.move_to_end(name)
+                return self._handles[name]
+        handle = self._filesystem.open_input_file(self._join(name))  # without the lock: others need not wait for it
+        with self._lock:
+            self._handles[name] = handle
+            while len(self._handles) > (KEPT_LOCAL if self.is_local else KEPT_REMOTE):
+                self._handles.popitem(last=False)
+        return handle
 
     def _discard_handle(self, name: str) -> None:
         with self._lock:

@@ -1,6 +1,6 @@
 """Endless batches of decoded faces, from any position of the stream.
 
-Row groups are fetched ahead by a few threads; other threads decode their JPEGs (libjpeg-turbo releases the GIL) straight
+The frames that are needed of a row group are fetched ahead by a few threads; other threads decode their JPEGs (libjpeg-turbo releases the GIL) straight
 into the batch. `sample_index.py` determines the samples and `order.py` their order; everything random about a sample
 comes from its own key, so its pixels do not depend on the worker that reads it. A frame that does not decode is replaced
 by the nearest good one of its run, a sample without any good frame by another one a fixed distance away; both
@@ -10,14 +10,19 @@ independently of the number of workers.
 from __future__ import annotations
 
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 
 from facscale.data.cache import Cache
+from facscale.data.group_bytes import Traffic
 from facscale.data.loader import BatchLoader
 from facscale.data.rows import ReadFailure, RowGroupReader
 from facscale.data.sample_index import SampleIndex
 from facscale.data.views import Batch
 
 GIGABYTE = 1_000_000_000
+FETCHERS, REMOTE_FETCHERS = 2, 32  # row groups that are read at a time
+REQUESTS = 64  # ranges that are requested at a time, of a remote store
 
 
 class Stream(SampleIndex):
@@ -34,13 +39,30 @@ class Stream(SampleIndex):
         Images are as decoded: uint8 [B / world, F, H, W, 3]. Closing the generator ends its threads. Raises DataError
         when more is unreadable than `max_bad` allows or the store stays unreachable.
         """
-        columns = tuple(self.columns)
         is_remote = any(not dataset.folder.is_local for dataset in self.datasets)
-        limit = int(self.spec.cache_gb * GIGABYTE)
-        cache = Cache(self.spec.cache, limit_bytes=limit) if is_remote else None
-        reader = RowGroupReader(self.datasets, columns=columns, aus=self.aus, cache=cache)
-        loader = BatchLoader(self, reader=reader, fetchers=8 if is_remote else 2)
+        pool = ThreadPoolExecutor(REQUESTS, thread_name_prefix="facscale-request")
+        reader = RowGroupReader(
+            self.datasets,
+            columns=tuple(self.columns),
+            aus=self.aus,
+            cache=self._open_cache() if is_remote else None,
+            pool=pool,
+            traffic=self.traffic,
+        )
+        loader = BatchLoader(self, reader=reader, fetchers=REMOTE_FETCHERS if is_remote else FETCHERS)
         try:
             yield from loader.run(start)
         finally:
             loader.close()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    @cached_property
+    def traffic(self) -> Traffic:
+        """What all passes over this stream have read."""
+        return Traffic()
+
+    def _open_cache(self) -> Cache:
+        """Open the node's cache; what the data sets have remains in it."""
+        shards = (shard for dataset in self.datasets for shard in dataset.manifest.shards)
+        checksums = {group.checksum for shard in shards for group in shard.row_groups}
+        return Cache(self.spec.cache, limit_bytes=int(self.spec.cache_gb * GIGABYTE), protected=checksums)

@@ -98,9 +98,12 @@ def _is_intact(folder: Folder, shard: Shard) -> bool:
 
 
 def _has_checksums(read: Callable[[int, int], bytes], shard: Shard) -> bool:
-    """Return whether all row groups have their checksums; `read` takes offset and length."""
+    """Return whether all row groups and frame tables have their checksums; `read` takes offset and length."""
     groups = shard.row_groups
-    return all(compute_checksum(read(group.offset, group.length)) == group.checksum for group in groups)
+    tables = (group for group in groups if group.frame_table)
+    return all(compute_checksum(read(group.offset, group.length)) == group.checksum for group in groups) and all(
+        compute_checksum(read(group.offset + group.length, group.table_bytes)) == group.frame_table for group in tables
+    )
 
 
 def _copy_small_file(source: Folder, target: Folder, name: str) -> None:

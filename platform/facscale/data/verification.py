@@ -31,7 +31,7 @@ class StoredFault:
 def verify_dataset(dataset: Dataset, *, advance: Callable[[], None] = lambda: None) -> list[StoredFault]:
     """Read every byte of a data set and return what is damaged, in stored order; `advance` is called after each shard.
 
-    Checked are the size of each shard, the checksum of each row group, that it decodes, and the index. Raises StoreError
+    Checked are the size of each shard, the checksum of each row group, that it decodes, its frame table, and the index. Raises StoreError
     when the store does not answer: then nothing is known of the data.
     """
     faults = list(_check_index(dataset))
@@ -76,6 +76,8 @@ def _check_shard(dataset: Dataset, number: int, *, pool: ThreadPoolExecutor) -> 
     def check_row_group(row_group: int) -> StoredFault | None:
         try:
             dataset.read(shard=number, row_group=row_group)
+            if shard.row_groups[row_group].frame_table:
+                dataset.fetch_frame_table(shard=number, row_group=row_group)
         except CorruptError as error:
             return StoredFault(shard.file, row_group, _shorten(error, dataset), shard.row_groups[row_group].rows)
         return None

@@ -22,7 +22,17 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
 from facscale.data.errors import DataError
-from facscale.data.manifest import INDEX, MANIFEST, Manifest, RowGroup, Shard, compute_checksum, compute_fingerprint
+from facscale.data.frame_table import build_frame_table
+from facscale.data.manifest import (
+    FRAME_ENTRY_BYTES,
+    INDEX,
+    MANIFEST,
+    Manifest,
+    RowGroup,
+    Shard,
+    compute_checksum,
+    compute_fingerprint,
+)
 from facscale.data.storage import Folder
 
 MB = 1_000_000
@@ -143,6 +153,7 @@ class TrackWriter:
         self._index: list[dict[str, Any]] = []
         self._last_track: tuple[str, str, int] | None = None
         self._parquet: pq.ParquetWriter | None = None
+        self._sink: pa.NativeFile | None = None  # that the Parquet writer and, between row groups, we write to
         self._groups_of_shard = self._labelled_of_shard = 0
 
     def add_track(self, rows: pa.Table, *, fps: float, every: int) -> None:
@@ -174,8 +185,9 @@ class TrackWriter:
 
     def discard(self) -> None:
         """Close the open shard without putting it in place."""
-        if self._parquet is not None:
+        if self._parquet is not None and self._sink is not None:
             self._parquet.close()
+            self._sink.close()
 
     def _validate_track(self, rows: pa.Table) -> pa.Table:
         """Return `rows` with the data set's column order and types. Raises DataError where `add_track` does."""
@@ -214,8 +226,9 @@ class TrackWriter:
         path = self._spool / self._shard_name
         if self._parquet is None:
             names = [name for name in self._schema.names if name != "jpeg"]
+            self._sink = pa.OSFile(str(path), "wb")
             self._parquet = pq.ParquetWriter(
-                path,
+                self._sink,
                 self._schema,
                 compression="none",  # JPEGs do not shrink, and everything else is small beside them
                 use_dictionary=["identity", "video"],
@@ -227,9 +240,14 @@ class TrackWriter:
             self._add_runs(piece, row=row)
             self._labelled_of_shard += self._count_labelled(piece.table)
             row += piece.table.num_rows
-        tables = [piece.table for piece in self._pending.pieces]
         # In one piece: the bytes must not depend on the pieces in which the rows were read.
-        self._parquet.write_table(pa.concat_tables(tables).combine_chunks(), row_group_size=row)
+        table = pa.concat_tables([piece.table for piece in self._pending.pieces]).combine_chunks()
+        assert self._sink is not None
+        start = self._sink.tell()
+        self._parquet.write_table(table, row_group_size=row)
+        with path.open("rb") as file:
+            file.seek(start)
+            self._sink.write(build_frame_table(file.read(), table["jpeg"].to_pylist()))
         self._groups_of_shard += 1
         self._pending = _RowGroupBuffer()
         if path.stat().st_size >= self._shard_bytes:
@@ -262,7 +280,9 @@ class TrackWriter:
         """Close the open shard, compute its checksums and put it in place."""
         if self._parquet is None:
             return
+        assert self._sink is not None
         self._parquet.close()
+        self._sink.close()
         path = self._spool / self._shard_name
         metadata = pq.read_metadata(path)
         with pa.memory_map(str(path)) as file:
@@ -280,7 +300,7 @@ class TrackWriter:
         self._folder.put(path.name, source=path)
         path.unlink()
         self._shards.append(shard)
-        self._parquet, self._groups_of_shard, self._labelled_of_shard = None, 0, 0
+        self._parquet, self._sink, self._groups_of_shard, self._labelled_of_shard = None, None, 0, 0
 
 
 class ShardWriter:
@@ -435,6 +455,11 @@ def _describe_row_group(file: pa.MemoryMappedFile, group: pq.RowGroupMetaData) -
         starts.append(start)
         ends.append(start + column.total_compressed_size)
     offset, length = min(starts), max(ends) - min(starts)
+    frame_table = file.read_at(FRAME_ENTRY_BYTES * group.num_rows, offset + length)
     return RowGroup(
-        offset=offset, length=length, rows=group.num_rows, checksum=compute_checksum(file.read_at(length, offset))
+        offset=offset,
+        length=length,
+        rows=group.num_rows,
+        checksum=compute_checksum(file.read_at(length, offset)),
+        frame_table=compute_checksum(frame_table),
     )

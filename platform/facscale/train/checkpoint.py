@@ -1,7 +1,7 @@
 """Checkpoints: the state of a training, from which any number of workers can resume.
 
 A checkpoint is a folder. `state.pt` has the number of steps done (from which the stream's place, the learning rate and
-all random numbers follow), every tensor of the method (momentum encoder and queue among them) and the whole optimizer
+all random numbers follow), the version of the order in which samples are taken, every tensor of the method (momentum encoder and queue among them) and the whole optimizer
 state. `method.safetensors` is the export that everyone else reads. `checksums.json` has the SHA-256 of both, so that a
 checkpoint that was cut or altered on its way is passed over for the one before.
 """
@@ -21,6 +21,7 @@ from zipfile import BadZipFile, ZipFile
 
 import torch
 
+from facscale.data import order
 from facscale.data.storage import open_fsspec
 from facscale.errors import UserError
 from facscale.inference import export
@@ -59,7 +60,12 @@ def write(state: TrainState, metrics: Mapping[str, float] | None = None) -> Path
     if state.rank:
         return None
     folder = Path(tempfile.mkdtemp(prefix="facscale-checkpoint-"))
-    tensors = {"step": state.step, "method": state.method.state_dict(), "optimizers": optimizers}
+    tensors = {
+        "step": state.step,
+        "order": order.VERSION,
+        "method": state.method.state_dict(),
+        "optimizers": optimizers,
+    }
     torch.save(tensors, folder / STATE)
     (folder / EXPORT).write_bytes(export.save_export(state.method))
     checksums = {name: compute_checksum(folder / name) for name in (STATE, EXPORT)}
@@ -95,7 +101,7 @@ def sort_stored(reported: Sequence[tuple[Any, dict[str, Any]]]) -> list[StoredCh
 def restore(stored: Sequence[StoredCheckpoint], *, report: Callable[[str], None]) -> dict[str, Any]:
     """Read the first checkpoint that every worker finds undamaged; `report` is told of those that are passed over.
 
-    Empty without checkpoints. Collective. Raises CheckpointError where all are damaged.
+    Empty without checkpoints. Collective. Raises CheckpointError where all are damaged, or of another order of samples.
     """
     problems: list[str] = []
     for candidate in stored:
@@ -107,6 +113,7 @@ def restore(stored: Sequence[StoredCheckpoint], *, report: Callable[[str], None]
             own = [str(error)]
         damages = [damage for worker in gather_lists(own) for damage in worker]
         if not damages:
+            check_order(state, name=candidate.url)
             return state
         problems.append(damages[0])
         if candidate is not stored[-1]:
@@ -116,6 +123,20 @@ def restore(stored: Sequence[StoredCheckpoint], *, report: Callable[[str], None]
             f"no checkpoint can be used: {'; '.join(problems)}. Delete the folder of the training to begin it again"
         )
     return {}
+
+
+def check_order(state: Mapping[str, Any], *, name: str) -> None:
+    """Raise CheckpointError where a state's place in the stream belongs to another order of the samples.
+
+    Training on from there would see some samples of the epoch twice and others not at all. Checkpoints before version 2 of
+    the order do not have its number.
+    """
+    version = state.get("order", 1)
+    if version != order.VERSION:
+        raise CheckpointError(
+            f"{name} is of a training with order {version} of the samples, and this version of facscale has order "
+            f"{order.VERSION}: continue the training with the version that began it, or delete its folder to begin it again"
+        )
 
 
 @contextmanager

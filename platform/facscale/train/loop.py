@@ -8,6 +8,7 @@ from contextlib import closing
 
 import torch
 
+from facscale.data.feed import BatchFeed
 from facscale.data.stream import Stream
 from facscale.data.views import Batch
 from facscale.methods.base import sum_losses
@@ -142,14 +143,14 @@ def take_steps(state: TrainState, batches: Iterator[Batch]) -> Iterator[TrainSta
     method = state.method
     phases = [(phase, engine) for phase in method.phases() for engine in state.engines if phase in engine.root.phases]
     method.train()
+    feed = BatchFeed(batches, prepare=state.prepare, device=state.device)
     while state.step < state.schedule.steps:
         began = time.monotonic()
         torch.manual_seed(hash((state.job.seed, state.step, state.rank)))
         for _ in range(state.job.train.accumulate):
-            asked = time.monotonic()
-            batch = next(batches)
-            state.data_wait_s += time.monotonic() - asked
-            batch = state.prepare(batch)
+            waited = feed.wait_s
+            batch = next(feed)
+            state.data_wait_s += feed.wait_s - waited
             for phase, engine in phases:
                 engine.set_learning_rate(method.rate_factor * state.schedule.learning_rate(state.step))
                 with freeze_others(engine, state.engines), state.autocast():

@@ -105,7 +105,7 @@ def test_an_epoch_holds_each_drawn_sample_once(runs, shape, seed, epoch):
 def test_the_samples_of_a_person_do_not_depend_on_who_else_is_read(runs, sampling, seed, epoch):
     """Draws follow from the seed, the epoch and the identity: leaving people out leaves the others' samples."""
     few = np.flatnonzero(runs.identity % 2 == 0)
-    part = replace(runs, **{name: value[few] for name, value in vars(runs).items() if name != "extent"})
+    part = replace(runs, **{name: value[few] for name, value in vars(runs).items() if name not in ("extent", "groups")})
     if not len(part):
         return
     samples, alone = (order.sample_epoch(r, **sampling, seed=seed, epoch=epoch) for r in (runs, part))
@@ -204,12 +204,13 @@ def test_the_order_is_a_function_of_its_arguments_and_differs_between_epochs_and
 
 
 def slow_arrangement(runs, samples, *, seed, epoch, streams, block):
-    """The same order by plain loops: cards dealt to streams, piles shuffled, streams in turns."""
-    groups = sorted(set(runs.group[samples.member].tolist()))
-    pack = sorted(groups, key=lambda group: int(order.hash64(seed, epoch, order.GROUP_SHUFFLE, group)[0]))
-    hands = [pack[stream::streams] for stream in range(streams)]
+    """The same order by plain loops: row groups dealt to streams once and for all, piles shuffled, turns taken."""
+    cards = sorted(range(runs.groups), key=lambda group: int(order.hash64(order.DEAL, group)[0]))
+    used = set(runs.group[samples.member].tolist())
     queues = []
-    for stream, hand in enumerate(hands):
+    for stream in range(streams):
+        hand = [group for group in cards[stream::streams] if group in used]
+        hand.sort(key=lambda group: int(order.hash64(seed, epoch, order.GROUP_SHUFFLE, group)[0]))
         queue, pile = [], []
         for turn, group in enumerate(hand):
             pile += [n for n in range(len(samples)) if runs.group[samples.member[n]] == group]
@@ -217,9 +218,17 @@ def slow_arrangement(runs, samples, *, seed, epoch, streams, block):
                 queue += sorted(pile, key=lambda n: int(samples.key[n]))
                 pile = []
         queues.append(queue)
-    result = []
-    while any(queues):
-        result += [queue.pop(0) for queue in queues if queue]
+    owners = [(epoch * len(samples) + place) % streams for place in range(len(samples))]
+    surplus = [n for stream, queue in enumerate(queues) for n in queue[owners.count(stream) :]]
+    gaps = []  # turns that a short stream cannot take, stream by stream
+    result = [None] * len(samples)
+    for stream, queue in enumerate(queues):
+        turns = [place for place, owner in enumerate(owners) if owner == stream]
+        for place, sample in zip(turns, queue, strict=False):
+            result[place] = sample
+        gaps += turns[len(queue) :]
+    for place, sample in zip(gaps, surplus, strict=True):
+        result[place] = sample
     return result
 
 
@@ -295,6 +304,7 @@ def test_half_a_million_runs_are_ordered_quickly(samples_per, samples):
         video=np.arange(count) // 5,
         track=np.arange(count),
         extent=9,
+        groups=count // 5,
     )
     begun = time.process_time()
     ordered = order.order_epoch(runs, samples_per=samples_per, seed=0, epoch=0, streams=64, block=4)

@@ -6,6 +6,7 @@ import collections
 import functools
 import gc
 import itertools
+import json
 import threading
 
 import numpy as np
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from faces import make_track, write_face_data_set, write_tracks
 from facscale.data import DataError, Dataset, Stream, augment, decoding
+from facscale.data.manifest import MANIFEST
 from facscale.data.views import FrameSequence, FrameTriple, RandomFrames
 from facscale.spec import models
 
@@ -380,9 +382,20 @@ def test_a_bad_frame_is_replaced_by_the_next_good_one_or_the_one_before(tmp_path
     assert caplog.text.count("skipped") >= len(bad)
 
 
+def remove_frame_tables(dataset: Dataset) -> Dataset:
+    """The data set as an earlier release would have described it."""
+    path = dataset.folder.path / MANIFEST
+    manifest = json.loads(path.read_text())
+    for shard in manifest["shards"]:
+        for group in shard["row_groups"]:
+            del group["frame_table"]
+    path.write_text(json.dumps(manifest))
+    return Dataset(dataset.url)
+
+
 def broken_group(folder) -> tuple[Dataset, set[int]]:
-    """A data set with one corrupt row group, and the identities all of whose frames lie in it."""
-    dataset = damaged(folder, bad={(4, 3)}, lengths=LENGTHS * 2)
+    """A data set of an earlier release with one corrupt row group, and the identities all of whose frames lie in it."""
+    dataset = remove_frame_tables(damaged(folder, bad={(4, 3)}, lengths=LENGTHS * 2))
     shard = dataset.manifest.shards[1]
     path = folder / shard.file
     data = bytearray(path.read_bytes())
@@ -408,6 +421,65 @@ def test_samples_of_a_corrupt_row_group_are_replaced_alike_for_any_number_of_wor
             by_position([make(dataset, max_bad=0.5, batch_size=12, rank=r, world=world) for r in range(world)], 5)
             == expected
         )
+
+
+@pytest.mark.parametrize("views", [CLIP, FACE_ONLY])
+def test_a_data_set_of_an_earlier_release_gives_the_same_samples(tmp_path, views):
+    dataset = write_face_data_set(str(tmp_path), LENGTHS, size=16, row_group_mb=0.025)
+    assert all(group.frame_table for shard in dataset.manifest.shards for group in shard.row_groups)
+    expected = by_position([make(dataset, views)], 10)
+    old = remove_frame_tables(dataset)
+    assert not old.manifest.shards[0].row_groups[0].frame_table
+    assert by_position([make(old, views)], 10) == expected
+
+
+def test_a_damaged_byte_loses_one_frame_alike_for_any_number_of_workers(tmp_path):
+    """Whether its row group is read as a whole (one worker) or by single frames (four)."""
+    dataset = write_face_data_set(str(tmp_path), LENGTHS * 2, size=16, row_group_mb=0.025)
+    table, shard = dataset.fetch_frame_table(shard=1, row_group=0), dataset.manifest.shards[1]
+    path = tmp_path / shard.file
+    data = bytearray(path.read_bytes())
+    data[shard.row_groups[0].offset + int(table.ends[5]) - 9] ^= 255
+    path.write_bytes(data)
+    streams = {
+        world: [make(dataset, FACE_ONLY, epoch=EVERY_FRAME, batch_size=12, rank=r, world=world) for r in range(world)]
+        for world in (1, 2, 4)
+    }
+    for stream in itertools.chain.from_iterable(streams.values()):
+        stream.failure_log.max_share = 1.0
+    frames = {world: by_position(streams[world], 20) for world in streams}
+    assert frames[1] == frames[2] == frames[4]
+    for workers in streams.values():
+        faults = [(s.shard, s.row_group, s.row, s.reason) for stream in workers for s in stream.skipped]
+        assert faults == [(shard.file, 0, 5, "not decodable: its bytes are damaged or missing")]
+
+
+def test_a_damaged_frame_table_costs_nothing_but_reading_the_row_group(tmp_path):
+    dataset = write_face_data_set(str(tmp_path), LENGTHS, size=16, row_group_mb=0.025)
+    expected = by_position([make(dataset)], 10)
+    for shard in dataset.manifest.shards:
+        path = tmp_path / shard.file
+        data = bytearray(path.read_bytes())
+        for group in shard.row_groups:
+            data[group.end - 1] ^= 1
+        path.write_bytes(data)
+    damaged_tables = make(dataset)
+    assert by_position([damaged_tables], 10) == expected
+    assert not damaged_tables.skipped
+
+
+def test_few_frames_of_a_row_group_are_read_by_themselves(tmp_path):
+    """CLP's sampling: at most half as much again is read as is used, frame tables included."""
+    dataset = write_face_data_set(str(tmp_path), [150] * 12, size=64, row_group_mb=0.5, shard_mb=2)
+    views = {"clip": FrameSequence(length=9, stride=2), "faces": RandomFrames(count=2)}
+    epoch = {"samples_per": "identity", "count": 1}
+    stream = make(dataset, views, epoch=epoch, batch_size=4)
+    take(stream, 6)
+    assert 0 < stream.traffic.read_bytes <= 1.7 * stream.traffic.used_bytes
+    assert stream.traffic.requests >= 12
+    old = make(remove_frame_tables(dataset), views, epoch=epoch, batch_size=4)
+    take(old, 6)
+    assert old.traffic.read_bytes > 3 * stream.traffic.read_bytes
 
 
 def test_too_many_failures_end_the_stream_and_its_threads(tmp_path):
@@ -514,13 +586,14 @@ def test_rows_that_are_not_needed_are_not_kept_in_memory(tmp_path, monkeypatch):
     kept = []
     original = rows.Rows.__init__
 
-    def spy(self, table, **options):
-        original(self, table, **options)
-        kept.append(table.num_rows)
+    def spy(self, jpegs, **options):
+        original(self, jpegs, **options)
+        kept.append(len(jpegs))
 
     monkeypatch.setattr(rows.Rows, "__init__", spy)
     dataset = write_face_data_set(str(tmp_path), [200] * 2, row_group_mb=1)
-    take(make(dataset, {"faces": RandomFrames(count=2)}, batch_size=2), 1)
+    for stored in (dataset, remove_frame_tables(dataset)):
+        take(make(stored, {"faces": RandomFrames(count=2)}, batch_size=2), 1)
     assert set(kept) <= {2, 4}
 
 

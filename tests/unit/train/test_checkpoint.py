@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from facscale.compat.ray_train import SNAPSHOT, build_snapshot
+from facscale.data import order
 from facscale.inference.export import build_method
 from facscale.methods import DataFacts, find_method
 from facscale.spec import Job
@@ -147,3 +148,20 @@ def test_a_record_without_checkpoints_is_removed(tmp_path):
     (tmp_path / SNAPSHOT).write_bytes(b"{")
     assert "begins again" in repair_record(str(tmp_path))
     assert not (tmp_path / SNAPSHOT).exists()
+
+
+def test_a_checkpoint_of_another_order_of_samples_is_refused(stored, tmp_path):
+    """A training that was begun before version 2 of the order would see samples twice, and miss others."""
+    before = tmp_path / "before"
+    shutil.copytree(stored, before)
+    state = torch.load(stored / STATE, weights_only=True)
+    assert state.pop("order") == order.VERSION
+    torch.save(state, before / STATE)
+    (before / CHECKSUMS).unlink()
+    for folder, expected in ((stored, 7), (before, None)):
+        candidate = checkpoint.StoredCheckpoint(f"s3://runs/{folder.name}", lambda folder=folder: nullcontext(folder))
+        if expected:
+            assert checkpoint.restore([candidate], report=pytest.fail)["step"] == expected
+            continue
+        with pytest.raises(CheckpointError, match=r"s3://runs/before is of a training with order 1 .* begin it again"):
+            checkpoint.restore([candidate], report=pytest.fail)
