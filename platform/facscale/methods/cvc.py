@@ -92,7 +92,7 @@ class CVC(Method):
             queries_BD = normalize(self.heads[name](query_features), dim=-1)
             with torch.no_grad():
                 keys_BD = normalize(self.key_heads.module.get_submodule(name)(key_features), dim=-1)
-            negatives_MD = queue.keys[: int(queue.filled)].clone()
+            negatives_MD = queue.stored.clone()
             if name == "cycle":
                 queries_BD, negatives_MD = self._cycle_through_neighbours(queries_BD, negatives_MD)
             loss = info_nce(queries_BD, keys_BD, negatives_MD, temperature=self.config.temperature)

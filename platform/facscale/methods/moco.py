@@ -73,7 +73,7 @@ class MoCo(Method):
         queries, keys = batch.face.images[:, 0].unbind(1)
         queries_BD = normalize(self.head(self.encoder(queries)), dim=-1)
         keys_BD = normalize(shuffled_forward(self.key_encoder, keys), dim=-1)
-        negatives_MD = self.queue.keys[: int(self.queue.filled)].clone()
+        negatives_MD = self.queue.stored.clone()
         loss = info_nce(queries_BD, keys_BD, negatives_MD, temperature=self.config.temperature)
         self.queue.enqueue(keys_BD, batch.face.identity)
         return {"contrast": Loss(loss)}

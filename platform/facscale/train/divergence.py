@@ -116,12 +116,14 @@ class WeightMonitor:
 
 
 def find_nonfinite(tensors: dict[str, Tensor]) -> list[str]:
-    """Names of the floating-point tensors that hold inf or nan; waits for the device once."""
+    """Names of the floating-point tensors that hold inf or nan; waits for each device once."""
     floating = {name: value for name, value in tensors.items() if value.is_floating_point() and value.numel()}
-    if not floating:
-        return []
-    flags = torch.stack([value.isfinite().all() for value in floating.values()]).tolist()
-    return [name for name, is_finite in zip(floating, flags, strict=True) if not is_finite]
+    names = []
+    for device in {value.device for value in floating.values()}:  # a few are in host memory (`nn.host`)
+        there = {name: value for name, value in floating.items() if value.device == device}
+        flags = torch.stack([value.isfinite().all() for value in there.values()]).tolist()
+        names += [name for name, is_finite in zip(there, flags, strict=True) if not is_finite]
+    return names
 
 
 def gather_lists(own: list[str]) -> list[list[str]]:
