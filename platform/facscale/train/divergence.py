@@ -35,6 +35,7 @@ class NonFiniteSteps:
     longest: int  # number of the most of them in a row
     last: int  # the last step of those
     scaled: int  # steps up to now in a row whose gradients did not fit fp16's range
+    is_preempted: bool = False  # whether any worker knows that one is about to be taken away
 
     @property
     def has_diverged(self) -> bool:
@@ -82,15 +83,14 @@ class StepMonitor:
         self._last = torch.where(is_longer, step, self._last)
         self._total = self._total + is_bad
 
-    def read(self) -> NonFiniteSteps:
-        """The counts of all workers together. Collective; waits for the device."""
-        counts = torch.stack(
-            [self._longest * PACKING + self._last, self._total, torch.full_like(self._run, self._scaled)]
-        )
+    def read(self, *, is_preempted: bool = False) -> NonFiniteSteps:
+        """The counts of all workers together, and whether `is_preempted` on any. Collective; waits for the device."""
+        own = [torch.full_like(self._run, number) for number in (self._scaled, is_preempted)]
+        counts = torch.stack([self._longest * PACKING + self._last, self._total, *own])
         if get_world_size() > 1:
             distributed.all_reduce(counts, op=distributed.ReduceOp.MAX)
-        packed, total, scaled = counts.tolist()
-        return NonFiniteSteps(total, packed // PACKING, packed % PACKING, scaled)
+        packed, total, scaled, preempted = counts.tolist()
+        return NonFiniteSteps(total, packed // PACKING, packed % PACKING, scaled, bool(preempted))
 
     def list_suspects(self) -> list[str]:
         """The losses that were not finite, on any worker, when the last run of such steps began. Collective."""
