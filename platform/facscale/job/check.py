@@ -36,9 +36,17 @@ from facscale.train.schedule import Schedule
 from facscale.train.setup import open_streams
 from facscale.train.task import TrainingTask
 
-RATES = {"V100": 125e12, "A100": 312e12, "H100": 990e12}  # dense 16-bit operations a second, from their data sheets
+RATES = {
+    "V100": 125e12,
+    "A100": 312e12,
+    "H100": 990e12,
+    "H200": 990e12,
+}  # dense 16-bit operations a second, from their data sheets
+FASTEST = "H200"
 LOG_WIDTH = 150
-UTILISATION = 0.35  # share of that rate that a ResNet's step reaches, assumed
+UTILISATION = (
+    0.15  # share of that rate that a ResNet's step reaches: assumed until measured; published runs have 0.19 to 0.29
+)
 
 
 def check_job(document: Document, *, name: str) -> None:
@@ -236,6 +244,7 @@ class Estimate:
     pretrained: Variant | None = None  # whose encoder it is trained on, in place of inputs that its spec names
     twin: Estimate | None = None  # of the same method on other people: its cost is taken
     counted: dict[str, Cost] = field(default_factory=dict)  # of the methods that have been checked
+    source_bytes: dict[str, float] = field(default_factory=dict, init=False)  # of a sample, by source; see `epochs`
 
     @cached_property
     def cost(self) -> Cost:
@@ -266,7 +275,13 @@ class Estimate:
             names = ", ".join(Dataset(url).manifest.name for url in variant.job.data.urls(name))
             size = f"{stream.compute_bytes_per_epoch() / 1e9:.3f} GB"
             epochs[name] = stream.samples_per_epoch, f"{stream.samples_per_epoch:,} samples, {size}, of {names}"
+            self.source_bytes[name] = stream.compute_bytes_per_epoch() / stream.samples_per_epoch
         return epochs
+
+    @property
+    def sample_bytes(self) -> float:
+        """Bytes that are read for a sample, of all sources together; 0 where the data is not at hand."""
+        return sum(self.source_bytes.values()) if self.epochs else 0.0
 
     def _estimate_epochs(self, views: Mapping[str, View]) -> dict[str, tuple[int, str]]:
         """From published sizes: `data.epoch.count` samples of each unit, or as many as the frames give."""
@@ -329,6 +344,8 @@ def print_variant(estimate: Estimate, console: Console) -> None:
         return
     for name, text in describe_cost(variant, estimate.cost, workers=workers):
         table.add_row(name, text)
+    if job.cluster.gpus_per_worker:
+        table.add_row("from the store", describe_feed(estimate, workers=workers))
     console.print(table)
     console.print(f"estimated time: {describe_time(estimate, workers=workers)}")
 
@@ -355,7 +372,36 @@ def describe_cost(variant: Variant, cost: Cost, *, workers: int) -> list[tuple[s
         ("parameters", f"{cost.trained / 1e6:.2f} M trained, {cost.parameters / 1e6:.2f} M in all"),
         ("operations", f"{operations:.3f} TFLOP a step, forward and backward"),
         ("memory", f"{sum(memory.values()) / 2**30:.2f} GiB on each of {workers} workers at most ({parts})"),
+        ("ZeRO", describe_stages(variant, cost, workers=workers)),
     ]
+
+
+def describe_feed(estimate: Estimate, *, workers: int) -> str:
+    """Frames and bytes a second that keep the GPUs busy, at the rate that `describe_time` assumes."""
+    variant, name = estimate.variant, FASTEST
+    samples = RATES[name] * UTILISATION * workers / estimate.cost.flops_per_sample
+    views = variant.method.train_views(variant.config).values()
+    frames = samples * sum(view.count for view in views if view.pixels)
+    rate = f"{frames:,.0f} frames/s" + (
+        f" ({samples * size / 1e9:.2f} GB/s)" if (size := estimate.sample_bytes) else ""
+    )
+    return f"{rate} for {workers} {name}s at {UTILISATION:.0%} of their 16-bit rate, if no frame is read twice"
+
+
+def describe_stages(variant: Variant, cost: Cost, *, workers: int) -> str:
+    """The stage of ZeRO of a job, and what each stage saves on a worker."""
+    if workers == 1:
+        return (
+            f"stage {variant.job.deepspeed.stage}; a single worker has nothing to shard, so that stage 0 is the fastest"
+        )
+
+    def save(stage: int) -> str:
+        sizes = (cost.memory(variant.job, workers=workers, stage=number) for number in (0, stage))
+        plain, sharded = (sum(memory.values()) / 2**30 for memory in sizes)
+        return f"stage {stage} saves {plain - sharded:.2f} GiB on each worker"
+
+    stages = f"{save(1)}, {save(2)}, and each costs time in every step"
+    return f"stage {variant.job.deepspeed.stage}; of {workers} workers, {stages} (docs/how-to/speed.md)"
 
 
 def describe_time(estimate: Estimate, *, workers: int) -> str:

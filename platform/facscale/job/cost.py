@@ -52,10 +52,10 @@ class Cost:
     state_bytes: int  # all parameters and buffers
     input_bytes_per_sample: int  # the augmented images, float32
 
-    def memory(self, job: Job, *, workers: int) -> dict[str, float]:
-        """Bytes on each accelerator, by what they are for."""
+    def memory(self, job: Job, *, workers: int, stage: int | None = None) -> dict[str, float]:
+        """Bytes on each accelerator, by what they are for; `stage` of ZeRO in place of the job's."""
         micro = job.train.batch_size / job.train.accumulate / workers
-        stage = job.deepspeed.stage
+        stage = job.deepspeed.stage if stage is None else stage
         width = 0.5 if job.train.precision == "bf16" else 1.0
         return {
             "weights, momentum and queue": float(self.state_bytes),

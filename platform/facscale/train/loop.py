@@ -146,6 +146,7 @@ def take_steps(state: TrainState, batches: Iterator[Batch]) -> Iterator[TrainSta
     method.train()
     while state.step < state.schedule.steps:
         began = time.monotonic()
+        is_logged = state.schedule.is_due(state.step + 1, every=state.job.train.log_every)
         torch.manual_seed(hash((state.job.seed, state.step, state.rank)))
         for _ in range(state.job.train.accumulate):
             asked = time.monotonic()
@@ -157,7 +158,7 @@ def take_steps(state: TrainState, batches: Iterator[Batch]) -> Iterator[TrainSta
                 with freeze_others(engine, state.engines), state.autocast():
                     losses = getattr(method, phase)(batch)
                 engine.backward(sum_losses(losses))
-                engine.step()
+                engine.step(measures_norm=state.rank == 0 and is_logged)
                 state.monitor.add_losses(losses)
                 state.losses = state.losses | losses
         method.after_step()
