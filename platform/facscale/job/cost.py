@@ -37,7 +37,7 @@ from facscale.testing import (
 )
 
 SAMPLES = 2  # samples of the small step: BatchNorm needs more than one
-CONTRACT_SIDE = 64  # pixels, side of the images on which the contract is checked
+CONTRACT_SIDES = (32, 64)  # pixels, sides of the images on which the contract is tried before the job's own
 OPTIMIZER_TENSORS = {"sgd": 1, "lars": 1, "adam": 2, "adamw": 2}  # tensors that the optimizer keeps for each parameter
 
 
@@ -159,16 +159,17 @@ def make_batch(views: Mapping[str, View], *, job: Job, facts: DataFacts, samples
 def check_contract(config: Any, *, job: Job, facts: DataFacts, inputs: Mapping[str, Method]) -> None:
     """Train a method for one small step on random images: its losses, gradients and outputs keep the contract.
 
-    The images have at most CONTRACT_SIDE pixels a side, which is enough for numbers; `estimate_cost` takes the same step
-    at the job's size for the shapes. A method that fails on small images is tried on the job's. Raises ContractError for a
+    The images are as small as the method takes them (CONTRACT_SIDES), which is enough for numbers; `estimate_cost` takes
+    the same step at the job's size for the shapes. What counts in the end is the job's size. Raises ContractError for a
     rule that is broken, and SpecError for a method that is too large for this machine.
     """
     arguments: dict[str, Any] = {"facts": facts, "inputs": inputs}
     with without_compiler():
-        if job.data.image_size > CONTRACT_SIDE:
-            small = job.data.model_copy(update={"image_size": CONTRACT_SIDE})
-            with suppress(SpecError):
-                return train_step(config, job=job.model_copy(update={"data": small}), **arguments)
+        for side in CONTRACT_SIDES:
+            if side < job.data.image_size:
+                small = job.data.model_copy(update={"image_size": side})
+                with suppress(SpecError):
+                    return train_step(config, job=job.model_copy(update={"data": small}), **arguments)
         return train_step(config, job=job, **arguments)
 
 
