@@ -32,6 +32,7 @@ class CVC(Method):
     Departures from the paper, and from its published code:
 
     - Until the queues are full, only their filled rows are used, in the same shares; the code begins with random keys.
+    - Each worker deals its keys' frames at random, and evenly, to all workers; the code shuffles all frames alike.
     - The backbone is a ResNet-34, as in CLP's comparison, where the paper has a ResNet-50; the heads' hidden layer is as
       wide as its features. Similarities stay in float32, where jobs/cvc.yaml trains in bfloat16.
 
