@@ -3,9 +3,10 @@
     python tests/benchmarks/probe.py [--frames 142000] [--features 512] [--aus 12] [--folds 3] [--epochs 30] [--rounds 1]
 
 Both train and test one probe a fold on the same features of 41 people, from the same first weights, over the same
-batches, with as many cores as torch takes by itself. On a busy machine the ratio of processor time (all threads
-together) says more than that of the clock, above all with more than one thread: a plain loop waits for its helpers
-several times a step. What else such an evaluation does (F1, predictions as a table and as a file) is printed last.
+batches, each with the number of torch's threads that suits it: the one with which an epoch takes the least time. (With
+all cores of a machine a plain loop of steps this small is several times slower than with one, and that would be no
+comparison.) On a busy machine the ratio of processor time, all threads together, says more than that of the clock.
+What else such an evaluation does (F1, predictions as a table and as a file) is printed last.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import torch  # noqa: E402
 from facscale.data.folds import Split, make_folds  # noqa: E402
 from facscale.data.labels import compute_label_weights  # noqa: E402
 from facscale.evaluate import Predictions, count_confusions, count_positives, find_frames  # noqa: E402
-from facscale.evaluate.probe import fit_probe, predict_probabilities  # noqa: E402
+from facscale.evaluate.probe import fit_folds, fit_probe, predict_probabilities  # noqa: E402
 from facscale.nn.heads import LinearProbe  # noqa: E402
 from facscale.nn.losses import masked_bce  # noqa: E402
 from facscale.spec.models import Probe  # noqa: E402
@@ -98,25 +99,46 @@ def plain(features: np.ndarray, *, au: np.ndarray, probe: Probe, seed: int) -> L
 
 
 def evaluated(fit: Fit, faces: Faces, *, split: Split, probe: Probe) -> Run:
-    """Cross-validate it."""
-    clock, processor, testing = 0.0, 0.0, 0.0
-    probability, f1 = [], []
+    """Cross-validate it; ours as an evaluation does, with as many folds at a time as there are cores for."""
+    rows = [find_frames(fold.train, identity=faces.identity) for fold in split]
+
+    def fit_fold(number: int) -> LinearProbe:
+        train = rows[number]
+        return fit(faces.features[train], au=faces.au[train], probe=probe, seed=number)
+
+    folds = range(len(rows))
+    with Watch() as fitting:
+        models = fit_folds(fit_fold, folds) if fit is fit_probe else {number: fit_fold(number) for number in folds}
+    testing, probability, f1 = 0.0, [], []
     for number, fold in enumerate(split):
-        train, test = (find_frames(part, identity=faces.identity) for part in (fold.train, fold.test))
-        features = faces.features[train]
+        test = find_frames(fold.test, identity=faces.identity)
         with Watch() as watch:
-            model = fit(features, au=faces.au[train], probe=probe, seed=number)
-        clock, processor = clock + watch.clock, processor + watch.processor
-        with Watch() as watch:
-            probability.append(predict_probabilities(model, features=faces.features[test]))
+            probability.append(predict_probabilities(models[number], features=faces.features[test]))
         testing += watch.clock
         f1.append(count_confusions(probability=probability[-1], au=faces.au[test]).f1)
-    return Run(clock, processor, testing, probability, np.stack(f1))
+    return Run(fitting.clock, fitting.processor, testing, probability, np.stack(f1))
 
 
-def compare(faces: Faces, *, split: Split, probe: Probe) -> Run:
-    """Print one round, and return ours."""
+def choose_threads(fit: Fit, faces: Faces, *, probe: Probe) -> int:
+    """The number of torch's threads with which `fit` takes the least time for an epoch of all frames."""
+    cores = len(os.sched_getaffinity(0))
+    seconds = {}
+    for threads in sorted({1, 2, 4, cores // 2, cores} & set(range(1, cores + 1))):
+        torch.set_num_threads(threads)
+        with Watch() as watch:
+            fit(faces.features, au=faces.au, probe=probe.model_copy(update={"epochs": 1}), seed=0)
+        seconds[threads] = watch.clock
+    best = min(seconds, key=lambda threads: seconds[threads])
+    times = ", ".join(f"{clock:.2f} s with {threads}" for threads, clock in seconds.items())
+    print(f"{'facscale' if fit is fit_probe else 'plain loop'}: an epoch in {times}: {best} threads of torch are used")
+    return best
+
+
+def compare(faces: Faces, *, split: Split, probe: Probe, threads: tuple[int, int]) -> Run:
+    """Print one round, and return ours; `threads` of the plain loop and of ours."""
+    torch.set_num_threads(threads[0])
     theirs = evaluated(plain, faces, split=split, probe=probe)
+    torch.set_num_threads(threads[1])
     ours = evaluated(fit_probe, faces, split=split, probe=probe)
     steps = probe.epochs * sum(
         -(-len(find_frames(fold.train, identity=faces.identity)) // probe.batch_size) for fold in split
@@ -154,7 +176,7 @@ def rest(faces: Faces, run: Run, *, split: Split) -> None:
         ],
         "building the predictions": joined,
         "F1 by fold and AU": lambda: predictions.score(0.5),
-        "predictions to Parquet": predictions.parquet,
+        "predictions to Parquet": predictions.to_parquet,
         "Parquet to predictions": lambda: Predictions.from_parquet(data),
         "the video with most change": predictions.find_most_changing_video,
     }
@@ -175,11 +197,13 @@ def main() -> None:
     split = make_folds(
         faces.identity, k=options.folds, seed=0, positives=count_positives(faces.au, identity=faces.identity)
     )
-    print(f"{options.frames} frames, {torch.get_num_threads()} threads of torch on {os.cpu_count()} cores")
+    print(f"{options.frames} frames; {len(os.sched_getaffinity(0))} cores; torch {torch.__version__}")
     for fit in (plain, fit_probe):  # what happens once in a process
         fit(faces.features[:1000], au=faces.au[:1000], probe=Probe(epochs=1), seed=0)
+    probe = Probe(epochs=options.epochs)
+    threads = (choose_threads(plain, faces, probe=probe), choose_threads(fit_probe, faces, probe=probe))
     for _ in range(options.rounds):
-        ours = compare(faces, split=split, probe=Probe(epochs=options.epochs))
+        ours = compare(faces, split=split, probe=probe, threads=threads)
     rest(faces, ours, split=split)
 
 

@@ -16,7 +16,7 @@ from torch import multiprocessing
 from faces import write_face_data_set
 from facscale import methods
 from facscale.data import DataError
-from facscale.job import run_job
+from facscale.job.run import run_job
 from facscale.methods import DataFacts
 from facscale.spec import Document, merge, read_spec, yaml_io
 from facscale.sweep import run_sweep

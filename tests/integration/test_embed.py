@@ -38,6 +38,12 @@ Colours.__module__ = "__main__"  # pickled whole: Ray's workers cannot import th
 pytestmark = [pytest.mark.slow("Ray Data starts for each data set"), pytest.mark.usefixtures("ray_cluster")]
 
 
+@pytest.fixture(autouse=True)
+def on_actors(monkeypatch):
+    """Data sets as small as these would be embedded in this process."""
+    monkeypatch.setattr(module, "LOCAL_FRAMES", 0)
+
+
 @pytest.fixture
 def images():
     """Blocks of colour, two row groups of two people each."""
@@ -68,7 +74,9 @@ def write(url, images, *, broken=(), margin=0.0):
     return au.reshape(-1, 2)
 
 
-def test_features_are_those_of_each_frame_in_the_data_sets_order(tmp_path, images, monkeypatch):
+@pytest.mark.parametrize("local_frames", [0, 4 * FRAMES])
+def test_features_are_those_of_each_frame_in_the_data_sets_order(tmp_path, images, monkeypatch, local_frames):
+    monkeypatch.setattr(module, "LOCAL_FRAMES", local_frames)
     url, encoder = str(tmp_path / "toy"), Colours()
     au = write(url, images)
     assert sum(len(shard.row_groups) for shard in Dataset(url).manifest.shards) > 1

@@ -72,7 +72,7 @@ def run_command(spec: Path, *, overrides: tuple[str, ...], retry_failed: bool) -
 
         sys.exit(run_sweep(document, name=spec.stem))
     else:
-        from facscale.job import run_job
+        from facscale.job.run import run_job
 
         sys.exit(run_job(document, name=spec.stem))
 

@@ -9,6 +9,8 @@ from typing import Any
 import ray
 from ray.train.torch import TorchConfig
 
+from facscale.compat import load_private
+
 # The class that forms torch's process group. Ray Train offers no hook around it: `TorchConfig.backend_cls` is documented
 # as an attribute, its class is not public.
 TORCH_BACKEND: Any = TorchConfig().backend_cls
@@ -54,6 +56,18 @@ def forget_worker_group(worker_group: Any) -> None:
     Raises AttributeError where this version of Ray has no `WorkerGroup._clear_state`.
     """
     worker_group._clear_state()  # noqa: SLF001
+
+
+def is_preemption_announced() -> bool:
+    """Whether Ray Train has told this worker that a node of its group is about to be taken away.
+
+    The public `ray.train.get_preemption_info` has all workers meet in an actor to agree; ours agree in a collective
+    operation that they do anyway. Raises IncompatibleVersionError where this version of Ray keeps it elsewhere.
+    """
+    get_context = load_private(
+        "ray.train.v2._internal.execution.context", "get_train_context", distribution="ray", tried="2.60.0"
+    )
+    return get_context().preemption_context.preemption_info is not None
 
 
 def abort_training(controller: Any) -> Any:

@@ -37,7 +37,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtr, stdtrit
 
 from facscale.evaluate.f1 import ConfusionCounts, nanmean
 from facscale.evaluate.predictions import Predictions, align_predictions
@@ -191,6 +190,8 @@ def _weigh_f1(counts: ConfusionCounts, people: np.ndarray) -> np.ndarray:
 
 def compute_intervals(draws: np.ndarray, *, level: float, freedom: int) -> list[Interval]:
     """Intervals of the columns of [draws, columns], whose first line is the measured value; nan where no draw is defined."""
+    from scipy.special import ndtr, stdtrit  # slow to import, and `check` needs none of it
+
     tail = float(ndtr(stdtrit(freedom, (1 - level) / 2))) if freedom else np.nan
     intervals = []
     for value, column in zip(draws[0].tolist(), draws[1:].T, strict=True):

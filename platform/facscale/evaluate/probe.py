@@ -10,6 +10,11 @@ hardly changes this probe; "class" is the default because it is the reading that
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -18,6 +23,8 @@ from facscale.data.labels import compute_label_weights
 from facscale.evaluate.solver import train_probe
 from facscale.nn.heads import LinearProbe
 from facscale.spec.models import Probe
+
+RANDOM_LOCK = Lock()  # torch draws first weights from the process's generator
 
 
 def fit_probe(
@@ -44,6 +51,13 @@ def fit_probe(
     return model.eval()
 
 
+def fit_folds(fit: Callable[[int], LinearProbe], folds: Collection[int]) -> dict[int, LinearProbe]:
+    """Fit the probes of several folds, as many at a time as there are cores for: each takes two. By number of the fold."""
+    workers = max(1, min(len(folds), len(os.sched_getaffinity(0)) // 2))
+    with ThreadPoolExecutor(workers) as pool:
+        return dict(zip(folds, pool.map(fit, folds), strict=True))
+
+
 @torch.no_grad()
 def predict_probabilities(model: nn.Module, *, features: np.ndarray | Tensor, batch_size: int = 8192) -> np.ndarray:
     """Probabilities [N, n] float32 in [0, 1] of features [N, D]."""
@@ -54,6 +68,6 @@ def predict_probabilities(model: nn.Module, *, features: np.ndarray | Tensor, ba
 
 def _create_probe(*, dim: int, aus: int, seed: int) -> LinearProbe:
     """An untrained probe. Leaves the process's own generator alone: probing a training must not change it."""
-    with torch.random.fork_rng(devices=[]):
+    with RANDOM_LOCK, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LinearProbe(dim=dim, aus=aus)

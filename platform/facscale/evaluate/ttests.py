@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtr
 
 from facscale.evaluate.f1 import nanmean
 from facscale.evaluate.predictions import Predictions
@@ -78,4 +77,6 @@ def _test_mean(difference: np.ndarray) -> tuple[float, float]:
         return 0.0, 1.0
     mean, error = difference.mean(), difference.std(ddof=1) * np.sqrt(1 / number)
     t = mean / error if error else np.copysign(np.inf, mean)
+    from scipy.special import stdtr  # slow to import, and `check` needs none of it
+
     return float(t), max(float(2 * stdtr(number - 1, -abs(t))), MIN_P)

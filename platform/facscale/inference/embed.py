@@ -1,4 +1,6 @@
-"""Features of every frame of a data set, computed once with Ray Data over row groups and cached as a Parquet file.
+"""Features of every frame of a data set, computed once over its row groups and cached as a Parquet file.
+
+Ray Data spreads the row groups over actors; a small data set is embedded in the process that asks.
 
 The file's name is a hash of everything that it depends on (the encoder's weights, the data's fingerprint, the crop), so
 that it is never stale.
@@ -11,7 +13,9 @@ import hashlib
 import json
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,6 +35,7 @@ from facscale.inference.models import FrameModel, stack_samples
 from facscale.progress import Progress
 from facscale.spec.models import Augment
 
+LOCAL_FRAMES = 2000  # at most so many are embedded in this process: starting actors would take longer
 VERSION = 2  # of the cached files' content and computation; part of their names
 FRAME_COLUMNS = ("identity", "video", "frame")
 ROW_KEY = ("shard", "row_group", "row")
@@ -91,6 +96,7 @@ def embed_dataset(
     path = f"{folder}/{key}.parquet"
     if not storage.exists(path):
         options = {"url": dataset_url, "image_size": image_size, "spec": spec, "batch_size": batch_size}
+        options |= {"threads": max(1, int(cpus))}
         options |= {"device": "cuda" if gpus else "cpu", "subjects": subjects}
         resources = {"num_cpus": cpus, "num_gpus": gpus}
         runs = _select_runs(dataset, subjects=subjects)
@@ -125,7 +131,7 @@ def cache_key(model: FrameModel, *, fingerprint: str, settings: Mapping[str, Any
 
 
 class _Embedder:
-    """A Ray actor that holds the model and computes the features of row groups."""
+    """Holds the model and computes the features of row groups; a Ray actor, or an object of this process."""
 
     def __init__(
         self,
@@ -137,10 +143,12 @@ class _Embedder:
         batch_size: int,
         device: str,
         subjects: Collection[str] | None,
+        threads: int,
     ) -> None:
-        """`model`: a reference to the model in Ray's object store."""
-        self.subjects = subjects
-        self.model = ray.get(model).to(device).eval()
+        """`model`: the model, or a reference to it in Ray's object store; `threads`: that decode images."""
+        self.subjects, self.pool = subjects, ThreadPoolExecutor(threads)
+        model = ray.get(model) if isinstance(model, ray.ObjectRef) else model
+        self.model = model.to(device).eval()
         self.dataset = Dataset(url)
         self.prepare, self.batch_size, self.device = augment.Augmenter(size=image_size), batch_size, device
         self.parameters = torch.from_numpy(augment.eval_params(spec, margin=self.dataset.manifest.margin))
@@ -161,7 +169,9 @@ class _Embedder:
             rows = np.flatnonzero(np.isin(table["identity"].to_pylist(), list(self.subjects)))
         view_rows = {name: self._select_view_rows(view, **key) for name, view in self.model.views.items()}
         needed = {int(row) for numbers in view_rows.values() for row in numbers[rows].ravel()}
-        images = {row: self._decode(table["jpeg"][row].as_py(), key=key, row=row) for row in sorted(needed)}
+        jpegs = table["jpeg"]
+        decoded = self.pool.map(lambda row: self._decode(jpegs[row].as_py(), key=key, row=row), sorted(needed))
+        images = dict(zip(sorted(needed), decoded, strict=True))
         readable = [row for row, image in images.items() if image is not None]
         rows = rows[np.all([np.isin(numbers[rows], readable).all(axis=1) for numbers in view_rows.values()], axis=0)]
         columns = {name: to_numpy(table[name]) for name in view_columns}
@@ -231,12 +241,38 @@ def _compute_tables(
     workers: int,
     resources: Mapping[str, float],
 ) -> Iterator[pa.Table]:
-    """Yield tables for the row groups that contain `runs`, in the order in which the actors finish."""
+    """Yield tables for the row groups that contain `runs`, in the order in which they are computed."""
     keys = np.unique(np.stack([dataset.runs.shard[runs], dataset.runs.row_group[runs]], axis=1), axis=0)
     items = [{"shard": int(shard), "row_group": int(row_group)} for shard, row_group in keys]
-    groups = ray.data.from_items(items, override_num_blocks=len(items))
+    total = int(dataset.runs.frames[runs].sum())
+    is_local = total <= LOCAL_FRAMES and not resources["num_gpus"]
+    compute = _compute_here if is_local else partial(_compute_on_actors, workers=workers, resources=resources)
+    with Progress(f"embedding {dataset.manifest.name}", total=total, unit="frames") as bar:
+        for table in compute(copy.deepcopy(model).cpu(), items, options=options):
+            bar.advance(len(table))
+            yield table
+
+
+def _compute_here(
+    model: FrameModel, items: Sequence[dict[str, int]], *, options: Mapping[str, Any]
+) -> Iterator[pa.Table]:
+    embedder = _Embedder(model, **options)
+    with embedder.pool:
+        for item in items:
+            yield embedder({name: np.array([number]) for name, number in item.items()})
+
+
+def _compute_on_actors(
+    model: FrameModel,
+    items: Sequence[dict[str, int]],
+    *,
+    options: Mapping[str, Any],
+    workers: int,
+    resources: Mapping[str, float],
+) -> Iterator[pa.Table]:
+    groups = ray.data.from_items(list(items), override_num_blocks=len(items))
     groups.context.enable_progress_bars = False  # ours counts frames
-    model_ref = ray.put(copy.deepcopy(model).cpu())  # kept to the end: actors that restart request it again
+    model_ref = ray.put(model)  # kept to the end: actors that restart request it again
     actors = ray.data.ActorPoolStrategy(size=min(workers, len(items)))  # more would have nothing to do
     results = groups.map_batches(
         _Embedder,
@@ -246,11 +282,7 @@ def _compute_tables(
         compute=actors,
         **resources,
     )
-    total = int(dataset.runs.frames[runs].sum())
-    with Progress(f"embedding {dataset.manifest.name}", total=total, unit="frames") as bar:
-        for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
-            bar.advance(len(table))
-            yield table
+    yield from results.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
 def _concat_tables(tables: Iterator[pa.Table], *, dataset: Dataset, total: int, max_bad: float) -> pa.Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -20,16 +20,38 @@ def find_nearest(
     allowed [Q, N] marks the features that a query may retrieve; with `group` [N], only the best one of each group
     counts. If fewer than k remain, the other similarities are -inf.
     """
+    if group is None:
+        return search_blocks(features, queries=queries, mask_allowed=lambda block: allowed[:, block], k=k)
     unit_queries = normalize(torch.from_numpy(queries), dim=1)
     similarity = torch.empty(len(queries), len(features), dtype=unit_queries.dtype)
     for first in range(0, len(features), BLOCK):
         block = slice(first, first + BLOCK)
         similarity[:, block] = unit_queries @ normalize(torch.tensor(features[block]), dim=1).T
     similarity.masked_fill_(~torch.from_numpy(allowed), -torch.inf)
-    if group is not None:
-        for row in similarity:
-            row.masked_fill_(torch.from_numpy(~mark_best_per_group(row.numpy(), group)), -torch.inf)
+    for row in similarity:
+        row.masked_fill_(torch.from_numpy(~mark_best_per_group(row.numpy(), group)), -torch.inf)
     values, indices = similarity.topk(min(k, features.shape[0]), dim=1)
+    return indices.numpy(), values.numpy()
+
+
+def search_blocks(
+    features: np.ndarray, *, queries: np.ndarray, mask_allowed: Callable[[slice], np.ndarray], k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `find_nearest` without groups, in memory that does not grow with N: the best so far meet one block at a time.
+
+    `mask_allowed` returns the columns of `allowed` [Q, N] for a block of features.
+    """
+    unit_queries = normalize(torch.from_numpy(queries), dim=1)
+    values = torch.full((len(queries), 0), -torch.inf, dtype=unit_queries.dtype)
+    indices = torch.zeros((len(queries), 0), dtype=torch.int64)
+    for first in range(0, len(features), BLOCK):
+        block = slice(first, min(first + BLOCK, len(features)))
+        similarity = unit_queries @ normalize(torch.tensor(features[block]), dim=1).T
+        similarity.masked_fill_(torch.from_numpy(~mask_allowed(block)), -torch.inf)
+        best, places = similarity.topk(min(k, similarity.shape[1]), dim=1)
+        values, indices = torch.cat([values, best], 1), torch.cat([indices, places + first], 1)
+        values, places = values.topk(min(k, values.shape[1]), dim=1)
+        indices = indices.gather(1, places)
     return indices.numpy(), values.numpy()
 
 
@@ -40,6 +62,11 @@ def mark_best_per_group(values: np.ndarray, group: np.ndarray) -> np.ndarray:
     best = np.zeros(len(values), bool)
     best[order[first]] = True
     return best
+
+
+def number_rows(table: np.ndarray) -> np.ndarray:
+    """Number the distinct rows of a table [N, n] of integers: int64 [N], equal where rows are equal."""
+    return np.unique(table, axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def recall_at_k(
@@ -53,11 +80,17 @@ def recall_at_k(
     labelled = np.flatnonzero((au >= 0).all(axis=1))
     features, au, identity = features[labelled], au[labelled], identity[labelled]
     active = np.random.default_rng(seed).permutation(np.flatnonzero(au.any(axis=1)))[:MAX_QUERIES]
-    is_other = identity[active, None] != identity
-    is_match = (au[active, None] == au).all(axis=2) & is_other
-    has_match = is_match.any(axis=1)
-    if not has_match.any():
+    actions, people = number_rows(au), np.unique(identity, return_inverse=True)[1]
+    own = number_rows(np.stack([actions, people], axis=1))
+    has_match = np.bincount(actions)[actions[active]] > np.bincount(own)[own[active]]  # not of this person alone
+    queries = active[has_match]
+    if not len(queries):
         return {}
-    indices, _ = find_nearest(features, queries=features[active[has_match]], allowed=is_other[has_match], k=max(ks))
-    hits = np.take_along_axis(is_match[has_match], indices, axis=1)
+    indices, _ = search_blocks(
+        features,
+        queries=features[queries],
+        mask_allowed=lambda block: people[queries, None] != people[block],
+        k=max(ks),
+    )
+    hits = (actions[indices] == actions[queries, None]) & (people[indices] != people[queries, None])
     return {f"recall/at_{k}": float(hits[:, :k].any(axis=1).mean()) for k in ks}

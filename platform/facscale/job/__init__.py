@@ -1,5 +1,4 @@
-"""A whole job, from the spec to the table of cross-validated F1: what `facscale run jobs/….yaml` does."""
+"""A whole job, from the spec to the table of cross-validated F1: `run.run_job` is what `facscale run jobs/….yaml` does.
 
-from facscale.job.run import run_job
-
-__all__ = ["run_job"]
+Nothing is imported here, so that `check` needs neither Ray nor MLflow.
+"""

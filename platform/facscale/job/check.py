@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,8 +20,8 @@ from facscale.data.published_sizes import PublishedSize, find_size
 from facscale.data.views import View
 from facscale.evaluate.protocol import LabelledDataset, build_groups, select_training_split
 from facscale.evaluate.scores import PROTOCOLS
-from facscale.inference.export import build_method_for_job, load_export
-from facscale.job.cost import Cost, estimate_cost, measure_matrix_rate
+from facscale.inference.export import Recipe, build_method_for_job, load_export
+from facscale.job.cost import Cost, check_contract, estimate_cost, measure_matrix_rate
 from facscale.job.datasets import JobData, count_identities, find_stage_urls
 from facscale.job.framing import measure_eval_framing, measure_framing, read_landmarks
 from facscale.job.inputs import fetch_input, has_export
@@ -36,9 +36,17 @@ from facscale.train.schedule import Schedule
 from facscale.train.setup import open_streams
 from facscale.train.task import TrainingTask
 
-RATES = {"V100": 125e12, "A100": 312e12, "H100": 990e12}  # dense 16-bit operations a second, from their data sheets
+RATES = {
+    "V100": 125e12,
+    "A100": 312e12,
+    "H100": 990e12,
+    "H200": 990e12,
+}  # dense 16-bit operations a second, from their data sheets
+FASTEST = "H200"
 LOG_WIDTH = 150
-UTILISATION = 0.35  # share of that rate that a ResNet's step reaches, assumed
+UTILISATION = (
+    0.15  # share of that rate that a ResNet's step reaches: assumed until measured; published runs have 0.19 to 0.29
+)
 
 
 def check_job(document: Document, *, name: str) -> None:
@@ -56,8 +64,10 @@ def check_job(document: Document, *, name: str) -> None:
             f"{size.tracks:,} tracks, {size.frames:,} frames ({size.source})"
         )
     estimates: dict[str, Estimate] = {}
+    counted: dict[str, Cost] = {}
     for variant in list_distinct(variants):
-        estimate = Estimate(variant, select_facts(variant, data), published, find_missing_files(variant))
+        facts, missing = select_facts(variant, data), find_missing_files(variant)
+        estimate = Estimate(variant, facts, published, missing, counted=counted)
         estimates[variant.title] = estimate
         print_variant(estimate, console)
     print_data(data, published, console)
@@ -178,29 +188,34 @@ def check_methods(variants: Sequence[Variant], data: JobData) -> None:
     Raises ContractError for a method that breaks its contract, and SpecError for hyper-parameters or batches that do not
     fit.
     """
-    checked: set[str] = set()
+    checked: dict[str, Cost] = {}
     for variant in list_distinct(variants):
         facts = select_facts(variant, data)
         if not data.outlines:
             check_epoch(variant, facts)
-        spec = variant.job.model_dump(mode="json", include={"inputs", "stages"})
-        spec["train"] = variant.job.train.model_dump(
-            mode="json", include={"batch_size", "accumulate", "sync_batchnorm"}
-        )
-        key = hash_values(
-            [
-                variant.job.method.name,
-                variant.job.cluster.max_workers,
-                variant.config.model_dump(mode="json"),
-                asdict(facts),
-                variant.job.data.image_size,
-                spec,
-            ]
-        )
-        if key not in checked:
-            checked.add(key)
-            inputs = build_untrained_inputs(variant, facts)
-            estimate_cost(variant.config, job=variant.job, facts=facts, inputs=inputs)
+        check_method(variant, facts, checked)
+
+
+def check_method(variant: Variant, facts: DataFacts, checked: dict[str, Cost]) -> Cost:
+    """Check the method of a variant, and count the cost of its step, unless `checked` has it. Raises as `check_methods`."""
+    spec = variant.job.model_dump(mode="json", include={"inputs", "stages"})
+    spec["train"] = variant.job.train.model_dump(mode="json", include={"batch_size", "accumulate", "sync_batchnorm"})
+    key = hash_values(
+        [
+            variant.job.method.name,
+            variant.job.cluster.max_workers,
+            variant.config.model_dump(mode="json"),
+            asdict(facts),
+            variant.job.data.image_size,
+            spec,
+        ]
+    )
+    if key not in checked:
+        inputs, job = build_untrained_inputs(variant, facts), variant.job
+        recipes = {name: method.recipe for name, method in inputs.items()}
+        checked[key] = estimate_cost(variant.config, job=job, facts=facts, inputs=recipes)
+        check_contract(variant.config, job=job, facts=facts, inputs=inputs)
+    return checked[key]
 
 
 def check_epoch(variant: Variant, facts: DataFacts) -> None:
@@ -228,16 +243,17 @@ class Estimate:
     missing_files: Sequence[str]  # inputs that are not at hand; without them nothing is known of the cost
     pretrained: Variant | None = None  # whose encoder it is trained on, in place of inputs that its spec names
     twin: Estimate | None = None  # of the same method on other people: its cost is taken
+    counted: dict[str, Cost] = field(default_factory=dict)  # of the methods that have been checked
+    source_bytes: dict[str, float] = field(default_factory=dict, init=False)  # of a sample, by source; see `epochs`
 
     @cached_property
     def cost(self) -> Cost:
-        """Operations and memory of a step."""
+        """Operations and memory of a step. Raises as `check_methods`."""
         if self.twin is not None:
             return self.twin.cost
-        inputs = build_untrained_inputs(self.variant, self.facts)
-        if self.pretrained is not None:
-            job, below = self.pretrained.job, build_untrained_inputs(self.pretrained, self.facts)
-            inputs = {"pretrained": build_method_for_job(job, self.pretrained.config, self.facts, below)}
+        if self.pretrained is None:
+            return check_method(self.variant, self.facts, self.counted)
+        inputs = {"pretrained": make_recipe(self.pretrained, self.facts)}
         return estimate_cost(self.variant.config, job=self.variant.job, facts=self.facts, inputs=inputs)
 
     @cached_property
@@ -259,7 +275,13 @@ class Estimate:
             names = ", ".join(Dataset(url).manifest.name for url in variant.job.data.urls(name))
             size = f"{stream.compute_bytes_per_epoch() / 1e9:.3f} GB"
             epochs[name] = stream.samples_per_epoch, f"{stream.samples_per_epoch:,} samples, {size}, of {names}"
+            self.source_bytes[name] = stream.compute_bytes_per_epoch() / stream.samples_per_epoch
         return epochs
+
+    @property
+    def sample_bytes(self) -> float:
+        """Bytes that are read for a sample, of all sources together; 0 where the data is not at hand."""
+        return sum(self.source_bytes.values()) if self.epochs else 0.0
 
     def _estimate_epochs(self, views: Mapping[str, View]) -> dict[str, tuple[int, str]]:
         """From published sizes: `data.epoch.count` samples of each unit, or as many as the frames give."""
@@ -322,6 +344,8 @@ def print_variant(estimate: Estimate, console: Console) -> None:
         return
     for name, text in describe_cost(variant, estimate.cost, workers=workers):
         table.add_row(name, text)
+    if job.cluster.gpus_per_worker:
+        table.add_row("from the store", describe_feed(estimate, workers=workers))
     console.print(table)
     console.print(f"estimated time: {describe_time(estimate, workers=workers)}")
 
@@ -348,7 +372,36 @@ def describe_cost(variant: Variant, cost: Cost, *, workers: int) -> list[tuple[s
         ("parameters", f"{cost.trained / 1e6:.2f} M trained, {cost.parameters / 1e6:.2f} M in all"),
         ("operations", f"{operations:.3f} TFLOP a step, forward and backward"),
         ("memory", f"{sum(memory.values()) / 2**30:.2f} GiB on each of {workers} workers at most ({parts})"),
+        ("ZeRO", describe_stages(variant, cost, workers=workers)),
     ]
+
+
+def describe_feed(estimate: Estimate, *, workers: int) -> str:
+    """Frames and bytes a second that keep the GPUs busy, at the rate that `describe_time` assumes."""
+    variant, name = estimate.variant, FASTEST
+    samples = RATES[name] * UTILISATION * workers / estimate.cost.flops_per_sample
+    views = variant.method.train_views(variant.config).values()
+    frames = samples * sum(view.count for view in views if view.pixels)
+    rate = f"{frames:,.0f} frames/s" + (
+        f" ({samples * size / 1e9:.2f} GB/s)" if (size := estimate.sample_bytes) else ""
+    )
+    return f"{rate} for {workers} {name}s at {UTILISATION:.0%} of their 16-bit rate, if no frame is read twice"
+
+
+def describe_stages(variant: Variant, cost: Cost, *, workers: int) -> str:
+    """The stage of ZeRO of a job, and what each stage saves on a worker."""
+    if workers == 1:
+        return (
+            f"stage {variant.job.deepspeed.stage}; a single worker has nothing to shard, so that stage 0 is the fastest"
+        )
+
+    def save(stage: int) -> str:
+        sizes = (cost.memory(variant.job, workers=workers, stage=number) for number in (0, stage))
+        plain, sharded = (sum(memory.values()) / 2**30 for memory in sizes)
+        return f"stage {stage} saves {plain - sharded:.2f} GiB on each worker"
+
+    stages = f"{save(1)}, {save(2)}, and each costs time in every step"
+    return f"stage {variant.job.deepspeed.stage}; of {workers} workers, {stages} (docs/how-to/speed.md)"
 
 
 def describe_time(estimate: Estimate, *, workers: int) -> str:
@@ -376,6 +429,18 @@ def build_untrained_inputs(variant: Variant, facts: DataFacts) -> dict[str, Meth
         name: stages[source.stage] if source.stage else load_export(fetch_input(source))
         for name, source in sources.items()
     }
+
+
+def make_recipe(variant: Variant, facts: DataFacts) -> Recipe:
+    """What the method of a variant is built from. Raises SpecError for an input file that cannot be read."""
+    stages = expand_stages(variant)
+    inputs = {
+        name: make_recipe(stages[source.stage], facts) if source.stage else load_export(fetch_input(source)).recipe
+        for name, source in variant.job.inputs.items()
+        if source
+    }
+    sized = replace(facts, image_size=variant.job.data.image_size)
+    return Recipe(variant.job.method.name, variant.config.model_dump(mode="json"), sized, inputs)
 
 
 def print_data(data: JobData, published: Mapping[str, PublishedSize], console: Console) -> None:

@@ -1,21 +1,27 @@
-"""The cost of a step of a method, counted in one small step on the CPU and scaled to the batch."""
+"""The cost of a step of a method, counted in one small step and scaled to the batch; and whether the step keeps the contract."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 import psutil
 import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, UntypedStorage
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
-from facscale.data.views import View
+from facscale.compat.torch import without_compiler
+from facscale.data.views import Batch, View
 from facscale.inference import export
+from facscale.inference.export import Recipe
 from facscale.methods import DataFacts, Method, find_method
+from facscale.methods.base import sum_losses
 from facscale.nn.allocation import AllocationLimit, AllocationLimitError
 from facscale.spec import Job, SpecError
 from facscale.testing import (
@@ -31,6 +37,7 @@ from facscale.testing import (
 )
 
 SAMPLES = 2  # samples of the small step: BatchNorm needs more than one
+CONTRACT_SIDES = (32, 64)  # pixels, sides of the images on which the contract is tried before the job's own
 OPTIMIZER_TENSORS = {"sgd": 1, "lars": 1, "adam": 2, "adamw": 2}  # tensors that the optimizer keeps for each parameter
 
 
@@ -45,10 +52,10 @@ class Cost:
     state_bytes: int  # all parameters and buffers
     input_bytes_per_sample: int  # the augmented images, float32
 
-    def memory(self, job: Job, *, workers: int) -> dict[str, float]:
-        """Bytes on each accelerator, by what they are for."""
+    def memory(self, job: Job, *, workers: int, stage: int | None = None) -> dict[str, float]:
+        """Bytes on each accelerator, by what they are for; `stage` of ZeRO in place of the job's."""
         micro = job.train.batch_size / job.train.accumulate / workers
-        stage = job.deepspeed.stage
+        stage = job.deepspeed.stage if stage is None else stage
         width = 0.5 if job.train.precision == "bf16" else 1.0
         return {
             "weights, momentum and queue": float(self.state_bytes),
@@ -62,41 +69,118 @@ class Cost:
         }
 
 
-def estimate_cost(config: Any, *, job: Job, facts: DataFacts, inputs: Mapping[str, Method]) -> Cost:
-    """Run every phase once on random images, and count operations and memory.
+def estimate_cost(config: Any, *, job: Job, facts: DataFacts, inputs: Mapping[str, Recipe]) -> Cost:
+    """Count the operations and memory of one step of every phase.
 
-    Raises ContractError for a method that breaks its contract, and SpecError for one that is too large for this machine.
+    The step is taken at the job's image size with tensors that have shapes and no values (torch's "meta" device), which
+    takes a fraction of a second. A method that reads values in its step is counted in a real step on the CPU instead.
+    `inputs`: what the method's inputs are built from; the cost depends on none of their weights. Raises ContractError for
+    a method whose step fails, and SpecError for one that is too large for this machine.
     """
-    method = build_within_memory(config, job=job, facts=facts, inputs=inputs).train()
+    arguments: dict[str, Any] = {"job": job, "facts": facts, "inputs": inputs}
+    with without_compiler():
+        try:
+            with torch.device("meta"), SkippedInitialisation():
+                return count_step(config, **arguments)
+        except Exception:  # noqa: BLE001 - the real step says what is wrong, if anything is
+            return count_step(config, **arguments)
+
+
+class OperationCounter(TorchDispatchMode):
+    """Counts the operations of convolutions and matrix products, as torch's FlopCounterMode, without its table of modules."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    def __enter__(self) -> Self:
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation, and add its count if torch has a formula for it."""
+        result = func(*args, **(kwargs or {}))
+        if (formula := flop_registry.get(func.overloadpacket)) is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+class SkippedInitialisation(TorchFunctionMode):
+    """Within the block, weights are not drawn: on the "meta" device there is nothing to fill."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Return the tensor of an initialiser as it is."""
+        if func in (Tensor.normal_, Tensor.uniform_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def count_step(config: Any, *, job: Job, facts: DataFacts, inputs: Mapping[str, Recipe]) -> Cost:
+    """Run every phase once, on torch's default device."""
+    built = {name: recipe.build() for name, recipe in inputs.items()}
+    method = build_within_memory(config, job=job, facts=facts, inputs=built).train()
+    device = torch.get_default_device()
     views = get_views(type(method), config)
-    batch = make_random_batch(views, size=job.data.image_size, aus=len(facts.aus), samples=SAMPLES)
-    weights = {parameter.untyped_storage().data_ptr() for parameter in method.parameters()}
-    saved: dict[int, int] = {}  # bytes by address
+    batch = make_batch(views, job=job, facts=facts, samples=SAMPLES).to(device)
+    weights = {id(parameter.untyped_storage()) for parameter in method.parameters()}
+    saved: dict[int, UntypedStorage] = {}  # by identity; kept, so that no other storage gets the same
 
     def record(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            saved[storage.data_ptr()] = storage.nbytes()
+        if id(storage) not in weights:
+            saved[id(storage)] = storage
         return tensor
 
-    with FlopCounterMode(display=False) as counter:
+    with OperationCounter() as counter:
         for phase in list_phases(method):
             with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
-                losses = run_phase(method, phase, batch)
-            check_trained(method, phase, losses)
+                losses = getattr(method, phase)(batch) if device.type == "meta" else run_phase(method, phase, batch)
+            sum_losses(losses).backward()
     run_after_step(method)
     check_single_sample(method, views, job=job)
-    check_outputs(method, config)
     roots = [method.get_submodule(name) for root in method.roots() for name in root.modules]
     images = sum(faces.images.numel() for faces in batch.values())
     return Cost(
         trained=sum(p.numel() for root in roots for p in root.parameters() if p.requires_grad),
         parameters=sum(p.numel() for p in method.parameters()),
-        flops_per_sample=counter.get_total_flops() / SAMPLES,
-        activations_per_sample=sum(saved.values()) / SAMPLES,
+        flops_per_sample=counter.total / SAMPLES,
+        activations_per_sample=sum(storage.nbytes() for storage in saved.values()) / SAMPLES,
         state_bytes=sum(value.numel() * value.element_size() for value in method.state_dict().values()),
         input_bytes_per_sample=4 * images // SAMPLES,
     )
+
+
+def make_batch(views: Mapping[str, View], *, job: Job, facts: DataFacts, samples: int) -> Batch:
+    """A batch of random images of a job on the CPU."""
+    with torch.device("cpu"):
+        return make_random_batch(views, size=job.data.image_size, aus=len(facts.aus), samples=samples)
+
+
+def check_contract(config: Any, *, job: Job, facts: DataFacts, inputs: Mapping[str, Method]) -> None:
+    """Train a method for one small step on random images: its losses, gradients and outputs keep the contract.
+
+    The images are as small as the method takes them (CONTRACT_SIDES), which is enough for numbers; `estimate_cost` takes
+    the same step at the job's size for the shapes. What counts in the end is the job's size. Raises ContractError for a
+    rule that is broken, and SpecError for a method that is too large for this machine.
+    """
+    arguments: dict[str, Any] = {"facts": facts, "inputs": inputs}
+    with without_compiler():
+        for side in CONTRACT_SIDES:
+            if side < job.data.image_size:
+                small = job.data.model_copy(update={"image_size": side})
+                with suppress(SpecError):
+                    return train_step(config, job=job.model_copy(update={"data": small}), **arguments)
+        return train_step(config, job=job, **arguments)
+
+
+def train_step(config: Any, *, job: Job, facts: DataFacts, inputs: Mapping[str, Method]) -> None:
+    """Check what one step computes and what an evaluation takes from the method. Raises as `check_contract`."""
+    method = build_within_memory(config, job=job, facts=facts, inputs=inputs).train()
+    batch = make_batch(get_views(type(method), config), job=job, facts=facts, samples=SAMPLES)
+    for phase in list_phases(method):
+        check_trained(method, phase, run_phase(method, phase, batch))
+    run_after_step(method)
+    check_outputs(method, config)
 
 
 def build_within_memory(config: Any, *, job: Job, facts: DataFacts, inputs: Mapping[str, Method]) -> Method:
@@ -105,8 +189,9 @@ def build_within_memory(config: Any, *, job: Job, facts: DataFacts, inputs: Mapp
     Raises ContractError, and SpecError where its weights alone would not fit into this machine's memory.
     """
     check_class(find_method(job.method.name))
+    is_real = torch.get_default_device().type != "meta"
     try:
-        with AllocationLimit(psutil.virtual_memory().available):
+        with AllocationLimit(psutil.virtual_memory().available) if is_real else nullcontext():
             method = export.build_method_for_job(job, config, facts, inputs)
     except AllocationLimitError as error:
         raise SpecError(f"{job.method.name} does not fit into this machine's memory: {error}") from None
@@ -119,10 +204,14 @@ def check_single_sample(method: Method, views: Mapping[str, View], *, job: Job) 
     train, workers = job.train, job.cluster.max_workers
     if train.batch_size > workers * train.accumulate or (train.sync_batchnorm and workers > 1) or not train.epochs:
         return
-    batch = make_random_batch(views, size=job.data.image_size, aus=len(method.facts.aus), samples=1)
+    device = torch.get_default_device()
+    batch = make_batch(views, job=job, facts=method.facts, samples=1).to(device)
     try:
         for phase in list_phases(method):
-            run_phase(method, phase, batch)
+            if device.type == "meta":
+                getattr(method, phase)(batch)
+            else:
+                run_phase(method, phase, batch)
     except SpecError as error:
         reason = str(error).rpartition(": ")[2]
         raise SpecError(

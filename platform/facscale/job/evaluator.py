@@ -17,7 +17,7 @@ from facscale.evaluate.expression import (
 )
 from facscale.evaluate.intensity import IntensityPredictions, fit_intensity_probe, predict_intensities
 from facscale.evaluate.predictions import Predictions
-from facscale.evaluate.probe import fit_probe, predict_probabilities
+from facscale.evaluate.probe import fit_folds, fit_probe, predict_probabilities
 from facscale.evaluate.protocol import LabelledDataset
 from facscale.evaluate.subjects import find_frames
 from facscale.inference.embed import Embeddings, embed_dataset
@@ -94,8 +94,10 @@ class Evaluator:
         encoder = FrameEncoder(load_export(exports[node.models[0]]).encoder)
         embeddings = embed_sets(encoder, (*node.group.sets, *node.group.transfer), job=job)
 
+        probes = fit_folds(lambda fold: fit_fold_probe(embeddings, node, fold=fold), node.group.folds)
+
         def make_probe(fold: int) -> FoldPredictor:
-            probe = fit_fold_probe(embeddings, node, fold=fold)
+            probe = probes[fold]
 
             def predict(dataset: LabelledDataset, people: Collection[str]) -> FoldOutput:
                 frames = select_people(embeddings[dataset.url], people)

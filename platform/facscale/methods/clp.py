@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Annotated, Literal
 
 import torch
@@ -162,14 +163,20 @@ class CLP(Method):
 
 def triplet_weights(count: int, *, descent: Descent) -> Tensor:
     """Return lambda_j [count] for j = 2 ... count + 1 (Eq. 1)."""
-    j = torch.arange(2, count + 2, dtype=torch.float64)
+    j = torch.arange(2, count + 2, dtype=torch.float64, device="cpu")
     weights = {"inverse-sqrt": j**-0.5, "inverse": 1 / j, "exponential": torch.exp(-j), "constant": torch.ones_like(j)}
     return weights[descent]
 
 
+@lru_cache
+def _get_weights(count: int, descent: Descent, device: torch.device) -> Tensor:
+    """Return `triplet_weights` on a device, copied there once: the host would wait for each copy."""
+    return triplet_weights(count, descent=descent).to(device)
+
+
 def temporal_loss(clips_BJD: Tensor, *, config: CLP.Config) -> Tensor:
     """Compute L_tcl of normalised clip embeddings [B, J, D]: Eq. 1 forwards and backwards in time, mean over clips."""
-    weights = triplet_weights(clips_BJD.shape[1] - 2, descent=config.triplet_weight).to(clips_BJD)
+    weights = _get_weights(clips_BJD.shape[1] - 2, config.triplet_weight, clips_BJD.device).to(clips_BJD.dtype)
     loss = clips_BJD.new_zeros(())
     for ordered_BJD in (clips_BJD, clips_BJD.flip(1)):
         distances = distance(ordered_BJD[:, :1], ordered_BJD[:, 1:])  # of f_1 to f_2 ... f_J
@@ -200,11 +207,15 @@ def reconstruction_loss(
     The mean is over the queries that have at least one neighbour and one negative; 0 if there are none.
     """
     usable_B = may_neighbour_BM.any(1) & may_repel_BM.any(1)
-    if not usable_B.any():
-        return queries_BD.sum() * 0.0
-    rebuilt_BD = soft_neighbours(
-        queries_BD[usable_B], neighbours_MD, temperature=temperature, may_neighbour_BM=may_neighbour_BM[usable_B]
-    )
+    may_neighbour_BM = (
+        may_neighbour_BM | ~usable_B[:, None]
+    )  # such a query has weight 0: its numbers need only be finite
+    rebuilt_BD = soft_neighbours(queries_BD, neighbours_MD, temperature=temperature, may_neighbour_BM=may_neighbour_BM)
     return info_nce(
-        rebuilt_BD, keys_BD[usable_B], negatives_MD, temperature=temperature, may_repel_BM=may_repel_BM[usable_B]
+        rebuilt_BD,
+        keys_BD,
+        negatives_MD,
+        temperature=temperature,
+        may_repel_BM=may_repel_BM,
+        weights_B=usable_B / usable_B.sum().clamp(min=1),
     )

@@ -32,6 +32,7 @@ class CVC(Method):
     Departures from the paper, and from its published code:
 
     - Until the queues are full, only their filled rows are used, in the same shares; the code begins with random keys.
+    - Each worker deals its keys' frames at random, and evenly, to all workers; the code shuffles all frames alike.
     - The backbone is a ResNet-34, as in CLP's comparison, where the paper has a ResNet-50; the heads' hidden layer is as
       wide as its features. Similarities stay in float32, where jobs/cvc.yaml trains in bfloat16.
 
@@ -92,7 +93,7 @@ class CVC(Method):
             queries_BD = normalize(self.heads[name](query_features), dim=-1)
             with torch.no_grad():
                 keys_BD = normalize(self.key_heads.module.get_submodule(name)(key_features), dim=-1)
-            negatives_MD = queue.keys[: int(queue.filled)].clone()
+            negatives_MD = queue.stored.clone()
             if name == "cycle":
                 queries_BD, negatives_MD = self._cycle_through_neighbours(queries_BD, negatives_MD)
             loss = info_nce(queries_BD, keys_BD, negatives_MD, temperature=self.config.temperature)

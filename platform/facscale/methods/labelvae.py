@@ -50,6 +50,9 @@ class LabelVAE(Method):
             raise SpecError(
                 f"labelvae's latent has {len(widths)} numbers, but there are {len(facts.sets)} labelled data sets"
             )
+        for number, aus in enumerate(facts.sets):
+            columns = torch.tensor([facts.aus.index(au) for au in aus])
+            self.register_buffer(f"columns_{number}", columns, persistent=False)
         self.coders = nn.ModuleList([LabelCoder(len(aus), k) for aus, k in zip(facts.sets, widths, strict=True)])
 
     @staticmethod
@@ -77,8 +80,8 @@ class LabelVAE(Method):
         middle = frames.au.shape[1] // 2
         au, data_set = frames.au[:, middle], frames.data_set[:, middle]
         sets = []
-        for number, aus in enumerate(self.facts.sets):
-            columns = [self.facts.aus.index(au_number) for au_number in aus]
+        for number in range(len(self.facts.sets)):
+            columns = self.get_buffer(f"columns_{number}")
             labels = au[:, columns]
             complete = (data_set == number) & (labels >= 0).all(1)
             coder = cast("LabelCoder", self.coders[number])
@@ -90,7 +93,7 @@ class DataSetLabels(NamedTuple):
     """A batch's labels of the AUs of one data set."""
 
     coder: LabelCoder
-    columns: list[int]  # of its AUs
+    columns: Tensor  # [n] int64, of its AUs
     values: Tensor  # [B, n] float; meaningless where not complete
     complete: Tensor  # [B] 1 where the frame is of this set and all of its AUs are labelled, else 0
 

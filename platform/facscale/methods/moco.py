@@ -31,7 +31,8 @@ class MoCo(Method):
     Departures from the paper:
 
     - Until the queue is full, only its filled rows are negatives; the paper starts from random keys.
-    - A single worker does not shuffle: its queries and keys have batch statistics of the same frames.
+    - Each worker deals its keys' frames at random, and evenly, to all workers; the paper shuffles all frames alike. A
+      single worker does not shuffle: its queries and keys have batch statistics of the same frames.
     - The backbone is a ResNet-34, as in CLP's comparison, where the paper has a ResNet-50. Similarities stay in float32,
       where jobs/moco.yaml trains in bfloat16.
     - The batch of 256 is shared by 4 workers, by 8 in the paper: BatchNorm sees 64 frames, not 32.
@@ -73,7 +74,7 @@ class MoCo(Method):
         queries, keys = batch.face.images[:, 0].unbind(1)
         queries_BD = normalize(self.head(self.encoder(queries)), dim=-1)
         keys_BD = normalize(shuffled_forward(self.key_encoder, keys), dim=-1)
-        negatives_MD = self.queue.keys[: int(self.queue.filled)].clone()
+        negatives_MD = self.queue.stored.clone()
         loss = info_nce(queries_BD, keys_BD, negatives_MD, temperature=self.config.temperature)
         self.queue.enqueue(keys_BD, batch.face.identity)
         return {"contrast": Loss(loss)}

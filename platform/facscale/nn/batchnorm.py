@@ -1,4 +1,4 @@
-"""Synchronised BatchNorm for any device (torch's own runs on GPUs only), and BatchNorm with frozen statistics."""
+"""Synchronised BatchNorm for any device, and BatchNorm with frozen statistics."""
 
 from __future__ import annotations
 
@@ -15,11 +15,18 @@ from facscale.nn.distributed import all_reduce_sum, get_world_size
 from facscale.nn.precision import widen
 
 
-class SyncBatchNorm(_BatchNorm):
-    """Batch normalisation [N, C, ...] with the mean and variance over the samples of all workers."""
+class SyncBatchNorm(nn.SyncBatchNorm):
+    """Batch normalisation [N, C, ...] with the mean and variance over the samples of all workers.
+
+    On GPUs this is torch's own layer, with one collective operation in each direction; on the CPU, where torch refuses,
+    the same in plain operations.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, ...] -> the same shape."""
+        if x.is_cuda:
+            result: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+            return result
         if not self.training or get_world_size() == 1:
             return batch_norm(
                 x,
@@ -49,9 +56,6 @@ class SyncBatchNorm(_BatchNorm):
             self.running_mean.lerp_(mean, self.momentum or 0.0)
             self.running_var.lerp_(variance, self.momentum or 0.0)
             cast("Tensor", self.num_batches_tracked).add_(1)
-
-    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 - torch's name
-        """Accept any number of dimensions."""
 
 
 def synchronise_batchnorm(module: nn.Module) -> None:

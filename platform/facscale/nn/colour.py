@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -22,11 +24,16 @@ def rgb_to_lab(images: Tensor) -> Tensor:
     rgb = widen(images)
     linear = torch.where(rgb > SRGB_LINEAR_BELOW, ((rgb + 0.055) / 1.055).clamp_min(0) ** 2.4, rgb / 12.92)
     with disable_autocast(images):
-        matrix = torch.tensor(RGB_TO_XYZ, dtype=rgb.dtype, device=rgb.device)
-        xyz = torch.einsum("oc,nc...->no...", matrix, linear)
+        xyz = torch.einsum("oc,nc...->no...", _get_xyz_matrix(rgb.device, rgb.dtype), linear)
     f = torch.where(xyz > LAB_LINEAR_BELOW, xyz.clamp_min(LAB_LINEAR_BELOW) ** (1 / 3), 7.787 * xyz + 16 / 116)
     x, y, z = f.unbind(1)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
+
+
+@lru_cache
+def _get_xyz_matrix(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return RGB_TO_XYZ [3, 3], made once on each device: copying it there for each batch would make the host wait."""
+    return torch.tensor(RGB_TO_XYZ, dtype=dtype, device=device)
 
 
 def build_ab_bins(side: float) -> Tensor:
@@ -34,6 +41,6 @@ def build_ab_bins(side: float) -> Tensor:
 
     The squares form a grid of the given `side`; one of them has its centre at grey (0, 0).
     """
-    levels = torch.linspace(0, 1, 52, dtype=torch.float64)
+    levels = torch.linspace(0, 1, 52, dtype=torch.float64, device="cpu")
     cube = torch.cartesian_prod(levels, levels, levels)[:, :, None]
     return (rgb_to_lab(cube)[:, 1:, 0] / side).round().unique(dim=0).mul(side).float()

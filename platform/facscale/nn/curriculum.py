@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from facscale.nn.distributed import all_gather_with_gradient
+from facscale.nn.host import HostState
 
 WINDOW_SIZE, WINDOW_STEP = 5, 1  # tenths of the batch: how much of it is trained, how far the window moves
 RATE_FACTOR, RATE_THRESHOLD = 0.1, 1e-4  # torch's ReduceLROnPlateau: factor, relative fall that counts as progress
 
 
-class Curriculum(nn.Module):
+class Curriculum(HostState):
     """Selects the samples to train: a window of the batch, ordered by loss. At first it is the lower half.
 
     The batch is that of all workers together (with `train.accumulate`, a micro-batch), so that their number changes
@@ -43,12 +44,12 @@ class Curriculum(nn.Module):
         """`validated`: samples that `select` takes in eval mode: all, or those in the window."""
         super().__init__()
         self.windows, self.patience, self.rate_patience, self.validated = windows, patience, rate_patience, validated
-        self.register_buffer("window", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("best", torch.tensor(torch.inf))
-        self.register_buffer("waited", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("rate", torch.ones(()))
-        self.register_buffer("rate_best", torch.tensor(torch.inf))
-        self.register_buffer("rate_waited", torch.zeros((), dtype=torch.int64))
+        self.register_host_buffer("window", 0)
+        self.register_host_buffer("best", torch.inf)
+        self.register_host_buffer("waited", 0)
+        self.register_host_buffer("rate", 1.0)
+        self.register_host_buffer("rate_best", torch.inf)
+        self.register_host_buffer("rate_waited", 0)
         self.register_load_state_dict_pre_hook(_add_missing_rate)  # type: ignore[no-untyped-call]
 
     def select(
@@ -62,8 +63,8 @@ class Curriculum(nn.Module):
         if not self.training and self.validated == "all":
             return {name: values.mean() for name, values in losses.items()}
         everything = all_gather_with_gradient(torch.stack(list(losses.values()), 1))  # [W * N, number of losses]
-        weight = torch.tensor([weights[name] for name in losses], dtype=everything.dtype, device=everything.device)
-        total = (everything.detach() * weight).sum(1)
+        columns = zip(losses, everything.detach().unbind(1), strict=True)
+        total = torch.stack([column * weights[name] for name, column in columns], 1).sum(1)
         return {
             name: values[self._find_window_rows(values.detach() if per_loss else total)].mean()
             for name, values in zip(losses, everything.unbind(1), strict=True)

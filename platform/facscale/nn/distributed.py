@@ -72,14 +72,28 @@ class _AllReduceSum(torch.autograd.Function):
 def shuffled_forward(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
     """Apply `function` [N, ...] -> [N, D] to batches that are shuffled over the workers, and restore the order.
 
-    This is MoCo's shuffling BatchNorm: the batch statistics of a key come from other samples than its query's. No
-    gradient; a single worker does not shuffle.
+    This is MoCo's shuffling BatchNorm: the batch statistics of a key come from other samples than its query's. Each
+    worker deals its samples, in random order, evenly to all workers, so that each sample travels once, and as many of
+    them come from each worker as a uniform shuffle of all samples has on average. No gradient; a single worker does not
+    shuffle. All workers have the same number N of samples.
     """
-    if get_world_size() == 1:
+    world = get_world_size()
+    if world == 1:
         return function(values)
-    all_values = all_gather(values)
-    order = torch.randperm(len(all_values), device=values.device)
-    dist.broadcast(order, src=0)
-    shuffled = all_gather(function(all_values[order.view(get_world_size(), -1)[get_rank()]]))
-    restored = torch.argsort(order)
-    return shuffled[restored[get_rank() * len(values) : (get_rank() + 1) * len(values)]]
+    order = torch.randperm(len(values), device=values.device)
+    sent = [share_of(len(values), (other - get_rank()) % world) for other in range(world)]
+    received = [share_of(len(values), (get_rank() - other) % world) for other in range(world)]
+    shuffled = torch.empty_like(values, memory_format=torch.contiguous_format)
+    dist.all_to_all_single(shuffled, values.detach()[order].contiguous(), received, sent)
+    results = function(shuffled).contiguous()
+    returned = torch.empty_like(results)
+    dist.all_to_all_single(returned, results, sent, received)
+    restored = torch.empty_like(returned)
+    restored[order] = returned
+    return restored
+
+
+def share_of(count: int, part: int) -> int:
+    """How many of `count` samples a worker deals to the one `part` places after it: all shares differ by at most one."""
+    world = get_world_size()
+    return count // world + (part < count % world)

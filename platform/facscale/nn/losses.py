@@ -41,11 +41,12 @@ def info_nce(
     *,
     temperature: float,
     may_repel_BM: Tensor | None = None,
+    weights_B: Tensor | None = None,
 ) -> Tensor:
     """-log exp(q k / T) / (exp(q k / T) + sum_n exp(q n / T)), averaged over the queries.
 
-    `may_repel_BM` marks the negatives that each query may use; without it, all of them. Source: He et al., MoCo, arXiv
-    1911.05722, Eq. 1.
+    `may_repel_BM` marks the negatives that each query may use; without it, all of them. `weights_B`: of the queries in
+    the sum that replaces the mean. Source: He et al., MoCo, arXiv 1911.05722, Eq. 1.
     """
     queries_BD, positives_BD, negatives_MD = widen(queries_BD), widen(positives_BD), widen(negatives_MD)
     with disable_autocast(queries_BD):
@@ -53,7 +54,8 @@ def info_nce(
         negative_BM = queries_BD @ negatives_MD.T / temperature
         if may_repel_BM is not None:
             negative_BM = negative_BM.masked_fill(~may_repel_BM, -torch.inf)
-        return (torch.cat([positive_B1, negative_BM], 1).logsumexp(1) - positive_B1[:, 0]).mean()
+        loss_B = torch.cat([positive_B1, negative_BM], 1).logsumexp(1) - positive_B1[:, 0]
+        return loss_B.mean() if weights_B is None else (loss_B * weights_B).sum()
 
 
 def soft_neighbours(

@@ -35,8 +35,7 @@ class RotationTask(nn.Module):
         """Cross-entropy over the four rotations; each face is rotated at random."""
         faces = copies[:, 0]
         turns = torch.randint(4, (len(faces),), device=faces.device)
-        rotated = torch.stack([face.rot90(int(k), (1, 2)) for face, k in zip(faces, turns, strict=True)])
-        return cross_entropy(self.head(encoder(rotated)), turns)
+        return cross_entropy(self.head(encoder(rotate(faces, turns))), turns)
 
 
 class ExemplarTask(nn.Module):
@@ -57,16 +56,18 @@ class ExemplarTask(nn.Module):
 class JigsawTask(nn.Module):
     """Predicts the order of a face's shuffled tiles (Noroozi and Favaro, ECCV 2016)."""
 
+    orders: Tensor  # [ORDERS, 9]
+
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.head = projection_head(TILES**2 * dim, dim, ORDERS)
+        self.register_buffer("orders", torch.tensor(build_tile_orders()), persistent=False)
 
     def forward(self, copies: Tensor, encoder: Encoder) -> Tensor:
         """Cross-entropy over the orders; the tiles of each face are shuffled at random."""
         tiles = split_into_tiles(copies[:, 0])
-        orders = torch.tensor(build_tile_orders(), device=tiles.device)
         targets = torch.randint(ORDERS, (len(tiles),), device=tiles.device)
-        shuffled = tiles.gather(1, orders[targets][:, :, None, None, None].expand_as(tiles))
+        shuffled = tiles.gather(1, self.orders[targets][:, :, None, None, None].expand_as(tiles))
         features = encoder(shuffled.flatten(0, 1)).unflatten(0, shuffled.shape[:2]).flatten(1)
         return cross_entropy(self.head(features), targets)
 
@@ -91,6 +92,13 @@ class FlowHead(nn.Sequential):
         for layer in layers:
             maps = layer(maps)
         return apply_widened(last, maps)
+
+
+def rotate(images: Tensor, turns: Tensor) -> Tensor:
+    """Rotate images [N, 3, S, S] by quarter turns [N], counter-clockwise."""
+    rotated = torch.stack([images.rot90(number, (2, 3)) for number in range(4)], 1)
+    index = turns.view(-1, 1, 1, 1, 1).expand(-1, 1, *images.shape[1:])
+    return rotated.gather(1, index)[:, 0]
 
 
 def flow_error(predicted: Tensor, flow: Tensor) -> Tensor:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from facscale.nn.distributed import all_gather
+from facscale.nn.host import HostState
 
 NO_IDENTITY = -1
 
 
-class Queue(nn.Module):
+class Queue(HostState):
     """The last `size` keys of all workers, each with the identity of its sample.
 
     Every worker enqueues the keys of all workers, in rank order, so that all queues stay identical. `keys` [size, dim]
     and `identities` [size] are buffers, saved with the method: without them a resumed run would be a different run.
-    Until `size` keys have been enqueued, only the first `filled` rows may be used.
+    Until `size` keys have been enqueued, only the first `filled` rows may be used. `cursor` and `filled` are in host memory.
     """
 
     keys: Tensor
@@ -28,8 +29,13 @@ class Queue(nn.Module):
         self.size = size
         self.register_buffer("keys", torch.zeros(size, dim))
         self.register_buffer("identities", torch.full((size,), NO_IDENTITY))
-        self.register_buffer("cursor", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
+        self.register_host_buffer("cursor", 0)
+        self.register_host_buffer("filled", 0)
+
+    @property
+    def stored(self) -> Tensor:
+        """The keys that may be used, [filled, dim]; `enqueue` changes them in place."""
+        return self.keys[: int(self.filled)]
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor, identities: Tensor) -> None:
@@ -41,8 +47,10 @@ class Queue(nn.Module):
             return
         keys, identities = all_gather(keys.detach().float()), all_gather(identities)
         keys, identities = keys[-self.size :], identities[-self.size :]
-        rows = (int(self.cursor) + torch.arange(len(keys), device=keys.device)) % self.size
-        self.keys[rows] = keys
-        self.identities[rows] = identities
+        cursor = int(self.cursor)
+        first = min(len(keys), self.size - cursor)  # as many fit before the end; the others go to the beginning
+        for buffer, values in ((self.keys, keys), (self.identities, identities)):
+            buffer[cursor : cursor + first] = values[:first]
+            buffer[: len(values) - first] = values[first:]
         self.cursor.add_(len(keys)).remainder_(self.size)
         self.filled.add_(len(keys)).clamp_(max=self.size)

@@ -7,6 +7,7 @@ Each is a landmark, moved down by a multiple of the ruler: the horizontal distan
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -63,9 +64,15 @@ ROI_SHARE = 48 / 192  # side of a square, as a share of the image's side
 
 def fill_missing(landmarks: Tensor, *, size: int) -> Tensor:
     """Replace landmarks [N, 68, 2] that are nan by those of an upright face in an image of `size` pixels."""
-    upright = torch.full((68, 2), torch.nan, device=landmarks.device)
-    upright[list(UPRIGHT_FACE)] = torch.tensor(list(UPRIGHT_FACE.values()), device=landmarks.device) * size
+    upright = _get_upright_face(landmarks.device) * size
     return torch.where(landmarks.isnan(), upright.to(landmarks.dtype), landmarks)
+
+
+@lru_cache
+def _get_upright_face(device: torch.device) -> Tensor:
+    """Return the landmarks [68, 2] of UPRIGHT_FACE, nan where it has none; made once on each device."""
+    points = [UPRIGHT_FACE.get(number, (torch.nan, torch.nan)) for number in range(68)]
+    return torch.tensor(points, device=device)
 
 
 def locate_centres(landmarks: Tensor, aus: Sequence[int]) -> Tensor:
@@ -77,12 +84,18 @@ def locate_centres(landmarks: Tensor, aus: Sequence[int]) -> Tensor:
     if unknown:
         available = ", ".join(map(str, CENTRES))
         raise ValueError(f"AU {unknown[0]} has no region of interest; the AUs that have one are {available}")
-    points = torch.tensor([CENTRES[au][0] for au in aus], device=landmarks.device)
-    shifts = torch.tensor([CENTRES[au][1] for au in aus], device=landmarks.device)
+    points, shifts = _get_centres(landmarks.device, tuple(aus))
     ruler = (landmarks[:, INNER_CORNERS[0], 0] - landmarks[:, INNER_CORNERS[1], 0]).abs()
     anchors = landmarks[:, points]
     down = (ruler[:, None] * shifts)[:, :, None].expand(anchors.shape[:-1])
     return torch.stack([anchors[..., 0], anchors[..., 1] + down], -1)
+
+
+@lru_cache
+def _get_centres(device: torch.device, aus: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return the landmarks [A, 2] of AUs and their shifts [A], in rulers; made once on each device."""
+    points = torch.tensor([CENTRES[au][0] for au in aus], device=device)
+    return points, torch.tensor([CENTRES[au][1] for au in aus], device=device)
 
 
 def patch_side(size: int) -> int:

@@ -145,7 +145,7 @@ def compute_pace_key(task: TrainingTask) -> str:
 
 def count_cost(task: TrainingTask) -> Cost:
     """Count the operations of one small step of a task."""
-    inputs = {name: load_export(export) for name, export in task.inputs.items()}
+    inputs = {name: load_export(export).recipe for name, export in task.inputs.items()}
     return estimate_cost(task.config, job=task.job, facts=task.facts, inputs=inputs)
 
 

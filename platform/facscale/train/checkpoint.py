@@ -1,9 +1,10 @@
 """Checkpoints: the state of a training, from which any number of workers can resume.
 
 A checkpoint is a folder. `state.pt` has the number of steps done (from which the stream's place, the learning rate and
-all random numbers follow), the version of the order in which samples are taken, every tensor of the method (momentum encoder and queue among them) and the whole optimizer
-state. `method.safetensors` is the export that everyone else reads. `checksums.json` has the SHA-256 of both, so that a
-checkpoint that was cut or altered on its way is passed over for the one before.
+all random numbers follow), the version of the order in which samples are taken, every tensor of the method (momentum
+encoder and queue among them) and the whole optimizer state. `method.safetensors` is the export that everyone else reads;
+only the last checkpoint of a training has it. `checksums.json` has the SHA-256 of the files, so that a checkpoint that
+was cut or altered on its way is passed over for the one before.
 """
 
 from __future__ import annotations
@@ -67,8 +68,9 @@ def write(state: TrainState, metrics: Mapping[str, float] | None = None) -> Path
         "optimizers": optimizers,
     }
     torch.save(tensors, folder / STATE)
-    (folder / EXPORT).write_bytes(export.save_export(state.method))
-    checksums = {name: compute_checksum(folder / name) for name in (STATE, EXPORT)}
+    if state.step >= state.schedule.steps:
+        (folder / EXPORT).write_bytes(export.save_export(state.method))
+    checksums = {path.name: compute_checksum(path) for path in sorted(folder.iterdir())}
     (folder / CHECKSUMS).write_text(json.dumps({**checksums, METRICS: dict(metrics or {"step": state.step})}))
     return folder
 
@@ -172,8 +174,10 @@ def read(folder: Path, *, name: str = "") -> dict[str, Any]:
 
 
 def read_export(folder: Path, *, name: str) -> bytes:
-    """The export in a checkpoint. Raises DamagedCheckpointError, which calls the checkpoint `name`."""
+    """The export in the last checkpoint of a training. Raises DamagedCheckpointError, which calls the checkpoint `name`."""
     verify(folder, name=name)
+    if not (folder / EXPORT).exists():
+        raise DamagedCheckpointError(f"{name} lacks {EXPORT}")
     return (folder / EXPORT).read_bytes()
 
 
@@ -184,7 +188,8 @@ def verify(folder: Path, *, name: str) -> None:
     """
     try:
         expected = json.loads((folder / CHECKSUMS).read_text())
-        differing = [file for file in (STATE, EXPORT) if compute_checksum(folder / file) != expected[file]]
+        files = [STATE, *([EXPORT] if EXPORT in expected else [])]
+        differing = [file for file in files if compute_checksum(folder / file) != expected[file]]
     except FileNotFoundError as error:
         if Path(str(error.filename)).name != CHECKSUMS or not (folder / STATE).exists():
             raise DamagedCheckpointError(f"{name} lacks {Path(str(error.filename)).name}") from None

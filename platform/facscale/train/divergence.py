@@ -35,6 +35,7 @@ class NonFiniteSteps:
     longest: int  # number of the most of them in a row
     last: int  # the last step of those
     scaled: int  # steps up to now in a row whose gradients did not fit fp16's range
+    is_preempted: bool = False  # whether any worker knows that one is about to be taken away
 
     @property
     def has_diverged(self) -> bool:
@@ -82,15 +83,14 @@ class StepMonitor:
         self._last = torch.where(is_longer, step, self._last)
         self._total = self._total + is_bad
 
-    def read(self) -> NonFiniteSteps:
-        """The counts of all workers together. Collective; waits for the device."""
-        counts = torch.stack(
-            [self._longest * PACKING + self._last, self._total, torch.full_like(self._run, self._scaled)]
-        )
+    def read(self, *, is_preempted: bool = False) -> NonFiniteSteps:
+        """The counts of all workers together, and whether `is_preempted` on any. Collective; waits for the device."""
+        own = [torch.full_like(self._run, number) for number in (self._scaled, is_preempted)]
+        counts = torch.stack([self._longest * PACKING + self._last, self._total, *own])
         if get_world_size() > 1:
             distributed.all_reduce(counts, op=distributed.ReduceOp.MAX)
-        packed, total, scaled = counts.tolist()
-        return NonFiniteSteps(total, packed // PACKING, packed % PACKING, scaled)
+        packed, total, scaled, preempted = counts.tolist()
+        return NonFiniteSteps(total, packed // PACKING, packed % PACKING, scaled, bool(preempted))
 
     def list_suspects(self) -> list[str]:
         """The losses that were not finite, on any worker, when the last run of such steps began. Collective."""
@@ -116,12 +116,14 @@ class WeightMonitor:
 
 
 def find_nonfinite(tensors: dict[str, Tensor]) -> list[str]:
-    """Names of the floating-point tensors that hold inf or nan; waits for the device once."""
+    """Names of the floating-point tensors that hold inf or nan; waits for each device once."""
     floating = {name: value for name, value in tensors.items() if value.is_floating_point() and value.numel()}
-    if not floating:
-        return []
-    flags = torch.stack([value.isfinite().all() for value in floating.values()]).tolist()
-    return [name for name, is_finite in zip(floating, flags, strict=True) if not is_finite]
+    names = []
+    for device in {value.device for value in floating.values()}:  # a few are in host memory (`nn.host`)
+        there = {name: value for name, value in floating.items() if value.device == device}
+        flags = torch.stack([value.isfinite().all() for value in there.values()]).tolist()
+        names += [name for name, is_finite in zip(there, flags, strict=True) if not is_finite]
+    return names
 
 
 def gather_lists(own: list[str]) -> list[list[str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from io import StringIO
@@ -23,6 +23,7 @@ from facscale.methods.base import Method, Root
 from facscale.spec import Job, SpecError
 from facscale.train.lars import LARS
 
+SMALLEST_BUCKET = 2**20  # numbers that are exchanged together: fewer would cost more calls than they save
 State = dict[str, dict[str, Tensor]]  # parameter name -> name of the state -> tensor, whole, whatever the ZeRO stage
 
 
@@ -31,14 +32,14 @@ class Engine:
 
     def __init__(self, method: Method, root: Root, *, job: Job, world: int) -> None:
         deepspeed = _import_deepspeed()
-        self.root, self._constant_rate = root, job.train.optimizer.lr
+        self.root, self._constant_rate, self._norm = root, job.train.optimizer.lr, None
         modules = nn.ModuleDict({name: method.get_submodule(name) for name in root.modules})
         self.parameters = {name: p for name, p in modules.named_parameters() if p.requires_grad}
         with redirect_stdout(StringIO()):  # it prints what it compiles
             self._deepspeed, *_ = deepspeed.initialize(
                 model=modules,
                 optimizer=build_optimizer(job, self._group_parameters(method)),
-                config=build_deepspeed_config(job, world=world),
+                config=fit_buckets(build_deepspeed_config(job, world=world), self.parameters, world=world),
                 dist_init_required=False,
             )
         set_collective_timeouts(job.cluster.collective_timeout_s)  # also of DeepSpeed's own process groups
@@ -59,8 +60,15 @@ class Engine:
         """Add this micro-batch's gradient; the last one of a step averages it over the workers."""
         self._deepspeed.backward(loss)
 
-    def step(self) -> None:
-        """Clip and update, at the last micro-batch of a step; before that, nothing."""
+    def step(self, *, measures_norm: bool = False) -> None:
+        """Clip and update, at the last micro-batch of a step; before that, nothing.
+
+        `measures_norm`: keep the gradient's norm also where DeepSpeed computes none (stage 0 without clipping).
+        """
+        self._norm = None
+        if measures_norm and self._deepspeed.is_gradient_accumulation_boundary():
+            gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
+            self._norm = nn.utils.get_total_norm(gradients) if gradients else None
         self._deepspeed.step()
 
     def set_learning_rate(self, rate: float) -> None:
@@ -80,8 +88,9 @@ class Engine:
 
     @property
     def gradient_norm(self) -> float | None:
-        """Norm of the last step's gradient before clipping; None where DeepSpeed does not compute it."""
+        """Norm of the last step's gradient before clipping; None where nobody has computed it. Waits for the device."""
         norm = self._deepspeed.get_global_grad_norm()
+        norm = self._norm if norm is None else norm
         return None if norm is None else float(norm)
 
     def state(self) -> State:
@@ -185,6 +194,23 @@ def build_deepspeed_config(job: Job, *, world: int) -> dict[str, Any]:
         "gradient_accumulation_steps": job.train.accumulate,
         "gradient_clipping": job.train.clip,  # always said: left out, DeepSpeed clips to norm 1
     }
+
+
+def fit_buckets(config: dict[str, Any], parameters: Mapping[str, Tensor], *, world: int) -> dict[str, Any]:
+    """Complete the block of ZeRO for these parameters, where the spec leaves it open.
+
+    DeepSpeed allocates its buckets at once, by default for 500 million numbers (2 GB each). Here a quarter of the
+    parameters makes a bucket, so that most gradients are exchanged while the backward pass still runs.
+    """
+    zero = config.get("zero_optimization", {})
+    if not zero.get("stage"):
+        return config
+    sizes = [parameter.numel() for parameter in parameters.values()]
+    bucket = max(SMALLEST_BUCKET, sum(sizes) // 4, *sizes)
+    fitted = {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
+    if world > 1 and torch.cuda.is_available():
+        fitted["overlap_comm"] = True
+    return {**config, "zero_optimization": {**fitted, **zero}}
 
 
 def _import_deepspeed() -> Any:

@@ -12,7 +12,7 @@ from facscale.data.feed import BatchFeed
 from facscale.data.stream import Stream
 from facscale.data.views import Batch
 from facscale.methods.base import sum_losses
-from facscale.train.divergence import WeightMonitor, explain_divergence, explain_lost_weights
+from facscale.train.divergence import NonFiniteSteps, WeightMonitor, explain_divergence, explain_lost_weights
 from facscale.train.engine import freeze_others
 from facscale.train.errors import explain_errors
 from facscale.train.events import (
@@ -72,14 +72,15 @@ class TrainLoop:
                 self._task.emit(TrainingResumed(state.step, self._session.world))
         with closing(merge_streams(self._streams, state.step * settings.batch_size)) as batches:
             for _ in take_steps(state, batches):
-                is_saving = self._is_due(settings.checkpoint_every)
-                if self._is_due(settings.log_every):
-                    if state.rank == 0:  # its numbers stand for all workers
-                        self._log_step(speed=(state.step - first_step) / (time.monotonic() - began))
-                    is_saving = self._session.is_preempted() or is_saving
+                is_saving, is_logging = self._is_due(settings.checkpoint_every), self._is_due(settings.log_every)
+                if is_logging and state.rank == 0:  # its numbers stand for all workers
+                    self._log_step(speed=(state.step - first_step) / (time.monotonic() - began))
                 uses_weights = is_saving or self._is_due(settings.probe_every) or self._is_due(settings.validate_every)
-                if uses_weights or self._is_due(settings.log_every):
-                    self._check_finite(with_weights=uses_weights)
+                if uses_weights or is_logging:
+                    steps = self._check_steps()
+                    is_saving = is_saving or (is_logging and steps.is_preempted)
+                if uses_weights or is_saving:
+                    self._check_weights()
                 if self._probe is not None and self._is_due(settings.probe_every):
                     self._task.emit(StepMetrics(state.step, self._probe(state.method.encoder)))
                 if self._is_due(settings.validate_every):
@@ -100,20 +101,21 @@ class TrainLoop:
         self._task.emit(StepProgress(state.step, state.schedule.steps, format_losses(values)))
         self._session.export_gauges(state, values)
 
-    def _check_finite(self, *, with_weights: bool) -> None:
-        """Raise DivergedError for a training that has diverged; emit steps that are not finite. Collective.
-
-        `with_weights`: look at the weights and the optimizer too, so that lost ones are neither saved nor evaluated.
-        """
+    def _check_steps(self) -> NonFiniteSteps:
+        """Raise DivergedError for a training that has diverged; emit steps that are not finite. Collective."""
         state = self.state
-        steps = state.monitor.read()
+        steps = state.monitor.read(is_preempted=self._session.is_preempted())
         if steps.total > self._nonfinite_steps and state.rank == 0:
             self._task.emit(NonFiniteStepsCounted(state.step, steps.total - self._nonfinite_steps))
         self._nonfinite_steps = steps.total
         if steps.has_diverged:
             raise explain_divergence(state, steps)
-        if with_weights and (lost := self._weights.find_lost(state)):
-            raise explain_lost_weights(state, lost)
+        return steps
+
+    def _check_weights(self) -> None:
+        """Raise DivergedError for lost weights or optimizer states, which are neither saved nor evaluated. Collective."""
+        if lost := self._weights.find_lost(self.state):
+            raise explain_lost_weights(self.state, lost)
 
     def _validate(self) -> None:
         """Emit losses on the people who are set aside, and images. Collective.
@@ -146,6 +148,7 @@ def take_steps(state: TrainState, batches: Iterator[Batch]) -> Iterator[TrainSta
     feed = BatchFeed(batches, prepare=state.prepare, device=state.device)
     while state.step < state.schedule.steps:
         began = time.monotonic()
+        is_logged = state.schedule.is_due(state.step + 1, every=state.job.train.log_every)
         torch.manual_seed(hash((state.job.seed, state.step, state.rank)))
         for _ in range(state.job.train.accumulate):
             waited = feed.wait_s
@@ -156,7 +159,7 @@ def take_steps(state: TrainState, batches: Iterator[Batch]) -> Iterator[TrainSta
                 with freeze_others(engine, state.engines), state.autocast():
                     losses = getattr(method, phase)(batch)
                 engine.backward(sum_losses(losses))
-                engine.step()
+                engine.step(measures_norm=state.rank == 0 and is_logged)
                 state.monitor.add_losses(losses)
                 state.losses = state.losses | losses
         method.after_step()

@@ -27,8 +27,10 @@ def measure_cost(state: TrainState) -> dict[str, float]:
 
 def collect_step_metrics(state: TrainState, *, speed: float, streams: Iterable[Stream]) -> dict[str, float]:
     """Losses and norms of the last step and the progress of the training; `speed` in steps a second."""
-    values = {f"loss/{name}": float(loss.value.detach()) for name, loss in state.losses.items()}
-    values["loss/total"] = sum(float(loss.value.detach()) * loss.weight for loss in state.losses.values())
+    losses = torch.stack([loss.value.detach().float() for loss in state.losses.values()]).tolist()  # one wait for all
+    values = {f"loss/{name}": value for name, value in zip(state.losses, losses, strict=True)}
+    weights = [loss.weight for loss in state.losses.values()]
+    values["loss/total"] = sum(value * weight for value, weight in zip(losses, weights, strict=True))
     norms = {f"gradient_norm/{engine.root.name}": engine.gradient_norm for engine in state.engines}
     values |= {name: norm for name, norm in norms.items() if norm is not None}
     values["samples_per_second"] = speed * state.job.train.batch_size

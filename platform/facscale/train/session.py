@@ -27,4 +27,4 @@ class Session(Protocol):
         """Publish the metrics of a step to this machine's monitoring; only rank 0 calls it."""
 
     def is_preempted(self) -> bool:
-        """Whether a worker is about to be taken away, so that a checkpoint is due now. The same answer on all workers."""
+        """Whether this worker knows that one is about to be taken away, so that a checkpoint is due now. Does not wait."""

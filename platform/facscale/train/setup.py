@@ -111,8 +111,7 @@ def build_state(
     for engine in engines:
         engine.load_state(restored.get("optimizers", {}).get(engine.root.name, {}))
     if task.job.train.compile:
-        for name in (name for engine in engines for name in engine.root.modules):
-            method.get_submodule(name).compile()
+        compile_modules(method)
     augment = Augmenter(size=task.job.data.image_size)
     return TrainState(
         job=task.job,
@@ -125,6 +124,18 @@ def build_state(
         step=int(restored.get("step", 0)),
         saved_step=int(restored.get("step", 0)),
     )
+
+
+def compile_modules(method: Method, **options: Any) -> None:
+    """Compile what a method trains, and its momentum encoders, in place; `options` of torch.compile.
+
+    A module is compiled where it is called: one whose stages are called one by one (RTATL, AUNet) stays as it is.
+    """
+    for name in (name for root in method.trainable_roots() for name in root.modules):
+        method.get_submodule(name).compile(**options)
+    for module in method.modules():
+        if isinstance(module, MomentumEncoder):
+            module.module.compile(**options)
 
 
 def make_method(task: TrainingTask) -> Method:

@@ -34,9 +34,7 @@ class Validation:
                 phases = (getattr(self._state.method, phase)(prepared) for phase in self._state.method.phases())
                 of_batches.append({name: loss for losses in phases for name, loss in losses.items()})
         names = list(of_batches[0])
-        values = torch.tensor(
-            [[float(losses[name].value) for name in names] for losses in of_batches], device=self._state.device
-        )
+        values = torch.stack([torch.stack([losses[name].value.float() for name in names]) for losses in of_batches])
         means = dict(zip(names, all_gather(values.mean(0)[None]).mean(0).tolist(), strict=True))
         return means | {"total": sum(means[name] * of_batches[0][name].weight for name in names)}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import timedelta
 
 import pytest
@@ -34,6 +36,16 @@ def test_ray_trains_worker_group_can_be_forgotten():
     assert not group.has_started()
 
 
+def test_ray_train_keeps_the_announcement_of_a_preemption_where_we_read_it():
+    """As `ray.train.get_preemption_info` reads it, before its workers meet."""
+    from ray.train.v2._internal.execution import context
+    from ray.train.v2._internal.execution.preemption import PreemptionContext
+
+    assert callable(context.get_train_context)
+    assert "preemption_context" in context.TrainContext.__dataclass_fields__
+    assert PreemptionContext().preemption_info is None
+
+
 def test_ray_trains_controller_can_be_asked_to_abort():
     assert callable(TrainController.abort)
 
@@ -44,6 +56,31 @@ def test_deepspeed_links_the_states_of_its_sharded_optimizer():
     assert callable(getattr(DeepSpeedZeroOptimizer, LINK))
     assert is_sharded(object.__new__(DeepSpeedZeroOptimizer))
     assert not is_sharded(torch.optim.SGD([torch.zeros(1)]))
+
+
+WITHOUT_COMPILER = """
+import sys
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from facscale.compat.torch import without_compiler
+
+layers = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).to("meta")
+with without_compiler(), FlopCounterMode(display=False) as counter:
+    layers(torch.rand(2, 3, 8, 8, device="meta"))
+assert counter.get_total_flops() == 2 * 2 * 4 * 3 * 9 * 36, counter.get_total_flops()
+assert "torch._dynamo" not in sys.modules and "_dynamo" not in vars(torch)
+with without_compiler():
+    assert torch._dynamo.config is not None  # what the stand-in lacks is the compiler's own
+import torch._dynamo as dynamo
+assert dynamo.disable.__module__.startswith("torch._dynamo")
+assert dynamo.explain(layers.to_empty(device="cpu"))(torch.rand(2, 3, 8, 8)).graph_count == 1
+"""
+
+
+def test_torch_counts_operations_without_importing_its_compiler():
+    """In a process of its own: this one may have the compiler."""
+    done = subprocess.run([sys.executable, "-c", WITHOUT_COMPILER], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.skipif(distributed.is_initialized(), reason="another test of this process has a process group")

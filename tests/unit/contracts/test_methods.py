@@ -13,6 +13,8 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import save
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from conftest import ROOT
 from faces import write_face_data_set
@@ -287,6 +289,82 @@ def test_the_stream_yields_its_sample(case, tmp_path):
             side = 24 if view.pixels else 0
             assert batch[name].images.shape == (4, view.count, view.views, 3, side, side)
             assert set(batch[name].columns) == set(view.columns)
+
+
+class MadeFromNumbers(TorchFunctionMode):
+    """Fails on tensors on "meta" that are made of Python numbers, also as an index: each is a copy from the host."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        makes_tensor = func in (torch.tensor, torch.as_tensor, torch.Tensor.new_tensor) and result.is_meta
+        is_index = func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__) and args[0].is_meta
+        index = args[1] if is_index and isinstance(args[1], tuple) else args[1:2] if is_index else ()
+        assert not makes_tensor, "a tensor is made of Python numbers in the step"
+        assert not any(isinstance(part, list) for part in index), "an index is made of Python numbers in the step"
+        return result
+
+
+class HostWaits(TorchDispatchMode):
+    """Fails on what makes the host wait for the device that `meta` stands for.
+
+    Tensors on "meta" have no values, so that reading one (item, nonzero, a boolean index, a copy to the host) fails by
+    itself. Copies from the host to the device are refused here: constants are made once.
+    """
+
+    def __enter__(self):
+        self.numbers = MadeFromNumbers()
+        self.numbers.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        self.numbers.__exit__(*error)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        tensors = [value for value in tree_leaves(args) if torch.is_tensor(value) and value.dim()]
+        if torch.is_tensor(result) and result.is_meta and result.dim():
+            assert all(value.is_meta for value in tensors), f"{func} copies a tensor from the host"
+        return result
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x[x > 0],
+        lambda x: x.nonzero(),
+        lambda x: bool((x > 0).any()),
+        lambda x: x.cpu().numpy(),
+        lambda x: x[:, [1, 0]],
+        lambda x: x * torch.tensor([1.0, 2.0], device=x.device),
+        lambda x: x * torch.ones(2).to(x.device),
+        lambda x: x.new_tensor([1.0, 2.0]),
+    ],
+)
+def test_what_makes_the_host_wait_is_noticed(wait):
+    with HostWaits(), pytest.raises((AssertionError, RuntimeError, NotImplementedError)):
+        wait(torch.ones(2, 2, device="meta"))
+
+
+def test_a_training_step_never_waits_for_the_device(case):
+    """Where there is a GPU, torch itself reports what waits; else the step is taken on the "meta" device."""
+    _, kind, config, build = case
+    device = torch.device("cuda" if torch.cuda.is_available() else "meta")
+    method = build().to(device).train()
+    batches = [make_batch(kind, config, seed=seed).to(device) for seed in range(3)]
+    step(method, batches[0])  # makes the constants of this device, once
+    if device.type == "meta":
+        with HostWaits():
+            for batch in batches[1:]:
+                step(method, batch)
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in batches[1:]:
+            step(method, batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def have_equal_states(first, second):

@@ -9,7 +9,7 @@ from crossval import cross_validate
 from facscale.data.folds import make_folds
 from facscale.data.labels import compute_label_weights
 from facscale.evaluate import count_positives, find_frames
-from facscale.evaluate.probe import fit_probe, predict_probabilities
+from facscale.evaluate.probe import fit_folds, fit_probe, predict_probabilities
 from facscale.evaluate.solver import train_probe
 from facscale.nn.heads import LinearProbe
 from facscale.nn.losses import masked_bce
@@ -24,6 +24,22 @@ def separable(frames=600, *, dim=16, aus=3, seed=0):
     au = (features @ random.normal(size=(dim, aus)) > [0, 1, 3][:aus]).astype(np.int8)
     identity = np.array([f"id{number}" for number in range(frames // 50)]).repeat(50)
     return features, au, identity
+
+
+def test_folds_that_are_fitted_together_equal_those_that_are_fitted_one_by_one(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))  # four at a time, on whatever there is
+    features, au, _ = separable(300)
+    before = torch.random.get_rng_state()
+
+    def fit(fold):
+        rows = np.arange(len(features)) % 4 != fold
+        return fit_probe(features[rows], au=au[rows], probe=QUICK, seed=fold)
+
+    together = fit_folds(fit, range(4))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    for fold, probe in together.items():
+        alone = fit(fold).state_dict()
+        assert all(torch.equal(value, alone[name]) for name, value in probe.state_dict().items())
 
 
 def test_the_loss_is_a_slow_loop():

@@ -20,6 +20,28 @@ def test_recall_by_hand():
     }
 
 
+def test_recall_does_not_depend_on_the_block(monkeypatch):
+    """Against all similarities at once, with people and AUs drawn at random."""
+    random = np.random.default_rng(0)
+    features, identity = random.normal(size=(300, 8)), random.choice(list("abcdefg"), 300)
+    au = random.integers(-1, 2, (300, 3), dtype=np.int8)
+    results = []
+    for block in (7, 64, 1000):
+        monkeypatch.setattr(retrieval, "BLOCK", block)
+        results.append(recall_at_k(features, au=au, identity=identity))
+    assert results[0] == results[1] == results[2]
+    queries = [row for row in range(300) if (au[row] >= 0).all() and au[row].any()]
+    labelled = np.flatnonzero((au >= 0).all(axis=1))
+    unit, hits = features / np.linalg.norm(features, axis=1, keepdims=True), {1: [], 5: [], 10: []}
+    for row in queries:
+        others = [other for other in labelled if identity[other] != identity[row]]
+        matches = {other for other in others if (au[other] == au[row]).all()}
+        ranked = sorted(others, key=lambda other: -unit[other] @ unit[row])
+        for k in hits if matches else ():
+            hits[k].append(bool(matches & set(ranked[:k])))
+    assert results[0] == {f"recall/at_{k}": pytest.approx(np.mean(values)) for k, values in hits.items()}
+
+
 def test_without_active_aus_there_is_no_recall():
     features = np.eye(3)
     assert recall_at_k(features, au=np.zeros((3, 2), np.int8), identity=np.array(["a", "b", "c"])) == {}

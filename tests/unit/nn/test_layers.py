@@ -101,6 +101,15 @@ def test_queue_is_saved():
     assert (int(other.cursor), int(other.filled)) == (3, 3)
 
 
+def test_a_queues_counters_stay_on_the_host():
+    """The host chooses rows by them, and would wait for a device to read them."""
+    queue = nn.ModuleDict({"queue": Queue(4, 2)}).to("meta").double()["queue"]
+    assert queue.keys.is_meta
+    queue.enqueue(torch.rand(3, 2, device="meta"), torch.arange(3, device="meta"))
+    assert (queue.cursor.device.type, int(queue.cursor), queue.stored.shape) == ("cpu", 3, (3, 2))
+    assert list(queue.state_dict()) == ["keys", "identities", "cursor", "filled"]
+
+
 @pytest.mark.parametrize("channels", [2, 4, 7, 8])
 def test_a_strided_shortcut_is_the_same_whatever_the_order_of_channels_in_memory(channels):
     """Of few channels torch 2.14.1 writes outside its buffers when they come last: see resnet._NarrowShortcut."""

@@ -22,12 +22,15 @@ from facscale.train.state import TrainState
 from facscale.train.task import ResumePoint
 
 
-def write_checkpoint(folder, *, step):
+def write_checkpoint(folder, *, step, steps=None):
+    """A checkpoint after `step` of `steps` steps; without these, the last one of its training."""
     torch.manual_seed(step)
-    job = Job(method={"name": "clp"})
+    job = Job(method={"name": "clp"}, train={"epochs": 1, "batch_size": 1})
     config = find_method("clp").Config(depth=18, width=4, hidden=8, embedding=8, queue_size=8)
     method = build_method("clp", config, DataFacts())
-    state = TrainState(job, Schedule(job, 640), method, [], lambda batch: batch, torch.device("cpu"), step=step)
+    state = TrainState(
+        job, Schedule(job, steps or step), method, [], lambda batch: batch, torch.device("cpu"), step=step
+    )
     shutil.copytree(checkpoint.write(state), folder)
     return folder
 
@@ -91,6 +94,15 @@ def test_a_lost_file_is_named(stored, tmp_path, lost):
     (folder / lost).unlink()
     with pytest.raises(DamagedCheckpointError, match=rf"copy lacks {lost}"):
         checkpoint.read(folder)
+
+
+def test_only_the_last_checkpoint_has_the_export(stored, tmp_path):
+    assert checkpoint.read_export(stored, name="last")
+    earlier = write_checkpoint(tmp_path / "earlier", step=7, steps=8)
+    assert not (earlier / EXPORT).exists()
+    assert checkpoint.read(earlier)["step"] == 7
+    with pytest.raises(DamagedCheckpointError, match=f"earlier lacks {EXPORT}"):
+        checkpoint.read_export(earlier, name="earlier")
 
 
 def test_the_checkpoint_before_a_damaged_one_is_used(tmp_path):

@@ -10,6 +10,7 @@ import ray.train
 import ray.train.torch
 from ray.train import Checkpoint, CheckpointConsistencyMode, CheckpointUploadMode
 
+from facscale.compat.ray_train import is_preemption_announced
 from facscale.train import checkpoint
 from facscale.train.events import CheckpointPassedOver
 from facscale.train.gauges import GaugeExporter
@@ -66,4 +67,4 @@ class RaySession:
 
     def is_preempted(self) -> bool:
         """Whether the node's provider has announced to Ray that it takes the node away."""
-        return ray.train.get_preemption_info() is not None
+        return is_preemption_announced()
