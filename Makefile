@@ -29,7 +29,7 @@ SHOW := while read -r word name rest; do case $$word in \
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 JOBS ?= 2
 
-.PHONY: demo demo-stop fuzz test test-fast test-slow test-nightly check chart lock clean
+.PHONY: demo demo-stop docs fuzz test test-fast test-slow test-nightly check chart lock clean
 
 demo: $(VENV)/ready
 	$(BIN)/facscale demo
@@ -37,7 +37,7 @@ demo: $(VENV)/ready
 demo-stop: $(VENV)/ready
 	$(BIN)/facscale demo --stop
 
-test: check test-fast test-slow fuzz
+test: check docs test-fast test-slow fuzz
 
 test-fast: $(VENV)/ready
 	$(PYTEST) -m "not slow and not nightly" tests/unit tests/security
@@ -57,6 +57,9 @@ check: $(VENV)/ready
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/ready # the site of the documentation, in build/docs; a broken link or a missing reference is an error
+	$(BIN)/mkdocs build --quiet
 
 $(VENV)/ready: pyproject.toml requirements.lock $(if $(filter-out $(file <$(VENV)/ready),$(TORCH)),another-torch)
 	@"$(PYTHON)" -c '$(FITS)' 2>/dev/null || \

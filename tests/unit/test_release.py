@@ -24,18 +24,16 @@ def test_the_changes_begin_with_this_version():
     assert first == __version__
 
 
-@pytest.mark.parametrize("name", ["Makefile", "docs/install.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("name", ["Makefile", "docs/how-to/install.md", "CONTRIBUTING.md"])
 def test_the_build_of_torch_in_an_example_is_of_the_locked_version(name):
     versions = set(re.findall(r"TORCH=([\d.]+)\+cpu", (ROOT / name).read_text()))
     assert versions == {read_pins()["torch"]}
 
 
-@pytest.mark.parametrize(
-    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name
-)
-def test_links_between_pages_lead_somewhere(page):
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "helm/facscale/README.md"])
+def test_links_of_pages_outside_the_site_lead_somewhere(name):  # `make docs` checks those of the site
+    page = ROOT / name
     links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
-    assert links or page.parent.name == "docs"
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
