@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 IMAGES = Path(__file__).parents[1] / "images"
 SOURCES = Path(__file__).parent / "pictures"
-COLUMN, ROW, WIDTH, LINE, PAD = 190, 96, 140, 17, 14  # pixels
+COLUMN, ROW, WIDTH, LINE, PAD = 190, 112, 140, 17, 14  # pixels
 LIGHT, EDGE, INK, LINES = "#eaf0fd", "#5b7bb4", "#1a2233", "#8090ab"
 STYLE = f"""<style>
 text {{ font: 13px system-ui, sans-serif; fill: {INK}; text-anchor: middle }}
@@ -91,16 +91,16 @@ def draw_box(box: Box) -> str:
 
 
 def draw_arrow(start: Box, end: Box, label: str, *, is_dashed: bool) -> str:
-    """A straight arrow from border to border, with its label above the middle."""
+    """A straight arrow from border to border, with its label above the middle, or beside it if the arrow is upright."""
     (x1, y1), (x2, y2) = start.clip(end.x, end.y), end.clip(start.x, start.y)
     kind = "arrow dashed" if is_dashed else "arrow"
     line = f'<path class="{kind}" d="M{x1:.0f} {y1:.0f} {x2:.0f} {y2:.0f}" marker-end="url(#tip)"/>'
-    text = (
-        f'<text class="label" x="{(x1 + x2) / 2:.0f}" y="{(y1 + y2) / 2 - 6:.0f}">{escape(label)}</text>'
-        if label
-        else ""
-    )
-    return line + text
+    if not label:
+        return line
+    is_upright = abs(x2 - x1) < abs(y2 - y1)
+    x, y, anchor = (x1 + x2) / 2, (y1 + y2) / 2, "start" if is_upright else "middle"
+    place = f'x="{x + 8 * is_upright:.0f}" y="{y + 4 if is_upright else y - 6:.0f}" style="text-anchor: {anchor}"'
+    return f'{line}<text class="label" {place}>{escape(label)}</text>'
 
 
 def draw_frame(name: str, members: list[Box]) -> str:

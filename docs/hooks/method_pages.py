@@ -105,6 +105,7 @@ def format_paragraph(block: str) -> Iterator[str]:
     ):
         if block.startswith(start):
             yield from [f"## {heading}", ""]
+            block = "" if block == f"{start}:" else block
     block = re.sub(r"\bdocs/(results/index\.md)", r"[the results](../\1)", block)
     block = re.sub(r"(?<!`)\bjobs/(\w+\.yaml)\b(?!`)", r"`jobs/\1`", block)
     yield re.sub(r"(?<![`\w])(\w+)_(\w+)(?![`\w])", r"\1\\_\2", block)

@@ -47,8 +47,8 @@ def build_job_page(jobs: Path) -> str:
             "",
             (
                 "A job file has these keys, and each of them can be overridden on the command line, such as "
-                "`train.optimizer.lr=0.01`. An unknown key is an error. “Set by” names the job files of facscale that give the "
-                "key another value than its default; lengths in seconds, and sizes in megabytes and gigabytes, have their unit "
+                "`train.optimizer.lr=0.01`. An unknown key is an error. “Set by” names the job files of facscale that set the "
+                "key; lengths in seconds, and sizes in megabytes and gigabytes, have their unit "
                 "in the name (`_s`, `_mb`, `_gb`), and other units are under “meaning”. "
                 "The hyper-parameters under `method` are those of [the method](#keys-of-methods)."
             ),
