@@ -82,6 +82,10 @@ def told(storage):
 def test_the_best_trial_becomes_a_row_and_a_spec_of_its_own(sweep, tmp_path):
     parent, trials, nested, files = sweep()
     assert {"sweep.html", "sweep.csv", "best.yaml"} <= files
+    (page,) = tmp_path.rglob("sweep.html")  # beside the sweep's other files, as the job prints
+    text = page.read_text()
+    assert "as written" in text
+    assert "There is none yet" not in text, "the job has evaluated the best trial beside the spec as written"
     assert len(trials) == 3
     objectives = {run.data.params["method.margin"]: run.data.metrics["objective"] for run in trials}
     assert len(objectives) == 3, "random draws differ"
