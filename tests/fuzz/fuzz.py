@@ -301,8 +301,9 @@ def change_header(data: bytes, chance: random.Random) -> bytes:
     try:
         header = json.loads(data[8 : 8 + size])
         metadata = header.get("__metadata__", {})
-        if "recipe" in metadata and chance.random() < 0.7:
-            metadata["recipe"] = change_json(metadata["recipe"].encode(), chance).decode(errors="replace")
+        if metadata and chance.random() < 0.7:
+            key = chance.choice(sorted(metadata))
+            metadata[key] = change_json(metadata[key].encode(), chance).decode(errors="replace")
             text = dump(header)
         else:
             text = change_json(data[8 : 8 + size], chance)

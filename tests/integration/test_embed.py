@@ -10,7 +10,8 @@ from torch import nn
 from facscale.data import DataError, Dataset, ShardWriter, augment
 from facscale.data.views import FrameTriple
 from facscale.inference import embed as module
-from facscale.inference.embed import FrameEncoder, FrameModel, cache_key, embed_dataset
+from facscale.inference.embed import cache_key, embed_dataset
+from facscale.inference.models import FrameEncoder, FrameModel
 from facscale.spec.models import Augment
 
 SPEC = Augment(crop=(0.7, 0.9))

@@ -29,6 +29,7 @@ SECTIONS: Mapping[str, Sequence[click.Command]] = {  # in each, the most used co
     ),
     "Data and methods": (data.data_command, data.methods_command),
     "Results": (
+        results.predict_command,
         results.compare_command,
         results.verify_command,
         results.published_command,

@@ -14,7 +14,7 @@ from rich.text import Text
 from facscale.cluster.ray import join
 from facscale.data import DataError, Dataset
 from facscale.inference import export
-from facscale.inference.embed import Embeddings, FrameEncoder, embed_dataset
+from facscale.inference.embed import Embeddings, embed_dataset
 from facscale.inference.face_search import (
     AUGMENT,
     Face,
@@ -28,6 +28,7 @@ from facscale.inference.face_search import (
     select_active,
     select_embedding,
 )
+from facscale.inference.models import FrameEncoder
 from facscale.job.inputs import read_export
 from facscale.names import expand_cache
 from facscale.report import figures

@@ -20,14 +20,14 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 import torch
-from torch import Tensor, nn
 
 from facscale.data import CorruptError, DataError, Dataset, augment, pixels
 from facscale.data.errors import NoSpaceError
 from facscale.data.rows import to_numpy
 from facscale.data.storage import open_fsspec
-from facscale.data.views import Batch, Faces, RandomFrames, View
+from facscale.data.views import View
 from facscale.files import is_disk_full
+from facscale.inference.models import FrameModel, stack_samples
 from facscale.progress import Progress
 from facscale.spec.models import Augment
 
@@ -56,28 +56,6 @@ class Embeddings:
         return Embeddings(
             self.features[rows], self.identity[rows], self.video[rows], self.frame[rows], self.au[rows], self.aus
         )
-
-
-class FrameModel(nn.Module):
-    """A model of single frames or of frames with neighbours: a batch with `views` -> features [B, dim]."""
-
-    dim: int
-    views: Mapping[str, View]  # of a sample that starts at the frame
-
-
-class FrameEncoder(FrameModel):
-    """An encoder of images [N, 3, S, S] in [0, 1] -> [N, dim], applied to each frame alone."""
-
-    def __init__(self, encoder: Any) -> None:
-        """`encoder`: a module with the attribute `dim`."""
-        super().__init__()
-        self.encoder, self.dim = encoder, encoder.dim
-        self.views = {"face": RandomFrames(source="labelled")}
-
-    def forward(self, batch: Batch) -> Tensor:
-        """[B, dim]."""
-        features: Tensor = self.encoder(batch.face.images[:, 0, 0])
-        return features
 
 
 def embed_dataset(
@@ -219,16 +197,7 @@ class _Embedder:
         self, view_rows: Mapping[str, np.ndarray], images: Mapping[int, Any], columns: Mapping[str, np.ndarray]
     ) -> np.ndarray:
         """Compute features [B, D] float32 of samples whose views have the rows [B, F]."""
-        batch = Batch()
-        for name, rows in view_rows.items():
-            samples = np.stack([np.stack([images[row] for row in sample.tolist()]) for sample in rows])
-            batch[name] = Faces(
-                images=torch.from_numpy(samples),
-                identity=torch.zeros(len(rows), dtype=torch.int64),
-                augmentation=self.parameters.expand(*rows.shape, 1, -1),
-                columns={column: torch.from_numpy(columns[column][rows]) for column in self.model.views[name].columns},
-                is_aligned=self.model.views[name].is_aligned,
-            )
+        batch = stack_samples(self.model.views, view_rows, images=images, columns=columns, parameters=self.parameters)
         features: np.ndarray = self.model(self.prepare(batch.to(torch.device(self.device)))).float().cpu().numpy()
         return features
 

@@ -25,6 +25,7 @@ from facscale.nn.allocation import AllocationLimit
 from facscale.spec import Job, SpecError
 
 FORMAT = "2"
+METADATA_KEY = "facscale"
 BUILD_FACTOR, BUILD_BYTES = 4, 2**28  # a method is built with at most so many times its file's size, and so much more
 MAX_REASON = 200  # characters of another library's message in ours
 PICKLE_MAGIC = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1))
@@ -62,9 +63,20 @@ def build_method_for_job(job: Job, config: Any, facts: DataFacts, inputs: Mappin
 
 
 def save_export(method: Method) -> bytes:
-    """Serialise a method that `build_method` or `load_export` returned."""
+    """Serialise a method that `build_method` or `load_export` returned; equal methods give equal bytes.
+
+    All metadata stands under one key, because safetensors writes several in random order.
+    """
     weights = {key: value.detach().cpu().contiguous().clone() for key, value in method.state_dict().items()}
-    return safetensors.torch.save(weights, {"facscale": FORMAT, "recipe": json.dumps(asdict(method.recipe))})
+    text = json.dumps({"format": FORMAT, "recipe": asdict(method.recipe)}, sort_keys=True)
+    return safetensors.torch.save(weights, {METADATA_KEY: text})
+
+
+def read_safetensors(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read the tensors and the metadata of a safetensors file. Raises SafetensorError."""
+    weights = safetensors.torch.load(data)
+    size = int.from_bytes(data[:8], "little")  # of the header, which the format defines as JSON
+    return weights, json.loads(data[8 : 8 + size]).get("__metadata__", {})
 
 
 def load_export(data: bytes, *, source: str = "the export") -> Method:
@@ -81,21 +93,34 @@ def load_export(data: bytes, *, source: str = "the export") -> Method:
             f"{source}: a pickle, which is never read because it could run code; a safetensors file is expected"
         )
     try:
-        weights = safetensors.torch.load(data)
-        size = int.from_bytes(data[:8], "little")  # of the header, which the format defines as JSON
-        metadata = json.loads(data[8 : 8 + size]).get("__metadata__", {})
+        weights, metadata = read_safetensors(data)
     except SafetensorError as error:
         raise SpecError(f"{source}: not an exported method (a safetensors file is expected): {error}") from None
-    if metadata.get("facscale") != FORMAT:
+    recipe = _find_recipe(metadata)
+    if recipe is None:
         return _load_public_weights(weights, data=data, source=source)
     try:
         with limit_size(data):
-            method = TypeAdapter(Recipe).validate_json(metadata.get("recipe", "")).build()
+            method = TypeAdapter(Recipe).validate_json(recipe).build()
         method.load_state_dict(weights)
     except Exception as error:  # noqa: BLE001 - values that no spec allowed can fail anywhere in a method
         reason = " ".join(str(error).split())[:MAX_REASON]
         raise SpecError(f"{source}: its recipe does not fit this version of facscale: {reason}") from None
     return method.eval()
+
+
+def _find_recipe(metadata: Mapping[str, str]) -> str | None:
+    """Return the JSON of the recipe in the metadata of an export; None for a file of another kind or version."""
+    text = metadata.get(METADATA_KEY)
+    if text == FORMAT:  # as earlier builds wrote it, with the recipe under a key of its own
+        return metadata.get("recipe", "")
+    try:
+        content = json.loads(text or "null")
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        return None
+    return json.dumps(content.get("recipe"))
 
 
 def limit_size(data: bytes) -> AllocationLimit:

@@ -54,11 +54,10 @@ def crop_faces(faces: Iterable[TrackedFace], crop: Crop, *, flow_to: int = 0) ->
             if face is None:
                 continue
             neighbours = [neighbour for neighbour in list(window)[: 2 * RADIUS + 1] if neighbour]
-            matrix = _fit_alignment(face, neighbours, crop)
-            if matrix is None:
+            aligned = align_face(face, neighbours, crop)
+            if aligned is None:
                 continue
-            image = align.warp(face.frame.image, matrix, crop.stored_size)
-            points = align.transform_points(face.points.astype(np.float64), matrix).astype(np.float32)
+            image, points, matrix = aligned
             packed_flow = None
             if flow_to:
                 number = face.frame.number + flow_to
@@ -67,6 +66,20 @@ def crop_faces(faces: Iterable[TrackedFace], crop: Crop, *, flow_to: int = 0) ->
             square, to_square = align.cut_face_square(image, matrix, crop)
             quality = measure_quality(square, image=face.frame.image, matrix=to_square, disagreement=face.disagreement)
             yield FaceCrop(face.frame.number, face.frame.time_s, face.track, image, points, packed_flow, quality)
+
+
+def align_face(
+    face: TrackedFace, neighbours: list[TrackedFace], crop: Crop
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Return the stored image [S, S, 3] of a face, its landmarks [68, 2] float32 there, and the matrix [2, 3] from the frame.
+
+    neighbours: the faces of its track within RADIUS frames, itself among them. None where its eyes coincide.
+    """
+    matrix = _fit_alignment(face, neighbours, crop)
+    if matrix is None:
+        return None
+    image = align.warp(face.frame.image, matrix, crop.stored_size)
+    return image, align.transform_points(face.points.astype(np.float64), matrix).astype(np.float32), matrix
 
 
 def _compute_flow(image: np.ndarray, later: Frame | None, matrix: np.ndarray, crop: Crop) -> np.ndarray:

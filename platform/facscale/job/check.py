@@ -25,7 +25,7 @@ from facscale.job.cost import Cost, estimate_cost, measure_matrix_rate
 from facscale.job.datasets import JobData, count_identities, find_stage_urls
 from facscale.job.framing import measure_eval_framing, measure_framing, read_landmarks
 from facscale.job.inputs import fetch_input, has_export
-from facscale.job.plan import Plan, TrainNode, build_plan
+from facscale.job.plan import DETECTORS, Plan, TrainNode, build_plan, name_detector
 from facscale.job.variants import Variant, expand_stages, expand_variants, hash_values
 from facscale.methods import DataFacts, Method
 from facscale.progress import format_duration
@@ -405,7 +405,7 @@ def estimate_adaptations(plan: Plan, estimates: Mapping[str, Estimate]) -> dict[
                 first, variant = plan.trainings[evaluation.models[0]], variant_plan.variant
                 estimate = replace(estimates[variant.title], variant=first.variant, pretrained=variant, twin=twin)
                 twin = twin or estimate
-                adaptations |= dict.fromkeys(evaluation.models, estimate)
+                adaptations |= dict.fromkeys(evaluation.trainings, estimate)
     return adaptations
 
 
@@ -431,7 +431,11 @@ def draw_plan(plan: Plan, estimates: Mapping[str, Estimate], adaptations: Mappin
         for evaluation in variant_plan.evaluations:
             tested = ", ".join(dataset.name for dataset, _ in evaluation.group.test_parts(0))
             how = PROTOCOLS[evaluation.protocol]
-            branches[evaluation.models[0]].add(f"F1 on {tested}, {len(evaluation.group.folds)} folds: {how}")
+            branch = branches[evaluation.models[0]]
+            branch.add(f"F1 on {tested}, {len(evaluation.group.folds)} folds: {how}")
+            if text := DETECTORS[evaluation.detector_kind]:
+                target = branches[evaluation.final] if evaluation.final else branch
+                target.add(f"detector {name_detector(evaluation)}: {text}")
     return tree
 
 

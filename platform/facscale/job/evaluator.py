@@ -6,11 +6,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import numpy as np
-from torch import Tensor, nn
 
 from facscale.data import Dataset
 from facscale.data.labels import IntensityLabels, reindex_labels
-from facscale.data.views import Batch
 from facscale.evaluate.expression import (
     ConfusionMatrix,
     ExpressionDataset,
@@ -22,10 +20,10 @@ from facscale.evaluate.predictions import Predictions
 from facscale.evaluate.probe import fit_probe, predict_probabilities
 from facscale.evaluate.protocol import LabelledDataset
 from facscale.evaluate.subjects import find_frames
-from facscale.inference.embed import Embeddings, FrameEncoder, FrameModel, embed_dataset
+from facscale.inference.embed import Embeddings, embed_dataset
 from facscale.inference.export import load_export
+from facscale.inference.models import FrameEncoder, FrameModel, IntensityModel, ProbedEncoder, SupervisedModel
 from facscale.job.plan import EvalNode, name_fold
-from facscale.methods import Method
 from facscale.nn.heads import LinearProbe
 from facscale.progress import print_line
 from facscale.spec import Job
@@ -33,42 +31,6 @@ from facscale.train.trainer import storage_url
 
 FoldOutput = tuple[Embeddings, np.ndarray]  # the frames of some people, and the probability of each AU [N, n]
 FoldPredictor = Callable[[LabelledDataset, Collection[str]], FoldOutput]
-
-
-class SupervisedModel(FrameModel):
-    """A method that has learned AUs itself: the samples that it is tested on -> AU logits."""
-
-    def __init__(self, method: Method) -> None:
-        super().__init__()
-        self.method = method
-        self.views = method.eval_views(method.config)
-        self.dim = len(method.facts.aus)
-
-    def forward(self, batch: Batch) -> Tensor:
-        """AU logits [B, n]."""
-        return self.method.predict(batch)
-
-
-class IntensityModel(SupervisedModel):
-    """A method that has learned intensities itself: the samples that it is tested on -> intensities, 0 to 5."""
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Intensities [B, n]."""
-        return self.method.predict_intensities(batch)
-
-
-class ProbedEncoder(FrameModel):
-    """A frozen encoder with a linear probe on it: a face -> AU logits."""
-
-    def __init__(self, encoder: nn.Module, probe: LinearProbe) -> None:
-        super().__init__()
-        self.face, self.probe = FrameEncoder(encoder), probe
-        self.views, self.dim = self.face.views, len(probe[1].weight)  # type: ignore[arg-type]
-
-    def forward(self, batch: Batch) -> Tensor:
-        """AU logits [B, n]."""
-        logits: Tensor = self.probe(self.face(batch))
-        return logits
 
 
 class Evaluator:
@@ -99,7 +61,9 @@ class Evaluator:
             return predict_intensities_out_of_fold(node, labels, make_own)
         encoder = FrameEncoder(methods[node.models[0]].encoder)
         embeddings = embed_sets(encoder, tuple(sets.values()), job=node.variant.job)
-        return predict_intensities_out_of_fold(node, labels, partial(fit_fold_intensities, embeddings, labels, node))
+        return predict_intensities_out_of_fold(
+            node, labels, partial(make_intensity_predictor, embeddings, labels, node)
+        )
 
     def build_first_model(self, node: EvalNode, export: bytes) -> FrameModel:
         """What predicts the AUs of the first fold's test people: a method itself, or a probe on the frozen encoder.
@@ -202,15 +166,30 @@ def predict_intensities_out_of_fold(
     return {title: IntensityPredictions.concat(folds) for title, folds in parts.items()}
 
 
-def fit_fold_intensities(
+def make_intensity_predictor(
     embeddings: Mapping[str, Embeddings], labels: Mapping[str, IntensityLabels], node: EvalNode, fold: int
 ) -> FoldPredictor | None:
-    """Fit a probe for intensities on a fold's training people; `embeddings` and `labels`: by data set URL.
+    """Predict intensities by the probe of `fit_fold_intensities`; None where there is none."""
+    probe = fit_fold_intensities(embeddings, labels, node, fold)
+    if probe is None:
+        return None
+
+    def predict(dataset: LabelledDataset, people: Collection[str]) -> FoldOutput:
+        frames = select_people(embeddings[dataset.url], people)
+        return frames, predict_intensities(probe, features=frames.features)
+
+    return predict
+
+
+def fit_fold_intensities(
+    embeddings: Mapping[str, Embeddings], labels: Mapping[str, IntensityLabels], node: EvalNode, fold: int | None
+) -> LinearProbe | None:
+    """Fit a probe for intensities on a fold's training people, or on everybody; `embeddings` and `labels`: by data set URL.
 
     None, and a line in the terminal, where fewer than two of their frames have an intensity.
     """
     evaluate, group = node.variant.job.evaluate, node.group
-    parts = [select_people(embeddings[dataset.url], dataset.split[fold].train) for dataset in group.sets]
+    parts = select_training_parts(embeddings, node, fold=fold)
     intensity = np.concatenate(
         [
             reindex_labels(find_intensities(labels[dataset.url], part), given=dataset.aus, wanted=group.aus)
@@ -220,14 +199,8 @@ def fit_fold_intensities(
     if (intensity >= 0).any(axis=1).sum() < 2:
         print_line(f"{name_fold(node.variant, group, fold)}: no intensities among its training people; left out")
         return None
-    features, seed = np.concatenate([part.features for part in parts]), evaluate.seed + fold
-    probe = fit_intensity_probe(features, intensity=intensity, probe=evaluate.probe, seed=seed)
-
-    def predict(dataset: LabelledDataset, people: Collection[str]) -> FoldOutput:
-        frames = select_people(embeddings[dataset.url], people)
-        return frames, predict_intensities(probe, features=frames.features)
-
-    return predict
+    features, seed = np.concatenate([part.features for part in parts]), evaluate.seed + (fold or 0)
+    return fit_intensity_probe(features, intensity=intensity, probe=evaluate.probe, seed=seed)
 
 
 def find_intensities(labels: IntensityLabels, frames: Embeddings) -> np.ndarray:
@@ -241,13 +214,22 @@ def embed_people(model: FrameModel, dataset: LabelledDataset, people: Collection
     return frames, frames.features
 
 
-def fit_fold_probe(embeddings: Mapping[str, Embeddings], node: EvalNode, *, fold: int) -> LinearProbe:
-    """Fit a linear probe on a fold's training people. `embeddings`: by data set URL."""
+def select_training_parts(
+    embeddings: Mapping[str, Embeddings], node: EvalNode, *, fold: int | None
+) -> list[Embeddings]:
+    """The frames of a fold's training people, or of everybody, in each set that is learned from."""
+    if fold is None:
+        return [embeddings[dataset.url] for dataset in node.group.sets]
+    return [select_people(embeddings[dataset.url], dataset.split[fold].train) for dataset in node.group.sets]
+
+
+def fit_fold_probe(embeddings: Mapping[str, Embeddings], node: EvalNode, *, fold: int | None) -> LinearProbe:
+    """Fit a linear probe on a fold's training people, or on everybody. `embeddings`: by data set URL."""
     evaluate, group = node.variant.job.evaluate, node.group
-    parts = [select_people(embeddings[dataset.url], dataset.split[fold].train) for dataset in group.sets]
+    parts = select_training_parts(embeddings, node, fold=fold)
     au = [reindex_labels(part.au, given=part.aus, wanted=group.aus) for part in parts]
     features = np.concatenate([part.features for part in parts])
-    return fit_probe(features, au=np.concatenate(au), probe=evaluate.probe, seed=evaluate.seed + fold)
+    return fit_probe(features, au=np.concatenate(au), probe=evaluate.probe, seed=evaluate.seed + (fold or 0))
 
 
 def evaluate_expressions(

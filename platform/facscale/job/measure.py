@@ -24,8 +24,8 @@ from facscale.evaluate.disentangle import measure_disentanglement
 from facscale.evaluate.identity import identity_accuracy
 from facscale.evaluate.motion import measure_motion
 from facscale.evaluate.protocol import LabelledDataset
-from facscale.inference.embed import FrameEncoder
 from facscale.inference.export import load_export
+from facscale.inference.models import FrameEncoder
 from facscale.inference.retrieval import recall_at_k
 from facscale.job.evaluator import embed_frames
 from facscale.job.variants import hash_values

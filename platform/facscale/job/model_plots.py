@@ -12,8 +12,8 @@ from facscale.data.stream import Stream
 from facscale.data.views import Batch
 from facscale.evaluate.protocol import LabelledDataset
 from facscale.evaluate.subjects import find_frames
-from facscale.inference.embed import FrameEncoder, FrameModel
 from facscale.inference.export import load_export
+from facscale.inference.models import FrameEncoder, FrameModel
 from facscale.job.evaluator import Evaluator, embed_frames
 from facscale.job.plan import EvalNode
 from facscale.job.variants import Variant

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Literal
 
 from facscale.data import augment
 from facscale.evaluate.protocol import LabelledDataset, TrainTestGroup, build_groups, select_training_split
@@ -18,10 +19,15 @@ from facscale.job.inputs import fetch_input
 from facscale.job.variants import NOT_IN_TRAINING_KEY, Variant, expand_stages, find_fold_stages, hash_values
 from facscale.methods import DataFacts
 from facscale.methods.supervised import Supervised
+from facscale.names import slugify
 from facscale.spec.models import Data, EpochBlock, Evaluate, Optimizer, Train
 from facscale.train.task import TrainingTask
 
+EVERYBODY = "everybody"  # in the title of a training on all people of a group
 READING = {"image_size", "canonical_streams", "shuffle_block", "threads", "prefetch", "cache", "cache_gb", "max_bad"}
+
+DetectorKind = Literal["all", "folds", "none"]
+DETECTORS = {"all": "learns from all labelled people", "folds": "averages the models of the folds", "none": ""}
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,27 @@ class EvalNode:
     protocol: RowProtocol
     models: tuple[str, ...]  # ids of trainings: one for each fold, or one for all folds
     is_additional: bool = False  # of a frozen encoder, beside the evaluation by the spec's protocol
+    final: str = ""  # id of a training on everybody, for the detector alone; "": there is none
 
     @property
     def has_own_head(self) -> bool:
         """Whether the models predict AUs themselves; otherwise a probe is fitted on the frozen encoder."""
         return self.protocol != "linear-probe"
+
+    @property
+    def detector_kind(self) -> DetectorKind:
+        """What its detector learns from: everybody, or the people of each fold; "none": it leaves no detector."""
+        kind = self.variant.job.evaluate.detector
+        if self.is_additional:
+            return "none"
+        if kind == "auto":
+            return "folds" if self.has_own_head else "all"
+        return kind
+
+    @property
+    def trainings(self) -> tuple[str, ...]:
+        """Ids of all trainings that it uses, each once."""
+        return tuple(dict.fromkeys([*self.models, *filter(None, [self.final])]))
 
     def model_of(self, fold: int) -> str:
         """Id of the training that is evaluated in a fold."""
@@ -73,7 +95,7 @@ class VariantPlan:
     @property
     def trainings(self) -> tuple[str, ...]:
         """Ids of the trainings that it uses directly, each once."""
-        models = (model for evaluation in self.evaluations for model in evaluation.models)
+        models = (model for evaluation in self.evaluations for model in evaluation.trainings)
         return tuple(dict.fromkeys([self.representative, *models]))
 
 
@@ -119,10 +141,7 @@ class _PlanBuilder:
         of_fold = {name: stages[name] for name in stages if name in fold_stages}
         groups = build_groups(variant.job, self._data.labelled, transfer=self._data.transfer)
         if variant.learns_from_labels:
-            evaluations = [
-                EvalNode(variant, group, variant.protocol, self._add_folds(variant, group, shared, of_fold))
-                for group in groups
-            ]
+            evaluations = [self._add_folds(variant, group, shared, of_fold) for group in groups]
             if not evaluations:
                 raise ValueError(f"{variant.name} learns from labels, and there are none")  # the spec is checked before
             return VariantPlan(variant, evaluations[0].models[0], tuple(evaluations))
@@ -146,17 +165,22 @@ class _PlanBuilder:
 
     def _add_folds(
         self, variant: Variant, group: TrainTestGroup, shared: Mapping[str, str], stages: Mapping[str, Variant]
-    ) -> tuple[str, ...]:
-        """Add the trainings of a variant that learns from labels, one for each fold, with the `stages` of each fold."""
+    ) -> EvalNode:
+        """Add the trainings of a variant that learns from labels, one for each fold, with the `stages` of each fold.
+
+        With `evaluate.detector: all`, one on everybody follows.
+        """
         models = []
-        for fold in group.folds:
+        has_final = variant.job.evaluate.detector == "all"
+        for fold in [*group.folds, *([None] if has_final else [])]:
             title, ids = name_fold(variant, group, fold), dict(shared)
             add = partial(self._add, evaluate=variant.job.evaluate, group=group, fold=fold)
             for name, stage in stages.items():
                 own = restrict_to_group(stage, group)
                 ids[name] = add(title=f"{title} {name}", variant=own, inputs=_select(stage, ids))
             models.append(add(title=title, variant=restrict_to_group(variant, group), inputs=_select(variant, ids)))
-        return tuple(models)
+        final = models.pop() if has_final else ""
+        return EvalNode(variant, group, variant.protocol, tuple(models), final=final)
 
     def _add_probes(self, variant: Variant, group: TrainTestGroup, pretrained: str) -> list[EvalNode]:
         """Evaluate a pre-trained encoder by the spec's protocol, and frozen in any case, which costs little."""
@@ -166,8 +190,13 @@ class _PlanBuilder:
         adapted = make_batchnorm_probe(variant)
         own, inputs = restrict_to_group(adapted, group), {"inputs.pretrained": pretrained}
         add = partial(self._add, variant=own, evaluate=variant.job.evaluate, group=group, inputs=inputs)
-        models = [add(title=name_fold(adapted, group, fold), fold=fold) for fold in group.folds]
-        return [EvalNode(variant, group, variant.protocol, tuple(models)), replace(frozen, is_additional=True)]
+        models = tuple(add(title=name_fold(adapted, group, fold), fold=fold) for fold in group.folds)
+        has_final = variant.job.evaluate.detector == "all"
+        final = add(title=name_fold(adapted, group, None), fold=None) if has_final else ""
+        return [
+            EvalNode(variant, group, variant.protocol, models, final=final),
+            replace(frozen, is_additional=True),
+        ]
 
     def _add(
         self,
@@ -207,9 +236,14 @@ def make_task(node: TrainNode, exports: Mapping[str, bytes], *, identities: int)
     )
 
 
-def name_fold(variant: Variant, group: TrainTestGroup, fold: int) -> str:
-    """Title of the training of one fold."""
-    return f"{variant.title} {group.name} {group.fold_name(fold)}"
+def name_detector(node: EvalNode) -> str:
+    """The name of a detector's registered model: facscale-DATA-METHOD."""
+    return f"facscale-{slugify(node.group.name)}-{slugify(node.variant.job.method.name)}"
+
+
+def name_fold(variant: Variant, group: TrainTestGroup, fold: int | None) -> str:
+    """Title of the training of one fold, or of the one on everybody."""
+    return f"{variant.title} {group.name} {EVERYBODY if fold is None else group.fold_name(fold)}"
 
 
 def restrict_to_group(variant: Variant, group: TrainTestGroup) -> Variant:

@@ -12,11 +12,12 @@ from facscale.evaluate.predictions import Predictions
 from facscale.inference.export import load_export
 from facscale.job.card import TrainedWeights, build_card, render_card
 from facscale.job.context import JobContext, log_report
+from facscale.job.detectors import build_detector, log_detector, name_artifact, report_calibration
 from facscale.job.evaluator import Evaluator, evaluate_expressions
 from facscale.job.exports import log_encoder_model, log_export, register_encoder
 from facscale.job.measure import measure
 from facscale.job.model_plots import plot_attention, plot_embedding
-from facscale.job.plan import EvalNode, Plan, TrainNode, VariantPlan, make_task
+from facscale.job.plan import EvalNode, Plan, TrainNode, VariantPlan, make_task, name_detector
 from facscale.job.recorder import TrainingRecorder
 from facscale.job.results import (
     VariantResult,
@@ -29,6 +30,7 @@ from facscale.job.results import (
     report_scores,
 )
 from facscale.job.variants import Variant, name_training
+from facscale.names import slugify
 from facscale.progress import print_line
 from facscale.track.tracker import RunLogger
 from facscale.train.errors import is_permanent
@@ -79,9 +81,12 @@ class JobRunner:
                 exports = {key: value.export for key, value in artifacts.items()}
                 tables = self.evaluator.predict(evaluation, exports)
                 predictions |= tables
-                intensities |= self.evaluator.predict_intensities(evaluation, exports)
+                rated = self.evaluator.predict_intensities(evaluation, exports)
+                intensities |= rated
                 if evaluation.has_own_head:
                     self._log_folds(evaluation, artifacts, tables)
+                if evaluation.detector_kind != "none":
+                    self._log_detector(evaluation, exports, tables, rated, log)
                 if not evaluation.is_additional:
                     shown.append((evaluation, artifacts[evaluation.models[0]].export))
             assert representative is not None, "a variant that learns from labels has evaluations"
@@ -135,7 +140,7 @@ class JobRunner:
 
     def _train_models(self, evaluation: EvalNode, log: VariantLog) -> dict[str, TrainedArtifact]:
         """Train what an evaluation needs, side by side; by id."""
-        nodes = [self.plan.trainings[key] for key in dict.fromkeys(evaluation.models)]
+        nodes = [self.plan.trainings[key] for key in evaluation.trainings]
         artifacts = self.context.slots.map(lambda node: self.train(node, log), nodes)
         return {node.id: artifact for node, artifact in zip(nodes, artifacts, strict=True)}
 
@@ -150,6 +155,46 @@ class JobRunner:
             with self.open_run(evaluation.variant, node.title) as run:
                 log_export(artifacts[node.id].export, run)
                 log_report(report_fold_scores(scores, fold=fold), run)
+
+    def _log_detector(
+        self,
+        evaluation: EvalNode,
+        exports: dict[str, bytes],
+        tables: dict[str, Predictions],
+        rated: dict[str, IntensityPredictions],
+        log: VariantLog,
+    ) -> None:
+        """Build the detector of an evaluation, and log it with the diagram of its calibration."""
+        variant, tags = evaluation.variant, self.context.make_tags(evaluation.variant)
+        siblings = self._find_plan(variant).evaluations
+        leaves = [node for node in siblings if node.detector_kind != "none"]
+        try:
+            trained = build_detector(
+                evaluation,
+                exports,
+                tables,
+                agreement={title: score_intensities(table) for title, table in rated.items()},
+                facts={"job": self.context.main.name, "commit": tags["git.commit"]},
+            )
+        except ValueError as error:  # a method of another package may need more than a face
+            print_line(f"{variant.title}: leaves no detector: {error}")
+            return
+        name = evaluation.group.name
+        prefix = "" if evaluation is leaves[0] else f"{slugify(name)}/"
+        about = f"{variant.title} on {name}: predicted and observed, on people not learned from"
+        log_report(report_calibration(trained.calibration, title=name, about=about, prefix=prefix), log.run)
+        selected = {key: tags[key] for key in ("job", "row", "cluster", "data", "git.commit")}
+        log_detector(
+            trained,
+            log.run,
+            name=name_detector(evaluation),
+            artifact=name_artifact(evaluation, is_only=len(leaves) == 1),
+            tags=selected,
+            about=f"Detects AUs of {name}. {variant.title}, of the job {tags['job']}",
+        )
+
+    def _find_plan(self, variant: Variant) -> VariantPlan:
+        return next(plan for plan in self.plan.variants if plan.variant is variant)
 
     def _log_results(
         self,

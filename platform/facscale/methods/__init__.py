@@ -20,6 +20,7 @@ __all__ = [
     "MethodConfig",
     "configure",
     "find_method",
+    "find_owner",
     "list_hidden_methods",
     "list_methods",
     "trains",
@@ -27,6 +28,7 @@ __all__ = [
 
 _methods: Plugins[Method] = Plugins("method", Method, __name__, excluded=frozenset({"base"}), group="facscale.methods")
 list_methods, find_method, list_hidden_methods = _methods.names, _methods.find, _methods.list_hidden
+find_owner = _methods.find_owner
 
 
 def configure(document: Document) -> tuple[Job, type[Method], Any]:

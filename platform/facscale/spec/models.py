@@ -246,7 +246,7 @@ class Evaluate(Block):
     """Subject-exclusive cross-validated F1."""
 
     renamed: ClassVar[Mapping[str, str]] = {"across": "cross_dataset"}
-    added: ClassVar[frozenset[str]] = frozenset({"official_split", "adaptation"})
+    added: ClassVar[frozenset[str]] = frozenset({"official_split", "adaptation", "detector"})
 
     # How a pre-trained encoder is tested. "linear-probe": a probe on the frozen encoder. "adapted-batchnorm" (CLP): in each
     # fold, the encoder's BatchNorm layers are trained with the probe; the frozen encoder has a table of its own beside it.
@@ -266,6 +266,11 @@ class Evaluate(Block):
         Url, ...
     ] = ()  # sets of facial expressions, for a probe on the frozen encoder by their own split
     subjects: NonNegativeInt = 0  # number of people of each fold's training part to train on; 0: all
+    # The detector that each row leaves behind. "all": it learns from all labelled people; a method with a head of its own is
+    # trained once more for that. "folds": the models of the folds, whose logits are averaged. "auto": all for probes on a
+    # frozen encoder, folds for methods with heads of their own, neither of which takes a further training. "none": there is
+    # none.
+    detector: Literal["auto", "all", "folds", "none"] = "auto"
     probe: Probe = Probe()
     adaptation: Adaptation = Adaptation()  # of protocol: adapted-batchnorm
     rendered_people: NonNegativeInt = 40  # rendered with known ground truth, to measure disentanglement; 0: none

@@ -53,6 +53,13 @@ class Plugins(Generic[Base]):
             raise SpecError(f'the entry point "{name}" of {owner} is not a facscale {self.base.__name__}: {plugin!r}')
         return plugin
 
+    def find_owner(self, name: str) -> str:
+        """The package that a plug-in is from; "" for one of ours, and for an unknown one."""
+        if name in self._list_modules():
+            return ""
+        points = entry_points(group=self.group, name=name)
+        return next((point.dist.name for point in points if point.dist), "")
+
     def list_hidden(self) -> list[str]:
         """Entry points that no spec can reach, because another plug-in has the same name: each as a sentence."""
         ours, sentences = self._list_modules(), list[str]()

@@ -10,7 +10,7 @@ from PIL import Image
 from faces import make_track, write_tracks
 from facscale.data import Dataset, align
 from facscale.inference import export
-from facscale.inference.embed import FrameEncoder, cache_key
+from facscale.inference.embed import cache_key
 from facscale.inference.face_search import (
     Face,
     NamedEmbedding,
@@ -20,6 +20,7 @@ from facscale.inference.face_search import (
     sample_queries,
     search,
 )
+from facscale.inference.models import FrameEncoder
 from facscale.ingest import detectors
 from facscale.methods import DataFacts, find_method
 from facscale.spec.pipelines import Crop
