@@ -31,6 +31,7 @@ SCALE = [[0.0, "#c2410c"], [0.5, "#7c6bb0"], [1.0, "#14397d"]]  # from the worst
 
 def make_study(outcomes: Sequence[TrialOutcome], sweep: Sweep, *, percent: int | None = None) -> optuna.Study:
     """The trials as Optuna's, with the objective that each had at `percent` of its training (at its end)."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it prints a line for each study
     study = optuna.create_study(direction="maximize" if sweep.goal == "max" else "minimize")
     ranges = {shorten_key(key): _distribution(values) for key, values in sweep.active_space.items()}
     for outcome in outcomes:
