@@ -32,7 +32,7 @@ SECTIONS = {
     "Methods": ("methods", ("index",)),
     "Explanation": ("explanation", ("architecture", "samples", "evaluation", "synthetic", "security")),
     "Results": ("results", ("index",)),
-    "Project": ("project", ("changes", "contributing")),
+    "Project": ("project", ("changes", "contributing", "release")),
 }
 LINK = re.compile(r"(?<=\]\()([^)#\s]+)(#[^)\s]*)?(?=\))")
 EXPECTED = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 
 import pytest
 import yaml
@@ -17,6 +18,26 @@ def test_the_citation_is_of_this_version_and_licence():
     assert citation["version"] == __version__
     assert citation["license"] == PROJECT["license"]
     assert citation["authors"] == PROJECT["authors"]
+
+
+def test_the_chart_has_this_version():
+    chart = yaml.safe_load((ROOT / "helm" / "facscale" / "Chart.yaml").read_text())
+    assert (chart["version"], chart["appVersion"]) == (__version__, __version__)
+
+
+def test_templates_and_hooks_are_read():
+    for path in (*(ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"), ROOT / ".pre-commit-config.yaml"):
+        assert yaml.safe_load(path.read_text()), path
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    targets = (ROOT / "Makefile").read_text().replace("$(BIN)", ".venv/bin")
+    assert all(" ".join(hook["entry"].split()[:1]) in targets for hook in hooks)
+
+
+def test_the_papers_that_are_cited_are_those_of_the_published_tables():
+    references = yaml.safe_load((ROOT / "CITATION.cff").read_text())["references"]
+    papers = tomllib.loads((ROOT / "platform/facscale/report/published/index.toml").read_text())["papers"]
+    titles = {re.search('"(.+)"', paper["citation"])[1].casefold() for paper in papers.values()}
+    assert {reference["title"].casefold() for reference in references} == titles
 
 
 def test_the_changes_begin_with_this_version():
