@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 IMAGES = Path(__file__).parents[1] / "images"
 SOURCES = Path(__file__).parent / "pictures"
-COLUMN, ROW, WIDTH, LINE, PAD = 190, 112, 140, 17, 14  # pixels
+COLUMN, ROW, WIDTH, LINE, PAD = 212, 112, 162, 17, 14  # pixels
 LIGHT, EDGE, INK, LINES = "#eaf0fd", "#5b7bb4", "#1a2233", "#8090ab"
 STYLE = f"""<style>
 text {{ font: 13px system-ui, sans-serif; fill: {INK}; text-anchor: middle }}

@@ -103,13 +103,14 @@ def test_specs_in_commands_exist_and_their_overrides_fit_the_schema(spec, overri
 JOBS = [  # that of the tutorial about methods needs the tutorial's package: below
     block
     for block in BLOCKS
-    if block.language == "yaml" and re.search(r"^method:", block.text, re.MULTILINE) and "frame-order" not in block.text
+    if block.language == "yaml" and re.search(r"^(method|extends):", block.text, re.MULTILINE) and "frame-order" not in block.text
 ]
 
 
 @pytest.mark.parametrize("block", JOBS, ids=lambda block: block.page)
 def test_whole_jobs_are_valid(block, tmp_path):
     path = tmp_path / "job.yaml"
+    (tmp_path / "jobs").symlink_to(locate_shipped("jobs"))
     path.write_text(block.text)
     configure(read_spec(path, resolve=keep_variables))
 
