@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 import textwrap
 from collections.abc import Iterator
@@ -68,6 +69,7 @@ def build_page(name: str, images: Path) -> str:
         lines += ["", f"Inputs, which are trained methods (`inputs:`): {inputs}."]
     lines += ["", "## Jobs", "", "`facscale check` prints memory, operations and an estimate of the time of each.", ""]
     for path in find_jobs(name):
+        lines += [f"### {path.name}", "", *format_comment(path.read_text()), ""]
         lines += [
             f'??? example "jobs/{path.name}"',
             "",
@@ -111,6 +113,13 @@ def format_paragraph(block: str) -> Iterator[str]:
     yield re.sub(r"(?<![`\w])(\w+)_(\w+)(?![`\w])", r"\1\\_\2", block)
 
 
+def format_comment(text: str) -> Iterator[str]:
+    """Yield the comment at the top of a job file: what it is, what it costs, what is expected of it, what it needs."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines()[1:])
+    for paragraph in re.split(r"\n(?=Cost:|Expected:|Needs:|\n)", "\n".join(line.lstrip("# ") for line in lines)):
+        yield from [escape(" ".join(paragraph.split())), ""]
+
+
 def describe_published(name: str) -> Iterator[str]:
     """Yield the F1 that papers print for the method, with its source."""
     rows = [row for row in find_results(method=name) if row.metric == "F1" and row.printed is not None]
@@ -126,6 +135,7 @@ def describe_published(name: str) -> Iterator[str]:
     yield from ["| data set | F1 | paper | where |", "|---|---|---|---|"]
     for row in rows:
         yield f"| {row.data} | {row.printed} | {row.paper} | {escape(row.table)} |"
+    yield from ["", "[The results](../results/index.md) have what was measured with facscale, on rendered faces."]
 
 
 def describe_code(method: type[Method]) -> Iterator[str]:

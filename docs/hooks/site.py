@@ -25,9 +25,10 @@ COPIES = {  # pages that are files of the repository
 }
 PAGES = {source: page for page, source in COPIES.items()} | {"README.md": "index.md"}
 # The sections with the pages that come first; a section's other pages follow by name. Only pages that exist are listed.
+HOW_TO = ("install", "gpu", "data", "jobs", "operations", "resume", "failures", "compare", "predict", "export", "serve")
 SECTIONS = {
     "Tutorials": ("tutorials", ("first_run", "videos", "labels", "method", "sweep", "clusters")),
-    "How-to": ("how-to", ("install", "data", "jobs", "predict", "export", "serve", "resume", "failures", "compare")),
+    "How-to": ("how-to", HOW_TO),
     "Reference": ("reference", ("commands", "job_keys", "pipeline_keys", "python", "data_sets", "events", "chart")),
     "Methods": ("methods", ("index",)),
     "Explanation": ("explanation", ("architecture", "samples", "evaluation", "synthetic", "security")),

@@ -103,7 +103,9 @@ def test_specs_in_commands_exist_and_their_overrides_fit_the_schema(spec, overri
 JOBS = [  # that of the tutorial about methods needs the tutorial's package: below
     block
     for block in BLOCKS
-    if block.language == "yaml" and re.search(r"^(method|extends):", block.text, re.MULTILINE) and "frame-order" not in block.text
+    if block.language == "yaml"
+    and re.search(r"^(method|extends):", block.text, re.MULTILINE)
+    and "frame-order" not in block.text
 ]
 
 
