@@ -146,7 +146,10 @@ def build_axis(name: str, values: Sequence[Scalar], *, is_log: bool = False) -> 
         ticks = {place: format_value(value) for value, place in places.items()}
     else:
         marks = [low + (high - low) * step / (MAX_TICKS - 1) for step in range(MAX_TICKS)]
-        ticks = {mark: f"{10**mark if is_log else mark:.4g}" for mark in marks}
+        numbers = [10**mark if is_log else mark for mark in marks]
+        if all(isinstance(value, int) for value in distinct):
+            numbers = [round(number) for number in numbers]
+        ticks = {math.log10(number) if is_log else number: format_value(number) for number in numbers}
     texts = {text: place for place, text in reversed(ticks.items())}  # a text that would stand twice stands once
     if low == high:
         low, high = low - 0.5, high + 0.5  # an axis of a single value

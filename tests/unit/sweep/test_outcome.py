@@ -137,6 +137,9 @@ def test_an_axis_holds_values_of_each_kind(values):
     assert all(low <= value <= high for value in axis["values"])
     assert len(set(axis["ticktext"])) == len(axis["ticktext"]) == len(axis["tickvals"])
     assert len(set(axis["values"])) == len(set(values))
+    assert all(low <= tick <= high for tick in axis["tickvals"])
+    if values == range(40):
+        assert axis["ticktext"] == [str(round(13 * n / 2)) for n in range(6, -1, -1)], "epochs are whole numbers"
 
 
 def test_the_spec_as_written_is_the_first_row_and_has_the_objective_of_its_twin():
