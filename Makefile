@@ -29,7 +29,7 @@ SHOW := while read -r word name rest; do case $$word in \
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 JOBS ?= 2
 
-.PHONY: demo demo-stop fuzz soak test test-fast test-slow test-nightly check chart lock clean
+.PHONY: demo demo-stop docs version fuzz soak test test-fast test-slow test-nightly check chart lock clean
 
 demo: $(VENV)/ready
 	$(BIN)/facscale demo
@@ -37,7 +37,7 @@ demo: $(VENV)/ready
 demo-stop: $(VENV)/ready
 	$(BIN)/facscale demo --stop
 
-test: check test-fast test-slow fuzz
+test: check docs test-fast test-slow fuzz
 
 test-fast: $(VENV)/ready
 	$(PYTEST) -m "not slow and not nightly" tests/unit tests/security
@@ -62,6 +62,9 @@ check: $(VENV)/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(VENV)/ready # the site of the documentation, in build/docs; a broken link or a missing reference is an error
+	$(BIN)/mkdocs build --quiet
+
 $(VENV)/ready: pyproject.toml requirements.lock $(if $(filter-out $(file <$(VENV)/ready),$(TORCH)),another-torch)
 	@"$(PYTHON)" -c '$(FITS)' 2>/dev/null || \
 	  { echo "error: Python 3.11, 3.12 or 3.13 is needed; say where one is: make PYTHON=/path/to/python3.12" >&2; exit 1; }
@@ -80,6 +83,13 @@ $(VENV)/ready: pyproject.toml requirements.lock $(if $(filter-out $(file <$(VENV
 another-torch:
 
 chart: $(VENV)/ready # after a change under helm/facscale: its README and golden renderings; review the difference
+	$(BIN)/python helm/chart.py
+
+version: $(VENV)/ready # make version VERSION=0.2.0: wherever it stands (docs/project/release.md)
+	@[[ "$(VERSION)" =~ ^[0-9]+\.[0-9]+\.[0-9]+$$ ]] || { echo "error: which version? make version VERSION=0.2.0" >&2; exit 1; }
+	sed -i 's/^__version__ = .*/__version__ = "$(VERSION)"/' platform/facscale/__init__.py
+	sed -i 's/^version: .*/version: $(VERSION)/' CITATION.cff helm/facscale/Chart.yaml
+	sed -i 's/^appVersion: [^ ]*/appVersion: $(VERSION)/' helm/facscale/Chart.yaml
 	$(BIN)/python helm/chart.py
 
 lock: # after a change of dependencies in pyproject.toml; make lock UPGRADE=--upgrade renews the other versions as well

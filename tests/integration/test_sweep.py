@@ -82,6 +82,14 @@ def told(storage):
 def test_the_best_trial_becomes_a_row_and_a_spec_of_its_own(sweep, tmp_path):
     parent, trials, nested, files = sweep()
     assert {"sweep.html", "sweep.csv", "best.yaml"} <= files
+    assert list(tmp_path.glob("sweep-*/sweep.html")), "beside the sweep's other files, as the job prints"
+    pages = [
+        page.read_text() for page in (*tmp_path.glob("sweep-*/sweep.html"), *tmp_path.glob("artifacts/**/sweep.html"))
+    ]
+    assert len(pages) == 2
+    for page in pages:
+        assert "as written" in page
+        assert "There is none yet" not in page, "the job has evaluated the best trial beside the spec as written"
     assert len(trials) == 3
     objectives = {run.data.params["method.margin"]: run.data.metrics["objective"] for run in trials}
     assert len(objectives) == 3, "random draws differ"

@@ -154,7 +154,7 @@ def check_margin(spec: models.Augment, *, margin: float, url: str, is_trained_on
             raise DataError(
                 f"{key}{shifts} shows up to {side:.3g} times the face square, but the images of {url} end at {stored:.3g} "
                 f"times (a margin of {margin:g}), so that faces would be cut off; make the data set again with "
-                f"crop.margin={math.ceil(50 * (side - 1 - TOLERANCE)) / 100:g} (docs/data.md), or set data.augment.crop, shift and "
+                f"crop.margin={math.ceil(50 * (side - 1 - TOLERANCE)) / 100:g} (docs/how-to/data.md), or set data.augment.crop, shift and "
                 "eval_crop to what it shows"
             )
 

@@ -39,6 +39,7 @@ from facscale.train.trainer import storage_url
 LOG_WIDTH = 150  # of tables in a log
 INTERRUPTED = 130  # exit status, as shells have it
 CLOSING_S = 10  # in which what has been logged is sent when a job ends early
+SQLITE = "sqlite:///"
 UNTRACKED = 1  # exit status of a complete job whose results MLflow did not accept
 
 
@@ -159,6 +160,8 @@ def hold_job(main: Variant, *, key: str) -> Iterator[None]:
 def close_tracker(context: JobContext) -> None:
     """End the job's run, and print where its results are: at the tracker, or still here, and why."""
     is_delivered = context.tracker.close()
+    storage = storage_url(context.main.job)
+    context.console.print(f"checkpoints and exported methods: {storage}", soft_wrap=True)
     if losses := context.tracker.explain_losses():
         again = f"facscale sync {context.tracker.spool} --uri TRACKER sends everything to another tracker"
         context.console.print(f"{losses}. {again}", soft_wrap=True)
@@ -167,7 +170,9 @@ def close_tracker(context: JobContext) -> None:
             f"MLflow could not be reached; later: facscale sync {context.tracker.spool}", soft_wrap=True
         )
     else:
-        context.console.print(f"MLflow: {context.tracker.url}")
+        context.console.print(f"MLflow: {context.tracker.url}", soft_wrap=True)
+        if (uri := choose_tracker(context.main.job)).startswith(SQLITE):
+            context.console.print(f"to see it: mlflow server --backend-store-uri {uri}", soft_wrap=True)
         if context.tracker.table_url:
             context.console.print(f"beside all others: {context.tracker.table_url}")
 
@@ -192,7 +197,7 @@ def open_tracker(main: Variant, data: JobData, *, key: str) -> Tracker:
     """The job's own run. Raises LoginError where credentials would go to another server than theirs, TrackerError."""
     track, cluster = main.job.track, get_cluster_name(main.job)
     check_credentials_target(track.uri)
-    uri = track.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{make_default_store(main.job)}"
+    uri = choose_tracker(main.job)
     check_store_kind(uri)
     return Tracker(
         uri,
@@ -202,6 +207,11 @@ def open_tracker(main: Variant, data: JobData, *, key: str) -> Tracker:
         spool=get_spool(main, key=key),
         tags=make_tags(main, job=main.name, fingerprints=data.fingerprints) | track.tags,
     )
+
+
+def choose_tracker(job: Job) -> str:
+    """The address of the job's tracker: the spec's, else MLFLOW_TRACKING_URI's, else a SQLite file beside the runs."""
+    return job.track.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{make_default_store(job)}"
 
 
 def make_tags(variant: Variant, *, job: str, fingerprints: Sequence[str]) -> dict[str, str]:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 from facscale.job.context import JobContext, open_context
 from facscale.job.evaluator import Evaluator
 from facscale.job.plan import build_plan
-from facscale.job.results import build_f1_tables, describe_job, group_results, report_job
+from facscale.job.results import Rows, build_f1_tables, describe_job, group_results, report_job
 from facscale.job.runner import JobRunner
 from facscale.job.variants import Variant, expand_seeds
 from facscale.spec import Document
 from facscale.train.ray.launch import RayTrainer
 
-Search = Callable[[JobContext], Variant]
+
+class Search(Protocol):
+    """A search for a better variant, as of a sweep: it runs before the job does."""
+
+    def find_variant(self, context: JobContext) -> Variant:
+        """Search, and return the variant that becomes the job's second row."""
+
+    def conclude(self, context: JobContext, rows: Rows) -> None:
+        """Report what the variant has become on the test subjects; `rows`: all results of the job by row."""
 
 
 def run_job(document: Document, *, name: str, search: Search | None = None) -> int:
@@ -21,13 +30,13 @@ def run_job(document: Document, *, name: str, search: Search | None = None) -> i
 
     The status is 0, or 1 where MLflow did not accept the results, which then stay in the journal.
 
-    `search`: a sweep, which runs first and returns the variant with the best config; it becomes the second row.
+    `search`: a sweep, which runs first; the variant that it returns becomes the second row.
     """
     with open_context(document, name=name) as context:
         variants: Sequence[Variant] = context.variants
         registered = [expand_seeds(context.main)[0].title]
         if search:
-            best = search(context)
+            best = search.find_variant(context)
             variants = (context.main, best, *variants[1:])
             registered.append(expand_seeds(best)[0].title)
         plan = build_plan([seed for variant in variants for seed in expand_seeds(variant)], context.data)
@@ -35,5 +44,7 @@ def run_job(document: Document, *, name: str, search: Search | None = None) -> i
         rows = group_results(context.slots.map(runner.run_variant, plan.variants))
         tables = build_f1_tables(rows)
         context.publish(report_job(rows, tables, plan), context.tracker)
+        if search:
+            search.conclude(context, rows)
         context.tracker.set_description(describe_job(tables, main=context.main))
     return context.exit_status

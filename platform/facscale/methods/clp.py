@@ -54,7 +54,7 @@ class CLP(Method):
       the negatives too.
     - C and the negatives are drawn anew in each step, for all queries alike.
     - `clip_augmentation: each`: every frame of a clip is augmented by itself. With one augmentation for a clip, drifting
-      light and pose order its frames, and AUs are hardly learned (measured, docs/results.md).
+      light and pose order its frames, and AUs are hardly learned (measured, docs/results/index.md).
     - The positive is another augmented copy of the query's frame.
     - Keys pass the momentum encoder in batches of their worker, with these batches' statistics: no shuffled BatchNorm.
       Clips and queries share a batch. The heads have no BatchNorm.

@@ -50,7 +50,7 @@ class TCAE(Method):
     - Scale of the losses: the code has ten times the paper's weights (10, 0.1, 1, 1) at the same rate of 0.001. Under SGD
       without weight decay that is the paper's loss at a rate of 0.01 (tested), which jobs/tcae.yaml has: the published
       weights, and so the numbers, are the code's, and on rendered faces the paper's own rate is the slower one
-      (docs/results.md). `train.optimizer.lr=0.001` is the paper to the letter.
+      (docs/results/index.md). `train.optimizer.lr=0.001` is the paper to the letter.
     - The code sorts the samples by each loss separately (`order: term`), has five windows (`windows: 5`), and compares the
       embeddings of the reconstructed target with the target's (`target_weight: 0.1`). The paper has none of these.
     - Validation decides by L over all samples, in the paper's words. So does the code, which passes the window on without

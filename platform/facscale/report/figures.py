@@ -17,13 +17,17 @@ INK, PALE = "#22262b", "#d9dce1"
 # Okabe and Ito's palette, which colour-blind readers can tell apart; grey is for references
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 REFERENCE = "#a9aeb6"
+HATCHES = ("", "///", "...")  # tell rows apart that share a colour
+MAX_WIDTH = 24.0  # inches
+FEW_POINTS = 20  # fewer are marked: a single one would not be seen as a line
 
 
 def plot_f1_bars(table: F1Table, *, title: str = "F1 by action unit") -> Figure:
     """Grouped bars of F1 x 100 for each AU and their mean, one colour per row; the whiskers span the folds."""
     names = [f"AU{au}" for au in table.aus]
     figure = Figure(
-        figsize=(max(6.0, 1.4 + 0.2 * (len(names) + 1) * max(3, len(table.rows))), 3.6), layout="constrained"
+        figsize=(min(MAX_WIDTH, max(6.0, 1.4 + 0.2 * (len(names) + 1) * max(3, len(table.rows)))), 3.6),
+        layout="constrained",
     )
     axes = add_axes(figure, title=title, y="F1 x 100")
     width = 0.84 / len(table.rows)
@@ -33,10 +37,15 @@ def plot_f1_bars(table: F1Table, *, title: str = "F1 by action unit") -> Figure:
         low, high = (dict(zip(row.aus, limit, strict=True)) for limit in _find_range(row.by_fold * 100))
         heights = np.array([*(values.get(au, np.nan) for au in table.aus), row.mean * 100])
         ends = np.array([[*(limit.get(au, np.nan) for au in table.aus), np.nan] for limit in (low, high)])
-        ends[:, -1] = np.nanmin(row.fold_means * 100), np.nanmax(row.fold_means * 100)
+        if not np.isnan(row.fold_means).all():
+            ends[:, -1] = np.nanmin(row.fold_means * 100), np.nanmax(row.fold_means * 100)
         x = np.arange(len(heights)) + (number - (len(table.rows) - 1) / 2) * width
         x[-1] += 0.35  # the mean stands apart
-        axes.bar(x, heights, 0.92 * width, color=colour, label=f"{row.name}  {row.mean * 100:.1f}", zorder=2)
+        hatch = "" if row.is_published else HATCHES[number // len(COLOURS) % len(HATCHES)]
+        label = f"{row.name}  {row.mean * 100:.1f}"
+        axes.bar(
+            x, heights, 0.92 * width, color=colour, hatch=hatch, edgecolor="white", linewidth=0, label=label, zorder=2
+        )
         if len(row.folds) > 1:
             axes.errorbar(
                 x, heights, np.abs(ends - heights), fmt="none", ecolor=INK, elinewidth=0.8, alpha=0.7, zorder=3
@@ -61,7 +70,8 @@ def plot_curves(
         if len(line) > 50:
             axes.plot(steps, line, color=pick_colour(number), linewidth=0.7, alpha=0.3)
             line = _smooth(line, window=max(1, len(line) // 25))
-        axes.plot(steps, line, color=pick_colour(number), linewidth=1.8, label=name)
+        marker = "o" if len(line) < FEW_POINTS else ""
+        axes.plot(steps, line, color=pick_colour(number), linewidth=1.8, marker=marker, markersize=3, label=name)
     axes.set_xlabel(x, color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(x=0.01)
@@ -81,7 +91,7 @@ def plot_panels(
     for number, (name, (steps, values)) in enumerate(series.items()):
         axes = figure.add_subplot(rows, columns, number + 1)
         style_axes(axes)
-        marker = "o" if len(values) < 20 else ""
+        marker = "o" if len(values) < FEW_POINTS else ""
         axes.plot(steps, values, color=pick_colour(0), linewidth=1.6, marker=marker, markersize=3)
         axes.set_title(name, loc="left", fontsize=10, color=INK)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
@@ -98,7 +108,7 @@ def plot_heatmap(
     axes.imshow(
         values, cmap=LinearSegmentedColormap.from_list("", [COLOURS[1], "#ffffff", COLOURS[0]]), vmin=-1, vmax=1
     )
-    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK)
+    axes.set_title(fill(title, round(9 * side)), loc="left", fontsize=12, fontweight="bold", color=INK)
     axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=8)
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
     axes.set(ylabel=sides[0], xlabel=sides[1])
@@ -106,7 +116,7 @@ def plot_heatmap(
     axes.spines[:].set_visible(False)
     for (row, column), value in np.ndenumerate(values):
         colour = "white" if abs(value) > 0.6 else INK
-        text = "" if np.isnan(value) else f"{value:.{decimals}f}".replace("0.", ".")
+        text = "" if np.isnan(value) else f"{value:z.{decimals}f}".replace("0.", ".")
         axes.text(column, row, text, ha="center", va="center", fontsize=6, color=colour)
     return figure
 
@@ -118,7 +128,7 @@ def plot_histogram(values: Mapping[str, Sequence[float]], *, title: str, x: str,
     largest = max(np.quantile(line, 0.995) for line in map(np.asarray, values.values()))
     for number, (name, line) in enumerate(values.items()):
         mean, colour = float(np.mean(line)), pick_colour(number)
-        axes.hist(line, bins=bins, range=(0, largest), color=colour, alpha=0.55, label=f"{name}  mean {mean:.4f}")
+        axes.hist(line, bins=bins, range=(0, largest), color=colour, alpha=0.55, label=f"{name}  mean {mean:.4g}")
         axes.axvline(mean, color=colour, linewidth=1.2, linestyle="--")
     axes.set_xlabel(x, color=INK)
     axes.legend(frameon=False, fontsize=9, labelcolor=INK)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from facscale.spec.sweep import Scalar
+from facscale.spec.sweep import Scalar, Sweep
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,28 @@ def shorten_key(key: str) -> str:
 def format_value(value: Scalar) -> str:
     """A value with four digits, enough to tell trials apart."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def name_objective(sweep: Sweep) -> str:
+    """The objective with its scale: F1 is shown times 100, as in all tables."""
+    return f"{sweep.objective} x 100" if _is_f1(sweep) else sweep.objective
+
+
+def scale_objective(value: float, sweep: Sweep) -> float:
+    """The objective as it is shown: F1 times 100."""
+    return 100 * value if _is_f1(sweep) else value
+
+
+def format_objective(outcome: TrialOutcome, sweep: Sweep) -> str:
+    """The last objective as it is shown; "" before the first."""
+    if not outcome.history:
+        return ""
+    value = scale_objective(outcome.objective, sweep)
+    return f"{value:.1f}" if _is_f1(sweep) else f"{value:.4g}"
+
+
+def _is_f1(sweep: Sweep) -> bool:
+    return sweep.objective.rpartition("/")[2] == "f1"
 
 
 def _get_last_line(error: Exception | None) -> str:

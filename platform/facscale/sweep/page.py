@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import optuna
 import plotly.graph_objects as go
@@ -13,14 +14,24 @@ from optuna.trial import TrialState, create_trial
 
 from facscale.report.pages import render_page
 from facscale.report.table import Column, ReportTable
-from facscale.spec.sweep import Domain, Sweep
-from facscale.sweep.outcome import TrialOutcome, format_value, shorten_key
+from facscale.spec.sweep import Domain, Scalar, Span, Sweep
+from facscale.sweep.outcome import (
+    TrialOutcome,
+    format_objective,
+    format_value,
+    name_objective,
+    scale_objective,
+    shorten_key,
+)
 
 MIN_TRIALS = 4  # with fewer, importance is chance
+MAX_TICKS = 7  # of an axis
+SCALE = [[0.0, "#c2410c"], [0.5, "#7c6bb0"], [1.0, "#14397d"]]  # from the worst to the best; all are visible on white
 
 
 def make_study(outcomes: Sequence[TrialOutcome], sweep: Sweep, *, percent: int | None = None) -> optuna.Study:
     """The trials as Optuna's, with the objective that each had at `percent` of its training (at its end)."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it prints a line for each study
     study = optuna.create_study(direction="maximize" if sweep.goal == "max" else "minimize")
     ranges = {shorten_key(key): _distribution(values) for key, values in sweep.active_space.items()}
     for outcome in outcomes:
@@ -50,8 +61,21 @@ def compute_importance(outcomes: Sequence[TrialOutcome], sweep: Sweep) -> dict[s
     return optuna.importance.get_param_importances(study, evaluator=evaluator)
 
 
-def build_page(outcomes: Sequence[TrialOutcome], sweep: Sweep, *, title: str, best: TrialOutcome, spec: str) -> str:
-    """One HTML file: parallel coordinates, importance, courses, the table, and the best spec."""
+def build_page(
+    outcomes: Sequence[TrialOutcome],
+    sweep: Sweep,
+    *,
+    title: str,
+    best: TrialOutcome,
+    spec: str,
+    written: Mapping[str, Any],
+    comparisons: Sequence[ReportTable] = (),
+) -> str:
+    """One HTML file: parallel coordinates, importance, courses, the table, and the best spec.
+
+    `written`: the values of the spec as written, by dotted key. `comparisons`: the best trial beside the spec as written, a
+    table with a verdict for each data set; none before the job has evaluated both.
+    """
     figures = [
         plot_coordinates(outcomes, sweep),
         plot_importance(compute_importance(outcomes, sweep), percent=find_common_percent(outcomes)),
@@ -63,32 +87,79 @@ def build_page(outcomes: Sequence[TrialOutcome], sweep: Sweep, *, title: str, be
         title=title,
         count=len(outcomes),
         best=best.title,
-        objective=sweep.objective,
-        value=f"{best.objective:.4g}",
+        objective=name_objective(sweep),
+        value=format_objective(best, sweep),
+        comparisons=comparisons,
         plots=plots,
-        trials=build_trials_table(outcomes, sweep),
+        trials=build_trials_table(outcomes, sweep, best=best, written=written),
         spec=spec,
     )
 
 
-def build_trials_table(outcomes: Sequence[TrialOutcome], sweep: Sweep) -> ReportTable:
-    """One row per trial: its values, its objective, how far it was trained, and its state or error."""
-    headings = [*map(shorten_key, sweep.active_space), "objective", "of the training", "state"]
-    rows = []
-    for outcome in outcomes:
-        objective = f"{outcome.objective:.4g}" if outcome.history else ""
-        values = [format_value(outcome.values[key]) for key in sweep.active_space]
-        rows.append([*values, objective, f"{outcome.percent} %", outcome.error or outcome.state])
+def build_trials_table(
+    outcomes: Sequence[TrialOutcome], sweep: Sweep, *, best: TrialOutcome, written: Mapping[str, Any]
+) -> ReportTable:
+    """The spec as written, then one row per trial: its values, objective, how far it was trained, and its state or error.
+
+    The spec as written has the objective of the trial with the same values, if there is one.
+    """
+    keys = list(sweep.active_space)
+    headings = ["", *map(shorten_key, keys), name_objective(sweep), "of the training", "state"]
+    same = next((trial for trial in outcomes if all(trial.values.get(key) == written.get(key) for key in keys)), None)
+    rest = [format_objective(same, sweep), f"{same.percent} %", same.state] if same else ["", "", "no trial"]
+    rows = [["as written", *(format_value(written.get(key, "")) for key in keys), *rest]]
+    for number, outcome in enumerate(outcomes, start=1):
+        name = f"trial {number}{', best' if outcome is best else ''}"
+        values = [format_value(outcome.values[key]) for key in keys]
+        state = outcome.error or outcome.state
+        rows.append([name, *values, format_objective(outcome, sweep), f"{outcome.percent} %", state])
     return ReportTable([Column(heading) for heading in headings], rows)
 
 
 def plot_coordinates(outcomes: Sequence[TrialOutcome], sweep: Sweep) -> go.Figure:
-    """Each trial as a line through its values to its objective; trials that collapsed have none, and are left out."""
-    study = make_study(outcomes, sweep)
-    if not study.trials:
+    """Each trial as a line through its values to its objective; trials without a finite objective are left out."""
+    trials = [outcome for outcome in outcomes if math.isfinite(outcome.objective)]
+    if not trials:
         return go.Figure(layout={"title": "no trial has reported its objective"})
-    figure = optuna.visualization.plot_parallel_coordinate(study, target_name=sweep.objective)
-    return figure.update_layout(title="Values and objective (drag along an axis to choose trials)", height=420)
+    axes = [
+        build_axis(
+            shorten_key(key), [trial.values[key] for trial in trials], is_log=isinstance(span, Span) and span.log
+        )
+        for key, span in sweep.active_space.items()
+    ]
+    objectives = [scale_objective(trial.objective, sweep) for trial in trials]
+    lines = {"color": objectives, "colorscale": SCALE, "reversescale": sweep.goal == "min", "showscale": True}
+    figure = go.Figure(go.Parcoords(dimensions=[*axes, build_axis(name_objective(sweep), objectives)], line=lines))
+    title = "Values and objective (drag along an axis to choose trials; the best are dark blue)"
+    return figure.update_layout(title=title, height=420)
+
+
+def build_axis(name: str, values: Sequence[Scalar], *, is_log: bool = False) -> dict[str, Any]:
+    """An axis of parallel coordinates: a place for each of few values or words, else a range, each tick with a text of its own."""
+    distinct = sorted(set(values), key=lambda value: (isinstance(value, str), value))
+    if len(distinct) <= MAX_TICKS or not all(isinstance(value, int | float) for value in distinct):
+        places = {value: float(number) for number, value in enumerate(distinct)}
+    else:
+        places = {value: math.log10(value) if is_log else float(value) for value in distinct}  # type: ignore[arg-type]
+    low, high = min(places.values()), max(places.values())
+    if len(distinct) <= MAX_TICKS or isinstance(distinct[-1], str):
+        ticks = {place: format_value(value) for value, place in places.items()}
+    else:
+        marks = [low + (high - low) * step / (MAX_TICKS - 1) for step in range(MAX_TICKS)]
+        numbers = [10**mark if is_log else mark for mark in marks]
+        if all(isinstance(value, int) for value in distinct):
+            numbers = [round(number) for number in numbers]
+        ticks = {math.log10(number) if is_log else number: format_value(number) for number in numbers}
+    texts = {text: place for place, text in reversed(ticks.items())}  # a text that would stand twice stands once
+    if low == high:
+        low, high = low - 0.5, high + 0.5  # an axis of a single value
+    return {
+        "label": name,
+        "values": [places[value] for value in values],
+        "range": [low, high],
+        "tickvals": list(texts.values()),
+        "ticktext": list(texts),
+    }
 
 
 def plot_importance(shares: dict[str, float], *, percent: int) -> go.Figure:
@@ -105,10 +176,16 @@ def plot_importance(shares: dict[str, float], *, percent: int) -> go.Figure:
 def plot_histories(outcomes: Sequence[TrialOutcome], sweep: Sweep, *, best: TrialOutcome) -> go.Figure:
     """The objective of each trial over its training."""
     figure = go.Figure(
-        layout={"title": "Histories", "xaxis": {"title": "% of the training"}, "yaxis": {"title": sweep.objective}}
+        layout={
+            "title": "Histories",
+            "xaxis": {"title": "% of the training"},
+            "yaxis": {"title": name_objective(sweep)},
+        }
     )
     for outcome in outcomes:
-        points = [(percent, value) for percent, value in outcome.history if math.isfinite(value)]
+        points = [
+            (percent, scale_objective(value, sweep)) for percent, value in outcome.history if math.isfinite(value)
+        ]
         line = {"width": 4 if outcome is best else 1}
         name = f"{outcome.title} ({outcome.state})"
         figure.add_scatter(

@@ -17,7 +17,7 @@ from rich.table import Table
 from facscale.job.context import JobContext
 from facscale.job.recorder import TrainingRecorder
 from facscale.spec.sweep import Sweep
-from facscale.sweep.outcome import TrialOutcome, format_value, shorten_key
+from facscale.sweep.outcome import TrialOutcome, format_objective, format_value, name_objective, shorten_key
 from facscale.sweep.trial import Search, TrialEvent
 from facscale.track.tracker import RunLogger
 from facscale.train.events import StepProgress
@@ -134,7 +134,8 @@ class SweepWatch(tune.Callback):
         self._draw()
         if not self._live:
             reason = f" ({outcome.error})" if outcome.error else ""
-            objective = f"{self.sweep.objective} {outcome.objective:.4g}" if outcome.history else "no objective yet"
+            value = format_objective(outcome, self.sweep)
+            objective = f"{name_objective(self.sweep)} {value}" if value else "no objective yet"
             line = f"trial {len(self.finished)} {outcome.title}: {objective}, {outcome.state}{reason}"
             self.context.console.print(line)
 
@@ -150,7 +151,7 @@ def build_trial_table(
 ) -> Table:
     """All trials, the best first; `finished`: ids of those that have ended (without: all), `best`: the id to mark."""
     keys = list(sweep.active_space)
-    table = Table(title=f"{len(outcomes)} trials, by {sweep.objective} ({sweep.goal})", title_justify="left")
+    table = Table(title=f"{len(outcomes)} trials, by {name_objective(sweep)} ({sweep.goal})", title_justify="left")
     table.add_column("")
     for name in (*map(shorten_key, keys), "objective", "of the training", "state"):
         table.add_column(name, justify="right")
@@ -164,7 +165,7 @@ def build_trial_table(
         table.add_row(
             "best" if outcome.trial == best else "",
             *(format_value(outcome.values.get(key, "")) for key in keys),
-            f"{outcome.objective:.4g}" if outcome.history else "",
+            format_objective(outcome, sweep),
             f"{outcome.percent} %",
             "running" if is_running else outcome.state,
             style="bold" if outcome.trial == best else "red" if outcome.error or outcome.stop_reason else "",

@@ -1,4 +1,4 @@
-"""Data sets are read by their folder with pandas, pyarrow, torch and Hugging Face's datasets, as docs/data.md says."""
+"""Data sets are read by their folder with pandas, pyarrow, torch and Hugging Face's datasets, as docs/reference/data_sets.md says."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def faces(tmp_path):
     return dataset
 
 
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "data.md").read_text(), re.DOTALL)
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "reference" / "data_sets.md").read_text(), re.DOTALL)
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.split()[1])
@@ -36,7 +36,7 @@ def test_the_lines_of_the_documentation_run(faces, monkeypatch, tmp_path, block)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     if "import datasets" in block:
         pytest.importorskip("datasets", reason="pip install datasets")
-    exec(compile(block, "docs/data.md", "exec"), {})
+    exec(compile(block, "docs/reference/data_sets.md", "exec"), {})
 
 
 def test_pandas_and_pyarrow_see_every_frame_and_nothing_else(faces):

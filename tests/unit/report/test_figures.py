@@ -80,7 +80,7 @@ def test_a_heatmap_shows_each_value_in_its_field():
 
 def test_a_histogram_tells_the_means():
     (axes,) = plot_histogram({"au": [0.1, 0.3], "pose": [0.5, 0.7]}, title="lengths", x="length").axes
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["au  mean 0.2000", "pose  mean 0.6000"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["au  mean 0.2", "pose  mean 0.6"]
     assert sum(patch.get_height() for patch in axes.patches) == 4 - 1  # the longest half per cent lies outside
 
 
@@ -118,3 +118,24 @@ def test_a_timeline_shows_the_aus_that_change_most():
     video = course("ours", aus=tuple(range(1, 15)), au=au, frame=range(40))
     assert [axes.get_ylabel() for axes in plot_timeline([video]).axes] == [f"AU{number}" for number in range(3, 15)]
     assert [axes.get_ylabel() for axes in plot_timeline([video], aus=[9, 4]).axes] == ["AU9", "AU4"]
+
+
+def test_rows_that_share_a_colour_differ_and_undefined_rows_are_drawn():
+    f1 = np.full((3, 2), 0.5)
+    rows = [MethodScores(f"row {n}", (1, 2), f1, f1.mean(0), (0, 1, 2)) for n in range(14)]
+    nothing = np.full((3, 2), np.nan)
+    rows.append(MethodScores("undefined", (1, 2), nothing, nothing[0], (0, 1, 2)))
+    figure = plot_f1_bars(F1Table(tuple(rows)))
+    bars = [container[0] for container in figure.axes[0].containers if hasattr(container[0], "get_hatch")]
+    looks = {(bar.get_facecolor(), bar.get_hatch()) for bar in bars}
+    assert len(looks) == len(rows)
+    figure.savefig(io.BytesIO())
+
+
+def test_a_single_step_is_seen_and_small_values_have_no_sign():
+    (axes,) = plot_curves({"loss": ([1], [0.5])}, title="loss").axes
+    assert axes.lines[0].get_marker() == "o"
+    title = "a very long name of a method, seed 2: AUs together, predicted, on BP4D"
+    (axes,) = plot_heatmap(np.array([[1.0, -0.004], [-0.004, 1.0]]), labels=["AU1", "AU2"], title=title).axes
+    assert {text.get_text() for text in axes.texts} == {"1.0", ".0"}
+    assert "\n" in axes.get_title(loc="left")

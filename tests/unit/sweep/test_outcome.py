@@ -8,14 +8,25 @@ from types import SimpleNamespace
 import pytest
 from pandas import DataFrame
 
+from facscale.report.table import Column, ReportTable
 from facscale.spec.sweep import Span, Sweep
 from facscale.sweep.outcome import TrialOutcome
-from facscale.sweep.page import build_page, compute_importance, find_common_percent
+from facscale.sweep.page import (
+    build_axis,
+    build_page,
+    build_trials_table,
+    compute_importance,
+    find_common_percent,
+    plot_coordinates,
+)
 from facscale.sweep.run import write_csv
 from facscale.sweep.search import SweepError, choose_best
 from facscale.sweep.watch import build_trial_table
 
 SPACE = {"method.margin": Span(low=0.0, high=1.0), "method.queue_size": (64, 128)}
+
+
+WRITTEN = {"method.margin": 0.25, "method.queue_size": 128}
 
 
 def trial(number, *, margin=0.5, size=64, course=((20, 0.1), (100, 0.3)), **about):
@@ -74,12 +85,18 @@ def test_the_page_holds_every_trial_and_needs_no_network():
     trials = [trial(n, margin=n / 8, course=((20, 0.1), (100, n / 10))) for n in range(6)]
     trials += [trial(6, course=((20, -math.inf),), stop_reason="collapsed"), trial(7, course=(), error="<no memory>")]
     text = build_page(
-        trials, Sweep(space=SPACE), title="clp & co: 8 trials", best=trials[5], spec="method: {name: clp}"
+        trials,
+        Sweep(space=SPACE),
+        title="clp & co: 8 trials",
+        best=trials[5],
+        spec="method: {name: clp}",
+        written=WRITTEN,
     )
     assert "clp &amp; co" in text
     assert "&lt;no memory&gt;" in text
     assert "<no memory>" not in text
-    assert text.count("<tr>") == 9, "a heading and eight trials"
+    assert text.count("<tr>") == 10, "a heading, the spec as written and eight trials"
+    assert "There is none yet" in text
     assert 'src="http' not in text
     assert "parcoords" in text
     assert "method: {name: clp}" in text
@@ -88,11 +105,58 @@ def test_the_page_holds_every_trial_and_needs_no_network():
 def test_the_table_shows_the_best_first_and_failures_last():
     trials = [trial(0), trial(1, course=((100, 0.7),)), trial(2, course=(), error="no memory")]
     shown = build_trial_table(trials, Sweep(space=SPACE), best="t1")
-    assert list(shown.columns[3].cells) == ["0.7", "0.3", ""]
+    assert list(shown.columns[3].cells) == ["70.0", "30.0", ""]
     assert list(shown.columns[0].cells) == ["best", "", ""]
     running = build_trial_table(trials, Sweep(space=SPACE, goal="min"), finished={"t0"})
-    assert list(running.columns[3].cells) == ["0.3", "0.7", ""]
+    assert list(running.columns[3].cells) == ["30.0", "70.0", ""]
     assert list(running.columns[5].cells)[1] == "running"
+
+
+def test_every_trial_is_visible_and_every_tick_has_a_text_of_its_own():
+    margins = [0.3 + n / 100_000 for n in range(9)]  # nearly alike: with four digits, neighbouring ticks are equal
+    trials = [trial(n, margin=margin, course=((100, n / 10),)) for n, margin in enumerate(margins)]
+    (lines,) = plot_coordinates(trials, Sweep(space=SPACE)).data
+    assert list(lines.line.color) == pytest.approx([10 * n for n in range(9)])
+    for colour in (colour for _, colour in lines.line.colorscale):
+        shares = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+        linear = [share / 12.92 if share < 0.04 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+        luminance = sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+        assert 1.05 / (luminance + 0.05) > 3, "contrast with white, as WCAG asks for graphics"
+    margin, size, objective = lines.dimensions
+    assert len(set(margin.ticktext)) == len(margin.ticktext) > 0
+    assert list(size.ticktext) == ["64"]
+    assert size.range[0] < size["values"][0] < size.range[1]
+    assert objective.label == "online/probe/f1 x 100"
+    assert (objective.range[0], objective.range[1]) == pytest.approx((0, 80))
+
+
+@pytest.mark.parametrize("values", [["sgd", "adam"], [True, False, True], [1e-5, 1e-3, 1e-4] * 4, [2.0] * 3, range(40)])
+def test_an_axis_holds_values_of_each_kind(values):
+    axis = build_axis("x", list(values), is_log=isinstance(values, list) and len(values) == 12)
+    low, high = axis["range"]
+    assert all(low <= value <= high for value in axis["values"])
+    assert len(set(axis["ticktext"])) == len(axis["ticktext"]) == len(axis["tickvals"])
+    assert len(set(axis["values"])) == len(set(values))
+    assert all(low <= tick <= high for tick in axis["tickvals"])
+    if values == range(40):
+        assert axis["ticktext"] == [str(round(13 * n / 2)) for n in range(6, -1, -1)], "epochs are whole numbers"
+
+
+def test_the_spec_as_written_is_the_first_row_and_has_the_objective_of_its_twin():
+    sweep, trials = Sweep(space=SPACE), [trial(0), trial(1, margin=0.25, size=128)]
+    table = build_trials_table(trials, sweep, best=trials[0], written=WRITTEN)
+    assert table.rows[0] == ["as written", "0.25", "128", "30.0", "100 %", "done"]
+    assert [row[0] for row in table.rows[1:]] == ["trial 1, best", "trial 2"]
+    (first, *_) = build_trials_table(trials[:1], sweep, best=trials[0], written=WRITTEN).rows
+    assert first == ["as written", "0.25", "128", "", "", "no trial"]
+
+
+def test_the_page_has_the_verdict_of_the_job():
+    table = ReportTable([Column("method"), Column("F1")], [["clp", 1.0]], notes=["not distinguishable"])
+    about = {"title": "clp", "best": trial(0), "spec": "", "written": WRITTEN}
+    text = build_page([trial(0)], Sweep(space=SPACE), comparisons=[table], **about)
+    assert "not distinguishable" in text
+    assert "There is none yet" not in text
 
 
 def test_csv_has_a_line_a_trial():

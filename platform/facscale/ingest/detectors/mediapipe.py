@@ -14,7 +14,7 @@ Face mesh: RGB in [0, 1] -> `conv2d_21` [1, 1404, 1, 1], 468 points (x, y, z) in
 level. The first chip is upright, from the box; the next ones come from the landmarks of the one before.
 
 Unlike iBUG's, these jaw points lie on the head itself, not on its outline, when it is turned; and the brows are marked a
-little differently. `docs/data.md` compares the errors with dlib's.
+little differently. `docs/how-to/data.md` compares the errors with dlib's.
 """
 
 from __future__ import annotations
