@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import resource
 import shutil
@@ -25,6 +26,7 @@ def collect_facts(folders: tuple[str, ...] = ()) -> dict[str, Any]:
     return {
         "versions": {"python": ".".join(map(str, sys.version_info[:3])), **get_package_versions()},
         "facscale": get_facscale_version(),
+        "operator": is_operator_included(),
         "compiler": {name: bool(shutil.which(name)) or is_beside_python(name) for name in ("g++", "ninja")},
         "shm_bytes": shm.total,
         "tmp_used": 1 - tmp.free / tmp.total,  # a share
@@ -32,6 +34,13 @@ def collect_facts(folders: tuple[str, ...] = ()) -> dict[str, Any]:
         "processes": get_process_limit(),
         "free": {folder: measure_free_space(folder) for folder in folders},
     }
+
+
+def is_operator_included() -> bool:
+    """Return whether DeepSpeed was installed with its operator for workers on CPUs, as in our images."""
+    package = importlib.util.find_spec("deepspeed")
+    folder = Path(package.origin or "").parent / "ops" / "comm" if package else Path()
+    return any(folder.glob("deepspeed_shm_comm_op*.so"))
 
 
 def get_package_versions() -> dict[str, str]:

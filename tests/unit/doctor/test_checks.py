@@ -85,10 +85,14 @@ def test_what_is_too_small_is_named(changes, state, said):
 
 
 def test_a_node_without_a_compiler():
-    whole = {"a": {"compiler": {"g++": True, "ninja": True}}}
-    assert [one.severity for one in nodes.find_missing_programs(whole)] == ["ok"]
-    (one,) = nodes.find_missing_programs(whole | {"b": {"compiler": {"g++": False, "ninja": False}}})
+    tools = {"g++": True, "ninja": True}
+    complete = {"a": {"operator": False, "compiler": tools}}
+    assert [one.severity for one in nodes.find_missing_programs(complete)] == ["ok"]
+    bare = {"operator": False, "compiler": dict.fromkeys(tools, False)}
+    (one,) = nodes.find_missing_programs(complete | {"b": bare})
     assert one.message.startswith("b has no g++ and no ninja")
+    (one,) = nodes.find_missing_programs({"image": bare | {"operator": True}})
+    assert (one.severity, one.message) == ("ok", "DeepSpeed was installed with its operator: no compiler is needed")
 
 
 @pytest.mark.parametrize(("apart", "state"), [(0.4, "ok"), (7.0, "warning"), (900.0, "problem")])

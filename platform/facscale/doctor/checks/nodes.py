@@ -84,22 +84,24 @@ def compare_versions(here: Mapping[str, Any], there: Mapping[str, Any], *, name:
 
 @register_check("compiler", rank=60)
 def check_compiler(context: DiagnosticContext) -> Iterator[Finding]:
-    """See that g++ and ninja are on all nodes: DeepSpeed compiles an operator on first use."""
+    """See that DeepSpeed has its operator on all nodes, or g++ and ninja, with which it compiles that on first use."""
     yield from find_missing_programs(context.require("reports"))
 
 
 def find_missing_programs(reports: Mapping[str, Any]) -> Iterator[Finding]:
-    """Report the programs that nodes lack."""
+    """Report the programs that nodes without DeepSpeed's operator lack."""
     missing = {
         name: [program for program, is_installed in report["compiler"].items() if not is_installed]
         for name, report in reports.items()
+        if not report["operator"]
     }
     for name, programs in missing.items():
         if programs:
             message = f"{name} has no {' and no '.join(programs)}, with which DeepSpeed compiles its operator"
             yield problem(message, "put g++ (apt) and ninja (pip) into the image")
     if reports and not any(missing.values()):
-        yield ok("g++ and ninja are there, with which DeepSpeed compiles its operator")
+        programs = "g++ and ninja are there, with which DeepSpeed compiles its operator"
+        yield ok(programs if missing else "DeepSpeed was installed with its operator: no compiler is needed")
 
 
 @register_check("room on nodes", rank=70)
