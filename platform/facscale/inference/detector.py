@@ -203,6 +203,11 @@ class Detector(nn.Module):
         self.eval()
 
     @property
+    def recipes(self) -> tuple[MemberRecipe, ...]:
+        """What its networks are built from."""
+        return tuple(member.recipe for member in self.members)  # type: ignore[misc]
+
+    @property
     def frames_per_sample(self) -> int:
         """The number of frames, a face's own and its neighbours, from which one frame's AUs are estimated."""
         return max(view.count for view in self.views.values())
@@ -269,7 +274,7 @@ def save_detector(detector: Detector) -> bytes:
     """Serialise a detector as safetensors; equal detectors give equal bytes."""
     weights = {key: value.detach().cpu().contiguous().clone() for key, value in detector.state_dict().items()}
     recipe = DetectorRecipe(
-        members=tuple(member.recipe for member in detector.members),  # type: ignore[misc]
+        members=detector.recipes,
         aus=detector.aus,
         intensity_aus=detector.intensity_aus,
         knots=detector.calibration.knots.shape[1],

@@ -123,7 +123,8 @@ class FaceSetTracker:
         self._followers: list[FaceFollower] = []
         self._lost: list[FaceFollower] = []
         self._open: deque[FaceFrame] = deque()
-        self._detected_s, self._number, self._faces, self._appearances = -math.inf, None, 0, 0
+        self._detected_s, self._faces, self._appearances = -math.inf, 0, 0
+        self._number: int | None = None
 
     def track(self, frames: Iterable[Frame]) -> Iterator[FaceFrame]:
         """Yield all frames in order, a few late."""

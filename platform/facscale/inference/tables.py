@@ -10,8 +10,10 @@ frame without a face is a row with confidence 0 in which everything about a face
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
+import socket
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
@@ -27,6 +30,7 @@ import pyarrow.parquet as pq
 
 from facscale.files import publish, sync
 from facscale.inference.predictor import FaceResult, FrameResult
+from facscale.names import sanitize_filename
 
 ColumnSet = Literal["facscale", "py-feat", "openface", "pyafar"]
 COLUMN_SETS: tuple[ColumnSet, ...] = ("facscale", "py-feat", "openface", "pyafar")
@@ -247,7 +251,8 @@ class TableWriter:
 @contextmanager
 def open_table(path: Path, layout: AULayout, *, columns: ColumnSet = "facscale") -> Iterator[TableWriter]:
     """Write the table `path` (.csv or .parquet), which appears when the block ends, complete, or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(2)}.partial")
+    _remove_abandoned(path)
+    partial = path.with_name(f".{path.name}.{_get_host()}.{os.getpid()}.{secrets.token_hex(2)}.partial")
     writer = TableWriter(partial, layout, columns=columns, kind=path.suffix.lower().lstrip("."))
     try:
         yield writer
@@ -258,6 +263,19 @@ def open_table(path: Path, layout: AULayout, *, columns: ColumnSet = "facscale")
         writer.abort()
         partial.unlink(missing_ok=True)
         raise
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what processes of this machine that were killed have left of a table."""
+    prefix = f".{path.name}.{_get_host()}."
+    for partial in path.parent.glob(f"{glob.escape(prefix)}*.partial"):
+        pid = partial.name.removeprefix(prefix).split(".")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            partial.unlink(missing_ok=True)
+
+
+def _get_host() -> str:
+    return sanitize_filename(socket.gethostname())
 
 
 @dataclass

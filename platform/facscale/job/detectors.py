@@ -141,7 +141,7 @@ def log_detector(
 
     data = save_detector(trained.detector)
     load_detector_bytes(data)  # what cannot be read again is not registered
-    method = trained.detector.members[0].recipe.method.method
+    method = trained.detector.recipes[0].method.method
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / Path(artifact).name
         file.write_bytes(data)

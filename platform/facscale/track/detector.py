@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, Schema
+from mlflow.types import ColSpec, Schema, TensorSpec
 
 from facscale import __version__
 from facscale.track.tracker import RunLogger
@@ -51,7 +51,11 @@ def save_detector_model(
 ) -> Path:
     """Write a detector to `folder` in MLflow's model format."""
     inputs = Schema([ColSpec("string", "path", required=False), ColSpec("binary", "image", required=False)])
-    columns = [ColSpec("string", "input"), ColSpec("long", "frame"), ColSpec("double", "timestamp")]
+    columns: list[ColSpec | TensorSpec] = [
+        ColSpec("string", "input"),
+        ColSpec("long", "frame"),
+        ColSpec("double", "timestamp"),
+    ]
     columns += [ColSpec("long", "face"), ColSpec("double", "confidence")]
     for au in aus:
         columns += [ColSpec("double", f"AU{au:02d}"), ColSpec("long", f"AU{au:02d}_c")]
