@@ -61,7 +61,7 @@ def service(folder):
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT)
     try:
         for _ in range(600):
-            if process.poll() is not None or "is served at" in log.read_text():
+            if process.poll() is not None or "Metrics for Prometheus" in log.read_text():
                 break
             time.sleep(0.2)
         assert "is served at" in log.read_text(), log.read_text()
@@ -162,6 +162,19 @@ def test_what_the_service_says_of_itself(service):
     paths = requests.get(f"{service}/openapi.json", timeout=30).json()["paths"]
     assert {"/health", "/v1/model", "/v1/predict"} <= set(paths)
     assert "security" in paths["/v1/predict"]["post"]
+
+
+def test_prometheus_reads_what_was_served(post, folder):
+    assert post("talk.mp4").status_code == 200
+    address = re.search(r"Metrics for Prometheus: (\S+)", (folder / "serve.log").read_text())[1]
+    wanted = ("facscale_serve_requests", "facscale_serve_frames", "facscale_serve_faces", "facscale_serve_batch_faces")
+    for _ in range(300):  # Ray's workers report every ten seconds
+        text = requests.get(address, timeout=30).text
+        if all(name in text for name in wanted):
+            break
+        time.sleep(0.2)
+    assert [name for name in wanted if name not in text] == []
+    assert TOKEN not in text
 
 
 @pytest.mark.skipif(chromium() is None, reason="needs chromium")

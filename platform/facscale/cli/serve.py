@@ -62,6 +62,8 @@ def serve_detector(
         print(f"{model} is served at {address}/{'#' + os.environ[TOKEN_VARIABLE] if is_own else ''}", flush=True)
         if is_own:
             print(f"The address holds the token; {TOKEN_VARIABLE} sets one of your own. Ctrl-C stops the service.")
+        metrics = [f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics" for node in ray.nodes()]
+        print(f"Metrics for Prometheus: {', '.join(metrics)}", flush=True)
         stopped.wait()
     except RuntimeError as error:
         raise UserError(f"the service did not start: {' '.join(str(error).split())[:400]}") from None

@@ -114,11 +114,11 @@ def build_app(settings: Serving | Mapping[str, Any]) -> serve.Application:
             "cropped in the same way"
         )
     digest = hashlib.sha256(data).hexdigest()
-    networks = Networks.options(
+    networks = Networks.options(  # type: ignore[attr-defined]
         autoscaling_config=_autoscale(serving.networks, serving.max_networks, ongoing=4),
         ray_actor_options={"num_cpus": serving.network_cpus, "num_gpus": serving.network_gpus},
     ).bind(serving, digest)
-    return Front.options(
+    return Front.options(  # type: ignore[attr-defined]
         max_ongoing_requests=serving.waiting,
         max_queued_requests=serving.waiting,
         autoscaling_config=_autoscale(serving.fronts, serving.max_fronts, ongoing=2),

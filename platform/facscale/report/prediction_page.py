@@ -67,7 +67,8 @@ def write_page(
             marks = [f"@{secrets.token_hex(8)}@" for _ in range(3)]  # where the large parts go
             rest = _render(layout, facts, marks=marks, size=size, is_video=bool(interval_s))
             with partial.open("w", encoding="utf-8") as file:
-                for mark, part in zip(marks, (_render_summary(meter), media, lines), strict=True):
+                parts: tuple[str | Path, ...] = (_render_summary(meter), media, lines)
+                for mark, part in zip(marks, parts, strict=True):
                     before, _, rest = rest.partition(mark)
                     file.write(before)
                     _write_part(part, file, is_encoded=part is media)

@@ -20,7 +20,8 @@ from facscale.inference.tables import AULayout
 from facscale.ingest.frames import Frame
 
 TIME_BASE = 90_000  # ticks a second
-PANEL = 220  # pixels, width of the bars
+PANEL = 270  # pixels, width of the strip with the bars
+BAR = 120  # pixels, length of a bar for probability 1
 ROW = 20  # pixels, height of a bar with its gap
 PRESENT, ABSENT, INK, PAPER = (245, 185, 66), (31, 95, 168), (34, 34, 34), (255, 255, 255)  # RGB
 NOBODY = (200, 200, 200)
@@ -38,7 +39,8 @@ def write_overlay(
     """Write an H.264 video of the frames with their results drawn in, without sound; returns the number of frames.
 
     frames, results: in order; a frame without a result is drawn as it is. rate: frames a second, about. advance: called
-    after each frame. The bars are those of the largest face; the others have their boxes. The file appears complete or
+    after each frame. The bars are the probabilities of the largest face, with its intensities in brackets; other faces have
+    their boxes. The file appears complete or
     not at all.
     """
     count = 0
@@ -90,7 +92,7 @@ def _draw_bars(panel: np.ndarray, face: FaceResult | None, layout: AULayout) -> 
     _put_text(panel, title, 8, 15)
     if face is None:
         return
-    first, length = 56, PANEL - 100
+    first, length = 56, BAR
     rated = dict(zip(layout.intensity_aus, face.intensity, strict=True)) if face.intensity is not None else {}
     for number, (au, decision) in enumerate(zip(layout.aus, layout.decide(face.probability), strict=True), start=1):
         value, y = float(face.probability[number - 1]), ROW * number + 4
@@ -99,7 +101,8 @@ def _draw_bars(panel: np.ndarray, face: FaceResult | None, layout: AULayout) -> 
         cv2.rectangle(panel, (first, y), (first + round(length * value), y + 14), PRESENT if decision else ABSENT, -1)
         mark = first + round(length * float(layout.thresholds[number - 1]))
         cv2.line(panel, (mark, y), (mark, y + 14), INK, 1)
-        _put_text(panel, f"{rated[au]:.1f}" if au in rated else f"{value:.2f}", first + length + 5, y + 12)
+        words = f"{value:.2f}" + (f" ({rated[au]:.1f})" if au in rated else "")
+        _put_text(panel, words, first + length + 5, y + 12)
 
 
 def _put_text(panel: np.ndarray, text: str, x: int, y: int) -> None:
@@ -125,7 +128,9 @@ def open_video_writer(
         container.mux(stream.encode(frame))
 
     def start(image: np.ndarray) -> Any:
-        stream = container.add_stream("libx264", rate=max(1, round(rate)), options=options or {"crf": "20"})
+        stream = container.add_stream(
+            "libx264", rate=max(1, round(rate)), options=options or {"crf": "20", "preset": "veryfast"}
+        )
         stream.height, stream.width, stream.pix_fmt = image.shape[0], image.shape[1], "yuv420p"
         stream.codec_context.time_base = stream.time_base = Fraction(1, TIME_BASE)
         state["stream"] = stream

@@ -64,9 +64,12 @@ def test_only_those_who_are_named_reach_the_service():
     peers = [{"namespaceSelector": {"matchLabels": {"name": "ingress"}}}]
     policy = find_object(render(**{"networkPolicy.serveFrom": peers}), "NetworkPolicy/facscale-serve")["spec"]
     assert policy["podSelector"]["matchLabels"]["facscale.dev/lifetime"] == "service"
-    assert all(rule["ports"] == [{"port": 8000}] for rule in policy["ingress"])
-    assert peers in [rule["from"] for rule in policy["ingress"]]
-    assert len(find_object(render(), "NetworkPolicy/facscale-serve")["spec"]["ingress"]) == len(policy["ingress"]) - 1
+    (rule,) = policy["ingress"]
+    assert rule["ports"] == [{"port": 8000}]
+    assert peers[0] in rule["from"]
+    (closed,) = find_object(render(), "NetworkPolicy/facscale-serve")["spec"]["ingress"]
+    assert [peer for peer in rule["from"] if peer not in closed["from"]] == peers
+    assert closed["from"], "an empty list would allow everybody"
 
 
 @pytest.mark.parametrize(

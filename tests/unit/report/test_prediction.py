@@ -23,7 +23,7 @@ from facscale.inference.tables import AULayout, open_table
 from facscale.ingest.detectors.base import Box
 from facscale.ingest.frames import Frame
 from facscale.report.prediction_page import PageFacts, write_page
-from facscale.report.prediction_video import PANEL, PRESENT, draw_frame, pair_frames, write_overlay
+from facscale.report.prediction_video import BAR, PANEL, PRESENT, draw_frame, pair_frames, write_overlay
 from facscale.synthetic import render_clip
 
 LAYOUT = AULayout((1, 12), np.array([0.5, 0.3], np.float32), (12,))
@@ -104,7 +104,7 @@ def test_present_aus_have_bars_of_another_colour():
     assert canvas.shape[0] % 2 == canvas.shape[1] % 2 == 0
     panel = canvas[:, 121:]
     lengths = [int((panel[row] == PRESENT).all(axis=-1).sum()) for row in (30, 50)]
-    assert lengths[0] == pytest.approx(0.9 * (PANEL - 100), abs=5)  # the mark of the threshold lies on it
+    assert lengths[0] == pytest.approx(0.9 * BAR, abs=5)  # the mark of the threshold lies on it
     assert lengths[1] == 0
     none = draw_frame(np.zeros((90, 120, 3), np.uint8), None, LAYOUT)
     assert not (none == PRESENT).all(axis=-1).any()
