@@ -76,6 +76,8 @@ class Shard:
             yield f"{self.file} has no room for its footer"
         if any(MIN_BYTES_PER_ROW * group.rows > group.length for group in self.row_groups):
             yield f"{self.file} has a row group with too few bytes for its rows"
+        if any(group.table_bytes > MAX_BYTES for group in self.row_groups):
+            yield f"{self.file} has a row group with more than {MAX_BYTES // FRAME_ENTRY_BYTES:,} rows"
 
 
 @dataclass(frozen=True)
