@@ -96,7 +96,7 @@ def measure(url: str, overread: float | None, *, threads: int, frames: int, scra
     """Stream CLP's clips of a data set without a cache; `overread` None: by whole row groups."""
     dataset = Dataset(url) if overread is not None else without_tables(Dataset(url))
     if overread is not None:
-        group_bytes.plan_ranges.__kwdefaults__["overread"] = overread
+        group_bytes.OVERREAD = overread
     spec = models.Data(epoch=local.CLP_EPOCH, threads=threads, cache=str(scratch / "cache"), cache_gb=1e-9)
     stream = Stream([dataset], local.CLIP, spec=spec, batch_size=16, seed=0)
     return local.streamed(stream, frames=frames), stream

@@ -20,7 +20,9 @@ from facscale.data.manifest import FRAME_ENTRY_BYTES, RowGroup, compute_checksum
 
 ENTRY = np.dtype([("offset", "<u4"), ("bytes", "<u4"), ("checksum", "<u8")])  # offset: from the start of the row group
 assert ENTRY.itemsize == FRAME_ENTRY_BYTES
-OVERREAD = 0.4  # of the needed bytes may be read in addition, where that joins ranges; see docs/how-to/stream_speed.md
+# How many bytes may be read in addition, for each needed byte, where that joins ranges: a request costs about as much processor
+# time as decoding a frame, see docs/how-to/stream_speed.md. What the cache keeps is read in vain only once.
+OVERREAD, KEPT_OVERREAD = 0.4, 1.0
 
 
 def build_frame_table(data: bytes, jpegs: Iterable[bytes | None]) -> bytes:
@@ -75,7 +77,7 @@ class FrameTable:
         return xxhash.xxh3_64_intdigest(data) == int(self.entries["checksum"][row])
 
 
-def plan_ranges(starts: np.ndarray, ends: np.ndarray, *, overread: float = OVERREAD) -> Iterator[slice]:
+def plan_ranges(starts: np.ndarray, ends: np.ndarray, *, overread: float) -> Iterator[slice]:
     """Join extents [n], ascending, to ranges that are read by one request each; yields slices of the extents.
 
     The smallest gaps are read over first, as long as all of them together have at most `overread` times the needed bytes.

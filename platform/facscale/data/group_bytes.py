@@ -14,7 +14,7 @@ import xxhash
 
 from facscale.data.cache import CacheEntry
 from facscale.data.errors import CorruptError
-from facscale.data.frame_table import FrameTable, plan_ranges
+from facscale.data.frame_table import KEPT_OVERREAD, OVERREAD, FrameTable, plan_ranges
 from facscale.data.manifest import compute_checksum
 from facscale.data.shards import Dataset
 
@@ -129,7 +129,8 @@ class GroupBytes:
         missing = np.arange(len(rows))
         if self._entry is not None:
             missing = np.array([n for n in range(len(rows)) if not self._read_cached(table, rows, n, into=frames)], int)
-        ranges = [missing[part] for part in plan_ranges(starts[missing], ends[missing])]
+        overread = OVERREAD if self._entry is None else KEPT_OVERREAD
+        ranges = [missing[part] for part in plan_ranges(starts[missing], ends[missing], overread=overread)]
         extents = [(int(starts[part[0]]), int(ends[part[-1]])) for part in ranges]
         for part, (first, _), data in zip(ranges, extents, self._fetch_all(extents), strict=True):
             pieces = FrameViews(memoryview(data), (starts[part] - first).tolist(), (ends[part] - first).tolist())

@@ -76,6 +76,8 @@ class Shard:
             yield f"{self.file} has no room for its footer"
         if any(MIN_BYTES_PER_ROW * group.rows > group.length for group in self.row_groups):
             yield f"{self.file} has a row group with too few bytes for its rows"
+        if any(group.table_bytes > MAX_BYTES for group in self.row_groups):
+            yield f"{self.file} has a row group with more than {MAX_BYTES // FRAME_ENTRY_BYTES:,} rows"
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,11 @@ class Runs:
         identity = table["identity"].combine_chunks().dictionary_encode()
         pairs = pc.binary_join_element_wise(table["identity"], table["video"], "\0")
         video = pairs.combine_chunks().dictionary_encode().indices.to_numpy()
+        del pairs
         first_run = np.unique(video, return_index=True)[1]  # of each video
+        names = table["video"].combine_chunks().dictionary_encode()
+        distinct = names.dictionary.to_pylist()  # equal names of a million videos are one string
+        videos = tuple(distinct[code] for code in names.indices.to_numpy()[first_run].tolist())
         timing = {
             name: table[name].cast(kind).to_numpy()
             for name, kind in (("fps", pa.float32()), ("every", pa.int32()))
@@ -203,7 +209,7 @@ class Runs:
             identity=identity.indices.to_numpy(),
             video=video,
             identities=tuple(identity.dictionary.to_pylist()),
-            videos=tuple(table["video"].take(first_run).to_pylist()),
+            videos=videos,
         )
 
 

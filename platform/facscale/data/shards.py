@@ -160,11 +160,16 @@ class Dataset:
         """
         footer = self._load_footer(shard, stop=stop)
         pieces, stored = dict[int, bytes](), footer.row_group(row_group)
+        group = self.manifest.shards[shard].row_groups[row_group]
         for number in range(stored.num_columns):
             column = stored.column(number)
             if column.path_in_schema.split(".")[0] in columns:
                 offset = column.dictionary_page_offset if column.has_dictionary_page else column.data_page_offset
-                pieces[offset] = fetch(offset, column.total_compressed_size)
+                size = column.total_compressed_size
+                if offset < group.offset or size <= 0 or offset + size > group.offset + group.length:
+                    where = self.describe(shard=shard, row_group=row_group)
+                    raise CorruptError(f"corrupt {where}: {column.path_in_schema} lies outside of it")
+                pieces[offset] = fetch(offset, size)
         return self._decode(
             _FileWindow(pieces), footer, shard=shard, row_group=row_group, columns=columns, is_verified=False
         )

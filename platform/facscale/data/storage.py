@@ -146,6 +146,10 @@ class Folder:
         """
 
         def read_part() -> bytes:
+            if isinstance(self._filesystem, pafs.PyFileSystem):
+                # fsspec's files read megabytes ahead, which is more than a few frames have.
+                store = self._filesystem.handler.fs
+                return bytes(store.cat_file(self._join(name), start=offset, end=offset + length))
             try:
                 data: bytes = self._get_handle(name).read_at(length, offset)
             except OSError:

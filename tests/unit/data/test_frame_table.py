@@ -68,7 +68,7 @@ def test_ranges_hold_all_extents_and_read_over_few_bytes(pieces, overread):
 
 
 def test_nothing_is_planned_for_no_frames():
-    assert list(plan_ranges(np.array([], int), np.array([], int))) == []
+    assert list(plan_ranges(np.array([], int), np.array([], int), overread=0.4)) == []
 
 
 def test_other_readers_see_nothing_of_the_tables(tmp_path):

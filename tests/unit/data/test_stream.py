@@ -8,6 +8,7 @@ import gc
 import itertools
 import json
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -466,6 +467,29 @@ def test_a_damaged_frame_table_costs_nothing_but_reading_the_row_group(tmp_path)
     damaged_tables = make(dataset)
     assert by_position([damaged_tables], 10) == expected
     assert not damaged_tables.skipped
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_a_store_that_fsspec_reads_gives_the_same_samples_through_the_cache(tmp_path, is_old):
+    """With stored columns, some of which the cache has and some not; twice, for the second time finds all of it."""
+    options = {"size": 16, "au": (1, 2), "row_group_mb": 0.025}
+    local = write_face_data_set(str(tmp_path / "faces"), LENGTHS, **options)
+    expected = by_position([make(local)], 12)
+    remote = write_face_data_set(f"memory://stream-{is_old}", LENGTHS, **options)
+    assert not remote.folder.is_local
+    if is_old:
+        shards = [
+            replace(s, row_groups=tuple(replace(g, frame_table="") for g in s.row_groups))
+            for s in remote.manifest.shards
+        ]
+        remote.manifest = replace(remote.manifest, shards=tuple(shards))
+    read = []
+    for _ in range(2):
+        stream = make(remote, cache=str(tmp_path / "cache"), cache_gb=0.01)
+        assert by_position([stream], 12) == expected
+        assert not stream.skipped
+        read.append(stream.traffic.read_bytes)
+    assert read[1] < read[0] / 10, "the second pass finds all of it in the cache"
 
 
 def test_few_frames_of_a_row_group_are_read_by_themselves(tmp_path):
