@@ -344,7 +344,7 @@ def print_variant(estimate: Estimate, console: Console) -> None:
         return
     for name, text in describe_cost(variant, estimate.cost, workers=workers):
         table.add_row(name, text)
-    if job.cluster.gpus_per_worker:
+    if job.cluster.gpus_per_worker and any(view.pixels for view in variant.method.train_views(variant.config).values()):
         table.add_row("from the store", describe_feed(estimate, workers=workers))
     console.print(table)
     console.print(f"estimated time: {describe_time(estimate, workers=workers)}")

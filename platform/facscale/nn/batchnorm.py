@@ -25,7 +25,7 @@ class SyncBatchNorm(nn.SyncBatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, ...] -> the same shape."""
         if x.is_cuda:
-            result: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+            result: Tensor = super().forward(x)
             return result
         if not self.training or get_world_size() == 1:
             return batch_norm(

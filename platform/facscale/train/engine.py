@@ -32,7 +32,8 @@ class Engine:
 
     def __init__(self, method: Method, root: Root, *, job: Job, world: int) -> None:
         deepspeed = _import_deepspeed()
-        self.root, self._constant_rate, self._norm = root, job.train.optimizer.lr, None
+        self.root, self._constant_rate = root, job.train.optimizer.lr
+        self._norm: Tensor | None = None
         modules = nn.ModuleDict({name: method.get_submodule(name) for name in root.modules})
         self.parameters = {name: p for name, p in modules.named_parameters() if p.requires_grad}
         with redirect_stdout(StringIO()):  # it prints what it compiles

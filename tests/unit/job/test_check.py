@@ -35,6 +35,9 @@ def test_a_job_whose_data_is_elsewhere_is_planned_with_published_sizes(check):
     assert "about 47,952 samples of VoxCeleb2" in done.output  # 8 of each person in the dev part
     assert "about 153,000 steps: 200 epochs of one clip a video" in " ".join(done.output.split())
     assert "folds from BP4D's published parts: 14 people, 14 people, 13 people" in done.output
+    words = " ".join(done.output.split())
+    assert "stage 0; of 4 workers, stage 1 saves 0.06 GiB on each worker, stage 2 saves 0.12 GiB" in words
+    assert re.search(r"from the store [\d,]+ frames/s for 4 H200s at 15% of their 16-bit rate", words)
     head, training, *evaluations = plan_of(done)
     assert head == "plan: 7 trainings for 1 row; each waits for the one that it hangs below"
     assert training.startswith("└── clp: clp, 149,850 steps, about ")

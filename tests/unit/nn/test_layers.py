@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from facscale.nn import MomentumEncoder, Queue, ResNet, projection_head
+from facscale.nn import MomentumEncoder, Queue, ResNet, distributed, projection_head
 from facscale.nn.resnet import _shortcut
 
 
@@ -99,6 +99,19 @@ def test_queue_is_saved():
     other.load_state_dict(queue.state_dict())
     assert torch.equal(other.keys, queue.keys)
     assert (int(other.cursor), int(other.filled)) == (3, 3)
+
+
+@pytest.mark.parametrize("world", [2, 3, 5])
+def test_samples_are_dealt_evenly_whatever_their_number(monkeypatch, world):
+    """What `shuffled_forward` sends and receives: every worker sends all of its samples, and gets as many."""
+    monkeypatch.setattr(distributed, "get_world_size", lambda: world)
+    for count in range(2 * world + 2):
+        sent = [
+            [distributed.share_of(count, (other - rank) % world) for other in range(world)] for rank in range(world)
+        ]
+        assert [sum(row) for row in sent] == [count] * world
+        assert [sum(column) for column in zip(*sent, strict=True)] == [count] * world
+        assert max(map(max, sent)) - min(map(min, sent)) <= 1
 
 
 def test_a_queues_counters_stay_on_the_host():
