@@ -25,7 +25,21 @@ COPIES = {  # pages that are files of the repository
 }
 PAGES = {source: page for page, source in COPIES.items()} | {"README.md": "index.md"}
 # The sections with the pages that come first; a section's other pages follow by name. Only pages that exist are listed.
-HOW_TO = ("install", "gpu", "data", "jobs", "operations", "resume", "failures", "compare", "predict", "export", "serve")
+HOW_TO = (
+    "install",
+    "gpu",
+    "data",
+    "jobs",
+    "predict",
+    "operations",
+    "resume",
+    "failures",
+    "compare",
+    "export",
+    "serve",
+    "share",
+    "speed",
+)
 SECTIONS = {
     "Tutorials": ("tutorials", ("first_run", "videos", "labels", "method", "sweep", "clusters")),
     "How-to": ("how-to", HOW_TO),
@@ -36,9 +50,6 @@ SECTIONS = {
     "Project": ("project", ("changes", "contributing", "release")),
 }
 LINK = re.compile(r"(?<=\]\()([^)#\s]+)(#[^)\s]*)?(?=\))")
-EXPECTED = {
-    f"how-to/{name}.md" for name in ("predict", "export", "serve")
-}  # being written: a link is text until they are there
 LONGEST = 200  # characters of a description
 
 
@@ -101,8 +112,6 @@ def redirect_links(markdown: str, *, source: str, page: str) -> str:
             return link[0]
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
         path = PAGES.get(path, path.removeprefix("docs/"))
-        if path in EXPECTED and not (DOCS / path).exists():
-            return "#"
         return posixpath.relpath(path, posixpath.dirname(page) or ".") + fragment
 
     return LINK.sub(redirect, markdown)

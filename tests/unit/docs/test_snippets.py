@@ -6,6 +6,7 @@ job is validated; files that a fence has a title for are written, and used.
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import shlex
@@ -18,7 +19,7 @@ import click
 import pytest
 
 from conftest import ROOT
-from facscale.cli import main
+from facscale.cli import demo, main
 from facscale.methods import configure
 from facscale.shipped import locate_shipped
 from facscale.spec import parse, read_spec
@@ -140,6 +141,22 @@ def test_short_outputs_are_as_shown(tmp_path, command, output):
     answer = run(sys.executable, "-m", "facscale.cli", *words, folder=tmp_path, FACSCALE_DATA=str(tmp_path / "data"))
     pattern = re.escape(output.strip()).replace("…", ".*")
     assert re.fullmatch(pattern, answer.strip(), re.DOTALL), answer
+
+
+def test_the_readme_shows_the_headings_that_the_demo_prints():
+    source = inspect.getsource(demo.run_demo)
+    headings = re.findall(r'print_heading\(f?"([^"]+)", f?"([^"]+)"\)', source)
+    shown = [line.strip() for line in (ROOT / "README.md").read_text().splitlines() if re.match(r" +\[\d/\d\]", line)]
+    expected = []
+    for number, text in headings:
+        if "{pipeline}" in text:
+            pipelines = enumerate(demo.PIPELINES, start=2)
+            expected += [
+                f"[{n}{number.removeprefix('{number}')}] {text.format(pipeline=name)}" for n, name in pipelines
+            ]
+        else:
+            expected.append(f"[{number}] {text}")
+    assert shown == expected
 
 
 @pytest.fixture(scope="module")
