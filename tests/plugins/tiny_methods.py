@@ -106,11 +106,11 @@ class TinyCensus(CLP):
 
 
 class TinyUnstable(Method):
-    """Pulls the embedding to a constant; at some of its steps the loss, or the gradient alone, is not finite."""
+    """Pulls the embedding to a constant; at some of its steps the loss, or the gradient or the weights alone, are not finite."""
 
     class Config(MethodConfig):
         broken: tuple[int, ...] = ()  # steps, numbered from 1
-        part: str = "loss"  # or gradient: the loss itself stays finite
+        part: str = "loss"  # or gradient: the loss itself stays finite; or weights: they are lost after the step
         worker: int = 0  # the rank whose samples are to blame
         memory: int = 0  # gigabytes that the first step asks for
         batchnorm: bool = False  # over the samples of a worker
@@ -133,10 +133,17 @@ class TinyUnstable(Method):
         if self.config.memory:
             torch.empty(self.config.memory << 28).sum()
         loss, calm = (embedding - 1).square().mean(), embedding.square().mean()
-        if self.training and int(self.steps) + 1 in self.config.broken and get_rank() == self.config.worker:
+        if self._is_broken and self.config.part != "weights":
             # The derivative of the root at 0 is infinite.
             loss = loss * torch.nan if self.config.part == "loss" else loss + (0 * loss).sqrt()
         return {"pull": Loss(loss), "calm": Loss(calm, 0.01)}
 
+    @torch.no_grad()
     def after_step(self) -> None:
+        if self._is_broken and self.config.part == "weights":
+            self.encoder[0].weight.fill_(torch.nan)
         self.steps += 1
+
+    @property
+    def _is_broken(self) -> bool:
+        return self.training and int(self.steps) + 1 in self.config.broken and get_rank() == self.config.worker

@@ -60,7 +60,7 @@ class StepMonitor:
                 self._values.setdefault(name, []).append(loss.value.detach().float())
 
     def end_step(self, step: int, engines: Iterable[Engine]) -> None:
-        """Count step `step`, numbered from 1. DeepSpeed tells whether it left out an update because of a gradient."""
+        """Count step `step`, numbered from 1: it is bad if a loss or the gradient of an engine is not finite."""
         engines = list(engines)
         skipped = sum(engine.skipped_steps for engine in engines)
         has_skipped, self._skipped = skipped > self._skipped, skipped
@@ -72,7 +72,8 @@ class StepMonitor:
         names = tuple(self._values)
         is_finite = torch.stack([torch.stack(values).isfinite().all() for values in self._values.values()])
         self._values = {}
-        is_bad = ~is_finite.all() | has_skipped
+        gradients = [flag for engine in engines if (flag := engine.has_finite_gradient) is not None]
+        is_bad = ~torch.stack([is_finite.all(), *gradients]).all() | has_skipped
         self._run = torch.where(is_bad, self._run + 1, 0)
         if names != self._names:
             self._names, self._suspects = names, ~is_finite

@@ -34,6 +34,7 @@ class Engine:
         deepspeed = _import_deepspeed()
         self.root, self._constant_rate = root, job.train.optimizer.lr
         self._norm: Tensor | None = None
+        self._has_finite_gradient: Tensor | None = None
         modules = nn.ModuleDict({name: method.get_submodule(name) for name in root.modules})
         self.parameters = {name: p for name, p in modules.named_parameters() if p.requires_grad}
         with redirect_stdout(StringIO()):  # it prints what it compiles
@@ -43,6 +44,7 @@ class Engine:
                 config=fit_buckets(build_deepspeed_config(job, world=world), self.parameters, world=world),
                 dist_init_required=False,
             )
+        self._is_plain = isinstance(self._deepspeed.optimizer, torch.optim.Optimizer)  # and not DeepSpeed's around it
         set_collective_timeouts(job.cluster.collective_timeout_s)  # also of DeepSpeed's own process groups
 
     def _group_parameters(self, method: Method) -> list[dict[str, Any]]:
@@ -61,16 +63,26 @@ class Engine:
         """Add this micro-batch's gradient; the last one of a step averages it over the workers."""
         self._deepspeed.backward(loss)
 
-    def step(self, *, measures_norm: bool = False) -> None:
+    def step(self) -> None:
         """Clip and update, at the last micro-batch of a step; before that, nothing.
 
-        `measures_norm`: keep the gradient's norm also where DeepSpeed computes none (stage 0 without clipping).
+        ZeRO leaves out an update whose gradient is not finite. Stage 0 would spoil the weights with it: there such a gradient
+        becomes 0, without waiting for the device, so that weights move by the optimizer's momentum alone.
         """
-        self._norm = None
-        if measures_norm and self._deepspeed.is_gradient_accumulation_boundary():
+        self._norm = self._has_finite_gradient = None
+        if self._is_plain and self._deepspeed.is_gradient_accumulation_boundary():
             gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
-            self._norm = nn.utils.get_total_norm(gradients) if gradients else None
+            if gradients:
+                self._norm = nn.utils.get_total_norm(gradients)
+                self._has_finite_gradient = self._norm.isfinite()
+                for gradient in gradients:
+                    gradient.masked_fill_(~self._has_finite_gradient, 0)
         self._deepspeed.step()
+
+    @property
+    def has_finite_gradient(self) -> Tensor | None:
+        """Whether the last step's gradient was finite, on the device; None where DeepSpeed counts that (`skipped_steps`)."""
+        return self._has_finite_gradient
 
     def set_learning_rate(self, rate: float) -> None:
         """Set the learning rate of the next steps."""

@@ -148,7 +148,6 @@ def take_steps(state: TrainState, batches: Iterator[Batch]) -> Iterator[TrainSta
     feed = BatchFeed(batches, prepare=state.prepare, device=state.device)
     while state.step < state.schedule.steps:
         began = time.monotonic()
-        is_logged = state.schedule.is_due(state.step + 1, every=state.job.train.log_every)
         torch.manual_seed(hash((state.job.seed, state.step, state.rank)))
         for _ in range(state.job.train.accumulate):
             waited = feed.wait_s
@@ -159,7 +158,7 @@ def take_steps(state: TrainState, batches: Iterator[Batch]) -> Iterator[TrainSta
                 with freeze_others(engine, state.engines), state.autocast():
                     losses = getattr(method, phase)(batch)
                 engine.backward(sum_losses(losses))
-                engine.step(measures_norm=state.rank == 0 and is_logged)
+                engine.step()
                 state.monitor.add_losses(losses)
                 state.losses = state.losses | losses
         method.after_step()
