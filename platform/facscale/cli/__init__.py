@@ -29,14 +29,13 @@ SECTIONS: Mapping[str, Sequence[click.Command]] = {  # in each, the most used co
     ),
     "Data and methods": (data.data_command, data.methods_command),
     "Results": (
-        results.predict_command,
         results.compare_command,
         results.verify_command,
         results.published_command,
         results.retrieve_command,
         results.sync_command,
     ),
-    "Models": (models.export_command, models.serve_command),
+    "Models": (models.predict_command, models.export_command, models.serve_command),
     "Clusters and setup": (
         clusters.doctor_command,
         clusters.demo_command,

@@ -1,16 +1,120 @@
-"""Commands about trained detectors: `export` and `serve`."""
+"""Commands about trained detectors: `predict`, `export` and `serve`."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
-from facscale.cli.arguments import Command, PositiveNumber, filter_ray_output
+from facscale.cli.arguments import Command, OutputFile, PositiveNumber, Rule, filter_ray_output
 from facscale.cli.completion import complete_file
 
 MODEL = click.argument("model", shell_complete=complete_file)
 TRACKER = click.option("--tracker", default="", metavar="URI", help="MLflow server; else MLFLOW_TRACKING_URI.")
+PREDICT_RULES = (
+    Rule(
+        "--camera", excludes=("INPUT", "--every", "--workers", "--overlay", "--page"), why="a camera is the only input"
+    ),
+)
+
+
+@click.command(cls=Command, rules=PREDICT_RULES)
+@MODEL
+@click.argument("inputs", nargs=-1, metavar="[INPUT]...", shell_complete=complete_file)
+@click.option(
+    "--out", default="predictions", show_default=True, metavar="FOLDER", help="Where the tables go; or one FILE.csv."
+)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["csv", "parquet"]),
+    default="csv",
+    show_default=True,
+    help="Format of the tables.",
+)
+@click.option(
+    "--columns",
+    type=click.Choice(["facscale", "py-feat", "openface", "pyafar"]),
+    default="facscale",
+    show_default=True,
+    help="Whose names the columns have.",
+)
+@click.option("--every", type=click.IntRange(min=1), default=1, metavar="N", help="Read each Nth frame of videos.")
+@click.option(
+    "--overlay", type=OutputFile(suffix=".mp4"), metavar="FILE.mp4", help="Draw faces and AUs on the only video."
+)
+@click.option(
+    "--page", type=OutputFile(suffix=".html"), metavar="FILE.html", help="Show the only video or image with its AUs."
+)
+@click.option("--camera", metavar="NUMBER", help="Show the AUs of a camera in the terminal, the first is 0.")
+@TRACKER
+@click.option("--device", default="", metavar="NAME", help="cuda, cpu, ...; else a GPU where there is one.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=None,
+    metavar="N",
+    help="Spread the inputs over N processes of a Ray cluster; without it, over one that RAY_ADDRESS names.",
+)
+@filter_ray_output
+def predict_command(
+    *,
+    model: str,
+    inputs: tuple[str, ...],
+    out: str,
+    kind: str,
+    columns: Any,
+    every: int,
+    overlay: Path | None,
+    page: Path | None,
+    camera: str | None,
+    tracker: str,
+    device: str,
+    workers: int | None,
+) -> None:
+    """Detect action units in videos and images.
+
+    \b
+        facscale predict detector.safetensors talk.mp4 --page talk.html
+        facscale predict models:/facscale-BP4D-clp@latest interviews/ --format parquet
+        facscale predict models:/facscale-BP4D-clp@best-BP4D 's3://bucket/*.mp4' --out s3://bucket/aus
+        facscale predict detector.safetensors --camera 0
+
+    MODEL is a detector that a job has left: a file, a folder, a run's ID, or a registered model. An INPUT is a video, an
+    image, a folder, a pattern, or a data set of shards; all may be s3://bucket/...
+
+    Each video gets a table with a row for each face of each frame, and a summary. All images share one table. Faces are
+    detected and cropped as those were from which the MODEL has learned. What is there already is not computed again.
+    Exit status 1: an input could not be read.
+    """
+    from facscale.cli.predict import predict_camera, predict_inputs
+    from facscale.errors import UserError
+
+    if camera is not None:
+        is_table = Path(out).suffix.lower() in {".csv", ".parquet"}
+        if not is_table and out != "predictions":
+            raise UserError(f"--out {out}: a camera has one table; name a file, such as {out}.csv")
+        table = Path(out) if is_table else None
+        sys.exit(predict_camera(model, camera, out=table, columns=columns, tracker=tracker, device=device))
+    if not inputs:
+        raise UserError("there is no INPUT: name a video, an image, a folder or a data set, or add --camera 0")
+    sys.exit(
+        predict_inputs(
+            model,
+            inputs,
+            out=out,
+            kind=kind,
+            columns=columns,
+            every=every,
+            tracker=tracker,
+            device=device,
+            workers=workers or 0,
+            overlay=overlay,
+            page=page,
+        )
+    )
 
 
 @click.command(cls=Command)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch  # noqa: F401 - its first import starts a process
 from click.testing import CliRunner
 
 from faces import write_face_data_set
@@ -113,7 +114,7 @@ def test_the_help_lists_each_command_once_with_a_whole_line(facscale):
     assert sorted(listed) == sorted(main.commands)
     assert listed[:2] == ["run", "check"], "the most used first"
     titles = [line for line in output.splitlines() if line.endswith(":") and not line.startswith(" ")]
-    assert titles == ["Options:", "Jobs:", "Data and methods:", "Results:", "Clusters and setup:"]
+    assert titles == ["Options:", "Jobs:", "Data and methods:", "Results:", "Models:", "Clusters and setup:"]
 
 
 def test_the_help_imports_nothing_heavy():

@@ -25,10 +25,13 @@ def test_values_are_escaped_and_tables_are_not_escaped_twice():
         value="0.5",
         plots=["<svg/>"],
         trials=table,
+        comparisons=[ReportTable([Column("")], [["c"]], notes=["better by <1"])],
         spec="<x>",
     )
     assert page.count("a &amp; b") == 2
     assert "<td>&lt;i&gt;</td>" in page
+    assert "<td>c</td>" in page
+    assert "<b>better by &lt;1</b>" in page
     assert "<svg/>" in page
     assert "<pre>&lt;x&gt;</pre>" in page
 

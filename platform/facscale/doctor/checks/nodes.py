@@ -100,8 +100,8 @@ def find_missing_programs(reports: Mapping[str, Any]) -> Iterator[Finding]:
             message = f"{name} has no {' and no '.join(programs)}, with which DeepSpeed compiles its operator"
             yield problem(message, "put g++ (apt) and ninja (pip) into the image")
     if reports and not any(missing.values()):
-        programs = "g++ and ninja are there, with which DeepSpeed compiles its operator"
-        yield ok(programs if missing else "DeepSpeed was installed with its operator: no compiler is needed")
+        tools = "g++ and ninja are there, with which DeepSpeed compiles its operator"
+        yield ok(tools if missing else "DeepSpeed was installed with its operator: no compiler is needed")
 
 
 @register_check("room on nodes", rank=70)
