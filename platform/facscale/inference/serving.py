@@ -63,9 +63,8 @@ NO_CONTENT_SNIFFING = {
     ),
 }
 
-api = FastAPI(
-    title="facscale", version=__version__, docs_url=None, redoc_url=None
-)  # those pages load scripts elsewhere
+# FastAPI's own pages load scripts from elsewhere.
+api = FastAPI(title="facscale", version=__version__, docs_url=None, redoc_url=None)
 bearer = HTTPBearer(auto_error=False)
 
 
@@ -93,8 +92,8 @@ class Serving(Block):
 def build_app(settings: Serving | Mapping[str, Any]) -> serve.Application:
     """Build the application that `serve.run` and a RayService deploy.
 
-    settings: also as the plain values of a RayService's `args`. The token is read from FACSCALE_SERVE_TOKEN; only its hash is handed on. Raises ServingError without a token of at
-    least 16 characters, and DetectorError.
+    settings: also as the plain values of a RayService's `args`. The token is read from FACSCALE_SERVE_TOKEN; only its
+    hash is handed on. Raises ServingError without a token of at least 16 characters, and DetectorError.
     """
     serving = Serving.model_validate(settings)
     token = os.environ.get(TOKEN_VARIABLE, "")

@@ -36,17 +36,11 @@ from facscale.train.schedule import Schedule
 from facscale.train.setup import open_streams
 from facscale.train.task import TrainingTask
 
-RATES = {
-    "V100": 125e12,
-    "A100": 312e12,
-    "H100": 990e12,
-    "H200": 990e12,
-}  # dense 16-bit operations a second, from their data sheets
+# Dense 16-bit operations a second, from their data sheets.
+RATES = {"V100": 125e12, "A100": 312e12, "H100": 990e12, "H200": 990e12}
 FASTEST = "H200"
 LOG_WIDTH = 150
-UTILISATION = (
-    0.15  # share of that rate that a ResNet's step reaches: assumed until measured; published runs have 0.19 to 0.29
-)
+UTILISATION = 0.15  # share of that rate that a ResNet's step reaches, assumed; published runs have 0.19 to 0.29
 
 
 def check_job(document: Document, *, name: str) -> None:
