@@ -212,16 +212,21 @@ def client_file(client, run, name):
 
 
 @pytest.mark.filterwarnings("ignore:.*Any type hint")
-def test_the_encoder_loads_from_mlflow(submitted, client, world, monkeypatch):
+def test_encoder_and_detector_load_from_mlflow(submitted, client, world, monkeypatch):
     (run,) = runs(client, row="tiny")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", world["mlflow"])
-    (model,) = mlflow.search_logged_models(
+    models = mlflow.search_logged_models(
         experiment_ids=[run.info.experiment_id],
         filter_string=f"source_run_id = '{run.info.run_id}'",
         output_format="list",
     )
-    features = mlflow.pyfunc.load_model(model.model_uri).predict(np.full((2, 3, 32, 32), 0.5, np.float32))
+    by_name = {model.name: mlflow.pyfunc.load_model(model.model_uri) for model in models}
+    assert by_name.keys() == {"encoder", "detector"}
+    features = by_name["encoder"].predict(np.full((2, 3, 32, 32), 0.5, np.float32))
     assert features.shape == (2, 32)
+    assert by_name["detector"].unwrap_python_model().detector.aus == AUS
+    registered = {version.name for version in client.search_model_versions(f"run_id = '{run.info.run_id}'")}
+    assert registered == {"clp", "facscale-labelled-clp"}
 
 
 def test_submitted_again_it_is_the_same_run_and_trains_nothing(submitted, world, client):

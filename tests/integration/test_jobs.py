@@ -46,6 +46,7 @@ JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
 ON_RAY = {"clp", "rtatl", "aunet"}
 STAGES = [(ROOT / "jobs" / "aunet.yaml", "labels")]  # trained as jobs are, for they are never a job of their own
 STEPS, BATCH, VALIDATE = 12, 8, 5
+RAY_STEPS = 60  # Ray registers a checkpoint some steps after it was written, and the kill comes after that
 KILL_AT = 7  # two checkpoints before it, and steps after it
 TRAINED = {"batch_size": BATCH, "precision": "float32", "log_every": 1, "checkpoint_every": 3}
 TINY = (
@@ -82,8 +83,8 @@ def weights(tmp_path_factory):
     }
 
 
-def a_task(path, stage, *, weights, storage):
-    """The job at `path` (or a stage of it) as its user would submit it, but tiny, and of STEPS steps; in the first fold."""
+def a_task(path, stage, *, weights, storage, steps=STEPS):
+    """The job at `path` (or a stage of it) as its user would submit it, but tiny, and of `steps` steps; in the first fold."""
     document = read_spec(path)
     words = [*TINY, f"cluster.storage={storage}", *(f"train.{key}={value}" for key, value in TRAINED.items())]
     for name, of_stage in document.data.get("stages", {}).items():
@@ -106,7 +107,7 @@ def a_task(path, stage, *, weights, storage):
         exports[node.id] = export.save_export(make_method(tasks[node.title]))
     first = plan.trainings[plan.variants[0].representative].title
     task = tasks[f"{first} {stage}" if stage else first]
-    epochs = (STEPS - 0.5) * BATCH / count_samples_per_epoch(task)
+    epochs = (steps - 0.5) * BATCH / count_samples_per_epoch(task)
     train = task.job.train.model_copy(update={"epochs": epochs})
     return replace(task, job=task.job.model_copy(update={"train": train}))
 
@@ -156,26 +157,26 @@ def test_a_job_on_ray_survives_the_loss_of_a_worker_and_is_judged(
     ray_cluster, data, weights, tmp_path, monkeypatch, name
 ):
     monkeypatch.setenv("FACSCALE_DATA", str(data))
-    task = a_task(ROOT / "jobs" / f"{name}.yaml", "", weights=weights, storage=tmp_path)
+    task = a_task(ROOT / "jobs" / f"{name}.yaml", "", weights=weights, storage=tmp_path, steps=RAY_STEPS)
     watcher, exported = watched(task, name=name, kill_at=KILL_AT)
-    survived(watcher, task, exported, data=data)
+    survived(watcher, task, exported, data=data, steps=RAY_STEPS)
 
 
-def survived(watcher, task, exported, *, data):
+def survived(watcher, task, exported, *, data, steps=STEPS):
     """It was ended, went on from a checkpoint, took every step, and is worth judging."""
     assert watcher.killed is not None
     assert [note for note in watcher.notes if note in {"started", "resumed"}] == ["started", "resumed"]
-    assert set(watcher.steps) == set(range(1, STEPS + 1))
-    told(watcher, task)
+    assert set(watcher.steps) == set(range(1, steps + 1))
+    told(watcher, task, steps=steps)
     method = export.load_export(exported)
     if method.has_image_encoder:
         judged(method, data=str(data / "faces"), job=task.job)
 
 
-def told(watcher, task):
+def told(watcher, task, *, steps):
     """What its spec asks for: the online probe, and the losses and pictures of people who are only watched."""
     train, kind = task.job.train, methods.find_method(task.job.method.name)
-    looks = {*range(VALIDATE, STEPS, VALIDATE), STEPS} if train.validate_every else set()
+    looks = {*range(VALIDATE, steps, VALIDATE), steps} if train.validate_every else set()
     assert bool(train.probe_every) == any(name.startswith("online/") for name in watcher.metrics)
     assert bool(looks and task.job.data.validation) == ("validation/total" in watcher.metrics)
     assert {step for step, columns in watcher.pictures if columns} == (
