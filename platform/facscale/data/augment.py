@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -37,6 +36,7 @@ from facscale.data.degrade import BLUR, GREY, HOLES, QUALITY
 from facscale.data.errors import DataError
 from facscale.data.views import Batch, Faces
 from facscale.nn.alignment import compute_five_points, fit_similarity
+from facscale.nn.constants import cache_constant
 from facscale.spec import models
 
 PARAMETERS = (
@@ -230,7 +230,7 @@ def transform_flow(steps: Tensor, parameters: Tensor, *, stored: int, size: int)
     return rotated.view(*parameters.shape[:-1], *rotated.shape[1:])
 
 
-@lru_cache
+@cache_constant
 def _get_mirror_order(device: torch.device) -> Tensor:
     """Return the number [68] that each of iBUG's 68 points has in a mirror image."""
     jaw, brows, bridge, nostrils = range(16, -1, -1), range(26, 16, -1), range(27, 31), range(35, 30, -1)
@@ -339,7 +339,7 @@ def _build_colour_transforms(parameters: Tensor, *, mean: Tensor) -> tuple[Tenso
     return brightness * contrast * (turn @ saturate), shift
 
 
-@lru_cache
+@cache_constant
 def _get_colour_matrices(device: torch.device) -> Tensor:
     """Return four matrices [4, 3, 3] on RGB: to grey; luma only; chroma only; chroma rotated by a quarter turn.
 

@@ -5,12 +5,12 @@ All work on float images [M, 3, S, S] in [0, 1], on any device. `apply` selects 
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from facscale.nn.constants import cache_constant
 
 BLUR = (0.1 / 224, 2.0 / 224)  # shares of the side (Chen et al., SimCLR, arXiv 2002.05709, appendix A)
 QUALITY = (30, 95)  # on libjpeg's scale
@@ -124,7 +124,7 @@ def _quantise_blocks(planes: Tensor, tables: Tensor) -> Tensor:
     return values.view_as(blocks).transpose(3, 4).reshape(planes.shape)
 
 
-@lru_cache
+@cache_constant
 def _get_jpeg_constants(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return RGB to YCbCr [3, 3]; its inverse; the two-dimensional DCT [64, 64]; tables K.1 and K.2 [2, 64].
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Annotated, Literal
 
 import torch
@@ -14,6 +13,7 @@ from torch.nn.functional import normalize
 from facscale.data.views import Batch, FrameSequence, RandomFrames, View
 from facscale.methods.base import DataFacts, Loss, Losses, Method, MethodConfig, adopt_resnet, trains
 from facscale.nn import MomentumEncoder, Queue, ResNet, info_nce, projection_head, soft_neighbours
+from facscale.nn.constants import cache_constant
 
 Descent = Literal["inverse-sqrt", "inverse", "exponential", "constant"]
 
@@ -168,7 +168,7 @@ def triplet_weights(count: int, *, descent: Descent) -> Tensor:
     return weights[descent]
 
 
-@lru_cache
+@cache_constant
 def _get_weights(count: int, descent: Descent, device: torch.device) -> Tensor:
     """Return `triplet_weights` on a device, copied there once: the host would wait for each copy."""
     return triplet_weights(count, descent=descent).to(device)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
+from facscale.nn.constants import cache_constant
 from facscale.nn.precision import disable_autocast, widen
 
 # sRGB primaries to XYZ, divided by D65's white point (IEC 61966-2-1)
@@ -30,7 +29,7 @@ def rgb_to_lab(images: Tensor) -> Tensor:
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
 
 
-@lru_cache
+@cache_constant
 def _get_xyz_matrix(device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return RGB_TO_XYZ [3, 3], made once on each device: copying it there for each batch would make the host wait."""
     return torch.tensor(RGB_TO_XYZ, dtype=dtype, device=device)

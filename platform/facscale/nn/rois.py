@@ -7,13 +7,13 @@ Each is a landmark, moved down by a multiple of the ruler: the horizontal distan
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from facscale.nn.constants import cache_constant
 from facscale.nn.precision import disable_autocast, widen
 
 INNER_CORNERS = (39, 42)
@@ -68,7 +68,7 @@ def fill_missing(landmarks: Tensor, *, size: int) -> Tensor:
     return torch.where(landmarks.isnan(), upright.to(landmarks.dtype), landmarks)
 
 
-@lru_cache
+@cache_constant
 def _get_upright_face(device: torch.device) -> Tensor:
     """Return the landmarks [68, 2] of UPRIGHT_FACE, nan where it has none; made once on each device."""
     points = [UPRIGHT_FACE.get(number, (torch.nan, torch.nan)) for number in range(68)]
@@ -91,7 +91,7 @@ def locate_centres(landmarks: Tensor, aus: Sequence[int]) -> Tensor:
     return torch.stack([anchors[..., 0], anchors[..., 1] + down], -1)
 
 
-@lru_cache
+@cache_constant
 def _get_centres(device: torch.device, aus: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Return the landmarks [A, 2] of AUs and their shifts [A], in rulers; made once on each device."""
     points = torch.tensor([CENTRES[au][0] for au in aus], device=device)
