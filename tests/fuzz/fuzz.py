@@ -301,7 +301,7 @@ def change_header(data: bytes, chance: random.Random) -> bytes:
     try:
         header = json.loads(data[8 : 8 + size])
         metadata = header.get("__metadata__", {})
-        if metadata and chance.random() < 0.7:
+        if isinstance(metadata, dict) and metadata and chance.random() < 0.7:
             key = chance.choice(sorted(metadata))
             metadata[key] = change_json(metadata[key].encode(), chance).decode(errors="replace")
             text = dump(header)

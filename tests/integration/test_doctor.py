@@ -121,8 +121,8 @@ class TestRehearsal:
             assert (
                 min(each.step_s, each.exchange_s, each.stream_rate, each.read_bytes, each.decode_frames, each.cores) > 0
             )
-        data = Dataset(f"{folder}/u")
-        assert one.bytes_per_sample == pytest.approx(sum(shard.bytes for shard in data.manifest.shards) / 40, rel=0.3)
+        frame = sum(shard.bytes for shard in Dataset(f"{folder}/u").manifest.shards) / (40 * 12)
+        assert 5 * frame < one.bytes_per_sample < 1.5 * 5 * frame  # a clip of 3 frames, 2 others, and what lies between
         assert one.checkpoint_bytes > 100_000
         assert other.checkpoint_bytes == 0
         assert not any((folder / "runs").iterdir())
