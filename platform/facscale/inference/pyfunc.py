@@ -16,7 +16,7 @@ from facscale.ingest.frames import decode_image
 
 
 class DetectorModel:
-    """The interface that MLflow calls. `unwrap_python_model()` of the loaded model gives it, and `detector` all the rest."""
+    """The interface that MLflow calls. `facscale.load` of the same model has the rest."""
 
     def __init__(self, detector: AUDetector) -> None:
         self.detector = detector
