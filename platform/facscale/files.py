@@ -50,13 +50,22 @@ def write_atomically(path: Path, data: bytes) -> None:
 
     Raises OSError; a full disk leaves the old file, and no part of the new one.
     """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    with replace_file(path) as partial, partial.open("xb") as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def replace_file(path: Path, *, mark: str = "") -> Iterator[Path]:
+    """Yield where to write a file that takes the place of `path` when the block ends, complete, or not at all.
+
+    A block that writes no file replaces none. `mark`: part of the name until then. Raises OSError.
+    """
+    partial = path.with_name(f".{path.name}.{mark}{secrets.token_hex(4)}.partial")
     try:
-        with partial.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        publish(partial, path)
+        yield partial
+        if partial.exists():
+            sync(partial)
+            publish(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise

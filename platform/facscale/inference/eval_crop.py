@@ -40,11 +40,14 @@ class EvalCrop(nn.Module):
                 f"faces must be [N, 3, {self.stored}, {self.stored}], the crops that this detector learned from, not "
                 f"{list(faces.shape)}"
             )
-        images = faces.float() / 255
-        if self.has_areas:
-            images = self.areas @ images @ self.areas.T
+        images = self.reduce(faces)
         grid = self.grid.expand(faces.shape[0], -1, -1, -1)  # `len` would fix the size of an exported batch
         return functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False).clamp(0, 1)
+
+    def reduce(self, faces: Tensor) -> Tensor:
+        """Scale faces [N, 3, S, S] to [0, 1] and, where the crop is much smaller than they are, average areas."""
+        images = faces.float() / 255
+        return self.areas @ images @ self.areas.T if self.has_areas else images
 
 
 def _make_areas(stored: int, side: int) -> Tensor:

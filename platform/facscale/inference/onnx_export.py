@@ -100,13 +100,10 @@ class DetectorGraph(nn.Module):
         crop, flat = self.detector.crop, frames.flatten(0, 1)
         if alignment is None:
             return crop(flat).unflatten(0, (-1, self.frames))
-        images = flat.float() / 255
-        if crop.has_areas:
-            images = crop.areas @ images @ crop.areas.T
         matrices = alignment.flatten(0, 1)[:, None]  # [NF, 1, 2, 3]: from the middle frame to each
         grid = (matrices[..., :2] @ crop.grid.flatten(1, 2)[..., None]).squeeze(-1) + matrices[..., 2]
         grid = grid.unflatten(1, (self.size, self.size))
-        sampled = functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+        sampled = functional.grid_sample(crop.reduce(flat), grid, padding_mode="reflection", align_corners=False)
         return sampled.clamp(0, 1).unflatten(0, (-1, self.frames))
 
     def _move_points(self, points: Tensor, alignment: Tensor | None) -> Tensor:

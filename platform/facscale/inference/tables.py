@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import glob
 import os
-import secrets
 import socket
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from facscale.files import publish, sync
+from facscale.files import replace_file
 from facscale.inference.predictor import FaceResult, FrameResult
 from facscale.names import sanitize_filename
 
@@ -48,7 +47,7 @@ class AULayout:
     intensity_aus: tuple[int, ...] = ()
 
     def decide(self, probability: np.ndarray) -> np.ndarray:
-        """Decisions bool [n] of probabilities [n]."""
+        """Decisions bool [..., n] of probabilities [..., n]."""
         decisions: np.ndarray = probability >= self.thresholds
         return decisions
 
@@ -57,7 +56,7 @@ def build_schema(layout: AULayout) -> pa.Schema:
     """The columns of our own table, in their order."""
     fields = [("input", pa.string()), ("frame", pa.int64()), ("timestamp", pa.float64()), ("face", pa.int64())]
     numbers = ["confidence", "left", "top", "right", "bottom", "pitch", "yaw", "roll"]
-    numbers += [f"{axis}_{number}" for axis in "xy" for number in range(POINTS)]
+    numbers += _list_points()
     fields += [(name, pa.float32()) for name in numbers]
     for au in layout.aus:
         fields += [(f"AU{au:02d}", pa.float32()), (f"AU{au:02d}_c", pa.int8())]
@@ -102,7 +101,7 @@ def build_table(
         for number, name in enumerate(names):
             spread(name, array[:, number], pa.float32())
     probability = np.array([face.probability for face in faces], np.float32).reshape(len(faces), len(layout.aus))
-    decisions = (probability >= layout.thresholds).astype(np.int8)
+    decisions = layout.decide(probability).astype(np.int8)
     for number, au in enumerate(layout.aus):
         spread(f"AU{au:02d}", probability[:, number], pa.float32())
         spread(f"AU{au:02d}_c", decisions[:, number], pa.int8())
@@ -252,17 +251,14 @@ class TableWriter:
 def open_table(path: Path, layout: AULayout, *, columns: ColumnSet = "facscale") -> Iterator[TableWriter]:
     """Write the table `path` (.csv or .parquet), which appears when the block ends, complete, or not at all."""
     _remove_abandoned(path)
-    partial = path.with_name(f".{path.name}.{_get_host()}.{os.getpid()}.{secrets.token_hex(2)}.partial")
-    writer = TableWriter(partial, layout, columns=columns, kind=path.suffix.lower().lstrip("."))
-    try:
-        yield writer
-        writer.close()
-        sync(partial)
-        publish(partial, path)
-    except BaseException:
-        writer.abort()
-        partial.unlink(missing_ok=True)
-        raise
+    with replace_file(path, mark=f"{_get_host()}.{os.getpid()}.") as partial:
+        writer = TableWriter(partial, layout, columns=columns, kind=path.suffix.lower().lstrip("."))
+        try:
+            yield writer
+            writer.close()
+        except BaseException:
+            writer.abort()
+            raise
 
 
 def _remove_abandoned(path: Path) -> None:

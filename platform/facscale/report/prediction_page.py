@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +19,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from facscale.files import publish, sync
+from facscale.files import replace_file
 from facscale.inference.predictor import FrameResult
 from facscale.inference.tables import AULayout, SummaryMeter
 from facscale.inference.viewer import describe_frame, read_asset
@@ -58,25 +57,19 @@ def write_page(
     frames, results: in order; only frames that have a result are in the page. interval_s: seconds between frames; 0: a
     single image. step: difference of the numbers of neighbouring frames. advance: called after each frame.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(2)}.partial")
     meter = SummaryMeter(layout, interval_s, step)
-    try:
-        with tempfile.TemporaryDirectory(prefix="facscale-") as folder:
-            lines, media = Path(folder) / "frames.ndjson", Path(folder) / ("media.mp4" if interval_s else "media.jpg")
-            count, size = _write_parts(frames, results, lines, media, layout, meter, interval_s, advance)
-            marks = [f"@{secrets.token_hex(8)}@" for _ in range(3)]  # where the large parts go
-            rest = _render(layout, facts, marks=marks, size=size, is_video=bool(interval_s))
-            with partial.open("w", encoding="utf-8") as file:
-                parts: tuple[str | Path, ...] = (_render_summary(meter), media, lines)
-                for mark, part in zip(marks, parts, strict=True):
-                    before, _, rest = rest.partition(mark)
-                    file.write(before)
-                    _write_part(part, file, is_encoded=part is media)
-                file.write(rest)
-        sync(partial)
-        publish(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replace_file(path) as partial, tempfile.TemporaryDirectory(prefix="facscale-") as folder:
+        lines, media = Path(folder) / "frames.ndjson", Path(folder) / ("media.mp4" if interval_s else "media.jpg")
+        count, size = _write_parts(frames, results, lines, media, layout, meter, interval_s, advance)
+        marks = [f"@{secrets.token_hex(8)}@" for _ in range(3)]  # where the large parts go
+        rest = _render(layout, facts, marks=marks, size=size, is_video=bool(interval_s))
+        with partial.open("w", encoding="utf-8") as file:
+            parts: tuple[str | Path, ...] = (_render_summary(meter), media, lines)
+            for mark, part in zip(marks, parts, strict=True):
+                before, _, rest = rest.partition(mark)
+                file.write(before)
+                _write_part(part, file, is_encoded=part is media)
+            file.write(rest)
     return count
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -14,7 +12,7 @@ import av
 import cv2
 import numpy as np
 
-from facscale.files import publish, sync
+from facscale.files import replace_file
 from facscale.inference.predictor import FaceResult, FrameResult
 from facscale.inference.tables import AULayout
 from facscale.ingest.frames import Frame
@@ -118,7 +116,6 @@ def open_video_writer(
     The video is H.264 in MP4, and keeps the times of its frames. It appears complete or not at all; without any frame
     there is none.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(2)}.partial")
     state: dict[str, Any] = {"last": -1}
 
     def write(image: np.ndarray, time_s: float) -> None:
@@ -136,13 +133,10 @@ def open_video_writer(
         state["stream"] = stream
         return stream
 
-    try:
+    with replace_file(path) as partial:
         with av.open(str(partial), "w", format="mp4", options={"movflags": "faststart"}) as container:
             yield write
             if "stream" in state:
                 container.mux(state["stream"].encode())
-        if "stream" in state:
-            sync(partial)
-            publish(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        if "stream" not in state:
+            partial.unlink(missing_ok=True)

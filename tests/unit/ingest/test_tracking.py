@@ -9,39 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facscale.ingest.detectors import Box, Detector, DetectorConfig
+from drawn_faces import Oracle, frame
+from facscale.ingest.detectors import Box, DetectorConfig
 from facscale.ingest.frames import Frame
 from facscale.ingest.tracking import MAX_TRACK_FRAMES, FaceTracker, TrackedFace, drop_short_tracks
 
 
-class Oracle(Detector):
-    """A "frame" [1, N, 5] holds its faces: left, top, right, bottom, and whether it is visible."""
-
-    calls = 0
-
-    def __init__(self, config):
-        pass
-
-    def detect(self, image):
-        self.calls += 1
-        return [Box(*row[:4]) for row in image[0] if row[4]]
-
-    def predict_landmarks(self, image, box):
-        """A grid of 17 x 4 points in the face nearest to the box; in the box itself if there is no face."""
-        faces = [Box(*row[:4]) for row in image[0] if row[4]]
-        near = max(faces, key=box.compute_iou, default=box)
-        box = near if near.compute_iou(box) > 0.1 else box
-        x, y = np.meshgrid(np.linspace(box.left, box.right, 17), np.linspace(box.top, box.bottom, 4))
-        return np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)
-
-
-def frame(number, *faces, starts_shot=False):
-    rows = np.array([[*face, 1] for face in faces] or [[0, 0, 1, 1, 0]], np.float64)
-    return Frame(number, number / 25, rows[None], starts_shot)
-
-
 def tracks(frames, *, every_s=0.2, step=1, detector=None):
-    tracker = FaceTracker(detector or Oracle(None), config=DetectorConfig(detect_every_s=every_s), step=step)
+    tracker = FaceTracker(detector or Oracle(), config=DetectorConfig(detect_every_s=every_s), step=step)
     faces = list(tracker.track(frames))
     numbers = [[s.frame.number for s in group] for _, group in groupby(faces, key=lambda s: s.track)]
     return numbers, tracker
@@ -51,7 +26,7 @@ FACE = (10.0, 10.0, 50.0, 50.0)
 
 
 def test_frames_between_two_detections_are_propagated_without_detection():
-    detector = Oracle(None)
+    detector = Oracle()
     numbers, _ = tracks([frame(n, FACE) for n in range(21)], detector=detector)
     assert numbers == [list(range(21))]
     assert detector.calls == 5  # 0, 5, 10, 15, 20
@@ -90,7 +65,7 @@ class Dragging(Oracle):
 
 @pytest.mark.parametrize("speed", [0.0, 0.2, 2.0, 4.0])
 def test_landmarks_that_lag_behind_are_replaced_by_detected_ones(speed):
-    detector = Dragging(None)
+    detector = Dragging()
     frames = [frame(n, (10 + speed * n, 10.0, 50 + speed * n, 50.0)) for n in range(41)]
     faces = list(FaceTracker(detector, config=DetectorConfig()).track(frames))
     assert [face.frame.number for face in faces] == list(range(41))
@@ -131,7 +106,7 @@ def test_faces_are_followed_backwards_only_where_the_detector_disagrees(shift, f
 
 
 def test_frames_far_apart_in_time_are_all_detected():
-    detector = Oracle(None)
+    detector = Oracle()
     frames = [frame(n, (10 + n / 5, 10.0, 50 + n / 5, 50.0)) for n in range(0, 250, 25)]
     numbers, _ = tracks(frames, step=25, detector=detector)
     assert numbers == [list(range(0, 250, 25))]
@@ -139,7 +114,7 @@ def test_frames_far_apart_in_time_are_all_detected():
 
 
 def test_a_time_stamp_that_jumps_is_a_reason_to_detect():
-    detector = Oracle(None)
+    detector = Oracle()
     list(FaceTracker(detector, config=DetectorConfig()).track([frame(0, FACE), frame(1, FACE)]))
     assert detector.calls == 2  # the first, and the last of the track
     detector.calls = 0
@@ -158,16 +133,16 @@ def test_a_shot_cut_ends_a_track_although_the_face_stays_in_place(cut):
 def test_after_a_shot_cut_the_largest_face_is_taken():
     large = (100.0, 10.0, 200.0, 110.0)
     frames = [frame(n, FACE) if n < 3 else frame(n, large, FACE, starts_shot=n == 3) for n in range(12)]
-    faces = FaceTracker(Oracle(None), config=DetectorConfig()).track(frames)
+    faces = FaceTracker(Oracle(), config=DetectorConfig()).track(frames)
     assert [face.box.right > 60 for face in faces] == [False] * 3 + [True] * 9
 
 
 def test_the_tracked_face_is_kept_when_a_larger_one_appears():
     large = (100.0, 10.0, 200.0, 110.0)
     frames = [frame(n, FACE) if n < 3 else frame(n, large, FACE) for n in range(12)]
-    tracker = FaceTracker(Oracle(None), config=DetectorConfig())
+    tracker = FaceTracker(Oracle(), config=DetectorConfig())
     assert {s.box.right < 60 for s in tracker.track(frames)} == {True}
-    tracker = FaceTracker(Oracle(None), config=DetectorConfig())
+    tracker = FaceTracker(Oracle(), config=DetectorConfig())
     assert {s.box.right for s in tracker.track(frames[3:])} == {200.0}  # from the start: the largest
 
 
