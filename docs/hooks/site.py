@@ -1,4 +1,4 @@
-"""MkDocs hooks: pages that are generated, the navigation, links to files outside docs/, and a description of each page."""
+"""MkDocs hooks: pages that are generated, the navigation, links to files outside docs/, results, and a description of each page."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 
 import command_pages
 import method_pages
+import result_pages
 import spec_pages
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -91,6 +93,10 @@ def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
     if path not in COPIES:
         markdown = redirect_links(markdown, source=f"docs/{path}", page=path)
     page.meta.setdefault("description", describe(markdown))
+    try:
+        markdown = result_pages.expand_results(markdown, page=path, docs=DOCS)
+    except result_pages.InvalidResultError as error:
+        raise PluginError(str(error)) from None
     if path == "reference/events.md":
         markdown = markdown.replace("<!-- gauges -->", list_gauges())
     return markdown
