@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import cv2
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 from facscale.data import Dataset, augment, pixels
 from facscale.data.augment import Augmenter
@@ -103,7 +104,14 @@ class Predictor:
         name, options = preprocessing.detector.name, preprocessing.detector.model_extra or {}
         cv2.setNumThreads(1)  # in a thread beside the networks
         face_detector = detectors.find(name)
-        config = face_detector.Config.model_validate(options)
+        try:
+            config = face_detector.Config.model_validate(options)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise DetectorError(
+                f"{self.detector.card.get('name', 'this detector')} needs the detector of faces {name} with options that this "
+                f"version of facscale does not have: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+            ) from None
         return face_detector(config), config
 
     def predict_frames(
