@@ -20,7 +20,7 @@ SETUP = '''import os, subprocess
 
 def export(name, value):
     """Set a variable of the environment to what a shell makes of `value`."""
-    command = ["bash", "-c", f"printf %s {value}"]
+    command = ["bash", "-c", f'value={value}; printf %s "$value"']
     os.environ[name] = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout'''
 
 
