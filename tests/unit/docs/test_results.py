@@ -45,6 +45,12 @@ def docs(tmp_path):
     return tmp_path
 
 
+def test_every_benchmark_can_write_its_table():
+    scripts = {path.stem: path.read_text() for path in results.Path(results.__file__).parent.glob("*.py")}
+    without = {name for name, text in scripts.items() if "add_out_option(parser)" not in text}
+    assert without == {"results", "stream_rivals"}  # the second is a part of stream.py
+
+
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.name)
 def test_every_kept_file_has_the_format_and_is_written_as_the_benchmarks_write_it(path):
     assert read_results(path).to_json() == path.read_text()
