@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import pickle
+from types import SimpleNamespace
 
 import pytest
 from ray import tune
 from ray.train._internal.session import _TrainingResult
+from ray.tune.experiment.trial import Trial as RayTuneTrial
 
+from facscale.compat.ray_tune import forget_pickled_error
 from facscale.data.storage import Folder
 from facscale.spec.sweep import Sweep
 from facscale.sweep.outcome import TrialOutcome
@@ -64,3 +67,18 @@ def test_nothing_that_lies_beside_a_trials_checkpoint_is_unpickled(folder):
     trial.restore(_TrainingResult(checkpoint, {"training_iteration": 2}))
     assert trial.resume_from == ResumePoint("best-1-t0", 3)
     assert trial.iteration == 2
+
+
+def test_what_ended_a_trial_is_read_as_text(folder):
+    """Ray Tune collects the errors of all trials at the end of a run, from the folder of the sweep."""
+    name = "trial-1"
+    folder.write(f"{name}/error.pkl", pickle.dumps(Harmful()))
+    folder.write(f"{name}/error.txt", b"it ended")
+    trial = RayTuneTrial("facscale", stub=True)
+    trial.run_metadata.error_filename, trial.run_metadata.pickled_error_filename = "error.txt", "error.pkl"
+    trial.storage = SimpleNamespace(
+        storage_filesystem=folder._filesystem, trial_fs_path=f"{folder._path}/{name}", experiment_dir_name="sweep"
+    )
+    forget_pickled_error(trial)
+    assert trial.get_pickled_error() is None
+    assert "it ended" in str(trial.get_error())
