@@ -1,7 +1,7 @@
 """Choices that CLP's paper leaves open, tried on the demo's rendered faces: how much does the F1 of a probe depend on each?
 
     facscale demo --folder demo --stop     after a first `facscale demo --folder demo`, whose data sets are used
-    FACSCALE_DATA=demo/data python tests/benchmarks/clp_choices.py [--seeds 3] [--only shared "T 0.2"] [--epochs 30]
+    FACSCALE_DATA=demo/data python tests/benchmarks/clp_choices.py [--seeds 3] [--only shared "T 0.2"] [--epochs 30] [--out FILE]
 
 Every row is jobs/demo.yaml with one change, trained without Ray in this process (four minutes of a core each). A linear
 probe on the frozen encoder is cross-validated on frames of the labelled set, people apart. Printed are the mean F1 x 100
@@ -26,6 +26,7 @@ import torch
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "platform"), str(ROOT / "tests")]
 
+from results import ResultWriter, add_out_option  # noqa: E402
 from scipy.stats import t as student  # noqa: E402
 
 from crossval import cross_validate  # noqa: E402
@@ -53,6 +54,7 @@ CHOICES: dict[str, list[str]] = {
 FIXED = ["train.probe_every=0", "cluster.workers=1", "cluster.gpus_per_worker=0", "train.checkpoint_every=100000"]
 PROBE_FRAMES = 3000
 CHUNK = 200
+F1 = "F1 x 100, mean"
 
 
 def main() -> None:
@@ -60,7 +62,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=30)
     parser.add_argument("--only", nargs="+", default=list(CHOICES), choices=list(CHOICES), metavar="ROW")
+    add_out_option(parser)
     options = parser.parse_args()
+    columns = {"row": None, **{f"seed {seed}": 1 for seed in range(options.seeds)}, F1: 1, "difference, 95 %": None}
+    with ResultWriter(options.out, title="Choices that CLP's paper leaves open", columns=columns) as table:
+        compare(options, table)
+
+
+def compare(options: argparse.Namespace, table: ResultWriter) -> None:
+    """Train and judge each row with each seed."""
     reference: list[float] = []
     print(f"{'row':22}  F1 x 100 of the seeds, mean; difference to the first row with its 95 % interval")
     for row in options.only:
@@ -71,6 +81,8 @@ def main() -> None:
         seeds = "  ".join(f"{value:.1f}" for value in scores)
         difference = format_difference(scores, reference) if scores is not reference else ""
         print(f"{row:22}  {seeds}, {statistics.mean(scores):.1f}; {difference}", flush=True)
+        mean = statistics.mean(scores)
+        table.add(row, *scores, (mean, statistics.stdev(scores)) if len(scores) > 1 else mean, difference or None)
 
 
 def score(overrides: Sequence[str], *, seed: int, epochs: float) -> float:

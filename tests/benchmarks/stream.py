@@ -1,13 +1,13 @@
 """How fast the stream feeds a training step, beside bare decoding and beside Ray Data and MosaicML Streaming.
 
-    python tests/benchmarks/stream.py [--threads 2] [--rounds 5] [--mosaic-python PYTHON] [--only memory]
+    python tests/benchmarks/stream.py [--threads 2] [--rounds 5] [--mosaic-python PYTHON] [--only memory] [--out FILE]
 
 All read the same JPEGs (256 px, quality 92, 12.5 kB) from local disk and end in uint8 batch tensors [B, 256, 256, 3].
 Bare decoding is libjpeg-turbo by the same number of threads, from memory into one batch of memory each. It is measured
 before and after each of the others, which are compared with the mean of the two, so that whatever else the machine does falls
 on both alike; the median of the rounds is printed. On a busy machine the second ratio says more: frames per second of
 processor time, all threads together. MosaicML Streaming may live in another Python (it wants other versions of torch
-and numpy).
+and numpy). `--out` needs `--only`: a file has one table.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ import numpy as np  # noqa: E402
 import psutil  # noqa: E402
 import simplejpeg  # noqa: E402
 import torch  # noqa: E402
+from results import ResultWriter, add_out_option  # noqa: E402
 
 from faces import make_track, write_tracks  # noqa: E402
 from facscale.data import Dataset, Stream  # noqa: E402
@@ -45,6 +46,12 @@ from facscale.spec import models  # noqa: E402
 
 SIDE, BATCH = 256, 128
 HOUR = 25 * 3600  # frames of one hour of video
+COLUMNS: dict[str, dict[str, int | None]] = {  # of the result file of each part
+    "speed": {"loader": None, "frames/s": 0, "of bare": 2, "smallest": 2, "largest": 2, "of bare, processor time": 2},
+    "traffic": {"samples": None, "bytes read for each used": 2, "requests a clip": 1, "frames/s": 0},
+    "augmented": {"device": None, "frames/s": 0},
+    "memory": {"frames": 0, "s": 1, "resident, MB": 0},
+}
 EVERY_FRAME = {"samples_per": "frame"}
 FRAME: dict[str, View] = {"face": RandomFrames(count=1)}
 CLIP: dict[str, View] = {"clip": FrameSequence(length=9, stride=2), "faces": RandomFrames(count=2)}  # what CLP asks for
@@ -134,8 +141,8 @@ def rival(name: str, python: str, dataset: Dataset, *, threads: int, frames: int
     return Pace(float(done.stdout.strip().splitlines()[-1]), math.nan)
 
 
-def speed(dataset: Dataset, options: argparse.Namespace) -> None:
-    """Print the table of ratios."""
+def speed(dataset: Dataset, options: argparse.Namespace, table: ResultWriter) -> None:
+    """Print and write the table of ratios."""
     threads, frames = options.threads, options.frames
     contestants = {
         "stream, single frames": lambda: streamed(
@@ -171,29 +178,33 @@ def speed(dataset: Dataset, options: argparse.Namespace) -> None:
         rates, clocks, processors = zip(*values, strict=True)
         spread = f"{statistics.median(clocks):5.2f} ({min(clocks):.2f}..{max(clocks):.2f})"
         print(f"{name:<36}{statistics.median(rates):6.0f}      {spread}        {statistics.median(processors):8.2f}")
+        ratios = statistics.median(clocks), min(clocks), max(clocks), statistics.median(processors)
+        table.add(name, statistics.median(rates), *ratios)
 
 
-def traffic(dataset: Dataset, options: argparse.Namespace) -> None:
+def traffic(dataset: Dataset, options: argparse.Namespace, table: ResultWriter) -> None:
     """Print the bytes that are read for each byte that is used, by CLP's sampling."""
     stream = open_stream(dataset, CLIP, threads=options.threads, batch_size=16, epoch=CLP_EPOCH)
     pace = streamed(stream, frames=options.frames // 4)
     counts = stream.traffic
+    share, requests = counts.read_bytes / counts.used_bytes, counts.requests / (counts.used_bytes / 12_500 / 11)
     print(
-        f"CLP's clips: {counts.read_bytes / counts.used_bytes:.2f} bytes read for each one used, "
-        f"{counts.requests / (counts.used_bytes / 12_500 / 11):.1f} requests a clip ({pace.clock:.0f} frames/s)"
+        f"CLP's clips: {share:.2f} bytes read for each one used, {requests:.1f} requests a clip ({pace.clock:.0f} frames/s)"
     )
+    table.add("CLP's clips", share, requests, pace.clock)
 
 
-def augmented(dataset: Dataset, options: argparse.Namespace) -> None:
+def augmented(dataset: Dataset, options: argparse.Namespace, table: ResultWriter) -> None:
     """Print how fast batches come out augmented, where a device does it (here: the best there is)."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     augmenter = Augmenter(size=224)
     stream = open_stream(dataset, CLIP, threads=options.threads, batch_size=16)
     with_it = streamed(stream, frames=options.frames // 4, then=lambda batch: augmenter(batch.to(device)))
     print(f"stream and augmentation to 224 px on {device.type}: {with_it.clock:.0f} frames/s")
+    table.add(device.type, with_it.clock)
 
 
-def memory(dataset: Dataset, options: argparse.Namespace) -> None:
+def memory(dataset: Dataset, options: argparse.Namespace, table: ResultWriter) -> None:
     """Print the resident memory at the quarters of an hour of video."""
     process, quarter = psutil.Process(), HOUR // 4
     stream = open_stream(dataset, CLIP, threads=options.threads, batch_size=16)
@@ -202,7 +213,9 @@ def memory(dataset: Dataset, options: argparse.Namespace) -> None:
         while seen < part * quarter or seen < quarter // 10:  # the first number after a warm-up
             seen += sum(faces.images.shape[0] * faces.images.shape[1] for faces in next(batches).values())
         resident = process.memory_info().rss / 1e6
-        print(f"{seen:7d} frames, {time.perf_counter() - begun:6.1f} s: {resident:7.0f} MB resident", flush=True)
+        elapsed = time.perf_counter() - begun
+        print(f"{seen:7d} frames, {elapsed:6.1f} s: {resident:7.0f} MB resident", flush=True)
+        table.add(seen, elapsed, resident)
     batches.close()
 
 
@@ -214,8 +227,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="keep the test data here")
     parser.add_argument("--mosaic-python", default=sys.executable, help="a Python that has mosaicml-streaming")
     parser.add_argument("--skip-rivals", action="store_true")
-    parser.add_argument("--only", choices=["speed", "traffic", "augmented", "memory"])
+    parser.add_argument("--only", choices=list(COLUMNS))
+    add_out_option(parser)
     options = parser.parse_args()
+    if options.out and not options.only:
+        parser.error("--out needs --only: a file has one table")
     torch.set_num_threads(max(1, options.threads // 2))
     with tempfile.TemporaryDirectory() as scratch:
         dataset = make_frames(str((options.folder or Path(scratch)) / "faces"), frames=6_000)
@@ -223,7 +239,10 @@ def main() -> None:
         print(f"{dataset.manifest.counts['frames']} frames of {size:.1f} kB, {os.cpu_count()} cores")
         for part in (speed, traffic, augmented, memory):
             if options.only in (None, part.__name__):
-                part(dataset, options)
+                columns = COLUMNS[part.__name__]
+                title = f"The stream's {part.__name__}"
+                with ResultWriter(options.out, title=title, columns=columns, threads=options.threads) as table:
+                    part(dataset, options, table)
 
 
 if __name__ == "__main__":
