@@ -81,8 +81,8 @@ def embed_dataset(
 
     model: computes dim features of each frame (`FrameEncoder` makes one of an encoder); image_size: side of its images,
     after the centre crop that `spec` implies; cache_dir: any fsspec URL; workers: Ray actors, each with `cpus` and
-    `gpus`, where Ray is joined; without it, or for few frames, this process. Raises DataError if the data set cannot be read, or if more than a share of `max_bad` of its frames is
-    damaged (each is logged).
+    `gpus`, where Ray is joined; without it, or for few frames, this process computes. Raises DataError if the data set
+    cannot be read, or if more than a share of `max_bad` of its frames is damaged (each is logged).
     """
     dataset = Dataset(dataset_url)
     storage, folder = open_fsspec(cache_dir)
