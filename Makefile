@@ -29,7 +29,7 @@ SHOW := while read -r word name rest; do case $$word in \
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 JOBS ?= 2
 
-.PHONY: demo demo-stop docs version fuzz soak test test-fast test-slow test-nightly check chart lock clean
+.PHONY: demo demo-stop docs version benchmarks fuzz soak test test-fast test-slow test-nightly check chart lock clean
 
 demo: $(VENV)/ready
 	$(BIN)/facscale demo
@@ -55,6 +55,9 @@ fuzz: $(VENV)/ready # damaged and forged files for every reader; an hour: make f
 ROUNDS = 20
 soak: $(VENV)/ready # a job that is killed at random moments and must come out the same; about a minute for each of the ROUNDS
 	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/soak.py --rounds $(ROUNDS)
+
+benchmarks: $(VENV)/ready # all ratios, into docs/results/data, on a quiet machine
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/all.py
 
 check: $(VENV)/ready
 	$(BIN)/ruff check
