@@ -219,9 +219,13 @@ class Outbox:
 class ForwardedLog(logging.handlers.QueueHandler):
     """Sends log records to the trainer, which logs them as its own."""
 
+    def __init__(self, outbox: Outbox) -> None:
+        super().__init__(queue.SimpleQueue())
+        self._outbox = outbox
+
     def enqueue(self, record: logging.LogRecord) -> None:
         """Send a record that `prepare` has made fit for it."""
-        self.queue.send(record)
+        self._outbox.send(record)
 
 
 def read_stream(trainer: socket.socket, outbox: Outbox, request: int) -> None:
@@ -251,6 +255,6 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the trainer, which then ends this process
     handles = list(map(int, sys.argv[1:]))
     outbox = Outbox(handles[1])
-    logging.getLogger().addHandler(ForwardedLog(outbox))  # type: ignore[arg-type] # its `enqueue` needs no queue
+    logging.getLogger().addHandler(ForwardedLog(outbox))
     read_stream(socket.socket(fileno=handles[0]), outbox, handles[2])
     os._exit(0)  # threads may wait for a store
