@@ -29,7 +29,8 @@ SHOW := while read -r word name rest; do case $$word in \
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 JOBS ?= 2
 
-.PHONY: demo demo-stop docs version fuzz soak growth test test-fast test-slow test-nightly check chart lock clean
+.PHONY: demo demo-stop docs version benchmarks fuzz soak growth test test-fast test-slow test-nightly check chart lock \
+  clean
 
 demo: $(VENV)/ready
 	$(BIN)/facscale demo
@@ -59,6 +60,9 @@ soak: $(VENV)/ready # a job that is killed at random moments and must come out t
 JOBS_OF_GROWTH = $(if $(filter command line,$(origin JOBS)),$(JOBS),50)
 growth: $(VENV)/ready # small jobs on one cluster: what grows from job to job; half a minute for each of the JOBS
 	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/growth.py --jobs $(JOBS_OF_GROWTH)
+
+benchmarks: $(VENV)/ready # all ratios, into docs/results/data, on a quiet machine
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/all.py
 
 check: $(VENV)/ready
 	$(BIN)/ruff check

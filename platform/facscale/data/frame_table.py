@@ -23,6 +23,7 @@ assert ENTRY.itemsize == FRAME_ENTRY_BYTES
 # How many bytes may be read in addition, for each needed byte, where that joins ranges: a request costs about as much processor
 # time as decoding a frame, see docs/how-to/stream_speed.md. What the cache keeps is read in vain only once.
 OVERREAD, KEPT_OVERREAD = 0.4, 1.0
+FAR_OVERREAD = 0.8  # from a store where a request takes longer than the bytes of a whole row group
 
 
 def build_frame_table(data: bytes, jpegs: Iterable[bytes | None]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -14,10 +15,13 @@ import xxhash
 
 from facscale.data.cache import CacheEntry
 from facscale.data.errors import CorruptError
-from facscale.data.frame_table import KEPT_OVERREAD, OVERREAD, FrameTable, plan_ranges
+from facscale.data.frame_table import FAR_OVERREAD, KEPT_OVERREAD, OVERREAD, FrameTable, plan_ranges
 from facscale.data.manifest import compute_checksum
 from facscale.data.shards import Dataset
 
+# Of `RequestTimes`: requests that count (older ones fade), the fewest that say something, the smallest variance of their
+# sizes (squared, of the mean), and the seconds from which on a request was repeated.
+REQUESTS_KEPT, FEWEST_REQUESTS, SMALLEST_SPREAD, SLOWEST_S = 256, 32, 0.05, 2.0
 DAMAGED = memoryview(b"")  # in place of a JPEG whose checksum differs
 
 
@@ -44,6 +48,30 @@ class Traffic:
             self.read_bytes += read_bytes
             self.cached_bytes += cached_bytes
             self.used_bytes += used_bytes
+
+
+class RequestTimes:
+    """What a request to a store costs: a straight line through the seconds and bytes of the last ones. For several threads."""
+
+    def __init__(self) -> None:
+        self._sums = np.zeros(5)  # of weights, bytes, seconds, bytes squared, bytes x seconds
+        self._lock = threading.Lock()
+
+    def add(self, size: int, seconds: float) -> None:
+        """Add a request of `size` bytes. One that was repeated for seconds says nothing about the others, and is left out."""
+        if seconds < SLOWEST_S:
+            with self._lock:
+                self._sums = self._sums * (1 - 1 / REQUESTS_KEPT) + (1, size, seconds, size * size, size * seconds)
+
+    def is_latency_longer(self, size: int) -> bool:
+        """Return whether a request takes longer by itself than `size` bytes do. False until enough is known."""
+        with self._lock:
+            count, sizes, seconds, squares, products = self._sums.tolist()
+        spread = count * squares - sizes**2
+        if count < FEWEST_REQUESTS or spread <= SMALLEST_SPREAD * sizes**2:
+            return False
+        per_byte = max(0.0, (count * products - sizes * seconds) / spread)
+        return (seconds - per_byte * sizes) / count > per_byte * size
 
 
 class FrameViews(Sequence[memoryview]):
@@ -76,12 +104,17 @@ class GroupBytes:
         row_group: int,
         entry: CacheEntry | None,
         traffic: Traffic,
+        times: RequestTimes | None = None,
         pool: Executor | None = None,
         stop: threading.Event | None = None,
     ) -> None:
-        """`entry`: its file in the cache; `pool`: sends several requests at a time; `stop`: ends the wait for a store."""
+        """`entry`: its file in the cache; `pool`: sends several requests at a time; `stop`: ends the wait for a store.
+
+        `times`: of the requests to its store; None for files on a local disk.
+        """
         self._dataset, self._shard, self._row_group = dataset, shard, row_group
         self._entry, self._traffic, self._pool, self._stop = entry, traffic, pool, stop
+        self._times = times
         self._group = dataset.manifest.shards[shard].row_groups[row_group]
         self._data: bytes | None = None  # all of it, table included
         self._is_verified = False
@@ -135,8 +168,9 @@ class GroupBytes:
         missing = np.arange(len(rows))
         if self._entry is not None:
             missing = np.array([n for n in range(len(rows)) if not self._read_cached(table, rows, n, into=frames)], int)
-        overread = OVERREAD if self._entry is None else KEPT_OVERREAD
-        ranges = [missing[part] for part in plan_ranges(starts[missing], ends[missing], overread=overread)]
+        ranges = [
+            missing[part] for part in plan_ranges(starts[missing], ends[missing], overread=self._choose_overread())
+        ]
         extents = [(int(starts[part[0]]), int(ends[part[-1]])) for part in ranges]
         for part, (first, _), data in zip(ranges, extents, self._fetch_all(extents), strict=True):
             pieces = FrameViews(memoryview(data), (starts[part] - first).tolist(), (ends[part] - first).tolist())
@@ -147,6 +181,12 @@ class GroupBytes:
             if self._entry is not None:
                 self._entry.write(first, data)
         return frames
+
+    def _choose_overread(self) -> float:
+        if self._entry is not None:
+            return KEPT_OVERREAD
+        is_far = self._times is not None and self._times.is_latency_longer(self._group.length)
+        return FAR_OVERREAD if is_far else OVERREAD
 
     def _read_cached(self, table: FrameTable, rows: np.ndarray, number: int, *, into: list[memoryview]) -> bool:
         assert self._entry is not None
@@ -197,8 +237,11 @@ class GroupBytes:
         return apply(fetch, extents)
 
     def _fetch(self, offset: int, length: int) -> bytes:
+        began = time.monotonic()
         data = self._dataset.read_bytes(
             shard=self._shard, offset=self._group.offset + offset, length=length, stop=self._stop
         )
+        if self._times is not None:
+            self._times.add(len(data), time.monotonic() - began)
         self._traffic.add(requests=1, read_bytes=len(data))
         return data

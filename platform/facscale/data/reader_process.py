@@ -14,6 +14,7 @@ is gone; the trainer raises ReaderDiedError when the pipe is closed.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import logging.handlers
 import os
@@ -98,12 +99,12 @@ class ReaderProcess:
         """End the reader. Batches that the caller still holds stay as they are."""
         self._socket.shutdown(socket.SHUT_RDWR)  # also where a forked process has inherited the socket
         self._socket.close()
-        self._messages.close()
         try:
             self._process.wait(CLOSE_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._messages.close()
         self._buffers.clear()
 
     def _lend_buffer(self) -> None:
@@ -176,7 +177,14 @@ class LentBuffers:
         """Return the number of the buffer that was taken first; batches are finished in this order."""
         return self._taken.popleft()
 
-    def _receive(self) -> NoReturn:
+    def _receive(self) -> None:
+        try:
+            self._receive_buffers()
+        except BaseException:  # noqa: BLE001 - else the stream would wait for ever for its buffers
+            traceback.print_exc()
+            os._exit(1)
+
+    def _receive_buffers(self) -> NoReturn:
         while True:
             if not select.select([self._socket], [], [], PARENT_CHECK_S)[0]:
                 if os.getppid() != self._parent:
@@ -219,9 +227,13 @@ class Outbox:
 class ForwardedLog(logging.handlers.QueueHandler):
     """Sends log records to the trainer, which logs them as its own."""
 
+    def __init__(self, outbox: Outbox) -> None:
+        super().__init__(queue.SimpleQueue())
+        self._outbox = outbox
+
     def enqueue(self, record: logging.LogRecord) -> None:
         """Send a record that `prepare` has made fit for it."""
-        self.queue.send(record)
+        self._outbox.send(record)
 
 
 def read_stream(trainer: socket.socket, outbox: Outbox, request: int) -> None:
@@ -243,7 +255,8 @@ def read_stream(trainer: socket.socket, outbox: Outbox, request: int) -> None:
             )
             sent, failures = counts, len(stream.skipped)
     except BaseException as error:  # noqa: BLE001 - the trainer raises it
-        outbox.send_error(error)
+        with contextlib.suppress(BrokenPipeError):  # it has ended meanwhile
+            outbox.send_error(error)
 
 
 def main() -> None:
@@ -251,6 +264,6 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the trainer, which then ends this process
     handles = list(map(int, sys.argv[1:]))
     outbox = Outbox(handles[1])
-    logging.getLogger().addHandler(ForwardedLog(outbox))  # type: ignore[arg-type] # its `enqueue` needs no queue
+    logging.getLogger().addHandler(ForwardedLog(outbox))
     read_stream(socket.socket(fileno=handles[0]), outbox, handles[2])
     os._exit(0)  # threads may wait for a store

@@ -18,7 +18,7 @@ import pyarrow as pa
 from facscale.data.cache import Cache, CacheEntry
 from facscale.data.errors import CorruptError, DataError
 from facscale.data.frame_table import FrameTable
-from facscale.data.group_bytes import FrameViews, GroupBytes, Traffic
+from facscale.data.group_bytes import FrameViews, GroupBytes, RequestTimes, Traffic
 from facscale.data.labels import reindex_labels
 from facscale.data.shards import Dataset
 
@@ -122,7 +122,7 @@ class RowGroupReader:
         self._cache, self._pool = cache, pool
         self._tables: OrderedDict[RowGroupKey, FrameTable] = OrderedDict()
         self._table_rows, self._lock = 0, threading.Lock()
-        self.traffic = traffic or Traffic()
+        self.traffic, self._times = traffic or Traffic(), RequestTimes()
         self.stop = threading.Event()  # set: give up waiting for a store
 
     def read(self, key: RowGroupKey, *, needed: np.ndarray | None = None, is_kept: bool = True) -> Rows:
@@ -142,6 +142,7 @@ class RowGroupReader:
                     row_group=key.row_group,
                     entry=entry,
                     traffic=self.traffic,
+                    times=None if dataset.folder.is_local else self._times,
                     pool=None if dataset.folder.is_local else self._pool,
                     stop=self.stop,
                 )

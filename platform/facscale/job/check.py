@@ -383,19 +383,18 @@ def describe_feed(estimate: Estimate, *, workers: int) -> str:
 
 
 def describe_stages(variant: Variant, cost: Cost, *, workers: int) -> str:
-    """The stage of ZeRO of a job, and what each stage saves on a worker."""
+    """The stage of ZeRO of a job, and what each stage takes of a worker's memory and sends in a step."""
+    stage = variant.job.deepspeed.stage
     if workers == 1:
-        return (
-            f"stage {variant.job.deepspeed.stage}; a single worker has nothing to shard, so that stage 0 is the fastest"
-        )
+        return f"stage {stage}; a single worker has nothing to shard, so that stage 0 is the fastest"
 
-    def save(stage: int) -> str:
-        sizes = (cost.memory(variant.job, workers=workers, stage=number) for number in (0, stage))
-        plain, sharded = (sum(memory.values()) / 2**30 for memory in sizes)
-        return f"stage {stage} saves {plain - sharded:.2f} GiB on each worker"
+    def describe(number: int) -> str:
+        memory = sum(cost.memory(variant.job, workers=workers, stage=number).values()) / 2**30
+        sent = cost.measure_exchange(variant.job, workers=workers, stage=number) / 2**30
+        return f"stage {number} takes {memory:.2f} GiB of each of {workers} workers and sends {sent:.2f} GiB a step"
 
-    stages = f"{save(1)}, {save(2)}, and each costs time in every step"
-    return f"stage {variant.job.deepspeed.stage}; of {workers} workers, {stages} (docs/how-to/speed.md)"
+    stages = "; ".join(map(describe, (0, 1, 2)))
+    return f"stage {stage}. {stages}. Stages 1 and 2 also compute more in every step (docs/how-to/speed.md)"
 
 
 def describe_time(estimate: Estimate, *, workers: int) -> str:

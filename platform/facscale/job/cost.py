@@ -40,6 +40,8 @@ SAMPLES = 2  # samples of the small step: BatchNorm needs more than one
 CONTRACT_SIDES = (32, 64)  # pixels, sides of the images on which the contract is tried before the job's own
 OPTIMIZER_TENSORS = {"sgd": 1, "lars": 1, "adam": 2, "adamw": 2}  # tensors that the optimizer keeps for each parameter
 
+GRADIENT_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0}  # of a number of a gradient, as it is sent
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -67,6 +69,21 @@ class Cost:
             "activations": self.activations_per_sample * micro * width,
             "images": float(self.input_bytes_per_sample * micro),
         }
+
+    def measure_exchange(self, job: Job, *, workers: int, stage: int | None = None) -> float:
+        """Bytes that each worker sends, and receives, in an optimizer step, by ring collectives; `stage` as above.
+
+        An all-reduce of G bytes on W workers sends 2 (W - 1) / W times G, a reduction to their owners or an all-gather half of
+        that (Rajbhandari et al., ZeRO, 2020, section 7). Stages 1 and 2 gather the new weights of all shards besides. DeepSpeed
+        all-reduces the gradients there as well, unless `use_multi_rank_bucket_allreduce` is false; stage 2 does so in every
+        micro-batch. What the method itself exchanges (queues, BatchNorm) is not counted.
+        """
+        stage, zero = job.deepspeed.stage if stage is None else stage, job.deepspeed.zero_optimization
+        gradients = GRADIENT_BYTES[job.deepspeed.communication_data_type] * self.trained
+        is_sent_to_owner = stage and zero.reduce_scatter and not zero.use_multi_rank_bucket_allreduce
+        passes = (1 if is_sent_to_owner else 2) * (job.train.accumulate if stage == 2 else 1)
+        weights = 4.0 * self.trained if stage else 0.0
+        return (passes * gradients + weights) * (workers - 1) / workers
 
 
 def estimate_cost(config: Any, *, job: Job, facts: DataFacts, inputs: Mapping[str, Recipe]) -> Cost:

@@ -61,7 +61,7 @@ def diagnose(workers: Sequence[WorkerProfile], rates: PartRates, *, job: Job, ca
         return Diagnosis("exchange", f"adding up gradients takes {share:.0%} of a step", suggest_for_exchange(job))
     busy = [worker.gpu for worker in workers if worker.gpu is not None]
     if busy and min(busy) < MIN_BUSY:
-        suggestions = (*suggest_batch(workers, job), *suggest_compile(job))
+        suggestions = (*suggest_batch(workers, job), *suggest_reader(job), *suggest_compile(job))
         return Diagnosis("launching", f"data is there, but a GPU is busy {min(busy):.0%} of the time", suggestions)
     cores = min(worker.cores for worker in workers) / job.cluster.cpus_per_worker
     if not workers[0].device and cores < MIN_BUSY:
@@ -94,6 +94,7 @@ def diagnose_data(
         if cores < 2 * threads
         else f"data.threads={min(int(cores), 2 * threads)} (a worker has {cores:g} cores)",
         f"make the data sets again with smaller crops: pixels beyond {job.data.image_size} are decoded in vain",
+        *suggest_reader(job),
         "more workers with fewer samples each, on nodes with idle cores",
     )
     return Diagnosis(
@@ -132,6 +133,12 @@ def suggest_batch(workers: Sequence[WorkerProfile], job: Job) -> list[str]:
     """Suggest a larger batch, where a GPU has memory left for it."""
     fits = all(2 * worker.memory < MAX_MEMORY * worker.memory_size for worker in workers)
     return [f"train.batch_size={2 * job.train.batch_size}: the memory holds it"] if fits and workers[0].device else []
+
+
+def suggest_reader(job: Job) -> list[str]:
+    """Suggest a process for reading, where there is a GPU and none yet: beside it, reading delays what Python launches."""
+    has_none = job.cluster.gpus_per_worker and job.data.reader == "threads"
+    return ["data.reader=process, where cores are idle: reading then leaves the training's process"] if has_none else []
 
 
 def suggest_compile(job: Job) -> list[str]:

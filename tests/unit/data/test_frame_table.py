@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from faces import make_track, write_tracks
 from facscale.data import CorruptError, Dataset
-from facscale.data.frame_table import FrameTable, build_frame_table, plan_ranges
+from facscale.data.frame_table import FAR_OVERREAD, OVERREAD, FrameTable, build_frame_table, plan_ranges
+from facscale.data.group_bytes import GroupBytes, RequestTimes, Traffic
 
 
 @settings(max_examples=20, deadline=None)
@@ -91,3 +92,59 @@ def test_a_forged_or_damaged_table_is_refused(tmp_path):
     path.write_bytes(data)
     with pytest.raises(CorruptError, match=r"corrupt frame table of row group 0 of .*: its checksum differs"):
         Dataset(str(tmp_path)).fetch_frame_table(shard=0, row_group=0)
+
+
+GROUP = 8_000_000  # bytes
+
+
+def time_requests(*, latency, per_byte, count=60, times=None):
+    """Requests of one frame or a few, each by a tenth slower or faster than on average."""
+    random, times = np.random.default_rng(0), times or RequestTimes()
+    for size in random.integers(1, 30, count) * 12_500:
+        times.add(int(size), (latency + per_byte * size) * random.uniform(0.9, 1.1))
+    return times
+
+
+@pytest.mark.parametrize(
+    ("latency", "per_byte", "expected"),
+    [
+        (0.050, 1e-9, True),  # 50 ms, and 8 ms for a row group
+        (0.002, 1e-9, False),
+        (0.050, 2e-8, False),  # 160 ms for a row group: bytes are scarce
+        (0.050, 0.0, True),
+    ],
+)
+def test_latency_is_compared_with_the_time_of_a_row_group(latency, per_byte, expected):
+    times = time_requests(latency=latency, per_byte=per_byte)
+    assert times.is_latency_longer(GROUP) is expected
+    times.add(12_500, 300.0)  # a store that was away
+    assert times.is_latency_longer(GROUP) is expected
+
+
+def test_too_little_is_known_of_few_requests_and_of_equal_sizes_and_old_ones_fade():
+    assert not time_requests(latency=0.05, per_byte=0.0, count=20).is_latency_longer(GROUP)
+    equal = RequestTimes()
+    for _ in range(100):
+        equal.add(12_500, 0.05)
+    assert not equal.is_latency_longer(GROUP)
+    times = time_requests(latency=0.05, per_byte=1e-9)
+    assert not time_requests(latency=0.001, per_byte=1e-9, count=2000, times=times).is_latency_longer(GROUP)
+
+
+def test_a_far_store_is_asked_less_often_for_the_same_frames(tmp_path):
+    dataset = write_tracks(str(tmp_path), [make_track(0, frames=range(60), size=16)], size=16)
+    rows = np.array([0, 2, 4, 20, 23, 26, 50, 55])
+    read, counts = {}, {}
+    for name, times in {
+        "near": time_requests(latency=0.0001, per_byte=1e-6),
+        "far": time_requests(latency=1.0, per_byte=1e-9),
+    }.items():
+        traffic = Traffic()
+        source = GroupBytes(dataset, shard=0, row_group=0, entry=None, traffic=traffic, times=times)
+        table = source.read_frame_table()
+        read[name] = list(map(bytes, source.read_frames(table, rows)))
+        counts[name] = traffic.requests - 1, traffic.read_bytes - 16 * 60
+    assert read["near"] == read["far"] == [dataset.read_columns(["jpeg"])["jpeg"][row].as_py() for row in rows.tolist()]
+    used = sum(map(len, read["far"]))
+    assert counts["far"][0] < counts["near"][0]
+    assert counts["near"][1] <= (1 + OVERREAD) * used < counts["far"][1] <= (1 + FAR_OVERREAD) * used

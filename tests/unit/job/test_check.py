@@ -36,7 +36,12 @@ def test_a_job_whose_data_is_elsewhere_is_planned_with_published_sizes(check):
     assert "about 153,000 steps: 200 epochs of one clip a video" in " ".join(done.output.split())
     assert "folds from BP4D's published parts: 14 people, 14 people, 13 people" in done.output
     words = " ".join(done.output.split())
-    assert "stage 0; of 4 workers, stage 1 saves 0.06 GiB on each worker, stage 2 saves 0.12 GiB" in words
+    stages = re.findall(r"stage (\d) takes ([\d.]+) GiB of each of 4 workers and sends ([\d.]+) GiB a step", words)
+    assert [number for number, _, _ in stages] == ["0", "1", "2"]
+    memory = [float(size) for _, size, _ in stages]
+    assert [memory[0] - size for size in memory[1:]] == pytest.approx([0.06, 0.12], abs=0.02)  # three quarters of 0.08
+    gradients = 4 * 21.55e6 / 2**30
+    assert [float(sent) for _, _, sent in stages] == pytest.approx([n * gradients * 3 / 4 for n in (2, 3, 3)], abs=0.01)
     assert re.search(r"from the store [\d,]+ frames/s for 4 H200s at 15% of their 16-bit rate", words)
     head, training, *evaluations = plan_of(done)
     assert head == "plan: 7 trainings for 1 row; each waits for the one that it hangs below"

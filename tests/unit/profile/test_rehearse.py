@@ -59,6 +59,15 @@ def test_each_part_can_be_the_bottleneck(changes, bottleneck, mend):
     assert found.suggestions[0].startswith(mend)
 
 
+@pytest.mark.parametrize("changes", [{"gpu": 0.3}, {"data_wait": 0.6}])
+def test_a_reader_process_is_suggested_where_there_is_a_gpu_and_no_reader(changes):
+    for gpus, reader, expected in ((1, "threads", 1), (1, "process", 0), (0, "threads", 0)):
+        block = {"cluster": {"workers": 2, "gpus_per_worker": gpus}, "data": {"threads": 4, "reader": reader}}
+        job = Job.model_validate({"method": {"name": "clp"}, "train": {"batch_size": 64}, **block})
+        suggestions = verdict(job=job, **changes).suggestions
+        assert sum(text.startswith("data.reader=process") for text in suggestions) == expected
+
+
 def test_a_cache_that_holds_everything_is_not_to_be_raised():
     assert "first epoch only" in verdict(cached=True, data_wait=0.6, read_bytes=1e6).suggestions[0]
 
