@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from equations import render_equations
+from result_pages import find_measurements
 from spec_pages import escape, format_default, format_type, read_comments
 
 from facscale.cli.methods import CITATION, describe_method, find_jobs
 from facscale.methods import Method, find_method, list_methods
-from facscale.report.published.results import find_results
+from facscale.report.published.results import find_results, resolve_alias
 
 PICTURES = {  # what a method's picture is called in docs/images; methods of one family share one
     "moco": "contrast",
@@ -78,7 +79,7 @@ def build_page(name: str, images: Path) -> str:
             "    ```",
             "",
         ]
-    return "\n".join([*lines, *describe_published(name), *describe_code(method)])
+    return "\n".join([*lines, *describe_f1(name, images.parent / "results" / "data"), *describe_code(method)])
 
 
 def format_docstring(text: str) -> Iterator[str]:
@@ -120,22 +121,26 @@ def format_comment(text: str) -> Iterator[str]:
         yield from [escape(" ".join(paragraph.split())), ""]
 
 
-def describe_published(name: str) -> Iterator[str]:
-    """Yield the F1 that papers print for the method, with its source."""
-    rows = [row for row in find_results(method=name) if row.metric == "F1" and row.printed is not None]
-    if not rows:
+def describe_f1(name: str, folder: Path) -> Iterator[str]:
+    """Yield the F1 that papers print for the method and those of our result files, each with its source."""
+    published = [row for row in find_results(method=name) if row.metric == "F1" and row.printed is not None]
+    names = {resolve_alias(name), *(resolve_alias(path.stem) for path in find_jobs(name))}
+    measured = list(find_measurements(names, folder, normalize=resolve_alias))
+    if not (published or measured):
         return
-    yield from [
-        "",
-        "## Published F1",
-        "",
-        "Averages over the AUs of the data set, as printed; `facscale published` has each AU.",
-        "",
-    ]
-    yield from ["| data set | F1 | paper | where |", "|---|---|---|---|"]
-    for row in rows:
+    yield from ["", "## Published and measured F1", ""]
+    yield "Averages over the AUs of the data set, times 100. Published ones are as printed; `facscale published` has each AU."
+    if measured:
+        yield (
+            "Measured are [results](../results/index.md) on rendered faces with a training of minutes: compare them with each "
+            "other, not with a paper."
+        )
+    yield from ["", "| data set | F1 | from | where |", "|---|---:|---|---|"]
+    for row in published:
         yield f"| {row.data} | {row.printed} | {row.paper} | {escape(row.table)} |"
-    yield from ["", "[The results](../results/index.md) have what was measured with facscale, on rendered faces."]
+    for measurement in measured:
+        commands = ", ".join(f"`{command}`" for command in measurement.commands)
+        yield f"| rendered faces | {measurement.f1} | measured: {escape(measurement.title)} | {commands} |"
 
 
 def describe_code(method: type[Method]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""MkDocs hooks: pages that are generated, the navigation, links to files outside docs/, and a description of each page."""
+"""MkDocs hooks: pages that are generated, the navigation, links to files outside docs/, results, and a description of each page."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from typing import Any
 
 import command_pages
 import method_pages
+import notebooks
+import result_pages
 import spec_pages
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -79,9 +82,12 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Add the generated pages."""
+    """Add the generated pages, and each tutorial as a notebook."""
     for path, text in config["generated"].items():
         files.append(File.generated(config, path, content=text))
+    for path in sorted(DOCS.glob("tutorials/*.md")):
+        name = f"tutorials/{path.stem}.ipynb"
+        files.append(File.generated(config, name, content=notebooks.build_notebook(path.read_text())))
     return files
 
 
@@ -91,6 +97,14 @@ def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
     if path not in COPIES:
         markdown = redirect_links(markdown, source=f"docs/{path}", page=path)
     page.meta.setdefault("description", describe(markdown))
+    try:
+        markdown = result_pages.expand_results(markdown, page=path, docs=DOCS)
+    except result_pages.InvalidResultError as error:
+        raise PluginError(str(error)) from None
+    if path.startswith("tutorials/"):
+        markdown = (
+            f"{markdown.rstrip()}\n\n[This page as a notebook]({posixpath.basename(path).removesuffix('.md')}.ipynb)\n"
+        )
     if path == "reference/events.md":
         markdown = markdown.replace("<!-- gauges -->", list_gauges())
     return markdown

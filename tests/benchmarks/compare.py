@@ -1,6 +1,6 @@
 """How long `facscale compare` takes on many judged runs, from its start to its last line.
 
-    python tests/benchmarks/compare.py [--runs 500] [--rounds 3]
+    python tests/benchmarks/compare.py [--runs 500] [--rounds 3] [--out FILE]
 
 The runs are nested ten to a job, each with F1 of 12 AUs in 3 folds as `evaluate` logs them, and 60 parameters; they lie
 in a SQLite file, which is asked by itself and through an MLflow server with one worker. Beside it: the time in which
@@ -24,6 +24,7 @@ sys.path[:0] = [str(Path(__file__).parents[2] / "platform")]
 import numpy as np  # noqa: E402
 from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Metric, Param, RunTag  # noqa: E402
+from results import ResultWriter, add_out_option  # noqa: E402
 
 from facscale.evaluate import MethodScores  # noqa: E402
 from facscale.track import server  # noqa: E402
@@ -75,23 +76,30 @@ def compare(uri: str, *, runs: int) -> None:
 
 def main() -> None:
     """Fill, then ask."""
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--runs", type=int, default=500)
-    options.add_argument("--rounds", type=int, default=3)
-    given = options.parse_args()
-    with tempfile.TemporaryDirectory() as name:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=3)
+    add_out_option(parser)
+    options = parser.parse_args()
+    title = f"facscale compare on {options.runs} runs"
+    with (
+        tempfile.TemporaryDirectory() as name,
+        ResultWriter(options.out, title=title, columns={"program": None, "store": None, "s": 2}) as table,
+    ):
         folder = Path(name)
         running = server.ensure_server(folder, 0)
         try:
             file = f"sqlite:///{folder / 'mlflow.db'}"
-            fill(file, runs=given.runs)
+            fill(file, runs=options.runs)
             client = MlflowClient(running.url)
             place = [client.get_experiment_by_name("bp4d").experiment_id]
             for uri, what in ((file, "a SQLite file"), (running.url, "a server with one worker")):
-                took = seconds(lambda uri=uri: compare(uri, runs=given.runs), rounds=given.rounds)
-                print(f"facscale compare on {given.runs} runs of {what}: {took:.2f} s")
-            took = seconds(lambda: client.search_runs(place, max_results=50_000), rounds=given.rounds)
+                took = seconds(lambda uri=uri: compare(uri, runs=options.runs), rounds=options.rounds)
+                print(f"facscale compare on {options.runs} runs of {what}: {took:.2f} s")
+                table.add("`facscale compare`", what, took)
+            took = seconds(lambda: client.search_runs(place, max_results=50_000), rounds=options.rounds)
             print(f"MLflow's client fetches them from the server in {took:.2f} s, and shows nothing yet")
+            table.add("MLflow's client alone", "a server with one worker", took)
         finally:
             server.stop_server(folder)
 

@@ -1,6 +1,6 @@
 """How well the face detectors locate the eyes of rendered faces, and how long they take on one thread.
 
-    python tests/benchmarks/detectors.py --people 24
+    python tests/benchmarks/detectors.py --people 24 [--out FILE]
 
 The crops are made from the eye centres, whose error against the truth is given in distances between them: median, 90th
 percentile and maximum over the people. `extra` counts boxes on which no face lies. Times are of the processor, hence
@@ -20,6 +20,7 @@ sys.path[:0] = [str(Path(__file__).parents[2] / "platform")]
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
+from results import ResultWriter, add_out_option  # noqa: E402
 
 from facscale.data.align import locate_eyes  # noqa: E402
 from facscale.ingest import detectors  # noqa: E402
@@ -42,6 +43,35 @@ POSES = {
 }
 WIDTHS = (90, 45, 22)  # pixels, faces in a picture of 640 x 360
 MIN_IOU = 0.3  # of a box with that of the true landmarks
+COLUMNS = {
+    "case": None,
+    "detector": None,
+    "found": 0,
+    "of": 0,
+    "extra": 0,
+    "error, median": 3,
+    "error, 90 %": 3,
+    "error, largest": 3,
+    "detect, ms": 1,
+    "landmarks, ms": 1,
+}
+
+
+class Accuracy(NamedTuple):
+    """How well a detector does in a case; errors in distances between the eyes, times in milliseconds."""
+
+    found: int
+    faces: int
+    extra: int
+    median: float
+    high: float  # of 90 % of the faces
+    worst: float
+    detect_ms: float
+    landmarks_ms: float
+
+    def __str__(self) -> str:
+        errors = f"{self.median:.3f} {self.high:.3f} {self.worst:.3f}"
+        return f"{self.found:4d}/{self.faces:<4d} {self.extra:5d}   {errors}   {self.detect_ms:6.1f} {self.landmarks_ms:6.1f}"
 
 
 class Picture(NamedTuple):
@@ -109,8 +139,8 @@ def make_cases(people: int) -> Iterator[tuple[str, dict[str, float], list[Pictur
     yield "nobody", {"smallest_face": 0.1}, [Picture(room, []) for room in rooms]
 
 
-def measure(name: str, options: dict[str, float], pictures: list[Picture]) -> str:
-    """Describe how well a detector does in a case."""
+def measure(name: str, options: dict[str, float], pictures: list[Picture]) -> Accuracy:
+    """Measure how well a detector does in a case."""
     detector_class = detectors.find(name)
     detector = detector_class(detector_class.Config(**options))
     errors: list[float] = []
@@ -133,21 +163,31 @@ def measure(name: str, options: dict[str, float], pictures: list[Picture]) -> st
             offsets = np.linalg.norm(locate_eyes(points) - eyes, axis=1)
             errors.append(float(offsets.mean() / np.linalg.norm(eyes[1] - eyes[0])))
         extra += len(boxes)
-    low, high, worst = np.quantile(errors, [0.5, 0.9, 1]) if errors else (np.nan,) * 3
-    speed = " ".join(f"{np.median(values or [np.nan]) * 1e3:6.1f}" for values in times.values())
-    return f"{len(errors):4d}/{faces:<4d} {extra:5d}   {low:.3f} {high:.3f} {worst:.3f}   {speed}"
+    quantiles = np.quantile(errors, [0.5, 0.9, 1]) if errors else (np.nan,) * 3
+    speed = (np.median(values or [np.nan]) * 1e3 for values in times.values())
+    return Accuracy(len(errors), faces, extra, *quantiles, *speed)
 
 
 def main() -> None:
     """Print a row for each case and detector."""
     parser = argparse.ArgumentParser(description="the face detectors against the truth of rendered faces")
     parser.add_argument("--people", type=int, default=24)
-    people = parser.parse_args().people
+    add_out_option(parser)
+    options = parser.parse_args()
     cv2.setNumThreads(1)
+    title = f"Face detectors against the truth of {options.people} rendered people"
+    with ResultWriter(options.out, title=title, columns=COLUMNS, threads=1) as table:
+        compare(options.people, table)
+
+
+def compare(people: int, table: ResultWriter) -> None:
+    """Measure each detector in each case."""
     print(f"{'case':<12} {'detector':<10}    found  extra   median   90%   max   detect landmarks (ms)")
     for case, options, pictures in make_cases(people):
         for name in NAMES:
-            print(f"{case:<12} {name:<10} {measure(name, options, pictures)}", flush=True)
+            accuracy = measure(name, options, pictures)
+            print(f"{case:<12} {name:<10} {accuracy}", flush=True)
+            table.add(case, f"`{name}`", *accuracy)
 
 
 if __name__ == "__main__":

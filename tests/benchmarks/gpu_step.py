@@ -1,11 +1,12 @@
 """What a training step of CLP at full size costs on this GPU, and where its time goes: at most 8 minutes.
 
-    python tests/benchmarks/gpu_step.py [--seconds 360] [--threads 12] [--json FILE]
+    python tests/benchmarks/gpu_step.py [--seconds 360] [--threads 12] [--out FILE]
     python tests/benchmarks/gpu_step.py --tiny      # a small network on a CPU, not compiled, to try the script
 
 Each case is a job as `facscale run` trains it (streams, augmentation, DeepSpeed, the loop's own steps) with one worker:
 jobs/clp.yaml's network and batch, on frames that are made here (256 px, JPEG quality 92). "memory": the decoded batches
-are there already, so that the step is all that is measured; "stream": they are read and decoded from the local disk.
+are there already, so that the step is all that is measured; "stream": they are read and decoded from the local disk;
+"reader": the same in a process of its own (`data.reader=process`).
 Printed for each case: milliseconds of a step, images a second that the networks see, share of the card's bf16 rate (a
 product of 8192 x 8192 matrices, measured first), the largest memory, and the operations of a step at which the host
 waits for the device, by the line that calls them. The last table lists the kernels of the fastest case.
@@ -15,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import sys
 import tempfile
@@ -23,14 +23,14 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[1] / "platform"), str(HERE.parent)]
 
 import torch  # noqa: E402
+from results import ResultWriter, add_out_option  # noqa: E402
 from torch.profiler import ProfilerActivity, profile  # noqa: E402
 
 from faces import make_track, write_tracks  # noqa: E402
@@ -46,6 +46,16 @@ from facscale.train.task import TrainingTask  # noqa: E402
 
 IMAGES = 13  # of a sample: a clip of 9, and 2 frames in two views; 11 of them also pass backwards
 PEOPLE, TRACK = 80, 100
+COLUMNS = {
+    "case": None,
+    "ms a step": 1,
+    "first step, s": 1,
+    "images/s": 0,
+    "of the matrix rate, %": 1,
+    "memory, GiB": 1,
+    "waits for data, %": 0,
+    "host waits a step": 0,
+}
 FULL = {"depth": 34, "image_size": 224, "batch_size": 64, "queue_size": 65536, "width": 64}
 TINY = {"depth": 18, "image_size": 32, "batch_size": 4, "queue_size": 256, "width": 4}
 
@@ -54,7 +64,7 @@ TINY = {"depth": 18, "image_size": 32, "batch_size": 4, "queue_size": 256, "widt
 class Case:
     """A way to train."""
 
-    data: str  # memory or stream
+    data: str  # memory, stream, or reader: a stream with a process of its own
     compiled: bool = False
     stage: int = 0
     precision: str = "bf16"
@@ -71,6 +81,7 @@ class Case:
 CASES = (  # the most telling first: where time runs out, the last are left out
     Case("memory"),
     Case("stream"),
+    Case("reader"),
     Case("memory", compiled=True),
     Case("memory", stage=1),
     Case("stream", compiled=True),
@@ -106,6 +117,7 @@ def make_job(case: Case, sizes: dict[str, int], *, folder: str, threads: int) ->
         "channels_last": case.channels_last,
     }
     data = {"unlabelled": folder, "image_size": sizes["image_size"], "threads": threads}
+    data["reader"] = "process" if case.data == "reader" else "threads"
     cluster = {"gpus_per_worker": float(torch.cuda.is_available())}
     stage = {"zero_optimization": {"stage": case.stage}}
     return Job.model_validate({"method": method, "data": data, "train": train, "cluster": cluster, "deepspeed": stage})
@@ -197,7 +209,7 @@ def measure(
     size, waited = task.job.train.batch_size, state.data_wait_s - waited
     kernels = list_kernels(steps, device)
     steps.close()  # type: ignore[attr-defined]
-    if case.data == "stream":
+    if case.data != "memory":
         batches.close()  # type: ignore[attr-defined]
     result = Result(
         case.name,
@@ -230,14 +242,22 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=360.0, help="after which no case begins")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="that decode")
     parser.add_argument("--tiny", action="store_true", help="a small network, a few steps")
-    parser.add_argument("--json", type=Path, help="write the figures there too")
+    add_out_option(parser)
     options = parser.parse_args()
+    title = "A training step of CLP" + (", small" if options.tiny else ", at full size")
+    with ResultWriter(options.out, title=title, columns=COLUMNS, threads=options.threads) as table:
+        measure_cases(options, table)
+
+
+def measure_cases(options: argparse.Namespace, table: ResultWriter) -> None:
+    """Measure every case that the time allows."""
     began = time.perf_counter()
     sizes = TINY if options.tiny else FULL
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     join_process_group(has_gpu=device.type == "cuda")
-    rate, results = measure_card(device), list[Result]()
+    rate = measure_card(device)
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    table.note(f"A product of matrices reaches {rate / 1e12:.3g} TFLOP/s.")
     print(f"{card}, torch {torch.__version__}; a matrix product reaches {rate / 1e12:.3g} TFLOP/s", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         people, side = (6, 64) if options.tiny else (PEOPLE, 256)
@@ -259,15 +279,13 @@ def main() -> None:
             except RuntimeError as error:  # such as too little memory, or no compiler: the other cases still count
                 print(f"{case.name}: failed: {str(error).splitlines()[0][:200]}", flush=True)
                 continue
-            results.append(result)
             print(describe(result), flush=True)
+            shares = 100 * result.share, result.memory_gib or None, 100 * result.data_wait, sum(result.waits.values())
+            table.add(result.name, result.step_ms, result.first_step_s, result.images_per_s, *shares)
             if case.data == "memory" and (best is None or result.step_ms < best[0].step_ms):
                 best = result, kernels
         if best is not None:
             print(f"\nthree steps of: {best[0].name}\n{best[1]}")
-    if options.json:
-        figures: dict[str, Any] = {"card": card, "torch": torch.__version__, "matrix_rate": rate}
-        options.json.write_text(json.dumps({**figures, "cases": [asdict(result) for result in results]}, indent=1))
     print(f"{time.perf_counter() - began:.0f} s in all")
 
 

@@ -1,6 +1,6 @@
 """Frames/s of a core in each stage of the extraction of faces, against decoding alone and dlib on every frame.
 
-    python tests/benchmarks/ingest.py                          a rendered video of 224 x 224 pixels, 25 frames/s
+    python tests/benchmarks/ingest.py [--out FILE]             a rendered video of 224 x 224 pixels, 25 frames/s
     python tests/benchmarks/ingest.py --video talk.mp4 --video talk2.mp4 --to-face 224
 
 `--to-face` first cuts the videos to a square around the face, of so many pixels, as VoxCeleb2's are. `--full` adds the
@@ -22,6 +22,8 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "platform")]
 
+from results import ResultWriter, add_out_option  # noqa: E402
+
 from facscale.ingest import detectors, tracking  # noqa: E402
 from facscale.ingest.extract import FaceExtractor  # noqa: E402
 from facscale.ingest.frames import FrameReader  # noqa: E402
@@ -32,6 +34,7 @@ from plugins.blob_faces import write_video  # noqa: E402
 
 MARGIN = 1.6  # side of the square, in sides of the face
 STAGES = ("decode", "detect", "landmarks", "recognize", "encode")
+COLUMNS = ("decode", "detect", "landmarks", "recognize", "track and crop", "encode", "all")
 
 
 def read(video: Path, *, every: int = 1) -> FrameReader:
@@ -105,9 +108,14 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--recognition", action="store_true")
     parser.add_argument("--full", action="store_true")
+    add_out_option(parser)
     options = parser.parse_args()
     cv2.setNumThreads(1)
-    with tempfile.TemporaryDirectory() as name:
+    columns = {"way": None, **dict.fromkeys(COLUMNS, 0)}
+    with (
+        tempfile.TemporaryDirectory() as name,
+        ResultWriter(options.out, title="Extraction of faces, frames/s of a core", columns=columns, threads=1) as table,
+    ):
         folder = Path(name)
         videos = options.video or [render(folder)]
         if options.to_face:
@@ -120,22 +128,23 @@ def main() -> None:
             "pipeline, mediapipe": lambda: extract(videos, options, detector="mediapipe"),
             "pipeline, dlib": lambda: extract(videos, options, detector="dlib"),
         }
-        columns = ("decode", "detect", "landmarks", "recognize", "track and crop", "encode", "all")
-        print(f"{frames} frames; frames/s of a core\n{'':<28}" + "".join(f"{column:>15}" for column in columns))
+        table.note(f"{frames} frames.")
+        print(f"{frames} frames; frames/s of a core\n{'':<28}" + "".join(f"{column:>15}" for column in COLUMNS))
         for title, measure in rows.items():
-            print_row(title, [measure() for _ in range(options.repeat)], columns, frames=frames)
+            add_row(table, title, [measure() for _ in range(options.repeat)], frames=frames)
         if options.full:
             tracking.SURE_DISAGREEMENT = -1.0
             for detector in ("mediapipe", "dlib"):
                 times = [extract(videos, options, detector=detector) for _ in range(options.repeat)]
-                print_row(f"{detector}, always backwards", times, columns, frames=frames)
+                add_row(table, f"{detector}, always backwards", times, frames=frames)
 
 
-def print_row(title: str, times: list[dict[str, float]], columns: tuple[str, ...], *, frames: int) -> None:
-    """Print the speed of each stage: the best of several times."""
+def add_row(table: ResultWriter, title: str, times: list[dict[str, float]], *, frames: int) -> None:
+    """Print and write the speed of each stage: the best of several times."""
     best = {name: min(seconds[name] for seconds in times) for name in times[0]}
-    cells = (f"{frames / best[column]:.0f}" if best.get(column) else "" for column in columns)
-    print(f"{title:<28}" + "".join(f"{cell:>15}" for cell in cells), flush=True)
+    speeds = [frames / best[column] if best.get(column) else None for column in COLUMNS]
+    print(f"{title:<28}" + "".join(f"{'' if speed is None else round(speed):>15}" for speed in speeds), flush=True)
+    table.add(title, *speeds)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How much the writing of shards adds to the extraction of faces: measured with 1, 2 and 4 writers, simulated for more.
 
     python tests/benchmarks/merge.py                            on local disk, and on the S3 server of tests/s3.py
-    python tests/benchmarks/merge.py --items 64 --faces-per-s 90 --store-gb-per-s 20
+    python tests/benchmarks/merge.py --items 64 --faces-per-s 90 --store-gb-per-s 20 [--out FILE]
 
 Each writer is a process that writes parts as a worker of a pipeline does: it reads the faces of their items, writes shards and
 deletes the faces. What a writer costs is measured as time of its core, so that other programs disturb little; the elapsed time
@@ -31,6 +31,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import simplejpeg
+from results import ResultWriter, add_out_option
 
 from facscale.data.manifest import RowGroup, Shard
 from facscale.data.storage import Folder
@@ -47,6 +48,15 @@ FACES = 200  # of an item: 8 s at 25 frames/s, the mean of VoxCeleb2
 VOXCELEB2_ITEMS = 1_092_009
 SIZE = 256  # pixels
 SHARD_MB = 32
+COLUMNS = {
+    "cost on": None,
+    "workers": 0,
+    "GB": 0,
+    "extraction, s": 0,
+    "shards, s": 0,
+    "more, %": 0,
+    "shards by one process, s": 0,
+}
 
 
 class Cost(NamedTuple):
@@ -60,6 +70,23 @@ class Cost(NamedTuple):
     def __str__(self) -> str:
         rate, wall = self.mb / self.cpu_s, self.mb / self.wall_s
         return f"{self.writers} writers: {rate:6.0f} MB/s a core ({self.mb:.0f} MB in {self.wall_s:.1f} s: {wall:.0f} MB/s)"
+
+
+class Simulation(NamedTuple):
+    """What a cluster takes for the extraction and the merge."""
+
+    workers: int
+    gb: float
+    extraction_s: float
+    shards_s: float
+    more: float  # per cent of the extraction
+    single_s: float  # shards written by one process
+
+    def __str__(self) -> str:
+        return (
+            f"{self.workers:4} workers, {self.gb:6.0f} GB: extraction {self.extraction_s:7.0f} s, shards {self.shards_s:6.0f} s "
+            f"= {self.more:.0f}% more (by one process: {self.single_s:.0f} s)"
+        )
 
 
 @dataclass(frozen=True)
@@ -83,7 +110,14 @@ def main() -> None:
     parser.add_argument("--faces-per-s", type=float, default=90.0)
     parser.add_argument("--store-gb-per-s", type=float, default=20.0)
     parser.add_argument("--local-only", action="store_true", help="without the S3 server")
+    add_out_option(parser)
     options = parser.parse_args()
+    with ResultWriter(options.out, title="Writing of shards, simulated for larger clusters", columns=COLUMNS) as table:
+        compare(options, table)
+
+
+def compare(options: argparse.Namespace, table: ResultWriter) -> None:
+    """Measure each kind of storage, and simulate clusters with its cost."""
     faces = make_faces()
     face_kb = len(faces) / FACES / 1000
     print(f"{face_kb:.1f} kB a face; {options.items} items of {FACES} faces")
@@ -97,13 +131,18 @@ def main() -> None:
                 costs["S3 server"] = measure(server.make_bucket("merge"), faces, options)
     per_item = measure_driver(20_000)
     print(f"driver: {per_item * 1e6:.0f} us an item, {per_item * VOXCELEB2_ITEMS:.0f} s for VoxCeleb2")
+    table.note(f"The driver takes {per_item * 1e6:.0f} us an item, {per_item * VOXCELEB2_ITEMS:.0f} s for VoxCeleb2.")
     for place, measured in costs.items():
         slowest = min(cost.mb / cost.cpu_s for cost in measured)
         cluster = Cluster(face_kb, options.faces_per_s, slowest, options.store_gb_per_s, driver_s_per_item=per_item)
+        for cost in measured:
+            table.note(f"On the {place}, {cost}.")
         print(f"simulated with the cost on the {place}, a store of {cluster.store_gb_per_s:g} GB/s:")
         for workers in (1, 2, 4, 64, 512):
             items = VOXCELEB2_ITEMS if workers > 4 else 2_000
-            print("  " + simulate(cluster, workers=workers, items=items))
+            simulation = simulate(cluster, workers=workers, items=items)
+            print(f"  {simulation}")
+            table.add(place, *simulation)
 
 
 def make_faces() -> bytes:
@@ -231,8 +270,8 @@ def make_record(part: Part) -> bytes:
     return WrittenTracks((shard,), pa.table(index, schema=schema), build_schema(())).to_bytes()
 
 
-def simulate(cluster: Cluster, *, workers: int, items: int) -> str:
-    """Simulate the extraction and the merge of items of VoxCeleb2's lengths; return a line with their times."""
+def simulate(cluster: Cluster, *, workers: int, items: int) -> Simulation:
+    """Simulate the extraction and the merge of items of VoxCeleb2's lengths."""
     lengths = draw_lengths(items)
     item_mb = [faces * cluster.face_kb / 1000 for faces in lengths]
     store_mb_per_s = cluster.store_gb_per_s * 1000
@@ -250,10 +289,8 @@ def simulate(cluster: Cluster, *, workers: int, items: int) -> str:
     merge_s = max(schedule(busy, workers), 2 * sum(item_mb) / store_mb_per_s)  # read once, written once
     merge_s += cluster.driver_s_per_item * items
     single_s = sum(item_mb) / cluster.write_mb_per_s
-    return (
-        f"{workers:4} workers, {sum(item_mb) / 1000:6.0f} GB: extraction {extraction_s:7.0f} s, shards {merge_s:6.0f} s "
-        f"= {merge_s / extraction_s:.0%} more (by one process: {single_s:.0f} s)"
-    )
+    more = 100 * merge_s / extraction_s
+    return Simulation(workers, sum(item_mb) / 1000, extraction_s, merge_s, more, single_s)
 
 
 def draw_lengths(items: int) -> list[int]:

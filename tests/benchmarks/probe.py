@@ -1,6 +1,6 @@
 """How fast the linear probe is cross-validated, beside the same probe trained by a plain PyTorch loop.
 
-    python tests/benchmarks/probe.py [--frames 142000] [--features 512] [--aus 12] [--folds 3] [--epochs 30] [--rounds 1]
+    python tests/benchmarks/probe.py [--frames 142000] [--features 512] [--aus 12] [--folds 3] [--epochs 30] [--rounds 1] [--out FILE]
 
 Both train and test one probe a fold on the same features of 41 people, from the same first weights, over the same
 batches, each with the number of torch's threads that suits it: the one with which an epoch takes the least time. (With
@@ -23,6 +23,7 @@ sys.path[:0] = [str(Path(__file__).parents[2] / "platform")]
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from results import ResultWriter, add_out_option  # noqa: E402
 
 from facscale.data.folds import Split, make_folds  # noqa: E402
 from facscale.data.labels import compute_label_weights  # noqa: E402
@@ -33,6 +34,15 @@ from facscale.nn.losses import masked_bce  # noqa: E402
 from facscale.spec.models import Probe  # noqa: E402
 
 PEOPLE = 41
+COLUMNS = {
+    "round": 0,
+    "program": None,
+    "threads": 0,
+    "s": 2,
+    "us a step": 0,
+    "processor time, s": 2,
+    "us a step, processor time": 0,
+}
 Fit = Callable[..., LinearProbe]
 
 
@@ -134,8 +144,8 @@ def choose_threads(fit: Fit, faces: Faces, *, probe: Probe) -> int:
     return best
 
 
-def compare(faces: Faces, *, split: Split, probe: Probe, threads: tuple[int, int]) -> Run:
-    """Print one round, and return ours; `threads` of the plain loop and of ours."""
+def compare(faces: Faces, *, split: Split, probe: Probe, threads: tuple[int, int], table: ResultWriter) -> Run:
+    """Print and write one round, and return ours; `threads` of the plain loop and of ours."""
     torch.set_num_threads(threads[0])
     theirs = evaluated(plain, faces, split=split, probe=probe)
     torch.set_num_threads(threads[1])
@@ -144,9 +154,11 @@ def compare(faces: Faces, *, split: Split, probe: Probe, threads: tuple[int, int
         -(-len(find_frames(fold.train, identity=faces.identity)) // probe.batch_size) for fold in split
     )
     print(f"{'':<12}{'seconds':>10}{'us a step':>12}{'processor seconds':>20}{'us a step':>12}")
-    for name, run in {"plain loop": theirs, "facscale": ours}.items():
+    number = 1 + len(table.rows) // 2
+    for (name, run), used in zip({"plain loop": theirs, "facscale": ours}.items(), threads, strict=True):
         clock, processor = 1e6 * run.clock / steps, 1e6 * run.processor / steps
         print(f"{name:<12}{run.clock:10.2f}{clock:12.0f}{run.processor:20.2f}{processor:12.0f}")
+        table.add(number, name, used, run.clock, clock, run.processor, processor)
     print(f"{'ratio':<12}{theirs.clock / ours.clock:10.1f}{'':12}{theirs.processor / ours.processor:20.1f}")
     apart = max(np.abs(one - other).max() for one, other in zip(theirs.probability, ours.probability, strict=True))
     f1 = np.abs(theirs.f1 - ours.f1).max()
@@ -192,6 +204,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, value in {"frames": 142_000, "features": 512, "aus": 12, "folds": 3, "epochs": 30, "rounds": 1}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
+    add_out_option(parser)
     options = parser.parse_args()
     faces = make_faces(options)
     split = make_folds(
@@ -202,8 +215,10 @@ def main() -> None:
         fit(faces.features[:1000], au=faces.au[:1000], probe=Probe(epochs=1), seed=0)
     probe = Probe(epochs=options.epochs)
     threads = (choose_threads(plain, faces, probe=probe), choose_threads(fit_probe, faces, probe=probe))
-    for _ in range(options.rounds):
-        ours = compare(faces, split=split, probe=probe, threads=threads)
+    title = f"Cross-validated probe: {options.frames:,} x {options.features} features, {options.aus} AUs, {options.folds} folds"
+    with ResultWriter(options.out, title=title, columns=COLUMNS, threads=threads[1]) as table:
+        for _ in range(options.rounds):
+            ours = compare(faces, split=split, probe=probe, threads=threads, table=table)
     rest(faces, ours, split=split)
 
 

@@ -1,7 +1,7 @@
 """What a training step costs beside plain PyTorch and beside lightly, on the same network and batch, as ratios.
 
     pip install --no-deps --target /tmp/lightly lightly      # a folder of its own: it wants other versions than ours
-    python tests/benchmarks/step.py [--lightly /tmp/lightly] [--depth 18] [--size 96] [--batch 32] [--rounds 5]
+    python tests/benchmarks/step.py [--lightly /tmp/lightly] [--depth 18] [--size 96] [--batch 32] [--rounds 5] [--out FILE]
 
 MoCo and SimSiam, each by four hands: a plain loop (the network, the loss, SGD, nothing else); lightly's heads, loss,
 memory bank and momentum update; and facscale's loop with its method and DeepSpeed at ZeRO stages 0 and 1. All train the
@@ -27,6 +27,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[1] / "platform"), str(HERE.parent)]
 
 import torch  # noqa: E402
+from results import ResultWriter, add_out_option  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.nn.functional import cosine_similarity, cross_entropy, normalize  # noqa: E402
 
@@ -44,6 +45,15 @@ from facscale.train.state import TrainState  # noqa: E402
 
 QUEUE, DIM, TEMPERATURE, MOMENTUM = 4096, 128, 0.07, 0.999
 PROJECTION, BOTTLENECK = 512, 128
+COLUMNS = {
+    "method": None,
+    "program": None,
+    "ms a step": 1,
+    "clock, of plain": 2,
+    "smallest": 2,
+    "largest": 2,
+    "processor time, of plain": 2,
+}
 Step = Callable[[], object]
 
 
@@ -191,8 +201,8 @@ def measure(step: Step, *, steps: int) -> tuple[float, float]:
     return (time.perf_counter() - clock) / steps, (time.process_time() - processor) / steps
 
 
-def compare(name: str, contestants: dict[str, Step], *, rounds: int, steps: int) -> None:
-    """Print each contestant's time as a multiple of the first one's."""
+def compare(name: str, contestants: dict[str, Step], *, rounds: int, steps: int, table: ResultWriter) -> None:
+    """Print and write each contestant's time as a multiple of the first one's."""
     for step in contestants.values():
         step()  # allocates
         step()
@@ -208,6 +218,7 @@ def compare(name: str, contestants: dict[str, Step], *, rounds: int, steps: int)
         milliseconds = 1000 * statistics.median(clock for clock, _ in values)
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}..{max(ratios):.2f})"
         print(f"{title:<22}{milliseconds:10.1f}{spread:>32}{processor:18.2f}", flush=True)
+        table.add(name, title, milliseconds, statistics.median(ratios), min(ratios), max(ratios), processor)
 
 
 def main() -> None:
@@ -217,6 +228,7 @@ def main() -> None:
     defaults = {"depth": 18, "size": 96, "batch": 32, "rounds": 5, "steps": 2, "threads": 1}
     for name, value in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=value)
+    add_out_option(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     join_process_group(has_gpu=False)
@@ -230,6 +242,13 @@ def main() -> None:
         f"ResNet-{options.depth}, batch {options.batch} x 2 views of {options.size} px; {options.threads} threads of "
         f"{os.cpu_count()} cores; torch {torch.__version__}, lightly {rival}"
     )
+    title = f"A training step, ResNet-{options.depth}, {options.batch} pairs of {options.size} pixels"
+    with ResultWriter(options.out, title=title, columns=COLUMNS) as table:
+        compare_methods(options, table)
+
+
+def compare_methods(options: argparse.Namespace, table: ResultWriter) -> None:
+    """Compare the hands that take a step of each method."""
     torch.manual_seed(0)
     network = ResNet(options.depth)
     for name, plain, theirs in (
@@ -244,7 +263,7 @@ def main() -> None:
             contestants["lightly"] = theirs(network, pair)
         for stage in (0, 1):
             contestants[f"facscale, ZeRO {stage}"] = ours(name, options, batch, stage=stage)
-        compare(name, contestants, rounds=options.rounds, steps=options.steps)
+        compare(name, contestants, rounds=options.rounds, steps=options.steps, table=table)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """CLP's sampling from an S3 server at several latencies: what reading single frames costs and saves.
 
-    python tests/benchmarks/stream_s3.py [--latencies 0 50] [--frames 2000] [--threads 1]
+    python tests/benchmarks/stream_s3.py [--latencies 0 50] [--frames 2000] [--threads 1] [--out FILE]
 
 The server (SeaweedFS), a proxy that adds the latency to each request, and the stream share this machine. All variants read
 the same data set; each has its own first pass, without a cache. "of bare" divides frames a second by those of bare decoding in
@@ -27,6 +27,7 @@ sys.path[:0] = [str(HERE.parents[1] / "platform"), str(HERE.parent), str(HERE)]
 import pyarrow as pa  # noqa: E402
 import simplejpeg  # noqa: E402
 import stream as local  # noqa: E402
+from results import ResultWriter, add_out_option  # noqa: E402
 
 from facscale.data import Dataset, Stream, frame_table, group_bytes  # noqa: E402
 from facscale.spec import models  # noqa: E402
@@ -37,6 +38,14 @@ VARIANTS = {
     "each frame alone": 0.0,
     f"ranges ({frame_table.OVERREAD:g})": frame_table.OVERREAD,
     "gaps within clips": 0.8,
+}
+COLUMNS = {
+    "latency, ms": 0,
+    "what is requested": None,
+    "of bare": 2,
+    "of bare, processor time": 2,
+    "bytes read for each used": 2,
+    "requests a clip": 1,
 }
 
 
@@ -108,7 +117,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--frames", type=int, default=2_000)
     parser.add_argument("--rounds", type=int, default=1)
+    add_out_option(parser)
     options = parser.parse_args()
+    with ResultWriter(options.out, title="CLP's clips from S3", columns=COLUMNS, threads=options.threads) as table:
+        compare(options, table)
+
+
+def compare(options: argparse.Namespace, table: ResultWriter) -> None:
+    """Read by each variant at each latency."""
     print(f"{os.cpu_count()} cores, {options.threads} decoding threads; pyarrow {pa.__version__}, simplejpeg "
           f"{simplejpeg.__version__}, Python {sys.version.split()[0]}")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder, S3Server(Path(folder) / "s3") as server:
@@ -132,13 +148,17 @@ def main() -> None:
                     clocks.append(pace.clock / ((before.clock + after.clock) / 2))
                     processors.append(pace.processor / ((before.processor + after.processor) / 2))
                 counts = stream.traffic
+                clock, processor = statistics.median(clocks), statistics.median(processors)
+                share, requests = (
+                    counts.read_bytes / counts.used_bytes,
+                    counts.requests / (counts.used_bytes / 12_500 / 11),
+                )
                 print(
-                    f"{latency:4.0f} ms, {name:<18} {statistics.median(clocks):5.2f} of bare by the clock, "
-                    f"{statistics.median(processors):5.2f} by processor time, "
-                    f"{counts.read_bytes / counts.used_bytes:5.2f} bytes read for each one used, "
-                    f"{counts.requests / (counts.used_bytes / 12_500 / 11):4.1f} requests a clip",
+                    f"{latency:4.0f} ms, {name:<18} {clock:5.2f} of bare by the clock, {processor:5.2f} by processor time, "
+                    f"{share:5.2f} bytes read for each one used, {requests:4.1f} requests a clip",
                     flush=True,
                 )
+                table.add(latency, name, clock, processor, share, requests)
             proxy.terminate()
             proxy.join()
 

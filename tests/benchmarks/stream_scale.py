@@ -1,11 +1,12 @@
 """How a worker starts on 1, 10 and 100 million frames, and what its node's cache finds again.
 
-    python tests/benchmarks/stream_scale.py [--millions 1 10 100] [--only scale]
+    python tests/benchmarks/stream_scale.py [--millions 1 10 100] [--only scale] [--out FILE]
 
 `scale`: the manifest and the index of a data set without shards are written to disk: tracks of 100 frames, in row groups of 640
 frames and shards of 32 row groups. A new process opens it, plans the first batches of single frames, or of CLP's clips, and
 reports the seconds of processor time and its memory.
 `cache`: the share of the samples that each node finds in its cache from the second epoch on, by simulation.
+`--out` needs `--only`: a file has one table.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ sys.path[:0] = [str(HERE.parents[1] / "platform"), str(HERE.parent), str(HERE)]
 import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
+from results import ResultWriter, add_out_option  # noqa: E402
 
 from facscale.data import Dataset, order  # noqa: E402
 from facscale.data.manifest import INDEX, MANIFEST, Manifest, RowGroup, Runs, Shard, compute_checksum  # noqa: E402
@@ -33,6 +35,18 @@ from facscale.data.writer import INDEX_SCHEMA  # noqa: E402
 from facscale.spec import models  # noqa: E402
 
 ROWS, GROUPS, TRACK = 640, 32, 100  # frames of a row group, row groups of a shard, frames of a track
+COLUMNS: dict[str, dict[str, int | None]] = {  # of the result file of each part
+    "scale": {
+        "frames, M": 0,
+        "epoch": None,
+        "start, s": 2,
+        "start, processor time, s": 2,
+        "plan a batch, ms": 1,
+        "memory at most, MB": 0,
+        "imports alone, MB": 0,
+    },
+    "cache": {"nodes": 0, "room on each, %": 2, "found, %": 0, "if the least recently used were replaced, %": 0},
+}
 SAMPLINGS = {
     "single frames": ({"samples_per": "frame"}, {"face": RandomFrames(count=1)}),
     "CLP": (
@@ -121,7 +135,7 @@ def open_index(folder: str, epoch: dict, views: dict, *, world: int, kind: type)
     return kind([dataset], views, spec=spec, batch_size=256, seed=0, world=world)
 
 
-def scale(options: argparse.Namespace) -> None:
+def scale(options: argparse.Namespace, table: ResultWriter) -> None:
     print("frames      sampling        start: clock, processor   plan a batch   memory at most (before: imports alone)")
     for millions in options.millions:
         with tempfile.TemporaryDirectory() as folder:
@@ -134,9 +148,14 @@ def scale(options: argparse.Namespace) -> None:
                     f"{result['batch_ms']:12.1f} ms {result['peak_mb']:12.0f} MB ({result['base_mb']:.0f})",
                     flush=True,
                 )
+                table.add(
+                    millions,
+                    sampling,
+                    *(result[key] for key in ("start", "start_cpu", "batch_ms", "peak_mb", "base_mb")),
+                )
 
 
-def cache(options: argparse.Namespace) -> None:
+def cache(options: argparse.Namespace, table: ResultWriter) -> None:
     """One node that holds 58 % of the data, 8 nodes that hold 12.5 % each; CLP's sampling of 500 people."""
     frames = 500 * 20 * TRACK
     with tempfile.TemporaryDirectory() as folder:
@@ -170,6 +189,7 @@ def cache(options: argparse.Namespace) -> None:
             f"{world} nodes, each with room for {share:.1%} of the row groups: {found / read:.0%} are found in the eighth epoch "
             f"(the least recently used replaced: {least_recent / read:.0%})"
         )
+        table.add(world, 100 * share, 100 * found / read, 100 * least_recent / read)
 
 
 def main() -> None:
@@ -177,13 +197,20 @@ def main() -> None:
     parser.add_argument("--millions", type=float, nargs="+", default=[1, 10, 100])
     parser.add_argument("--only", choices=["scale", "cache"])
     parser.add_argument("--plan", nargs=2, help=argparse.SUPPRESS)
+    add_out_option(parser)
     options = parser.parse_args()
+    if options.out and not options.only:
+        parser.error("--out needs --only: a file has one table")
     if options.plan:
         plan(*options.plan)
         return
     for part in (scale, cache):
         if options.only in (None, part.__name__):
-            part(options)
+            title = {"scale": "The start of a worker", "cache": "Row groups that a node finds in its cache"}[
+                part.__name__
+            ]
+            with ResultWriter(options.out, title=title, columns=COLUMNS[part.__name__]) as table:
+                part(options, table)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ SGD without weight decay makes the same steps with ten times the losses as with 
 at 0.001 are the paper's at 0.01. Both rates train on pairs of rendered frames, and are compared on people that they have
 not seen: the error of the reconstructed target as a share of the source's own, and the lengths of the displacements.
 
-    python tests/benchmarks/tcae_rate.py --steps 300 --seeds 3
+    python tests/benchmarks/tcae_rate.py --steps 300 --seeds 3 [--out FILE]
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from results import ResultWriter, add_out_option
 from torch import Tensor
 
 from facscale.data.views import Batch, Faces
@@ -25,6 +26,8 @@ from facscale.methods.base import sum_losses
 from facscale.nn.displacement import warp
 from facscale.spec.pipelines import Crop
 from facscale.synthetic.ground_truth import CLIPS, FRAMES, load_ground_truth
+
+COLUMNS = {"rate": None, "seed": 0, "steps": 0, "error, of the source's": 4, "AU length": 4, "pose length": 4}
 
 
 def main() -> None:
@@ -36,7 +39,15 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=24, help="a quarter of them are tested")
     parser.add_argument("--size", type=int, default=32, help="pixels")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "facscale-benchmarks")
+    add_out_option(parser)
     options = parser.parse_args()
+    title = "TCAE's losses at two learning rates; the paper's lengths are 0.008 and 0.044"
+    with ResultWriter(options.out, title=title, columns=COLUMNS) as table:
+        compare(options, table)
+
+
+def compare(options: argparse.Namespace, table: ResultWriter) -> None:
+    """Train with each rate and seed."""
     faces = load_clips(people=options.people, size=options.size, cache=options.cache)
     tested = faces[: len(faces) // 4]
     print(f"{'rate':>6}  seed  steps  error / source's   AU length  pose length   (paper: 0.008, 0.044)")
@@ -47,6 +58,7 @@ def main() -> None:
                 print(
                     f"{rate:6g}  {seed:4}  {step:5}  " + "  ".join(f"{value:14.4f}" for value in measures), flush=True
                 )
+                table.add(rate, seed, step, *measures)
             finals.append(measures[0])
         spread = statistics.stdev(finals) if len(finals) > 1 else math.nan
         print(f"{rate:6g}: {statistics.mean(finals):.4f} ± {spread:.4f} after {options.steps} steps", flush=True)

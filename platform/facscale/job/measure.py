@@ -146,8 +146,9 @@ def measure_pairs(method: Method, *, job: Job, device: torch.device) -> dict[str
     if not has_motion_pairs(method, job=job):
         return {}
     datasets = [Dataset(url) for url in job.data.urls("unlabelled")]
+    epoch = EpochBlock(samples_per="frame")
     spec = job.data.model_copy(
-        update={"augment": augment.eval_config(job.data.augment), "epoch": EpochBlock(samples_per="frame")}
+        update={"augment": augment.eval_config(job.data.augment), "epoch": epoch, "reader": "threads"}
     )
     people = select_unlabelled_people(job, datasets, part="test" if job.data.test else "train")
     views = {"pair": RandomFrames(count=2)}

@@ -166,7 +166,7 @@ def package(tmp_path_factory):
     folder.mkdir()
     for block in BLOCKS:
         if block.page == "docs/tutorials/method.md" and block.title:
-            (folder / block.title).write_text(block.text + "\n")
+            (folder.parent / block.title).write_text(block.text + "\n")
     build = "from setuptools import build_meta; build_meta.get_requires_for_build_wheel()"
     subprocess.run([sys.executable, "-c", build], cwd=folder, check=True, capture_output=True)
     assert (folder / "frame_order.egg-info" / "entry_points.txt").exists()
@@ -183,7 +183,7 @@ def test_a_folder_on_the_path_of_a_worker_is_enough_to_find_the_method(package, 
     answer = run(sys.executable, "-m", "facscale.cli", "methods", "frame-order", folder=tmp_path, PYTHONPATH=paths)
     assert "trains encoder+head in order" in answer
     code = "from facscale.methods import configure; from facscale.spec import read_spec; configure(read_spec('order.yaml'))"
-    assert run(sys.executable, "-c", code, folder=package, PYTHONPATH=paths, FACSCALE_DATA="/data") == ""
+    assert run(sys.executable, "-c", code, folder=package.parent, PYTHONPATH=paths, FACSCALE_DATA="/data") == ""
 
 
 def test_pictures_are_what_their_descriptions_draw():
