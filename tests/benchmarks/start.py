@@ -4,7 +4,8 @@
 
 Both train a tiny network on CPUs, each time in a new process that starts a Ray of its own: `facscale run` of a job with two
 workers, and a script that does with Ray Train and torch's DDP what is necessary for one step. They take turns; the medians
-are printed. For each kind of process stands how many there are at the first step and what processor time they have taken.
+are printed. For each kind of process stands how many there were until the first step, what processor time they took, and what
+memory each of them had for itself alone: the head of a cluster holds all but the workers once for each training that runs.
 facscale's first step is seen where its losses arrive, in the journal of the job: up to a second after the step itself.
 """
 
@@ -30,7 +31,7 @@ sys.path[:0] = [str(HERE.parents[1] / "platform"), str(HERE.parent)]
 
 from faces import write_face_data_set  # noqa: E402
 
-POLL_S = 0.1
+POLL_S = 0.2
 LONGEST_S = 180.0
 BARE = """
 import sys, time
@@ -64,18 +65,19 @@ cluster: {{workers: {workers}, gpus_per_worker: 0, cpus_per_worker: 1, storage: 
 
 @dataclass
 class Start:
-    """One start: seconds to the first step and to the end, and processor time by kind of process until the first step."""
+    """One start: seconds to the first step and to the end; by kind of process what was used until the first step."""
 
     first_step_s: float
     end_s: float
     processor_s: dict[str, float]
     processes: dict[str, int]
+    private_mb: dict[str, float]  # the most of any process of the kind
 
 
 def watch_start(command: list[str], environment: dict[str, str], has_stepped: Callable[[], bool]) -> Start:
     """Run a command to its end and watch it and its descendants."""
     began = time.monotonic()
-    spent: dict[int, tuple[str, float]] = {}
+    spent: dict[int, ProcessUse] = {}
     first_step_s = None
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -93,26 +95,36 @@ def watch_start(command: list[str], environment: dict[str, str], has_stepped: Ca
         errors = process.stderr.read()
     if first_step_s is None:
         raise SystemExit(f"{command}: no step was seen; the command printed\n{errors}")
-    processor, counts = defaultdict[str, float](float), Counter[str]()
-    for kind, seconds in spent.values():
-        processor[kind] += seconds
-        counts[kind] += 1
-    return Start(first_step_s, time.monotonic() - began, dict(processor), dict(counts))
+    processor, memory, counts = defaultdict[str, float](float), defaultdict[str, float](float), Counter[str]()
+    for use in spent.values():
+        processor[use.kind] += use.seconds
+        memory[use.kind] = max(memory[use.kind], use.private_mb)
+        counts[use.kind] += 1
+    return Start(first_step_s, time.monotonic() - began, dict(processor), dict(counts), dict(memory))
 
 
-def measure_processes(root: psutil.Process, spent: dict[int, tuple[str, float]]) -> None:
-    """Note the processor time of `root` and its descendants so far, by process id; those that have ended stay."""
+@dataclass
+class ProcessUse:
+    """What a process has used so far."""
+
+    kind: str
+    seconds: float
+    private_mb: float
+
+
+def measure_processes(root: psutil.Process, spent: dict[int, ProcessUse]) -> None:
+    """Note what `root` and its descendants have used so far, by process id; those that have ended stay."""
     try:
         processes = [root, *root.children(recursive=True)]
     except psutil.Error:
         return
     for process in processes:
         try:
-            times = process.cpu_times()
+            times, memory = process.cpu_times(), process.memory_full_info()
             kind = "driver" if process == root else name_kind(process.cmdline())
         except psutil.Error:
             continue
-        spent[process.pid] = kind, times.user + times.system
+        spent[process.pid] = ProcessUse(kind, times.user + times.system, memory.uss / 1e6)
 
 
 def name_kind(command: list[str]) -> str:
@@ -159,7 +171,7 @@ def print_starts(name: str, starts: list[Start]) -> None:
     median = sorted(starts, key=lambda start: start.first_step_s)[len(starts) // 2]
     for kind, seconds in sorted(median.processor_s.items(), key=lambda item: -item[1]):
         if seconds >= 0.1:
-            print(f"  {kind:36} {median.processes[kind]:3}  {seconds:5.1f} s")
+            print(f"  {kind:36} {median.processes[kind]:3}  {seconds:5.1f} s  {median.private_mb[kind]:6.0f} MB each")
 
 
 def main() -> None:

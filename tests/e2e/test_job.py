@@ -11,17 +11,14 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load
 
 from conftest import PLUGINS, ROOT
 from faces import write_expression_data_set, write_face_data_set
 from facscale.cli.demo import get_ray_credentials, start_ray, stop_ray
-from facscale.evaluate.predictions import Predictions
 from facscale.track import server
 from ports import free_port, free_run
 
-pytestmark = pytest.mark.slow("seven trainings on Ray, as a user submits them", minutes=4)
+pytestmark = pytest.mark.slow("a job on Ray, as a user submits it; test_rows.py has rows of other kinds", minutes=3)
 
 BIN = Path(sys.executable).parent
 AUS = (1, 2, 4, 6, 12)
@@ -41,16 +38,9 @@ evaluate:
   folds: 2
   expressions: [{folder}/moods]
   probe: {{epochs: 2, batch_size: 32}}
-  adaptation: {{epochs: 1, batch_size: 32}}
   rendered_people: 3
   baselines:
     random encoder: {{train: {{epochs: 0}}}}
-    batchnorm adapts: {{train: {{epochs: 0}}, evaluate: {{protocol: adapted-batchnorm}}, cluster: {{workers: 1}}}}
-    labels learned:
-      cluster: {{workers: 1}}
-      method: {{name: aunet, interval: 2, resnet_width: 4, hidden: 8}}
-      stages: {{labels: {{method: {{name: labelvae, latent: 2}}, train: {{probe_every: 0}}}}}}
-      inputs: {{labels: {{stage: labels}}}}
 """
 
 
@@ -124,12 +114,9 @@ def test_ray_job_submit_literally(submitted):
     assert "F1 x 100 on labelled" in submitted.stdout
     assert "AU12" in submitted.stdout
     assert "random encoder" in submitted.stdout
-    assert "batchnorm adapts" in submitted.stdout
     assert "F1 x 100 on labelled, encoder frozen" in submitted.stdout
     notes = " ".join(submitted.stdout.split())
     assert "linear probe on the frozen encoder: tiny, random encoder" in notes
-    assert "frozen except for its BatchNorm layers: batchnorm adapts" in notes
-    assert "trained on the labels of each fold's training people: labels learned" in notes
     assert "Intensities, 0 to 5, on labelled" in submitted.stdout
     assert "Accuracy x 100 of expressions on moods, 12 test faces" in submitted.stdout
 
@@ -165,50 +152,12 @@ def test_the_baseline_is_nested(submitted, client):
     assert "f1/mean" in baseline.data.metrics
 
 
-def test_batchnorm_alone_learns_in_the_adapted_probe(submitted, world):
-    """The paper's other protocol: convolutions stay frozen, BatchNorm and classifier are trained in every fold."""
-    runs = world["folder"] / "runs"
-    (whole,) = (path for path in runs.glob("batchnorm-adapts-*/method.safetensors") if "fold" not in path.parent.name)
-    (fold,) = runs.glob("batchnorm-adapts-labelled-fold1-*/method.safetensors")
-    before, after = load(whole.read_bytes()), load(fold.read_bytes())
-    assert torch.equal(before["encoder.layer4.1.conv2.weight"], after["encoder.layer4.1.conv2.weight"])
-    assert not torch.equal(before["encoder.layer4.1.bn2.weight"], after["encoder.layer4.1.bn2.weight"])
-
-
-def test_a_row_that_learns_from_labels_is_trained_fold_by_fold_with_its_stage(submitted, client, world):
-    (main,) = runs(client, row="tiny")
-    of_row = {run.info.run_name: run for run in runs(client, row="labels learned")}
-    folds = [f"labels learned labelled fold{number}" for number in range(2)]
-    assert set(of_row) == {"labels learned", *folds, *(f"{fold} labels" for fold in folds)}
-    assert all(run.data.tags["mlflow.parentRunId"] == main.info.run_id for run in of_row.values())
-    of_folds = [of_row[fold] for fold in folds]
-    assert 0 <= of_row["labels learned"].data.metrics["expression/moods/accuracy"] <= 1  # its first fold's encoder's
-    mean = np.mean([run.data.metrics["f1/mean"] for run in of_folds])
-    assert of_row["labels learned"].data.metrics["fold1/f1/mean"] == of_folds[1].data.metrics["f1/mean"]
-    assert mean == pytest.approx(of_row["labels learned"].data.metrics["f1/mean"], abs=0.05)
-    assert "loss/consistency" in of_folds[0].data.metrics
-    assert "loss/divergence" in of_row[f"{folds[0]} labels"].data.metrics
-    with client_file(client, of_folds[1], "method.safetensors") as fold:
-        assert {"classifier.3.weight", "labels.coders.0.mean.weight"} <= load(fold.read()).keys()
-    with client_file(client, of_row["labels learned"], "predictions_labelled.parquet") as kept:
-        told = Predictions.from_parquet(kept.read())
-    assert len(told) == 9 * 20
-    people = [set(told.identity[told.fold == number].tolist()) for number in range(2)]
-    assert not people[0] & people[1]
-    assert told.score(0.5).mean == pytest.approx(of_row["labels learned"].data.metrics["f1/mean"])
-
-
-@pytest.mark.parametrize("row", ["tiny", "labels learned", "batchnorm adapts"])
-def test_a_run_is_judged_again_to_the_same_digits(submitted, client, world, row):
-    (run,) = [run for run in runs(client, row=row) if "fold" not in run.info.run_name]
+def test_a_run_is_judged_again_to_the_same_digits(submitted, client, world):
+    (run,) = runs(client, row="tiny")
     card = client.download_artifacts(run.info.run_id, "card.json")
     again = submit(world, "--", "facscale", "verify", card)
     assert again.returncode == 0, again.stdout[-4000:]
     assert "labelled: every digit holds" in again.stdout
-
-
-def client_file(client, run, name):
-    return Path(client.download_artifacts(run.info.run_id, name)).open("rb")
 
 
 @pytest.mark.filterwarnings("ignore:.*Any type hint")

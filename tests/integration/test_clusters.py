@@ -1,4 +1,8 @@
-"""Two Ray clusters and one MLflow server on Postgres, of which one cluster is cut off at first; then a look in a browser."""
+"""Two clusters and one MLflow server on Postgres, of which one cluster is cut off at first; then a look in a browser.
+
+For MLflow a cluster is a machine with a journal and a name, so that both train on the Ray that all tests share; test_elsewhere.py
+has Rays of their own.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 
 import pytest
 from mlflow import MlflowClient
@@ -31,23 +34,21 @@ evaluate: {{folds: 2, probe: {{epochs: 2, batch_size: 32}}, rendered_people: 0, 
 """
 
 pytestmark = [
-    pytest.mark.slow("two jobs on Rays of their own, MLflow on Postgres, a browser", minutes=2),
+    pytest.mark.slow("two jobs on Ray, MLflow on Postgres, a browser", minutes=3),
     pytest.mark.skipif(chromium() is None, reason="Chromium is missing: apt-get install chromium"),
 ]
 
 
 class Cluster:
-    """A cluster by itself: a home, and a Ray that ends with each of its jobs."""
+    """A cluster as MLflow sees it: a name and a home, where the journals of its jobs are."""
 
-    def __init__(self, folder, *, name, method, tracker):
+    def __init__(self, folder, *, name, method, tracker, ray):
         self.home = folder / name
         self.home.mkdir()
-        self.ray = tempfile.mkdtemp(prefix="ray-")  # Ray's sockets want a short path
         self.job = self.home / f"{method}.yaml"
         self.job.write_text(JOB.format(method=METHODS[method], folder=folder, home=self.home))
-        own = {"HOME": str(self.home), "RAY_TMPDIR": self.ray, "FACSCALE_CLUSTER": name, "MLFLOW_TRACKING_URI": tracker}
-        self.variables = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | own
-        self.variables["PYTHONPATH"] = str(ROOT / "platform")
+        own = {"HOME": str(self.home), "RAY_ADDRESS": ray, "FACSCALE_CLUSTER": name, "MLFLOW_TRACKING_URI": tracker}
+        self.variables = {**os.environ, **own, "PYTHONPATH": str(ROOT / "platform")}
 
     def facscale(self, *words):
         command = [sys.executable, "-c", "from facscale.cli import main; main()", *map(str, words)]
@@ -64,7 +65,7 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory, postgres):
+def world(tmp_path_factory, postgres, ray_cluster):
     """Cluster a has run CLP with the server in reach, b has run MoCo without it; the server stands again."""
     folder = tmp_path_factory.mktemp("world")
     write_face_data_set(str(folder / "unlabelled"), [12] * 12, row_group_mb=0.2)
@@ -75,7 +76,7 @@ def world(tmp_path_factory, postgres):
     server = ensure_server(folder / "mlflow", port, store=database)
     try:
         for name, method in (("a", "clp"), ("b", "moco")):
-            clusters[name] = Cluster(folder, name=name, method=method, tracker=server.url)
+            clusters[name] = Cluster(folder, name=name, method=method, tracker=server.url, ray=ray_cluster)
         said = {"a": clusters["a"].facscale("run", clusters["a"].job)}
         stop_server(folder / "mlflow")
         said["b"] = clusters["b"].facscale("run", clusters["b"].job)
@@ -83,8 +84,6 @@ def world(tmp_path_factory, postgres):
         yield {"url": server.url, "said": said, **clusters}
     finally:
         stop_server(folder / "mlflow")
-        for cluster in clusters.values():
-            shutil.rmtree(cluster.ray, ignore_errors=True)
 
 
 def runs(world):

@@ -180,7 +180,7 @@ def write_job(folder, storage, text, **values):
 
 def test_of_a_diverged_job_nothing_is_evaluated_or_registered(ray_cluster, folder, tmp_path, capfd):
     """The job's second row would train for days: it is aborted."""
-    assert run_job(write_job(folder, tmp_path, JOB, name="good", broken=[]), name="job") == 0
+    assert run_job(write_job(folder, tmp_path, JOB, name="good", broken=[]), name="job", trainer=LocalTrainer()) == 0
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     best = client.get_model_version_by_alias("tiny-unstable", "best-coded")
     bad = write_job(folder, tmp_path, JOB, name="bad", broken=list(range(8, 99)))
@@ -206,7 +206,7 @@ def test_a_trial_that_diverges_is_marked_and_another_one_is_best(ray_cluster, fo
     document = write_job(folder, tmp_path, JOB, name="search", broken=list(range(8, 99)))
     document = merge(document, Document(yaml_io.load(SWEEP), {}))
     with pytest.raises(DivergedError):  # the job's own row diverges too, after the search
-        run_sweep(document, name="job")
+        run_sweep(document, name="job", trainer=LocalTrainer())
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     (experiment,) = [item for item in client.search_experiments() if item.name == "coded"]
     runs = client.search_runs([experiment.experiment_id], "tags.row = 'trial'")

@@ -112,11 +112,20 @@ def test_a_job_with_its_code_runs_to_its_end_and_is_known_after(facscale, data):
 
 
 def test_a_cancelled_job_is_told_so_and_goes_on_when_it_is_submitted_again(facscale, lab, data):
-    words = ("train.epochs=4000", "name=long", "--ray", "lab", "--working-dir", PLUGINS, "--detach")
+    words = (
+        "train.epochs=4000",
+        "name=long",
+        "cluster.workers=1",
+        "--ray",
+        "lab",
+        "--working-dir",
+        PLUGINS,
+        "--detach",
+    )
     assert facscale("submit", data / "gan.yaml", *words).exit_code == 0
     step_of_checkpoint(data / "runs", "long-*")
     assert "is on lab already" in facscale("submit", data / "gan.yaml", *words).output
-    assert "both would write" in facscale("submit", data / "gan.yaml", "cluster.workers=1", *words).output
+    assert "both would write" in facscale("submit", data / "gan.yaml", "cluster.max_failures=7", *words).output
     done = facscale("cancel", "long")
     assert "stopped; its checkpoints stay" in done.output, done.output
     assert "stopped" in facscale("status", "long").output
@@ -206,9 +215,8 @@ def test_a_retry_on_a_new_cluster_goes_on_from_the_checkpoint_and_is_the_same_ru
     """KubeRay retries by running the entrypoint on a new cluster: nothing but the spec and the storage is left."""
     (tmp_path / "job").mkdir()
     job = tmp_path / "job" / "job.yaml"
-    job.write_text(
-        build_configmap(build_submission(data / "gan.yaml", ["train.epochs=40", "name=retried"]))["data"]["job.yaml"]
-    )
+    words = ["train.epochs=40", "name=retried", "cluster.workers=1"]
+    job.write_text(build_configmap(build_submission(data / "gan.yaml", words))["data"]["job.yaml"])
     variables = {name: value for name, value in os.environ.items() if name not in {"RAY_ADDRESS", "PYTHONPATH"}} | {
         "FACSCALE_DATA": str(data),
         "FACSCALE_RUNS": str(tmp_path / "runs"),

@@ -14,6 +14,7 @@ A disentangled AU embedding has a high au_f1 and a low pose_r2, a pose embedding
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,7 +26,9 @@ from facscale.evaluate.probe import fit_probe, predict_probabilities
 from facscale.evaluate.subjects import find_frames
 from facscale.methods import Method
 from facscale.spec.models import Probe
-from facscale.synthetic.ground_truth import GroundTruth
+
+if TYPE_CHECKING:  # the renderer takes a second, which jobs without rendered faces do not wait for
+    from facscale.synthetic.ground_truth import GroundTruth
 
 PRESENT_INTENSITY = 2.0  # from which an AU counts as present, as in BP4D and DISFA
 BATCH = 64

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
@@ -35,9 +35,11 @@ from facscale.spec import Job
 from facscale.spec.models import EpochBlock
 from facscale.spec.pipelines import Crop
 from facscale.spec.renamed import restore_old_names
-from facscale.synthetic.ground_truth import GroundTruth, load_ground_truth
 from facscale.train.setup import select_unlabelled_people
 from facscale.train.trainer import storage_url
+
+if TYPE_CHECKING:  # the renderer takes a second, which jobs without rendered faces do not wait for
+    from facscale.synthetic.ground_truth import GroundTruth
 
 VERSION = 1  # rises when the same export is measured otherwise
 TRUTH_CACHE = expand_cache("~/.cache/facscale/truth")
@@ -66,11 +68,14 @@ def measure(export: bytes, *, job: Job, labelled: Sequence[LabelledDataset], fin
     if (earlier := read_measures(folder, f"{key}.json")) is not None:
         return earlier
     values = measure_frames(export, labelled[0], job=job) if labelled else {}
-    cluster = job.cluster
-    remote = ray.remote(measure_on_device).options(num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker)
-    truth = ray.put(render_ground_truth(job, labelled)) if job.evaluate.rendered_people else None
-    on_device = ray.get(remote.remote(export, truth, job))
-    measures = Measures(values | on_device.values, on_device.lengths)
+    if job.evaluate.rendered_people or has_motion_pairs(load_export(export), job=job):
+        cluster = job.cluster
+        options = {"num_cpus": cluster.cpus_per_worker, "num_gpus": cluster.gpus_per_worker}
+        truth = ray.put(render_ground_truth(job, labelled)) if job.evaluate.rendered_people else None
+        on_device = ray.get(ray.remote(measure_on_device).options(**options).remote(export, truth, job))
+        measures = Measures(values | on_device.values, on_device.lengths)
+    else:  # a worker would start for nothing
+        measures = Measures(values, {})
     folder.write(f"{key}.json", json.dumps(asdict(measures)).encode())
     return measures
 
@@ -121,17 +126,26 @@ def render_ground_truth(job: Job, labelled: Sequence[LabelledDataset]) -> Ground
             "margin": 0.0,
         }
     )
+    from facscale.synthetic.ground_truth import load_ground_truth
+
     return load_ground_truth(
         people=job.evaluate.rendered_people, size=job.data.image_size, crop=visible, cache=TRUTH_CACHE
     )
 
 
+def has_motion_pairs(method: Method, *, job: Job) -> bool:
+    """Whether a method predicts motion between two frames, and the job has pairs of frames to measure it on."""
+    if not (job.data.urls("unlabelled") and job.evaluate.pairs):
+        return False
+    blank = torch.zeros(2, 1, 3, job.data.image_size, job.data.image_size, device=next(method.parameters()).device)
+    return bool(method.predict_motion(*blank))
+
+
 def measure_pairs(method: Method, *, job: Job, device: torch.device) -> dict[str, np.ndarray]:
     """`evaluate.motion` on `evaluate.pairs` pairs of frames of test people, or of all people where none are set aside."""
-    datasets = [Dataset(url) for url in job.data.urls("unlabelled")]
-    blank = torch.zeros(2, 1, 3, job.data.image_size, job.data.image_size, device=device)
-    if not (method.predict_motion(*blank) and datasets and job.evaluate.pairs):
+    if not has_motion_pairs(method, job=job):
         return {}
+    datasets = [Dataset(url) for url in job.data.urls("unlabelled")]
     epoch = EpochBlock(samples_per="frame")
     spec = job.data.model_copy(
         update={"augment": augment.eval_config(job.data.augment), "epoch": epoch, "reader": "threads"}

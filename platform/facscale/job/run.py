@@ -13,6 +13,7 @@ from facscale.job.runner import JobRunner
 from facscale.job.variants import Variant, expand_seeds
 from facscale.spec import Document
 from facscale.train.ray.launch import RayTrainer
+from facscale.train.trainer import Trainer
 
 
 class Search(Protocol):
@@ -25,12 +26,13 @@ class Search(Protocol):
         """Report what the variant has become on the test subjects; `rows`: all results of the job by row."""
 
 
-def run_job(document: Document, *, name: str, search: Search | None = None) -> int:
+def run_job(document: Document, *, name: str, search: Search | None = None, trainer: Trainer | None = None) -> int:
     """Run a job to its end and return the exit status. Raises SpecError or DataError before anything costly starts.
 
     The status is 0, or 1 where MLflow did not accept the results, which then stay in the journal.
 
-    `search`: a sweep, which runs first; the variant that it returns becomes the second row.
+    `search`: a sweep, which runs first; the variant that it returns becomes the second row. `trainer` of the job's own
+    trainings: by default Ray Train.
     """
     with open_context(document, name=name) as context:
         variants: Sequence[Variant] = context.variants
@@ -40,7 +42,7 @@ def run_job(document: Document, *, name: str, search: Search | None = None) -> i
             variants = (context.main, best, *variants[1:])
             registered.append(expand_seeds(best)[0].title)
         plan = build_plan([seed for variant in variants for seed in expand_seeds(variant)], context.data)
-        runner = JobRunner(plan, context, RayTrainer(), Evaluator(), frozenset(registered))
+        runner = JobRunner(plan, context, trainer or RayTrainer(), Evaluator(), frozenset(registered))
         rows = group_results(context.slots.map(runner.run_variant, plan.variants))
         tables = build_f1_tables(rows)
         context.publish(report_job(rows, tables, plan), context.tracker)

@@ -31,16 +31,19 @@ from facscale.sweep.space import apply_values, check_objective, check_space
 from facscale.sweep.trial import Search
 from facscale.sweep.watch import SweepWatch, build_trial_table
 from facscale.train.ray.launch import RayTrainer
-from facscale.train.trainer import is_finished, link_artifact, storage_url
+from facscale.train.trainer import Trainer, is_finished, link_artifact, storage_url
 
 BEST = "best of sweep"
 PAGE = "sweep.html"
 
 
-def run_sweep(document: Document, *, name: str) -> int:
-    """Search, then run the job with its best row, to the end; the exit status. Raises SpecError before anything starts."""
+def run_sweep(document: Document, *, name: str, trainer: Trainer | None = None) -> int:
+    """Search, then run the job with its best row, to the end; the exit status. Raises SpecError before anything starts.
+
+    `trainer` of the rows, after the search: by default Ray Train, with which the trials are trained in any case.
+    """
     check_sweep_spec(document, name=name)
-    return run_job(document, name=name, search=SweepSearch())
+    return run_job(document, name=name, search=SweepSearch(), trainer=trainer)
 
 
 def check_sweep_spec(document: Document, *, name: str) -> Sweep:
