@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from textwrap import fill
+from textwrap import fill, shorten
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,7 +18,10 @@ INK, PALE = "#22262b", "#d9dce1"
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 REFERENCE = "#a9aeb6"
 HATCHES = ("", "///", "...")  # tell rows apart that share a colour
-MAX_WIDTH = 24.0  # inches
+MAX_WIDTH = 16.0  # inches: a page makes wider figures smaller, and their letters with them
+TICK_WIDTH = 0.5  # inches that the name of an AU takes
+MAX_NAME = 48  # letters of a name in a legend or beside an axis
+LEGEND_LETTERS = 88  # in a line of a legend, with the signs before the names
 FEW_POINTS = 20  # fewer are marked: a single one would not be seen as a line
 
 
@@ -42,7 +45,7 @@ def plot_f1_bars(table: F1Table, *, title: str = "F1 by action unit") -> Figure:
         x = np.arange(len(heights)) + (number - (len(table.rows) - 1) / 2) * width
         x[-1] += 0.35  # the mean stands apart
         hatch = "" if row.is_published else HATCHES[number // len(COLOURS) % len(HATCHES)]
-        label = f"{row.name}  {row.mean * 100:.1f}"
+        label = f"{shorten_name(row.name)}  {'-' if np.isnan(row.mean) else f'{row.mean * 100:.1f}'}"
         axes.bar(
             x, heights, 0.92 * width, color=colour, hatch=hatch, edgecolor="white", linewidth=0, label=label, zorder=2
         )
@@ -52,10 +55,12 @@ def plot_f1_bars(table: F1Table, *, title: str = "F1 by action unit") -> Figure:
             )
     axes.set_xticks([*range(len(names)), len(names) + 0.35], [*names, "mean"])
     axes.get_xticklabels()[-1].set_fontweight("bold")
+    turn_dense_labels(axes, len(names) + 1)
     axes.set_xlim(-0.6, len(names) + 0.95)
     axes.set_ylim(0, 100)
     axes.tick_params(axis="x", length=0)
-    figure.legend(loc="outside lower center", ncols=min(4, len(table.rows)), frameon=False, fontsize=9, labelcolor=INK)
+    columns = count_legend_columns([row.name for row in table.rows])
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9, labelcolor=INK)
     return figure
 
 
@@ -229,9 +234,28 @@ def style_axes(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
+def turn_dense_labels(axes: Axes, count: int) -> None:
+    """Turn the names below the axes upright where `count` of them have no room side by side."""
+    if axes.get_figure(root=True).get_size_inches()[0] < TICK_WIDTH * count:
+        axes.tick_params(axis="x", labelrotation=90)
+
+
 def pick_colour(number: int) -> str:
     """The colour of a series by its number; they repeat after six."""
     return COLOURS[number % len(COLOURS)]
+
+
+def shorten_name(name: str) -> str:
+    """A name of at most `MAX_NAME` letters; the middle is left out, because names of rows differ at their ends."""
+    if len(name) <= MAX_NAME:
+        return name
+    return f"{shorten(name, MAX_NAME // 2, placeholder='') or name[: MAX_NAME // 2]} … {name[3 - MAX_NAME // 2 :].lstrip()}"
+
+
+def count_legend_columns(names: Sequence[str]) -> int:
+    """How many names stand side by side below a figure: at most 4, fewer if they are long."""
+    longest = max((len(shorten_name(name)) for name in names), default=1)
+    return max(1, min(4, len(names), LEGEND_LETTERS // (longest + 8)))
 
 
 def _make_dense_figure(width: float, height: float, *, title: str) -> Figure:
