@@ -28,10 +28,10 @@ FEW_POINTS = 20  # fewer are marked: a single one would not be seen as a line
 def plot_f1_bars(table: F1Table, *, title: str = "F1 by action unit") -> Figure:
     """Grouped bars of F1 x 100 for each AU and their mean, one colour per row; the whiskers span the folds."""
     names = [f"AU{au}" for au in table.aus]
-    figure = Figure(
-        figsize=(min(MAX_WIDTH, max(6.0, 1.4 + 0.2 * (len(names) + 1) * max(3, len(table.rows)))), 3.6),
-        layout="constrained",
-    )
+    columns = count_legend_columns([row.name for row in table.rows])
+    width = min(MAX_WIDTH, max(6.0, 1.4 + 0.2 * (len(names) + 1) * max(3, len(table.rows))))
+    height = 3.4 + 0.2 * -(-len(table.rows) // columns)  # 0.2: a line of the legend
+    figure = Figure(figsize=(width, height), layout="constrained")
     axes = add_axes(figure, title=title, y="F1 x 100")
     width = 0.84 / len(table.rows)
     for number, row in enumerate(table.rows):
@@ -59,7 +59,6 @@ def plot_f1_bars(table: F1Table, *, title: str = "F1 by action unit") -> Figure:
     axes.set_xlim(-0.6, len(names) + 0.95)
     axes.set_ylim(0, 100)
     axes.tick_params(axis="x", length=0)
-    columns = count_legend_columns([row.name for row in table.rows])
     figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9, labelcolor=INK)
     return figure
 
