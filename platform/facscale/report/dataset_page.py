@@ -208,7 +208,7 @@ def plot_rates(labels: LabelStatistics) -> Figure:
     for number in x:
         axes.scatter(number + spread, 100 * labels.rates_by_person[:, number], s=6, color=COLOURS[1], zorder=3)
     axes.set_xticks(x, [f"AU{au}" for au in labels.aus])
-    turn_dense_labels(axes, len(labels.aus))
+    turn_dense_labels(axes, len(labels.aus), width=width)
     return figure
 
 

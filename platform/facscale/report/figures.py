@@ -33,7 +33,7 @@ def plot_f1_bars(table: F1Table, *, title: str = "F1 by action unit") -> Figure:
     height = 3.4 + 0.2 * -(-len(table.rows) // columns)  # 0.2: a line of the legend
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = add_axes(figure, title=title, y="F1 x 100")
-    width = 0.84 / len(table.rows)
+    bar_width = 0.84 / len(table.rows)
     for number, row in enumerate(table.rows):
         colour = REFERENCE if row.is_published else pick_colour(number)
         values = dict(zip(row.aus, row.f1 * 100, strict=True))
@@ -42,12 +42,20 @@ def plot_f1_bars(table: F1Table, *, title: str = "F1 by action unit") -> Figure:
         ends = np.array([[*(limit.get(au, np.nan) for au in table.aus), np.nan] for limit in (low, high)])
         if not np.isnan(row.fold_means).all():
             ends[:, -1] = np.nanmin(row.fold_means * 100), np.nanmax(row.fold_means * 100)
-        x = np.arange(len(heights)) + (number - (len(table.rows) - 1) / 2) * width
+        x = np.arange(len(heights)) + (number - (len(table.rows) - 1) / 2) * bar_width
         x[-1] += 0.35  # the mean stands apart
         hatch = "" if row.is_published else HATCHES[number // len(COLOURS) % len(HATCHES)]
         label = f"{shorten_name(row.name)}  {'-' if np.isnan(row.mean) else f'{row.mean * 100:.1f}'}"
         axes.bar(
-            x, heights, 0.92 * width, color=colour, hatch=hatch, edgecolor="white", linewidth=0, label=label, zorder=2
+            x,
+            heights,
+            0.92 * bar_width,
+            color=colour,
+            hatch=hatch,
+            edgecolor="white",
+            linewidth=0,
+            label=label,
+            zorder=2,
         )
         if len(row.folds) > 1:
             axes.errorbar(
@@ -55,7 +63,7 @@ def plot_f1_bars(table: F1Table, *, title: str = "F1 by action unit") -> Figure:
             )
     axes.set_xticks([*range(len(names)), len(names) + 0.35], [*names, "mean"])
     axes.get_xticklabels()[-1].set_fontweight("bold")
-    turn_dense_labels(axes, len(names) + 1)
+    turn_dense_labels(axes, len(names) + 1, width=width)
     axes.set_xlim(-0.6, len(names) + 0.95)
     axes.set_ylim(0, 100)
     axes.tick_params(axis="x", length=0)
@@ -233,9 +241,9 @@ def style_axes(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def turn_dense_labels(axes: Axes, count: int) -> None:
-    """Turn the names below the axes upright where `count` of them have no room side by side."""
-    if axes.get_figure(root=True).get_size_inches()[0] < TICK_WIDTH * count:
+def turn_dense_labels(axes: Axes, count: int, *, width: float) -> None:
+    """Turn the names below the axes upright where `count` of them have no room side by side in `width` inches."""
+    if width < TICK_WIDTH * count:
         axes.tick_params(axis="x", labelrotation=90)
 
 
