@@ -12,9 +12,9 @@ endif
 
 # make TORCH=2.14.1+cpu: that CPU build of torch, from wherever your pip finds one, and nothing of CUDA's (4 GB). torchvision
 # would have to be a CPU build too, and is left out: no method of ours needs it. nvidia-ml-py is pure Python, and stays. The
-# stamp of .venv remembers the choice.
+# stamp of .venv remembers the choice. The lock has hashes of PyPI's files alone, so that this build is installed without one.
 TORCH ?= $(shell cat $(VENV)/ready 2>/dev/null)
-LOCKED = $(shell sed -n "s/^torch==//p" requirements.lock)
+LOCKED = $(shell sed -n "s/^torch==\([^ ]*\).*/\1/p" requirements.lock)
 CUDA := ^(cuda-|nvidia-[^m]|torch==|torchvision==|triton==)
 
 PIP := $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check
@@ -29,7 +29,7 @@ SHOW := while read -r word name rest; do case $$word in \
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 JOBS ?= 2
 
-.PHONY: demo demo-stop docs version fuzz soak test test-fast test-slow test-nightly check chart lock clean
+.PHONY: demo demo-stop docs version fuzz soak growth test test-fast test-slow test-nightly check chart lock clean
 
 demo: $(VENV)/ready
 	$(BIN)/facscale demo
@@ -56,6 +56,10 @@ ROUNDS = 20
 soak: $(VENV)/ready # a job that is killed at random moments and must come out the same; about a minute for each of the ROUNDS
 	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/soak.py --rounds $(ROUNDS)
 
+JOBS_OF_GROWTH = $(if $(filter command line,$(origin JOBS)),$(JOBS),50)
+growth: $(VENV)/ready # small jobs on one cluster: what grows from job to job; half a minute for each of the JOBS
+	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/growth.py --jobs $(JOBS_OF_GROWTH)
+
 check: $(VENV)/ready
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -71,10 +75,12 @@ $(VENV)/ready: pyproject.toml requirements.lock $(if $(filter-out $(file <$(VENV
 	@command -v g++ >/dev/null || { echo "error: g++ is needed (DeepSpeed compiles an operator): apt-get install g++" >&2; exit 1; }
 	@[[ "$(TORCH)" =~ ^([0-9.]+\+cpu)?$$ ]] || { echo "error: TORCH=$(TORCH) is no CPU build; name one: make TORCH=$(LOCKED)+cpu" >&2; exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
-	@if [ "$(TORCH)" ]; then grep -Ev '$(CUDA)' requirements.lock; echo 'torch==$(TORCH)'; else cat requirements.lock; fi > $(VENV)/requirements.txt
-	@echo "$(BIN)/python -m pip install --no-deps -r requirements.lock # $(if $(TORCH),3.5,8) GB on the disk: minutes, by your network"
-	@$(PIP) --no-deps -r $(VENV)/requirements.txt | { all=$$(grep -c == $(VENV)/requirements.txt); count=0; $(SHOW); }
-	$(PIP) --quiet --no-deps -e .
+	@$(PIP) --quiet --require-hashes -r helm/images/build.lock # those that are published as source alone are built with these
+	@if [ "$(TORCH)" ]; then awk '/==/ {skip = /$(CUDA)/} !skip' requirements.lock; else cat requirements.lock; fi > $(VENV)/requirements.txt
+	@echo "$(BIN)/python -m pip install --require-hashes --no-deps -r requirements.lock # $(if $(TORCH),3.5,8) GB on the disk: minutes, by your network"
+	@$(PIP) --require-hashes --no-deps --no-build-isolation -r $(VENV)/requirements.txt | { all=$$(grep -c == $(VENV)/requirements.txt); count=0; $(SHOW); }
+	$(if $(TORCH),$(PIP) --no-deps torch==$(TORCH) # no hash is known of this build: it is what your index serves)
+	$(PIP) --quiet --no-deps --no-build-isolation -e .
 	@echo "DeepSpeed compiles an operator, unless there is a GPU: about a minute"
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -W ignore -m facscale.compat.deepspeed
 	@echo '$(TORCH)' > $@
@@ -92,10 +98,13 @@ version: $(VENV)/ready # make version VERSION=0.2.0: wherever it stands (docs/pr
 	sed -i 's/^appVersion: [^ ]*/appVersion: $(VERSION)/' helm/facscale/Chart.yaml
 	$(BIN)/python helm/chart.py
 
+# Versions and the hashes of all files that PyPI has of them. The image's packages are a part of all packages.
+COMPILE = build/lock/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet
 lock: # after a change of dependencies in pyproject.toml; make lock UPGRADE=--upgrade renews the other versions as well
 	"$(PYTHON)" -m venv build/lock && build/lock/bin/pip install --quiet --upgrade uv
-	build/lock/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 $(UPGRADE) \
-	  --no-annotate --no-header --quiet --output-file requirements.lock
+	$(COMPILE) $(UPGRADE) --all-extras pyproject.toml --output-file requirements.lock
+	$(COMPILE) $(UPGRADE) --extra server --extra serve --constraint requirements.lock pyproject.toml --output-file helm/images/image.lock
+	printf '%s\n' pip setuptools wheel | $(COMPILE) $(UPGRADE) --constraint requirements.lock - --output-file helm/images/build.lock
 
 clean:
 	rm -rf $(VENV) build demo .mypy_cache .ruff_cache .pytest_cache

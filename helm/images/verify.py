@@ -29,8 +29,9 @@ def main(device: str, *locks: str) -> None:
 
 def find_unlocked(locks: tuple[str, ...]) -> Iterator[str]:
     """Find packages that no lock lists, or that are installed in another version."""
-    pins = [line.partition(";")[0].strip() for lock in locks for line in Path(lock).read_text().splitlines()]
-    locked = {normalize_name(name): version for name, _, version in (pin.partition("==") for pin in pins)}
+    lines = [line for lock in locks for line in Path(lock).read_text().splitlines()]
+    pins = [re.match(r"([\w.-]+)==([^ ;]+)", line) for line in lines]  # other lines are hashes
+    locked = {normalize_name(pin[1]): pin[2] for pin in pins if pin}
     for package in distributions():
         name, version = normalize_name(package.metadata["Name"]), package.version.partition("+")[0]
         if name != "facscale" and locked.get(name) != version:

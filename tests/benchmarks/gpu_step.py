@@ -5,7 +5,8 @@
 
 Each case is a job as `facscale run` trains it (streams, augmentation, DeepSpeed, the loop's own steps) with one worker:
 jobs/clp.yaml's network and batch, on frames that are made here (256 px, JPEG quality 92). "memory": the decoded batches
-are there already, so that the step is all that is measured; "stream": they are read and decoded from the local disk.
+are there already, so that the step is all that is measured; "stream": they are read and decoded from the local disk;
+"reader": the same in a process of its own (`data.reader=process`).
 Printed for each case: milliseconds of a step, images a second that the networks see, share of the card's bf16 rate (a
 product of 8192 x 8192 matrices, measured first), the largest memory, and the operations of a step at which the host
 waits for the device, by the line that calls them. The last table lists the kernels of the fastest case.
@@ -63,7 +64,7 @@ TINY = {"depth": 18, "image_size": 32, "batch_size": 4, "queue_size": 256, "widt
 class Case:
     """A way to train."""
 
-    data: str  # memory or stream
+    data: str  # memory, stream, or reader: a stream with a process of its own
     compiled: bool = False
     stage: int = 0
     precision: str = "bf16"
@@ -80,6 +81,7 @@ class Case:
 CASES = (  # the most telling first: where time runs out, the last are left out
     Case("memory"),
     Case("stream"),
+    Case("reader"),
     Case("memory", compiled=True),
     Case("memory", stage=1),
     Case("stream", compiled=True),
@@ -115,6 +117,7 @@ def make_job(case: Case, sizes: dict[str, int], *, folder: str, threads: int) ->
         "channels_last": case.channels_last,
     }
     data = {"unlabelled": folder, "image_size": sizes["image_size"], "threads": threads}
+    data["reader"] = "process" if case.data == "reader" else "threads"
     cluster = {"gpus_per_worker": float(torch.cuda.is_available())}
     stage = {"zero_optimization": {"stage": case.stage}}
     return Job.model_validate({"method": method, "data": data, "train": train, "cluster": cluster, "deepspeed": stage})
@@ -206,7 +209,7 @@ def measure(
     size, waited = task.job.train.batch_size, state.data_wait_s - waited
     kernels = list_kernels(steps, device)
     steps.close()  # type: ignore[attr-defined]
-    if case.data == "stream":
+    if case.data != "memory":
         batches.close()  # type: ignore[attr-defined]
     result = Result(
         case.name,

@@ -51,6 +51,7 @@ COLUMNS: dict[str, dict[str, int | None]] = {  # of the result file of each part
     "traffic": {"samples": None, "bytes read for each used": 2, "requests a clip": 1, "frames/s": 0},
     "augmented": {"device": None, "frames/s": 0},
     "memory": {"frames": 0, "s": 1, "resident, MB": 0},
+    "readers": {"samples": None, "data.reader": None, "training process, µs a frame": 1},
 }
 EVERY_FRAME = {"samples_per": "frame"}
 FRAME: dict[str, View] = {"face": RandomFrames(count=1)}
@@ -62,19 +63,25 @@ CLIP: dict[str, View] = {"clip": FrameSequence(length=9, stride=2), "faces": Ran
 CLP_EPOCH = {"samples_per": "identity", "count": 8}
 
 
-def make_frames(folder: str, *, frames: int) -> Dataset:
-    """Write people with 20 videos of one track of 100 frames each, in row groups of the usual size."""
+def make_frames(folder: str, *, frames: int, side: int = SIDE) -> Dataset:
+    """Write people with 20 videos of one track of 100 frames each, in row groups of about 640 frames."""
     with contextlib.suppress(DatasetNotFoundError):
         return Dataset(folder)
     keys = sorted(((track // 20, track % 20) for track in range(frames // 100)), key=lambda key: (key[0], str(key[1])))
-    tracks = (make_track(*key, frames=range(100), size=SIDE, quality=92) for key in keys)
-    return write_tracks(folder, tracks, size=SIDE, row_group_mb=8.0, shard_mb=64.0)
+    tracks = (make_track(*key, frames=range(100), size=side, quality=92) for key in keys)
+    return write_tracks(folder, tracks, size=side, row_group_mb=8.0 if side == SIDE else 0.8, shard_mb=64.0)
 
 
 def open_stream(
-    dataset: Dataset, views: dict[str, View], *, threads: int, batch_size: int, epoch: Mapping[str, Any] = EVERY_FRAME
+    dataset: Dataset,
+    views: dict[str, View],
+    *,
+    threads: int,
+    batch_size: int,
+    epoch: Mapping[str, Any] = EVERY_FRAME,
+    reader: str = "threads",
 ) -> Stream:
-    spec = models.Data(epoch=dict(epoch), threads=threads)
+    spec = models.Data(epoch=dict(epoch), threads=threads, reader=reader)
     return Stream([dataset], views, spec=spec, batch_size=batch_size, seed=0)
 
 
@@ -154,6 +161,9 @@ def speed(dataset: Dataset, options: argparse.Namespace, table: ResultWriter) ->
         "stream, CLP's clips": lambda: streamed(
             open_stream(dataset, CLIP, threads=threads, batch_size=16, epoch=CLP_EPOCH), frames=frames
         ),
+        "stream, CLP's clips, reader process": lambda: streamed(
+            open_stream(dataset, CLIP, threads=threads, batch_size=16, epoch=CLP_EPOCH, reader="process"), frames=frames
+        ),
         "Ray Data": lambda: rival("ray", sys.executable, dataset, threads=threads, frames=frames),
         "MosaicML Streaming": lambda: rival("mosaic", options.mosaic_python, dataset, threads=threads, frames=frames),
     }
@@ -219,6 +229,20 @@ def memory(dataset: Dataset, options: argparse.Namespace, table: ResultWriter) -
     batches.close()
 
 
+def readers(dataset: Dataset, options: argparse.Namespace, table: ResultWriter) -> None:
+    """Print what reading costs the training process, on images of 16 px, which need hardly any decoding."""
+    samplings = {"single frames": (FRAME, EVERY_FRAME, BATCH), "CLP's clips": (CLIP, CLP_EPOCH, 64)}
+    with tempfile.TemporaryDirectory() as folder:
+        small = make_frames(f"{folder}/small", frames=6_000, side=16)
+        for (name, (views, epoch, size)), reader in itertools.product(samplings.items(), ("threads", "process")):
+            costs = []
+            for _ in range(options.rounds):
+                stream = open_stream(small, views, threads=options.threads, batch_size=size, epoch=epoch, reader=reader)
+                costs.append(1e6 / streamed(stream, frames=5 * options.frames).processor)
+            print(f"{name}, {reader}: {statistics.median(costs):.1f} us a frame in the training process", flush=True)
+            table.add(name, reader, statistics.median(costs))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
@@ -237,7 +261,7 @@ def main() -> None:
         dataset = make_frames(str((options.folder or Path(scratch)) / "faces"), frames=6_000)
         size = sum(shard.bytes for shard in dataset.manifest.shards) / dataset.manifest.counts["frames"] / 1000
         print(f"{dataset.manifest.counts['frames']} frames of {size:.1f} kB, {os.cpu_count()} cores")
-        for part in (speed, traffic, augmented, memory):
+        for part in (speed, traffic, augmented, memory, readers):
             if options.only in (None, part.__name__):
                 columns = COLUMNS[part.__name__]
                 title = f"The stream's {part.__name__}"

@@ -194,6 +194,27 @@ def read_export(data: bytes) -> None:
     load_export(data)
 
 
+@cache
+def make_detectors() -> tuple[bytes, ...]:
+    """A detector with probes, and one with the head of its method."""
+    from detectors import make_detector
+    from facscale.inference.detector import save_detector
+
+    probed = make_detector("simsiam", probe=True, intensities=True)
+    return save_detector(probed), save_detector(make_detector())
+
+
+def read_detector(data: bytes) -> None:
+    """What `facscale predict` does with its model, and what `facscale export --to hf` says of it."""
+    from facscale.inference.api import AUDetector
+    from facscale.inference.detector import load_detector_bytes
+    from facscale.inference.hub_export import render_model_card
+
+    detector = load_detector_bytes(data)
+    assert AUDetector(detector, device="cpu").predictor.face_detector
+    render_model_card(detector)
+
+
 TARGETS = {
     "jobs": Target(lambda: list_specs("jobs"), read_job),
     "pipelines": Target(lambda: list_specs("pipelines"), read_pipeline),
@@ -202,6 +223,7 @@ TARGETS = {
     "journals": Target(lambda: [make_journal()], read_journal),
     "predictions": Target(lambda: [make_predictions()], read_predictions),
     "exports": Target(lambda: list(make_exports()), read_export),
+    "detectors": Target(lambda: list(make_detectors()), read_detector),
 }
 
 

@@ -13,10 +13,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from conftest import ROOT
-from lock import EXTRAS, read_pins, read_requirements
+from lock import EXTRAS, read_entries, read_pins, read_requirements
 
 pytestmark = pytest.mark.slow("asks PyPI for 200 packages on three Pythons", minutes=2)
 PYTHONS = ("3.11", "3.12", "3.13")
@@ -52,14 +53,22 @@ def pip(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def resolutions(pip, tmp_path_factory):
+def constraints(tmp_path_factory):
+    """The versions of the lock without its hashes, with which pip would resolve nothing."""
+    file = tmp_path_factory.mktemp("constraints") / "constraints.txt"
+    file.write_text("\n".join(read_entries()))
+    return file
+
+
+@pytest.fixture(scope="module")
+def resolutions(pip, constraints, tmp_path_factory):
     """By version of Python, what pip would install there."""
     folder = tmp_path_factory.mktemp("resolutions")
     requirements = folder / "requirements.txt"
     requirements.write_text("\n".join(map(str, read_requirements(*EXTRAS))))
     command = ["install", "--dry-run", "--ignore-installed", "--quiet"]
     command += ["--use-feature=fast-deps"]  # of a wheel, reads its metadata alone
-    command += ["--constraint", ROOT / "requirements.lock", "--requirement", requirements]
+    command += ["--constraint", constraints, "--requirement", requirements]
     running = {}
     for version in PYTHONS:
         if python := find_interpreter(version):
@@ -83,15 +92,19 @@ def test_the_lock_is_what_pip_resolves_and_all_of_it_are_wheels(resolutions, ver
     places = {name: each["download_info"]["url"] for name, each in installs.items()}
     assert {name for name, place in places.items() if not place.endswith(".whl")} == SOURCES.keys()
     assert not [place for place in places.values() if place.startswith("file:")]
+    hashes = {canonicalize_name(Requirement(line).name): known for line, known in read_entries().items()}
+    for name, each in installs.items():
+        served = each["download_info"]["archive_info"]["hashes"]["sha256"]
+        assert f"--hash=sha256:{served}" in hashes[name], f"{name}: the lock has no hash of {places[name]}"
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_sources_become_wheels_without_a_compiler(pip, tmp_path, name):
+def test_sources_become_wheels_without_a_compiler(pip, constraints, tmp_path, name):
     for program in ("bash", "sh"):  # DeepSpeed asks for its commit in a shell
         (tmp_path / program).symlink_to(shutil.which(program))
     environment = {**os.environ, **PLAIN, "PATH": str(tmp_path), "CC": "/bin/false", "CXX": "/bin/false"}
     command = [*pip, "wheel", "--quiet", "--no-deps", "--no-cache-dir", "--wheel-dir", tmp_path / "wheels"]
-    command += ["--constraint", ROOT / "requirements.lock", name]
+    command += ["--constraint", constraints, name]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     (wheel,) = (tmp_path / "wheels").iterdir()

@@ -157,6 +157,7 @@ deepspeed: {{zero_optimization: {{stage: 1}}}}
 evaluate: {{folds: 3, probe: {{epochs: 2, batch_size: 32}}, rendered_people: 0, map_frames: 0, attention_faces: 0}}
 track: {{uri: "sqlite:///{storage}/mlflow.db"}}
 """
+ENDLESS = {"method": {"broken": []}, "train": {"epochs": 10_000_000, "log_every": 1000, "probe_every": 0}}
 SWEEP = """
 sweep: {space: {method.worker: [0, 5]}, search: grid, early_stopping: none, collapsed: 0, concurrent: 1}
 """
@@ -177,16 +178,24 @@ def write_job(folder, storage, text, **values):
     return read_spec(path)
 
 
-def test_of_a_diverged_job_nothing_is_evaluated_or_registered(ray_cluster, folder, tmp_path):
+def test_of_a_diverged_job_nothing_is_evaluated_or_registered(ray_cluster, folder, tmp_path, capfd):
+    """The job's second row would train for days: it is aborted."""
     assert run_job(write_job(folder, tmp_path, JOB, name="good", broken=[]), name="job") == 0
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     best = client.get_model_version_by_alias("tiny-unstable", "best-coded")
+    bad = write_job(folder, tmp_path, JOB, name="bad", broken=list(range(8, 99)))
+    bad = merge(bad, Document({"evaluate": {"baselines": {"endless": ENDLESS}}}, {}))
     with pytest.raises(DivergedError, match="from step 8 on, for 5 steps, its loss pull is not finite"):
-        run_job(write_job(folder, tmp_path, JOB, name="bad", broken=list(range(8, 99))), name="job")
+        run_job(bad, name="job")
+    assert "so the job ends: no other training begins, and those that run are aborted" in capfd.readouterr().out
     assert client.get_model_version_by_alias("tiny-unstable", "best-coded").version == best.version
     assert len(client.search_model_versions("name = 'tiny-unstable'")) == 1
     (experiment,) = [item for item in client.search_experiments() if item.name == "coded"]
-    runs = {run.data.tags["job"]: run for run in client.search_runs([experiment.experiment_id])}
+    runs = {
+        run.data.tags["job"]: run for run in client.search_runs([experiment.experiment_id], "tags.row != 'endless'")
+    }
+    (endless,) = client.search_runs([experiment.experiment_id], "tags.row = 'endless'")
+    assert endless.info.status == "KILLED"
     assert runs["good"].info.status == "FINISHED"
     assert runs["bad"].info.status == "FAILED"
     assert "f1/mean" in runs["good"].data.metrics

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -185,14 +186,40 @@ def test_a_killed_sweep_goes_on_where_it_was(ray_cluster, folder, tmp_path):
         first.wait()
     before = _steps(seen[0])
     done = {place: place.stat().st_mtime for place in tmp_path.glob("best-of-sweep-*/method.safetensors")}
+    replaced = forge_pickles(next(tmp_path.glob("sweep-*")), harm=tmp_path / "harm")
+    assert "tuner.pkl" in {file.name for file in replaced}
     second = started(job, words, address=ray_cluster)
     assert second.wait(1800) == 0
+    assert not (tmp_path / "harm").exists(), "nothing in the folder of a sweep is unpickled"
     assert len(trainings(tmp_path)) == 2, "no trial began anew"
     assert {place: place.stat().st_mtime for place in done} == done
     reports = json.loads((seen[0] / "checkpoint_manager_snapshot.json").read_text())["current_report_index"]
     assert reports <= 24 / 2 + 1, f"it trained steps again, beyond those since its last checkpoint ({before})"
     _, trials, _, _ = told(tmp_path)
     assert [run.data.tags["state"] for run in trials] == ["done", "done"]
+
+
+class Harmful:
+    """What a pickle runs when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def forge_pickles(sweep, *, harm):
+    """Put a pickle that makes the folder `harm` wherever Ray Tune keeps one in the folder of a sweep."""
+    content = pickle.dumps(Harmful(harm))
+    files = [
+        file for file in sweep.rglob("*") if file.suffix == ".pkl" or file.name.startswith(("basic-variant", "exp"))
+    ]
+    files += [file.with_name("_dict_checkpoint.pkl") for file in sweep.rglob("pointer.json")]
+    files += [file.with_name("error.pkl") for file in sweep.rglob("params.json")]
+    for file in files:
+        file.write_bytes(content)
+    return files
 
 
 def started(job, words, *, address):

@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 import ray
 
@@ -15,6 +17,7 @@ from conftest import ROOT
 from faces import write_face_data_set
 from facscale import methods
 from facscale.cluster.claim import ClaimedError, claim
+from facscale.compat.ray import is_own_cluster, read_start_times
 from facscale.methods import DataFacts
 from facscale.spec import Document
 from facscale.train.events import StepMetrics
@@ -31,6 +34,13 @@ ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
 with claim("job-1", description="the first one"):
     print("held", flush=True)
     sys.stdin.read()
+"""
+OTHER_DRIVER = """
+import sys
+import ray
+from facscale.compat.ray import is_own_cluster, read_start_times
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+print(is_own_cluster(), *read_start_times())
 """
 
 
@@ -50,6 +60,17 @@ def test_a_name_is_held_by_one_process_until_it_dies(ray_cluster):
     for _ in range(2):  # also right after it was let go
         with claim("job-1", description="the second one"):
             assert ray.get(ray.get_actor("job-1", namespace="facscale").describe.remote()) == "the second one"
+
+
+def test_a_cluster_tells_when_its_nodes_started_and_who_started_it(ray_cluster):
+    assert is_own_cluster()
+    (start,) = read_start_times()
+    process = psutil.Process().create_time()
+    assert process - 1 < start < time.time()
+    command = [sys.executable, "-c", OTHER_DRIVER, ray_cluster]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "platform")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", str(start)]
 
 
 def test_the_same_training_twice_at_once_is_trained_once(ray_cluster, tmp_path):

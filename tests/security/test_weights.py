@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import pickle
 import struct
 import zipfile
@@ -18,7 +17,6 @@ from facscale.inference import export
 from facscale.job.card import Card, CardError
 from facscale.methods import DataFacts, find_method
 from facscale.spec import SpecError
-from facscale.sweep.search import SweepError, check_ownership
 from facscale.track import encoder
 from facscale.train import checkpoint
 
@@ -132,35 +130,6 @@ def test_a_checkpoint_is_tensors_and_plain_values(tmp_path):
     torch.save({"step": Harmful()}, tmp_path / checkpoint.STATE)
     with pytest.raises(checkpoint.CheckpointError, match=r"state\.pt holds more than tensors and plain values"):
         checkpoint.read(tmp_path)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user, which only root may")
-@pytest.mark.parametrize("url", ["{}", "file://{}", "local://{}"])
-def test_a_sweep_of_another_user_is_not_resumed(tmp_path, url):
-    """Whichever way they had to put something in it: Ray Tune unpickles all of it."""
-    folder = tmp_path / "sweep-0123"
-    where = url.format(folder)
-    check_ownership(where)
-    folder.mkdir(mode=0o755)
-    state = folder / "tuner.pkl"
-    state.touch()
-    check_ownership(where)
-    changes = [
-        (folder, lambda path: os.chown(path, 12345, 12345), f"{folder} belongs to user 12345"),
-        (folder, lambda path: path.chmod(0o777), f"every user may write to {folder}"),
-        (folder, lambda path: (os.chown(path, 0, 12345), path.chmod(0o775)), f"the group 12345 may write to {folder}"),
-        (state, lambda path: os.chown(path, 12345, 0), f"{state} belongs to user 12345"),
-        (state, lambda path: path.chmod(0o666), f"every user may write to {state}"),
-        (tmp_path, lambda path: path.chmod(0o777), f"every user may write to {tmp_path}"),
-    ]
-    for path, change, reason in changes:
-        change(path)
-        with pytest.raises(SweepError, match=f"another user may have written.*{reason}"):
-            check_ownership(where)
-        os.chown(path, 0, 0)
-        path.chmod(0o700)
-    check_ownership(where)
-    check_ownership("s3://runs/sweep-0123")
 
 
 def test_a_width_that_its_file_cannot_hold_is_not_allocated():

@@ -131,7 +131,7 @@ class Cluster:
 
     def __init__(self, variables: dict[str, str]) -> None:
         self._variables, self._nodes = variables, dict[str, subprocess.Popen[bytes]]()
-        self._folder = tempfile.mkdtemp(prefix="soak-")  # Ray's sockets need a short path
+        self.folder = Path(tempfile.mkdtemp(prefix="soak-"))  # Ray's sockets need a short path
         self._port = free_run(4)  # the dashboard's is followed by those of two helpers
         self.address = f"127.0.0.1:{self._port}"
 
@@ -139,7 +139,7 @@ class Cluster:
         """Start whatever does not run; all of it again where the head was lost."""
         if not self._runs("head"):
             self.stop()
-            options = ["--head", f"--port={self._port}", "--num-cpus=0", f"--temp-dir={self._folder}"]
+            options = ["--head", f"--port={self._port}", "--num-cpus=0", f"--temp-dir={self.folder}"]
             self._start("head", *options, f"--dashboard-port={self._port + 1}", "--disable-usage-stats")
         for name in ("node 1", "node 2"):
             if not self._runs(name):
@@ -180,7 +180,7 @@ class Cluster:
 
     def _start(self, name: str, *options: str) -> None:
         command = [str(BIN / "ray"), "start", "--block", "--node-ip-address=127.0.0.1", *options]
-        log = Path(self._folder) / f"{name}.log"
+        log = self.folder / f"{name}.log"
         with log.open("wb") as out:
             self._nodes[name] = subprocess.Popen(
                 command, env=self._variables, stdout=out, stderr=out, start_new_session=True

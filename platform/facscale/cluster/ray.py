@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import socket
@@ -20,8 +21,10 @@ from facscale.compat.ray import (
     find_latest_address_file,
     find_parent_cluster,
     find_running_clusters,
+    is_own_cluster,
     listen_on_loopback,
     read_latest_address,
+    read_start_times,
 )
 from facscale.log_filter import suppress_ray_notices
 from facscale.ownership import PRIVATE_FOLDER, get_user_name, make_private_folder, restrict_new_files
@@ -35,6 +38,8 @@ MAX_TEMP_DIR = 107 - len(
     "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1"
 )  # a socket's path has 107
 RETURN_S = 300.0  # in which lost nodes may come back
+JOINING_S = 120.0  # after a node has joined, in which the next one may
+REPORT_S = 30.0
 CAPACITY_POLL_S = 2.0
 log = logging.getLogger(__name__)
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set in the processes that `ray job submit` starts
@@ -243,19 +248,24 @@ def check_capacity(job: Job) -> None:
 
 
 def wait_for_capacity(job: Job, *, is_resumed: bool) -> None:
-    """As `check_capacity`, but wait RETURN_S, with a line, where nodes may be about to come back.
+    """As `check_capacity`, but wait where nodes may be about to join or to come back, with a line every REPORT_S.
 
-    That is so where the cluster has lost nodes, or the job ran before (`is_resumed`).
+    RETURN_S where the cluster has lost nodes, or the job ran before (`is_resumed`); on a cluster that is still forming
+    until no node has joined for JOINING_S, and RETURN_S at most. Waiting is in vain on a cluster that this process
+    started, and on one that says what it grows to.
     """
-    reason = explain_capacity(job)
-    if reason and (is_resumed or has_lost_nodes()):
-        log.warning("%s. Nodes may be coming back: waiting for up to %g s", reason, RETURN_S)
-        deadline = time.monotonic() + RETURN_S
-        while reason and time.monotonic() < deadline:
-            time.sleep(CAPACITY_POLL_S)
-            reason = explain_capacity(job)
-    if reason:
-        raise SpecError(reason)
+    began, reported = time.monotonic(), -math.inf
+    while reason := explain_capacity(job):
+        waited = time.monotonic() - began
+        remaining = RETURN_S - waited
+        if not (is_resumed or has_lost_nodes()):
+            remaining = min(remaining, JOINING_S - (time.time() - max(read_start_times(), default=0)))
+        if remaining <= 0 or is_own_cluster() or read_cluster_limits():
+            raise SpecError(reason)
+        if waited - reported >= REPORT_S:
+            reported = waited
+            log.warning("%s. Waiting for up to %.0f s, because nodes may be joining", reason, remaining)
+        time.sleep(min(CAPACITY_POLL_S, remaining))
 
 
 def explain_capacity(job: Job) -> str:

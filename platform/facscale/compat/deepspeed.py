@@ -5,6 +5,9 @@ of files offline. Here the state goes through memory, as one tensor for each par
 
 DeepSpeed compiles an operator on first use, for workers on CPUs. `python -m facscale.compat.deepspeed` does it ahead.
 Tried with DeepSpeed 0.19.8 and torch 2.13 and 2.14.
+
+DeepSpeed's autotuner, which nobody here uses, imports MLflow where it is installed; `import_deepspeed` does without.
+Tried with DeepSpeed 0.19.8.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
@@ -31,6 +35,23 @@ POLL_S = 0.2
 REPORT_S = 30.0  # between lines while another process compiles
 log = logging.getLogger(__name__)
 LINK = "_lazy_init_hp_params_optimizer_state"
+
+
+def import_deepspeed() -> Any:
+    """Import DeepSpeed without MLflow, which takes two thirds of the time (2 s of processor time in every worker).
+
+    MLflow remains what it is where this process has loaded it before, and can be imported afterwards; another thread that
+    imports it for the first time in the same second would not find it.
+    """
+    is_hidden = "mlflow" not in sys.modules
+    if is_hidden:
+        sys.modules["mlflow"] = None  # type: ignore[assignment]  # Python's own way: an import of it raises ImportError
+    try:
+        import deepspeed
+    finally:
+        if is_hidden:
+            del sys.modules["mlflow"]
+    return deepspeed
 
 
 def is_sharded(optimizer: Any) -> bool:
@@ -60,7 +81,7 @@ def compile_operator() -> None:
     Processes of a machine take turns. A lock ends with its process, so that one that is killed while it compiles blocks
     nobody. Prints a line before it compiles or waits. Raises RuntimeError without a compiler.
     """
-    import deepspeed
+    deepspeed = import_deepspeed()
     from deepspeed.accelerator import get_accelerator
     from deepspeed.git_version_info import installed_ops
 

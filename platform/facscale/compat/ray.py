@@ -63,6 +63,26 @@ def find_latest_address_file() -> Path:
     return Path(locate(None))
 
 
+def read_start_times() -> list[float]:
+    """Return when the living nodes of the joined cluster started, in seconds since 1970 by their own clocks.
+
+    `ray.nodes()` does not have it, and `ray.util.state.list_nodes()` needs a dashboard.
+    """
+    worker = load("ray._private.worker", "global_worker")
+    if not hasattr(worker.gcs_client, "get_all_node_info"):
+        raise IncompatibleVersionError(
+            "ray._private.worker.global_worker.gcs_client.get_all_node_info", distribution="ray", tried=TRIED
+        )
+    nodes = worker.gcs_client.get_all_node_info().values()
+    return [node.start_time_ms / 1000 for node in nodes if not node.end_time_ms]
+
+
+def is_own_cluster() -> bool:
+    """Whether this process started the cluster that it has joined, which ends with it."""
+    node = load("ray._private", "worker")._global_node  # noqa: SLF001
+    return node is not None and bool(node.is_head())
+
+
 def listen_on_loopback() -> dict[str, str]:
     """Have Ray use 127.0.0.1 as this machine's address in this process; returns the environment for those that it starts.
 

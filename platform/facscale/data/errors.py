@@ -17,6 +17,10 @@ class StoreError(DataError):
     """A store refuses access or does not answer."""
 
 
+class ReaderDiedError(DataError):
+    """The process that reads a stream (`data.reader=process`) was ended from outside."""
+
+
 class NoSpaceError(DataError):
     """A file does not fit where it is to be written."""
 

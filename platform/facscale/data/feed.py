@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -29,6 +30,8 @@ class BatchFeed:
         self._batches, self._prepare = batches, prepare
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._next: _PreparedBatch | None = None
+        # Batches that the GPU may still copy from: their memory must not be used again before that.
+        self._copied: deque[tuple[torch.cuda.Event, Batch]] = deque()
         self.wait_s = 0.0  # seconds that the host has waited for `batches`
 
     def __iter__(self) -> Iterator[Batch]:
@@ -59,9 +62,12 @@ class BatchFeed:
 
     def _start(self, stream: torch.cuda.Stream) -> _PreparedBatch:
         """Start to prepare the next batch, behind what the GPU was given so far by this stream alone."""
+        while self._copied and self._copied[0][0].query():
+            self._copied.popleft()
         batch = self._take()
         with torch.cuda.stream(stream):
             prepared = self._prepare(batch)
             event = torch.cuda.Event()
             event.record(stream)
+        self._copied.append((event, batch))
         return _PreparedBatch(prepared, event)

@@ -31,6 +31,12 @@ class Traffic:
     used_bytes: int = 0  # JPEGs of the frames that were needed
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """The counters by name."""
+        with self._lock:
+            return {name: value for name, value in vars(self).items() if name != "_lock"}
+
     def add(self, *, requests: int = 0, read_bytes: int = 0, cached_bytes: int = 0, used_bytes: int = 0) -> None:
         """Add to the counters."""
         with self._lock:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import weakref
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,14 +10,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from facscale.data import order
+from facscale.data.batch_memory import BatchLayout, Buffers
 from facscale.data.decoding import BatchDecoder, BatchSlot
 from facscale.data.rows import RowGroupReader
 from facscale.data.sample_index import SampleIndex
 from facscale.data.selection import FrameSelector, SelectedRows
-from facscale.data.views import Batch, Faces
+from facscale.data.views import Batch
 
 FRAMES_PER_TASK = 32  # decoded by one task, about: enough to make the cost of handing it to a thread negligible
 
@@ -52,34 +51,16 @@ class PendingBatch:
     tasks: list[Future[None]] = field(default_factory=list)
 
 
-class BufferPool:
-    """Image buffers that are reused once the consumer has dropped the tensor: fresh pages cost as much as decoding."""
-
-    def __init__(self, *, pin: bool) -> None:
-        self._pin = pin
-        self._free: dict[tuple[int, ...], list[np.ndarray]] = {}
-
-    def take(self, shape: tuple[int, ...]) -> Tensor:
-        """Return an uninitialised uint8 tensor."""
-        if self._pin:  # torch keeps its own pool of pinned memory, which also waits for copies in progress
-            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
-        free = self._free.setdefault(shape, [])
-        base = free.pop() if free else np.empty(shape, dtype=np.uint8)
-        lent = base[:]  # lives exactly as long as the tensor's storage
-        weakref.finalize(lent, free.append, base).atexit = False
-        return torch.from_numpy(lent)
-
-
 class BatchLoader:
     """One pass over a stream from a given position on."""
 
-    def __init__(self, index: SampleIndex, *, reader: RowGroupReader, fetchers: int) -> None:
+    def __init__(self, index: SampleIndex, *, reader: RowGroupReader, fetchers: int, buffers: Buffers) -> None:
         self._index, self._reader = index, reader
         self._selector = FrameSelector(index, reader=reader)
         self._decoder = BatchDecoder(index, selector=self._selector)
         self._fetch = ThreadPoolExecutor(fetchers, thread_name_prefix="facscale-fetch")
         self._decode = ThreadPoolExecutor(index.spec.threads, thread_name_prefix="facscale-decode")
-        self._buffers = BufferPool(pin=index.pin)
+        self._buffers, self._layout = buffers, BatchLayout(index)
         self._plans: dict[int, Future[order.EpochOrder]] = {}
         self._piles: dict[tuple[int, int], PendingPile] = {}  # (epoch, pile)
         self._groups: dict[tuple[int, int], PendingRowGroup] = {}  # (epoch, row group)
@@ -174,28 +155,15 @@ class BatchLoader:
         keys = np.array([slot.samples.key[slot.sample] for slot in pending.slots])
         epochs = np.array([epoch for epoch, _ in pending.groups])
         identity = index.get_identities(np.array([slot.samples.member[slot.sample] for slot in pending.slots]))
-        size = index.datasets[0].manifest.image_size
-        for name, view in index.views.items():
-            pending.batch[name] = Faces(
-                images=self._buffers.take((count, view.count, *((size, size) if view.pixels else (0, 0)), 3)),
-                identity=self._to_tensor(identity.copy()),
-                augmentation=self._to_tensor(index.sample_augmentation(name, keys, epochs=epochs)),
-                columns={column: self._allocate(column, count, view.count) for column in view.columns},
-                is_aligned=view.is_aligned,
-            )
+        pending.batch = self._layout.build(self._buffers.take(self._layout.bytes))
+        for name, faces in pending.batch.items():
+            faces.identity.copy_(torch.from_numpy(identity))
+            faces.augmentation.copy_(torch.from_numpy(index.sample_augmentation(name, keys, epochs=epochs)))
         step = max(1, FRAMES_PER_TASK // sum(view.count for view in index.views.values()))
         for first in range(0, count, step):
             slots = pending.slots[first : first + step]
             pending.tasks.append(self._decode.submit(self._decoder.fill, pending.batch, slots))
         return pending
-
-    def _allocate(self, column: str, count: int, frames: int) -> Tensor:
-        dtype, shape = self._index.columns[column]
-        return self._to_tensor(np.empty((count, frames, *shape), dtype=dtype))
-
-    def _to_tensor(self, array: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(array)
-        return tensor.pin_memory() if self._index.pin else tensor
 
     def _finish_batch(self, pending: PendingBatch) -> Batch:
         """Wait for a batch, and release the row groups of which all samples are delivered."""

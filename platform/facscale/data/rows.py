@@ -8,7 +8,9 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -232,6 +234,14 @@ class ReadFailureLog:
     _frames: int = 0
     _seen: set[tuple[RowGroupKey, int | None]] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            return {name: copy(value) for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._lock = threading.Lock()
 
     def add(self, datasets: Sequence[Dataset], key: RowGroupKey, *, row: int | None, reason: str) -> None:
         """Record a bad frame, or with `row=None` a bad row group. Raises DataError when there are too many."""

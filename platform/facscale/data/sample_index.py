@@ -41,6 +41,7 @@ class SampleIndex:
         _check_inputs(datasets, views, spec=spec)
         self.datasets, self.views, self.spec, self.pin = tuple(datasets), dict(views), spec, pin
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
+        self.subjects = subjects
         names = [name for view in views.values() for name in view.columns]
         self.aus = union_aus(dataset.manifest.au for dataset in datasets)
         self.columns = resolve_columns(datasets, names, aus=len(self.aus))

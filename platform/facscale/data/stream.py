@@ -11,11 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
+from facscale.data.batch_memory import BufferPool, Buffers
 from facscale.data.cache import Cache
 from facscale.data.group_bytes import Traffic
 from facscale.data.loader import BatchLoader
+from facscale.data.reader_process import ReaderProcess
 from facscale.data.rows import ReadFailure, RowGroupReader
 from facscale.data.sample_index import SampleIndex
 from facscale.data.views import Batch
@@ -33,12 +36,30 @@ class Stream(SampleIndex):
         """The row groups and frames that could not be read so far."""
         return self.failure_log.failures
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the arguments, and what could not be read so far."""
+        options = ("spec", "batch_size", "seed", "rank", "world", "subjects", "pin")
+        make = partial(Stream, **{name: getattr(self, name) for name in options})
+        return make, (self.datasets, self.views), {"failure_log": self.failure_log}
+
     def batches(self, *, start: int = 0) -> Generator[Batch]:
         """Yield endless batches from the global cursor `start` (samples consumed by all workers together) on.
 
-        Images are as decoded: uint8 [B / world, F, H, W, 3]. Closing the generator ends its threads. Raises DataError
-        when more is unreadable than `max_bad` allows or the store stays unreachable.
+        Images are as decoded: uint8 [B / world, F, H, W, 3]. Closing the generator ends its threads, or its process. Raises
+        DataError when more is unreadable than `max_bad` allows or the store stays unreachable, ReaderDiedError when the
+        process of `data.reader=process` is killed.
         """
+        if self.spec.reader == "threads":
+            yield from self.read_batches(start=start, buffers=BufferPool(pin=self.pin))
+            return
+        reader = ReaderProcess(self, start=start)
+        try:
+            yield from reader.run()
+        finally:
+            reader.close()
+
+    def read_batches(self, *, start: int, buffers: Buffers) -> Generator[Batch]:
+        """Yield batches as `batches`, read by threads of this process into memory from `buffers`."""
         is_remote = any(not dataset.folder.is_local for dataset in self.datasets)
         pool = ThreadPoolExecutor(REQUESTS, thread_name_prefix="facscale-request")
         reader = RowGroupReader(
@@ -49,7 +70,8 @@ class Stream(SampleIndex):
             pool=pool,
             traffic=self.traffic,
         )
-        loader = BatchLoader(self, reader=reader, fetchers=REMOTE_FETCHERS if is_remote else FETCHERS)
+        fetchers = REMOTE_FETCHERS if is_remote else FETCHERS
+        loader = BatchLoader(self, reader=reader, fetchers=fetchers, buffers=buffers)
         try:
             yield from loader.run(start)
         finally:

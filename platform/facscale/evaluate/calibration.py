@@ -24,9 +24,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import expit, log_expit, logit
-from sklearn.isotonic import IsotonicRegression
 
 from facscale.evaluate.bootstrap import (
     RESAMPLES,
@@ -236,6 +234,8 @@ def _tune_threshold(probability: np.ndarray, y: np.ndarray) -> float:
 
 
 def _fit_logistic(x: np.ndarray, y: np.ndarray) -> Curve:
+    from scipy.optimize import minimize  # half a second, which every job would wait for at its start
+
     positives, negatives = int(y.sum()), int(len(y) - y.sum())
     target = np.where(y == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     centre, spread = float(x.mean()), float(x.std()) or 1.0
@@ -255,6 +255,8 @@ def _fit_logistic(x: np.ndarray, y: np.ndarray) -> Curve:
 
 def _fit_isotonic(x: np.ndarray, y: np.ndarray) -> Curve:
     """Values stay away from 0 and 1 by one frame in all, so that no log loss is infinite."""
+    from sklearn.isotonic import IsotonicRegression  # a second, as above
+
     margin = 1 / (len(y) + 2)
     fit = IsotonicRegression(y_min=margin, y_max=1 - margin, out_of_bounds="clip").fit(x, y)
     knots, values = fit.X_thresholds_, fit.y_thresholds_

@@ -13,14 +13,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, NotRequired, cast
 
 import numpy as np
 import safetensors.torch
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from facscale.data.views import Batch, Faces, View
 from facscale.inference.eval_crop import EvalCrop
@@ -84,6 +85,62 @@ class MemberRecipe:
         return ProbedMember(method, probes, intensity_probes)
 
 
+class CardInterval(TypedDict):
+    """A value with its 95 % interval; None where it is undefined."""
+
+    value: float | None
+    low: NotRequired[float | None]
+    high: NotRequired[float | None]
+
+
+class LearnedData(TypedDict):
+    """A data set that a detector has learned from."""
+
+    name: str
+    fingerprint: NotRequired[str]
+    people: int
+    frames: int  # labelled ones
+    licence: str
+    consent: str
+
+
+class AUCalibrationCard(TypedDict, total=False):
+    """How the probability of one AU was calibrated, and on how much."""
+
+    kind: str
+    threshold: float
+    ece_before: float | None
+    ece_after: float | None
+    log_loss_before: float | None
+    log_loss_after: float | None
+    frames: int
+    positives: int
+    people: int
+
+
+class DetectorCard(TypedDict, total=False):
+    """What a detector has learned from, and how well it did on people whom it had not seen. More keys are kept."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    name: str
+    row: str
+    method: str
+    seed: int
+    protocol: str
+    learned: str
+    data: list[LearnedData]
+    people: list[str]  # hashes
+    f1: dict[str, CardInterval]  # by "AU1", ...
+    mean_f1: CardInterval
+    f1_about: str
+    tables: dict[str, float | None]
+    calibration: dict[str, AUCalibrationCard]
+    intensity: dict[str, dict[str, dict[str, CardInterval]]]  # by table, measure and AU
+    intended_use: str
+    versions: dict[str, str]
+
+
 @dataclass(frozen=True)
 class DetectorRecipe:
     """Plain values from which a detector is built, without its weights."""
@@ -93,7 +150,7 @@ class DetectorRecipe:
     intensity_aus: tuple[int, ...]
     knots: Annotated[int, Field(ge=2, le=MAX_KNOTS)]
     preprocessing: Preprocessing
-    card: dict[str, Any] = field(default_factory=dict)
+    card: DetectorCard = field(default_factory=DetectorCard)
     format: str = FORMAT
 
 
@@ -279,7 +336,7 @@ def save_detector(detector: Detector) -> bytes:
         intensity_aus=detector.intensity_aus,
         knots=detector.calibration.knots.shape[1],
         preprocessing=detector.preprocessing,
-        card=detector.card,
+        card=cast("DetectorCard", detector.card),
     )
     plain = {**asdict(recipe), "preprocessing": detector.preprocessing.model_dump(mode="json")}
     return safetensors.torch.save(weights, {METADATA_KEY: json.dumps(plain, sort_keys=True)})

@@ -81,8 +81,8 @@ def embed_dataset(
 
     model: computes dim features of each frame (`FrameEncoder` makes one of an encoder); image_size: side of its images,
     after the centre crop that `spec` implies; cache_dir: any fsspec URL; workers: Ray actors, each with `cpus` and
-    `gpus`. Raises DataError if the data set cannot be read, or if more than a share of `max_bad` of its frames is
-    damaged (each is logged).
+    `gpus`, where Ray is joined; without it, or for few frames, this process computes. Raises DataError if the data set
+    cannot be read, or if more than a share of `max_bad` of its frames is damaged (each is logged).
     """
     dataset = Dataset(dataset_url)
     storage, folder = open_fsspec(cache_dir)
@@ -245,7 +245,7 @@ def _compute_tables(
     keys = np.unique(np.stack([dataset.runs.shard[runs], dataset.runs.row_group[runs]], axis=1), axis=0)
     items = [{"shard": int(shard), "row_group": int(row_group)} for shard, row_group in keys]
     total = int(dataset.runs.frames[runs].sum())
-    is_local = total <= LOCAL_FRAMES and not resources["num_gpus"]
+    is_local = not ray.is_initialized() or (total <= LOCAL_FRAMES and not resources["num_gpus"])
     compute = _compute_here if is_local else partial(_compute_on_actors, workers=workers, resources=resources)
     with Progress(f"embedding {dataset.manifest.name}", total=total, unit="frames") as bar:
         for table in compute(copy.deepcopy(model).cpu(), items, options=options):

@@ -1,7 +1,7 @@
 """AUs of videos, images and frames: decode, follow the faces, crop them as a detector's data were, and run it in batches.
 
 Everything is a stream, so that memory does not grow with the length of a video. Decoding and face detection run in a thread
-of their own, beside the networks.
+of their own, cropping in another one, beside the networks.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import cv2
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 from facscale.data import Dataset, augment, pixels
 from facscale.data.augment import Augmenter
@@ -35,7 +36,8 @@ from facscale.ingest.quality import MAX_DISAGREEMENT
 from facscale.spec.pipelines import Crop
 
 BATCH_SIZE = 64
-AHEAD = 4  # frames that are tracked in advance, beside those that a batch needs
+PICTURES_AHEAD = 4  # frames that wait with their picture, to be cropped
+AHEAD = 4  # frames that are cropped in advance, beside those that a batch needs
 Item = TypeVar("Item")
 
 
@@ -102,7 +104,14 @@ class Predictor:
         name, options = preprocessing.detector.name, preprocessing.detector.model_extra or {}
         cv2.setNumThreads(1)  # in a thread beside the networks
         face_detector = detectors.find(name)
-        config = face_detector.Config.model_validate(options)
+        try:
+            config = face_detector.Config.model_validate(options)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise DetectorError(
+                f"{self.detector.card.get('name', 'this detector')} needs the detector of faces {name} with options that this "
+                f"version of facscale does not have: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+            ) from None
         return face_detector(config), config
 
     def predict_frames(
@@ -115,8 +124,12 @@ class Predictor:
         """
         face_detector, config = self.face_detector
         tracker = FaceSetTracker(face_detector, config=config, step=step, interval_s=interval_s)
-        cropped = crop_frames(tracker.track(frames), crop=self.detector.preprocessing.crop)
-        cropped = cropped if is_live else read_in_thread(cropped, size=self.batch_size + AHEAD)
+        tracked = tracker.track(frames)
+        if not is_live:
+            tracked = read_in_thread(tracked, size=PICTURES_AHEAD)
+        cropped = crop_frames(tracked, crop=self.detector.preprocessing.crop)
+        if not is_live:
+            cropped = read_in_thread(cropped, size=self.batch_size + AHEAD)
         yield from self.predict_crops(cropped, interval_s=interval_s, batch_size=1 if is_live else self.batch_size)
 
     def predict_crops(

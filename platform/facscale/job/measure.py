@@ -132,8 +132,9 @@ def measure_pairs(method: Method, *, job: Job, device: torch.device) -> dict[str
     blank = torch.zeros(2, 1, 3, job.data.image_size, job.data.image_size, device=device)
     if not (method.predict_motion(*blank) and datasets and job.evaluate.pairs):
         return {}
+    epoch = EpochBlock(samples_per="frame")
     spec = job.data.model_copy(
-        update={"augment": augment.eval_config(job.data.augment), "epoch": EpochBlock(samples_per="frame")}
+        update={"augment": augment.eval_config(job.data.augment), "epoch": epoch, "reader": "threads"}
     )
     people = select_unlabelled_people(job, datasets, part="test" if job.data.test else "train")
     views = {"pair": RandomFrames(count=2)}

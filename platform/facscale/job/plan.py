@@ -24,7 +24,17 @@ from facscale.spec.models import Data, EpochBlock, Evaluate, Optimizer, Train
 from facscale.train.task import TrainingTask
 
 EVERYBODY = "everybody"  # in the title of a training on all people of a group
-READING = {"image_size", "canonical_streams", "shuffle_block", "threads", "prefetch", "cache", "cache_gb", "max_bad"}
+READING = {
+    "image_size",
+    "canonical_streams",
+    "shuffle_block",
+    "threads",
+    "reader",
+    "prefetch",
+    "cache",
+    "cache_gb",
+    "max_bad",
+}
 
 DetectorKind = Literal["all", "folds", "none"]
 DETECTORS = {"all": "learns from all labelled people", "folds": "averages the models of the folds", "none": ""}

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
+from facscale.compat.ray_train import abort_training
+from facscale.errors import UserError
 from facscale.evaluate.intensity import IntensityPredictions, score_intensities
 from facscale.evaluate.predictions import Predictions
 from facscale.inference.export import load_export
@@ -29,11 +33,14 @@ from facscale.job.results import (
     report_predictions,
     report_scores,
 )
+from facscale.job.slots import RunningTraining
 from facscale.job.variants import Variant, name_training
 from facscale.names import slugify
 from facscale.progress import print_line
 from facscale.track.tracker import RunLogger
 from facscale.train.errors import is_permanent
+from facscale.train.events import ControllerStarted, Event
+from facscale.train.task import TrainingTask
 from facscale.train.trainer import TrainedArtifact, Trainer, load_artifact
 
 
@@ -110,19 +117,38 @@ class JobRunner:
                 with nullcontext(log.run) if is_own else self.open_run(log.variant, node.title) as run:
                     recorder = TrainingRecorder(run, title=node.title)
                     try:
-                        with slots.exclusive(name), slots.slot:
-                            artifact = self.trainer.fit(task, name=name, receive=recorder.receive)
+                        with slots.exclusive(name), slots.hold() as training:
+                            artifact = self._fit(task, name=name, recorder=recorder, training=training)
                     except (KeyboardInterrupt, SystemExit):  # a stopped job is killed after 3 s: no time to draw curves
                         raise
-                    except BaseException as error:
+                    except BaseException:
                         recorder.finish()
-                        if slots.count > 1 and is_permanent(error):  # at once: its siblings may train for hours
-                            print_line(f"{error}\nno other training begins; those that run are finished first")
                         raise
                     recorder.finish()
                 log.weights[node.title] = TrainedWeights(artifact.url, artifact.sha256)
                 self._finished[node.id] = FinishedTraining(name, log.weights[node.title])
         return artifact
+
+    def _fit(
+        self, task: TrainingTask, *, name: str, recorder: TrainingRecorder, training: RunningTraining
+    ) -> TrainedArtifact:
+        """Train in a slot. An error that trying again cannot mend ends the trainings beside it, which may take hours."""
+        slots = self.context.slots
+
+        def receive(event: Event) -> None:
+            if isinstance(event, ControllerStarted):
+                training.set_abort(partial(abort_training, event.controller))
+            recorder.receive(event)
+
+        try:
+            return self.trainer.fit(replace(task, is_abortable=slots.count > 1), name=name, receive=receive)
+        except UserError as error:
+            if is_permanent(error) and slots.fail(training) and slots.count > 1:
+                print_line(
+                    f"{error}\nso the job ends: no other training begins, and those that run are aborted; their checkpoints "
+                    "are kept"
+                )
+            raise
 
     @contextmanager
     def open_run(self, variant: Variant, title: str) -> Iterator[RunLogger]:
@@ -133,8 +159,8 @@ class JobRunner:
         run = self.context.start_run(variant, title)
         try:
             yield run
-        except BaseException:
-            run.close("FAILED")
+        except BaseException as error:
+            run.close("KILLED" if isinstance(error, CancelledError) else "FAILED")
             raise
         run.close()
 

@@ -65,7 +65,7 @@ class CLP(Method):
     - Strengths of the augmentation beside "rotation (10 degrees)": brightness, contrast and saturation within 0.4 of 1
       and no hue, for every image; crops of 80 to 100 % of the side; flips of every other image.
 
-    tests/benchmarks/clp_choices.py tries the augmentation of clips, its strength, and T on rendered faces.
+    tests/benchmarks/claims.py (choices) tries the augmentation of clips, its strength, and T on rendered faces.
     """
 
     class Config(MethodConfig):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from facscale.cluster.ray import check_capacity, join
+from facscale.cluster.ray import join, wait_for_capacity
 from facscale.job.datasets import JobData
 from facscale.job.inputs import fetch_inputs
 from facscale.job.variants import Variant, expand_variants
@@ -32,7 +32,7 @@ def profile_job(
         page.print_line(f"{main.name} trains nothing, so there is nothing to rehearse: facscale run needs no training")
         return 0
     join()
-    check_capacity(main.job)
+    wait_for_capacity(main.job, is_resumed=False)
     first = choose_main_training(main, planned)
     first_pace = compute_pace_key(first.task)
     selected = {compute_pace_key(training.task): training for training in (planned if everything else [])}

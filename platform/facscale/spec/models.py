@@ -107,6 +107,7 @@ class Data(Block):
     """Which data sets are read, and how."""
 
     renamed: ClassVar[Mapping[str, str]] = {"mixed": "joint", "per_track": "epoch"}
+    added: ClassVar[frozenset[str]] = frozenset({"reader"})
     converted: ClassVar[Mapping[str, Conversion]] = {"epoch": Conversion(update_per_track, restore_per_track)}
 
     unlabelled: tuple[Url, ...] | Url = ()
@@ -120,6 +121,7 @@ class Data(Block):
     canonical_streams: Annotated[PositiveInt, Field(le=1_000_000)] = 64
     shuffle_block: PositiveInt = 4  # row groups of a canonical stream that are shuffled together
     threads: Annotated[PositiveInt, Field(le=1024)] = 4  # JPEG decoding threads of each worker
+    reader: Literal["threads", "process"] = "threads"  # reading shares the training's process, or has its own (Linux)
     prefetch: Annotated[PositiveInt, Field(le=10_000)] = 4  # batches prepared in advance
     cache: Url = "~/.cache/facscale/shards"  # local folder for row groups of remote data sets
     cache_gb: PositiveFloat = 100.0

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 from rich.console import Console
 
 from facscale.spec import Document
-from facscale.spec.sweep import Domain, Sweep
+from facscale.spec.sweep import Domain
 from facscale.sweep.outcome import format_value
 from facscale.sweep.run import check_sweep_spec
+from facscale.sweep.space import count_trials
 
 
 def check_sweep(document: Document, *, name: str) -> None:
@@ -25,15 +24,6 @@ def check_sweep(document: Document, *, name: str) -> None:
         console.print(
             f"  from {sweep.grace:.0%} of a training on, {sweep.search if sweep.search == 'pbt' else 'asha'} {at_most}"
         )
-
-
-def count_trials(sweep: Sweep) -> int:
-    """The number of trials."""
-    return (
-        math.prod(len(v) for v in sweep.active_space.values() if isinstance(v, tuple))
-        if sweep.search == "grid"
-        else sweep.trials
-    )
 
 
 def describe_domain(domain: Domain) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from facscale.spec.sweep import Scalar, Sweep
 
@@ -21,23 +20,8 @@ class TrialOutcome:
     error: str = ""
     place: str = ""  # name of the training that a job with these values looks for
     training: str = ""  # name of the trial's own training
-
-    @classmethod
-    def from_result(cls, result: Any) -> TrialOutcome:
-        """Read Ray Tune's result."""
-        last, table = result.metrics or {}, result.metrics_dataframe
-        has_reports = table is not None and "percent" in table  # a trial without reports has a table without columns
-        rows = zip(table["percent"], table["objective"], strict=True) if has_reports else []
-        history = {int(percent): float(objective) for percent, objective in rows}
-        return cls(
-            str(last.get("trial_id", "")),
-            dict(result.config or {}),
-            tuple(sorted(history.items())),
-            stop_reason=str(last.get("ended", "")),
-            error=_get_last_line(result.error),
-            place=str(last.get("place", "")),
-            training=str(last.get("training", "")),
-        )
+    step: int = 0  # of its last report
+    has_ended: bool = False  # for good: a sweep that is resumed does not try it again
 
     @property
     def objective(self) -> float:
@@ -101,7 +85,3 @@ def format_objective(outcome: TrialOutcome, sweep: Sweep) -> str:
 
 def _is_f1(sweep: Sweep) -> bool:
     return sweep.objective.rpartition("/")[2] == "f1"
-
-
-def _get_last_line(error: Exception | None) -> str:
-    return "" if error is None else (str(error).strip().splitlines() or [type(error).__name__])[-1]

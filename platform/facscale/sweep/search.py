@@ -1,29 +1,36 @@
-"""Ray Tune: search algorithms, schedulers, and a sweep that resumes where it was killed."""
+"""Ray Tune: search algorithms, schedulers, and a sweep that resumes where it was killed.
+
+Each run is a new experiment of Ray Tune, which is given the unfinished trials of the sweep's record first. What Ray Tune
+keeps of an experiment is never read again: see `sweep.record`.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from ray import tune
 from ray.tune.logger import JsonLoggerCallback
 from ray.tune.schedulers import AsyncHyperBandScheduler, PopulationBasedTraining, TrialScheduler
-from ray.tune.search import Searcher
+from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher, SearchGenerator
 from ray.tune.search.optuna import OptunaSearch
 
-from facscale.errors import UserError
-from facscale.ownership import find_foreign_access
+from facscale.data.storage import Folder
 from facscale.spec import Job
 from facscale.spec.sweep import Sweep
 from facscale.sweep.outcome import TrialOutcome
-from facscale.sweep.space import clip_to_space, make_tune_space
-from facscale.sweep.trial import Search, Trial
+from facscale.sweep.record import SweepError, read_record
+from facscale.sweep.space import Values, clip_to_space, count_trials, draw_points, make_tune_space
+from facscale.sweep.trial import IDENTITY, Search, Trial
 from facscale.sweep.watch import SweepWatch
 from facscale.train.trainer import storage_url
 
@@ -32,35 +39,29 @@ SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # likewise
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the job; else it would continue with the trials so far
 }
+OBJECTIVE = "objective"  # of `Trial.build_report`
 TRIAL_RESOURCES = {"memory": 1}  # bytes: a trial itself only waits for its workers; Ray Tune refuses an empty request
 
 
-class SweepError(UserError):
-    """A sweep has no result."""
-
-
 def run_search(search: Search, *, job: Job, name: str, watch: SweepWatch, slots: int) -> list[TrialOutcome]:
-    """Run all trials, `slots` at a time; those that were there before the process was killed resume from their checkpoints."""
+    """Run all trials, `slots` at a time; those that were there before the process was killed resume from their checkpoints.
+
+    Raises SweepError for a record of the trials before that is not this sweep's.
+    """
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    sweep, url = search.sweep, f"{storage_url(job)}/{name}"
-    trainable = tune.with_resources(tune.with_parameters(Trial, search=search), TRIAL_RESOURCES)
-    space = make_tune_space(sweep)
-    check_ownership(url)
-    with set_variables(SETTINGS):
-        if tune.Tuner.can_restore(url):
-            tuner = tune.Tuner.restore(url, trainable, param_space=space, resume_errored=True)
-        else:
+    sweep, folder = search.sweep, Folder(f"{storage_url(job)}/{name}")
+    outcomes = read_record(folder, sweep)
+    watch.resume(folder, outcomes)
+    ended = [outcome for outcome in outcomes if outcome.has_ended]
+    if len(ended) < count_trials(sweep):
+        with set_variables(SETTINGS):
             tuner = tune.Tuner(
-                trainable,
-                param_space=space,
+                tune.with_resources(tune.with_parameters(Trial, search=search), TRIAL_RESOURCES),
                 tune_config=tune.TuneConfig(
-                    metric="objective",
-                    mode=sweep.goal,
-                    search_alg=make_searcher(sweep),
-                    scheduler=make_scheduler(sweep),
-                    num_samples=1 if sweep.search == "grid" else sweep.trials,
+                    search_alg=make_source(sweep, outcomes, watch=watch, slots=sweep.concurrent or slots),
+                    scheduler=make_scheduler(sweep, ended),
+                    num_samples=count_trials(sweep) - len(ended),
                     reuse_actors=False,
-                    max_concurrent_trials=sweep.concurrent or slots,
                     trial_dirname_creator=name_trial,
                 ),
                 run_config=tune.RunConfig(
@@ -72,11 +73,59 @@ def run_search(search: Search, *, job: Job, name: str, watch: SweepWatch, slots:
                     failure_config=tune.FailureConfig(max_failures=job.cluster.max_failures),
                 ),
             )
-        with (
-            warnings.catch_warnings()
-        ):  # PBT would be faster with trials that change their values without a new process
-            warnings.filterwarnings("ignore", message="Consider boosting PBT performance")
-            return [TrialOutcome.from_result(result) for result in tuner.fit()]
+            with warnings.catch_warnings():
+                # PBT would be faster with trials that change their values without a new process.
+                warnings.filterwarnings("ignore", message="Consider boosting PBT performance")
+                tuner.fit()
+    return list(watch.outcomes.values())
+
+
+class TrialPlan:
+    """Gives each new trial of Ray Tune its name and its values: an unfinished trial's of before, else the next point's."""
+
+    def __init__(
+        self, unfinished: Iterable[TrialOutcome], points: Iterable[Values] | None, *, watch: SweepWatch
+    ) -> None:
+        self._unfinished, self._watch = deque(unfinished), watch
+        self._points = None if points is None else deque(points)  # None: Ray Tune's own values
+
+    def begin(self, trial: Any) -> None:
+        """Give `trial`, one of Ray Tune's that has not started yet, its config."""
+        if self._unfinished:
+            outcome = replace(self._unfinished.popleft(), error="", stop_reason="")
+        else:
+            outcome = TrialOutcome(
+                trial.trial_id, dict(trial.config if self._points is None else self._points.popleft())
+            )
+        identity = {"name": outcome.trial, "training": outcome.training, "step": outcome.step}
+        trial.config = {**outcome.values, IDENTITY: identity}
+        self._watch.begin_trial(outcome, trial_id=trial.trial_id)
+
+
+class PlannedTrials(BasicVariantGenerator):
+    """Trials whose values are known beforehand. PBT takes no other source."""
+
+    def __init__(self, plan: TrialPlan, *, slots: int) -> None:
+        super().__init__(max_concurrent=slots)
+        self._plan = plan
+
+    def next_trial(self) -> Any:
+        if trial := super().next_trial():
+            self._plan.begin(trial)
+        return trial
+
+
+class ProposedTrials(SearchGenerator):
+    """Trials whose values a search algorithm proposes, after those before."""
+
+    def __init__(self, plan: TrialPlan, searcher: Searcher) -> None:
+        super().__init__(searcher)
+        self._plan = plan
+
+    def next_trial(self) -> Any:
+        if trial := super().next_trial():
+            self._plan.begin(trial)
+        return trial
 
 
 @contextmanager
@@ -94,45 +143,44 @@ def set_variables(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def check_ownership(url: str) -> None:
-    """Raise SweepError for a sweep on this machine that another user may have written: Ray Tune unpickles what it resumes.
-
-    Each file of it, and each folder from the root to it, must be this user's own. In an object store, the store's own
-    keys decide who may write there.
-    """
-    scheme, separator, rest = url.partition("://")
-    if separator and scheme not in {"file", "local"}:
-        return
-    folder = Path(rest if separator else url)
-    if not folder.exists():
-        return
-    for path in (folder, *folder.rglob("*")):
-        if reason := find_foreign_access(path):
-            raise SweepError(
-                f"{folder} holds a sweep that another user may have written, and resuming it would run their code "
-                f"({reason}): delete it, or choose another cluster.storage"
-            )
-
-
 def name_trial(trial: Any) -> str:
     """The name of a trial's folder."""
     return f"trial-{trial.trial_id}"
 
 
-def make_searcher(sweep: Sweep) -> Searcher | None:
-    """The search algorithm; None: Ray Tune's own random draws, and grids."""
+def make_source(
+    sweep: Sweep, outcomes: Sequence[TrialOutcome], *, watch: SweepWatch, slots: int
+) -> PlannedTrials | ProposedTrials:
+    """Where Ray Tune takes trials from, `slots` at a time: the unfinished ones of `outcomes`, then new ones."""
+    unfinished = [outcome for outcome in outcomes if not outcome.has_ended]
     if sweep.search != "optuna":
-        return None
+        return PlannedTrials(TrialPlan(unfinished, draw_points(sweep)[len(outcomes) :], watch=watch), slots=slots)
     logging.getLogger("optuna").setLevel(logging.WARNING)
-    return OptunaSearch(metric="objective", mode=sweep.goal, seed=sweep.seed)
+    searcher = OptunaSearch(
+        OptunaSearch.convert_search_space(make_tune_space(sweep)),
+        metric=OBJECTIVE,
+        mode=sweep.goal,
+        points_to_evaluate=[dict(outcome.values) for outcome in unfinished],
+        seed=sweep.seed + len(outcomes),  # with the first seed it would propose the first trials again
+    )
+    for outcome in outcomes:
+        if outcome.has_ended:
+            is_finite = math.isfinite(outcome.objective)
+            searcher.add_evaluated_point(dict(outcome.values), outcome.objective, error=not is_finite)
+    return ProposedTrials(TrialPlan(unfinished, None, watch=watch), ConcurrencyLimiter(searcher, max_concurrent=slots))
 
 
-def make_scheduler(sweep: Sweep) -> TrialScheduler | None:
-    """The scheduler that stops trials early, or has them resume from better ones; None: every trial runs to its end."""
+def make_scheduler(sweep: Sweep, ended: Sequence[TrialOutcome] = ()) -> TrialScheduler | None:
+    """The scheduler that stops trials early, or has them resume from better ones; None: every trial runs to its end.
+
+    `ended`: trials before, with which new ones are compared.
+    """
     grace = max(1, round(100 * sweep.grace))
     if sweep.search == "pbt":
         return PopulationBasedTraining(
             time_attr="percent",
+            metric=OBJECTIVE,
+            mode=sweep.goal,
             perturbation_interval=grace,
             hyperparam_mutations=make_tune_space(sweep),
             quantile_fraction=min(sweep.keep, 0.5),
@@ -140,9 +188,21 @@ def make_scheduler(sweep: Sweep) -> TrialScheduler | None:
         )
     if sweep.early_stopping == "none":
         return None
-    return AsyncHyperBandScheduler(
-        time_attr="percent", max_t=100, grace_period=grace, reduction_factor=1 / sweep.keep, stop_last_trials=False
+    scheduler = AsyncHyperBandScheduler(
+        time_attr="percent",
+        metric=OBJECTIVE,
+        mode=sweep.goal,
+        max_t=100,
+        grace_period=grace,
+        reduction_factor=1 / sweep.keep,
+        stop_last_trials=False,
     )
+    for outcome in ended:
+        trial: Any = SimpleNamespace(trial_id=outcome.trial)
+        scheduler.on_trial_add(None, trial)  # type: ignore[arg-type]  # the controller plays no part
+        for percent, objective in outcome.history:
+            scheduler.on_trial_result(None, trial, {"percent": percent, OBJECTIVE: objective})  # type: ignore[arg-type]
+    return scheduler
 
 
 def choose_best(outcomes: list[TrialOutcome], sweep: Sweep) -> TrialOutcome:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from ray import tune
 
 from facscale.job.check import check_batches
@@ -30,9 +33,30 @@ def _make_domain(domain: Domain, *, grid: bool) -> Any:
     return (tune.loguniform if domain.log else tune.uniform)(float(domain.low), float(domain.high))
 
 
+def draw_points(sweep: Sweep) -> list[Values]:
+    """The values of all trials: every point of a grid, else `sweep.trials` random draws, which `sweep.seed` decides."""
+    space = sweep.active_space
+    if sweep.search == "grid":
+        return [
+            dict(zip(space, point, strict=True)) for point in itertools.product(*map(_list_extremes, space.values()))
+        ]
+    generator = np.random.default_rng(sweep.seed)
+    domains = make_tune_space(sweep)
+    return [
+        {key: domain.sample(random_state=generator) for key, domain in domains.items()} for _ in range(sweep.trials)
+    ]
+
+
+def count_trials(sweep: Sweep) -> int:
+    """The number of trials."""
+    if sweep.search != "grid":
+        return sweep.trials
+    return math.prod(len(values) for values in sweep.active_space.values() if isinstance(values, tuple))
+
+
 def clip_to_space(values: Values, sweep: Sweep) -> dict[str, Scalar]:
-    """Clip values to the ranges of the spec: PBT multiplies by 0.8 and 1.2, wherever that leads."""
-    clipped = dict(values)
+    """Clip values to the ranges of the spec: PBT multiplies by 0.8 and 1.2, wherever that leads. Other keys are left out."""
+    clipped = {key: values[key] for key in sweep.active_space}
     for key, span in sweep.active_space.items():
         if isinstance(span, Span):
             value = min(max(float(clipped[key]), span.low), span.high)

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import queue
+import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from facscale.job.plan import build_plan, make_task
 from facscale.job.variants import Variant, build_variant, hash_values, name_training
 from facscale.spec import Document
 from facscale.spec.sweep import Sweep
+from facscale.sweep.record import check_training_name, parse_pointer
 from facscale.sweep.space import Values, apply_values
 from facscale.train.errors import DivergedError, TrainError, is_permanent
 from facscale.train.events import ControllerStarted, Event, StepMetrics, StepProgress
@@ -35,6 +37,7 @@ from facscale.train.trainer import TrainedArtifact, is_finished, storage_url
 
 RANK = "online/effective_rank"
 LAST_REPORT, POINTER = "told.json", "pointer.json"
+IDENTITY = "trial"  # beside the values in Ray Tune's config of a trial: its name, and where it was when it is resumed
 ABORT_S = 60  # for a training to end; then it is killed
 
 
@@ -65,6 +68,8 @@ class Search:
 class Trial(tune.Trainable):
     """The training of one trial, and its reports. Run again, after whatever ended it, it resumes from its own checkpoint.
 
+    Its name is that of the first trial of Ray Tune with these values; in a sweep that is resumed Ray Tune has new names.
+
     Ray Tune would end it by killing its process. Ray Train's controller, which that process owns, then sees its workers
     die before it dies itself, and asks for new ones: CPUs and GPUs that nobody frees as long as the sweep lives. So the
     training is aborted first, in `cleanup`.
@@ -76,7 +81,11 @@ class Trial(tune.Trainable):
     def setup(self, config: dict[str, Any], *, search: Search) -> None:  # Ray Tune gives `search`
         """Build the spec with `config`, the values of this trial."""
         logging.getLogger("ray").setLevel(logging.WARNING)
-        self.search, self.values = search, dict(config)
+        identity = config.get(IDENTITY, {})  # {} once PBT has replaced the trial by another one
+        self.name = identity.get("name", self.trial_id)
+        if training := identity.get("training"):
+            self.resume_from = ResumePoint(training, identity["step"])
+        self.search, self.values = search, {key: value for key, value in config.items() if key != IDENTITY}
         self.variant = search.build_variant(self.values)
         self.place = self.training = ""  # names of the training that the best trial's row looks for, and of this one
         self.steps = 1
@@ -101,7 +110,17 @@ class Trial(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Read which training to resume from."""
-        self.resume_from = ResumePoint(**json.loads((Path(checkpoint) / POINTER).read_text()))
+        self.resume_from = parse_pointer((Path(checkpoint) / POINTER).read_bytes())
+
+    def restore(self, checkpoint_path: Any) -> None:
+        """As Ray Tune's, with the pointer alone: Ray Tune would unpickle a file that somebody put beside it."""
+        remote = checkpoint_path.checkpoint
+        with remote.filesystem.open_input_file(f"{remote.path}/{POINTER}") as file:
+            content = file.read()
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / POINTER).write_bytes(content)
+            local = type(checkpoint_path)(checkpoint=tune.Checkpoint(folder), metrics=checkpoint_path.metrics)
+            super().restore(local)
 
     def cleanup(self) -> None:
         """Abort the training, and give back what its workers hold."""
@@ -114,7 +133,7 @@ class Trial(tune.Trainable):
         try:
             self.train_plan()
         except DivergedError as error:
-            logging.getLogger("facscale.sweep").warning("trial %s: %s", self.trial_id, error)
+            logging.getLogger("facscale.sweep").warning("trial %s: %s", self.name, error)
             self.reports.put(self.build_report({}, step=self.last_report.get("step", 0), stop_reason="diverged"))
         except BaseException as error:  # noqa: BLE001 - `step` raises it
             if is_permanent(error):
@@ -140,19 +159,19 @@ class Trial(tune.Trainable):
         """Use the stage that was trained for all trials; train one anew where this trial's values change it."""
         name = name_training(task, fingerprints=self.search.fingerprints)
         is_shared = is_finished(task.job, name=name)
-        return RayTrainer().fit(task, name=name if is_shared else f"{name}-{self.trial_id}")
+        return RayTrainer().fit(task, name=name if is_shared else f"{name}-{self.name}")
 
     def train_target(self, task: TrainingTask) -> TrainedArtifact:
         """Train what trials are compared by."""
         name = name_training(task, fingerprints=self.search.fingerprints)
-        self.place, self.training = name, f"{name}-{self.trial_id}"
+        self.place, self.training = name, f"{name}-{self.name}"
         if point := self.resume_from:
             if point.training.startswith(self.training):
                 self.training = point.training
             else:  # PBT: another trial's weights, other values
                 self.training += f"-{hash_values([point.training, point.step])}"
                 task = replace(task, resume_from=replace(point, training=f"{storage_url(task.job)}/{point.training}"))
-        task = replace(task, name=f"{task.name} {self.trial_id}", is_abortable=True)
+        task = replace(task, name=f"{task.name} {self.name}", is_abortable=True)
         artifact = RayTrainer().fit(task, name=self.training, receive=self.receive)
         self.last_report = (
             self.last_report or self.read_last_report()
@@ -164,7 +183,7 @@ class Trial(tune.Trainable):
         if isinstance(event, ControllerStarted):
             self.controller = event.controller
             return
-        self.search.events.put_and_wait(TrialEvent(self.trial_id, self.values, event))  # before Ray Tune's report
+        self.search.events.put_and_wait(TrialEvent(self.name, self.values, event))  # before Ray Tune's report
         if isinstance(event, StepProgress):
             self.steps = event.steps
         if isinstance(event, StepMetrics):
@@ -202,7 +221,9 @@ class Trial(tune.Trainable):
         folder = Folder(f"{storage_url(self.variant.job)}/{self.training}")
         try:
             report: dict[str, Any] = json.loads(folder.read(LAST_REPORT))
-        except (FileNotFoundError, ValueError) as error:
+            for key in ("place", "training"):
+                check_training_name(report[key])
+        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
             raise TrainError(
                 f"{folder.url}/{LAST_REPORT} is damaged or lost ({error}), so that this trial cannot be compared with others: delete its folder, "
                 "and the trial is trained again"

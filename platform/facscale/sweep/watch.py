@@ -14,11 +14,14 @@ from ray import tune
 from rich.live import Live
 from rich.table import Table
 
+from facscale.compat.ray_tune import forget_pickled_error
+from facscale.data.storage import Folder
 from facscale.job.context import JobContext
 from facscale.job.recorder import TrainingRecorder
 from facscale.spec.sweep import Sweep
 from facscale.sweep.outcome import TrialOutcome, format_objective, format_value, name_objective, shorten_key
-from facscale.sweep.trial import Search, TrialEvent
+from facscale.sweep.record import write_record
+from facscale.sweep.trial import IDENTITY, Search, TrialEvent
 from facscale.track.tracker import RunLogger
 from facscale.train.events import StepProgress
 from facscale.train.ray.event_queue import EventDispatcher
@@ -38,8 +41,10 @@ class SweepWatch(tune.Callback):
         self.context, self.sweep = context, sweep
         self.search: Search | None = None
         self.dispatcher = EventDispatcher(self.receive)
-        self.outcomes: dict[str, TrialOutcome] = {}  # by id of the trial
-        self.finished: set[str] = set()
+        self.outcomes: dict[str, TrialOutcome] = {}  # by name of the trial, in the order in which they began
+        self.finished: set[str] = set()  # in this process or before it
+        self._names: dict[str, str] = {}  # of trials, by Ray Tune's id
+        self._folder: Folder | None = None
         self._runs: dict[str, tuple[RunLogger, TrainingRecorder]] = {}
         self._lock = threading.Lock()
         self._live = Live(console=context.console, auto_refresh=False) if sys.stdout.isatty() else None
@@ -63,27 +68,43 @@ class SweepWatch(tune.Callback):
         for trial in list(self._runs):
             self._close_run(trial, "KILLED" if error else "FINISHED")
 
+    def resume(self, folder: Folder, outcomes: Sequence[TrialOutcome]) -> None:
+        """Take over the trials of before, and keep the record of all of them in `folder` from now on."""
+        self._folder = folder
+        self.outcomes = {outcome.trial: outcome for outcome in outcomes}
+        self.finished = {outcome.trial for outcome in outcomes if outcome.has_ended}
+
+    def begin_trial(self, outcome: TrialOutcome, *, trial_id: str) -> None:
+        """Record a trial that Ray Tune, which knows it as `trial_id`, is about to start."""
+        with self._lock:
+            self._names[trial_id] = outcome.trial
+            self.outcomes[outcome.trial] = outcome
+            self._keep_record()
+
     def receive(self, event: TrialEvent) -> None:
         """Record an event of a trial's training; the table shows progress."""
         with self._lock:
-            if event.trial in self.finished:
+            name = self._names.get(event.trial, event.trial)  # PBT's trials lose the name of before
+            if name in self.finished:
                 return
-            self._update(event.trial, dict(event.values))
-            _, recorder = self._runs.get(event.trial) or self._start_run(event.trial)
+            self._update(name, dict(event.values))
+            _, recorder = self._runs.get(name) or self._start_run(name)
             if not isinstance(event.event, StepProgress):
                 recorder.receive(event.event)
 
     def on_trial_result(self, *, trial: Any, result: dict[str, Any], **_: Any) -> None:
         with self._lock:
-            outcome = self._update(trial.trial_id, trial.config)
+            outcome = self._update(self._names[trial.trial_id], read_values(trial))
             history = {**dict(outcome.history), int(result["percent"]): float(result["objective"])}
-            self.outcomes[trial.trial_id] = replace(
+            self.outcomes[outcome.trial] = replace(
                 outcome,
                 history=tuple(sorted(history.items())),
                 stop_reason=result["ended"],
                 place=result["place"],
                 training=result["training"],
+                step=int(result["step"]),
             )
+            self._keep_record()
         self._draw()
 
     def on_trial_complete(self, *, trial: Any, **_: Any) -> None:
@@ -92,7 +113,9 @@ class SweepWatch(tune.Callback):
     def on_trial_error(self, *, trial: Any, **_: Any) -> None:
         with self._lock:
             error = str(trial.get_error() or "failed").strip().splitlines()[-1]
-            self.outcomes[trial.trial_id] = replace(self._update(trial.trial_id, trial.config), error=error)
+            name = self._names[trial.trial_id]
+            self.outcomes[name] = replace(self._update(name, read_values(trial)), error=error)
+        forget_pickled_error(trial)
         self._finish(trial, "FAILED")
 
     def _update(self, trial: str, values: dict[str, Any]) -> TrialOutcome:
@@ -127,10 +150,13 @@ class SweepWatch(tune.Callback):
         """Record that a trial has ended."""
         self.dispatcher.drain()
         with self._lock:
-            outcome = self._update(trial.trial_id, trial.config)
-            self.finished.add(trial.trial_id)
-            if trial.trial_id in self._runs:
-                self._close_run(trial.trial_id, status)
+            name = self._names[trial.trial_id]
+            outcome = self._update(name, read_values(trial))
+            self.outcomes[name] = outcome = replace(outcome, has_ended=not outcome.error)
+            self.finished.add(name)
+            self._keep_record()
+            if name in self._runs:
+                self._close_run(name, status)
         self._draw()
         if not self._live:
             reason = f" ({outcome.error})" if outcome.error else ""
@@ -139,6 +165,11 @@ class SweepWatch(tune.Callback):
             line = f"trial {len(self.finished)} {outcome.title}: {objective}, {outcome.state}{reason}"
             self.context.console.print(line)
 
+    def _keep_record(self) -> None:
+        """Write what is known of all trials to the folder of the sweep."""
+        assert self._folder is not None
+        write_record(self._folder, self.outcomes.values())
+
     def _draw(self) -> None:
         """Redraw the table, on a terminal."""
         if self._live:
@@ -146,10 +177,15 @@ class SweepWatch(tune.Callback):
             self._live.update(table, refresh=True)
 
 
+def read_values(trial: Any) -> dict[str, Any]:
+    """The values of one of Ray Tune's trials, as they are at present: PBT changes them."""
+    return {key: value for key, value in trial.config.items() if key != IDENTITY}
+
+
 def build_trial_table(
     outcomes: Sequence[TrialOutcome], sweep: Sweep, *, finished: set[str] | None = None, best: str = ""
 ) -> Table:
-    """All trials, the best first; `finished`: ids of those that have ended (without: all), `best`: the id to mark."""
+    """All trials, the best first; `finished`: names of those that have ended (without: all), `best`: the one to mark."""
     keys = list(sweep.active_space)
     table = Table(title=f"{len(outcomes)} trials, by {name_objective(sweep)} ({sweep.goal})", title_justify="left")
     table.add_column("")

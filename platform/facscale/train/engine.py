@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from facscale.compat.deepspeed import compile_operator, is_sharded, link_states, relink_states
+from facscale.compat.deepspeed import compile_operator, import_deepspeed, is_sharded, link_states, relink_states
 from facscale.compat.torch import set_collective_timeouts
 from facscale.methods.base import Method, Root
 from facscale.spec import Job, SpecError
@@ -234,8 +234,7 @@ def _import_deepspeed() -> Any:
             logging.ERROR
         )  # it warns where CUDA's compiler is alone
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    import deepspeed
-
+    deepspeed = import_deepspeed()
     deepspeed.utils.logger.setLevel(logging.ERROR)
     compile_operator()
     return deepspeed

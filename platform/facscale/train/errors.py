@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from facscale.data.errors import StoreError
+from facscale.data.errors import ReaderDiedError, StoreError
 from facscale.errors import UserError
 from facscale.files import is_disk_full
 from facscale.spec import Job
@@ -29,8 +29,8 @@ class DivergedError(TrainError):
 
 
 def is_permanent(error: BaseException) -> bool:
-    """Whether trying again cannot help: every error that is the user's to mend, but for a store that does not answer."""
-    return isinstance(error, UserError) and not isinstance(error, StoreError)
+    """Whether trying again cannot help: any error of the user's, but for a silent store and a reader that was killed."""
+    return isinstance(error, UserError) and not isinstance(error, (StoreError, ReaderDiedError))
 
 
 @contextmanager

@@ -188,7 +188,8 @@ def read_validation_batches(task: TrainingTask, *, rank: int, world: int) -> lis
     if not task.job.train.validate_every:
         return []
     part = "validation" if task.job.data.validation else "train"
-    return take_validation_batches(task, open_streams(task, rank=rank, world=world, pin=False, part=part))
+    short = change_reading(task, reader="threads")  # a process of its own would take longer to start
+    return take_validation_batches(task, open_streams(short, rank=rank, world=world, pin=False, part=part))
 
 
 def read_labelled_validation_batches(task: TrainingTask, *, rank: int, world: int) -> list[Batch]:
@@ -197,10 +198,14 @@ def read_labelled_validation_batches(task: TrainingTask, *, rank: int, world: in
     if not (job.train.validate_every and job.data.validation and method.learns_from_labels(task.config)):
         return []
     views = {name: view.with_columns("au") for name, view in method.eval_views(task.config).items()}
-    plain = job.data.model_copy(update={"augment": augment.eval_config(job.data.augment)})
-    still = replace(task, job=job.model_copy(update={"data": plain}))
+    still = change_reading(task, reader="threads", augment=augment.eval_config(job.data.augment))
     streams = open_streams(still, rank=rank, world=world, pin=False, part="validation", views=views)
     return take_validation_batches(task, streams)
+
+
+def change_reading(task: TrainingTask, **changes: Any) -> TrainingTask:
+    """Return the task with other values of its `data` block."""
+    return replace(task, job=task.job.model_copy(update={"data": task.job.data.model_copy(update=changes)}))
 
 
 def take_validation_batches(task: TrainingTask, streams: dict[str, Stream]) -> list[Batch]:

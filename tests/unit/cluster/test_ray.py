@@ -30,6 +30,8 @@ def cluster_of(monkeypatch):
         monkeypatch.setattr(ray, "cluster_resources", lambda: there)
         monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}, {"Alive": alive}])
 
+    monkeypatch.setattr(local, "read_start_times", lambda: [0.0])
+    monkeypatch.setattr(local, "is_own_cluster", lambda: False)
     return set_resources
 
 
@@ -66,26 +68,87 @@ def test_what_fits_at_least_once_or_can_grow_is_let_in(cluster_of, cluster):
     check_capacity(job(**cluster))
 
 
+class Clock:
+    """A clock that `wait_for_capacity` reads and sleeps by; `events` happen at their times, in seconds from its start."""
+
+    def __init__(self, monkeypatch, events):
+        self.now, self.events = 1000.0, dict(events)
+        for name in ("monotonic", "time"):
+            monkeypatch.setattr(local.time, name, lambda: self.now)
+        monkeypatch.setattr(local.time, "sleep", self.sleep)
+
+    def sleep(self, seconds):
+        self.now += seconds
+        for moment in [moment for moment in self.events if moment <= self.now - 1000]:
+            self.events.pop(moment)()
+
+
+TWO_WORKERS = job(workers=2, gpus_per_worker=0)  # four CPUs
+
+
 @pytest.mark.parametrize(("is_resumed", "alive"), [(True, True), (False, False)])
 def test_nodes_that_come_back_are_waited_for(cluster_of, monkeypatch, caplog, is_resumed, alive):
     cluster_of(CPU=3, alive=alive)
-    pauses = []
+    clock = Clock(monkeypatch, {200: lambda: cluster_of(CPU=4, alive=alive)})
+    wait_for_capacity(TWO_WORKERS, is_resumed=is_resumed)
+    assert clock.now - 1000 == 200
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 7  # at once, and every thirty seconds
+    assert "the cluster has 3 CPU" in lines[0]
+    assert "for up to 300 s" in lines[0]
+    assert "for up to 120 s" in lines[-1]
 
-    def sleep(seconds):
-        pauses.append(seconds)
-        if len(pauses) == 3:
-            cluster_of(CPU=4, alive=alive)
 
-    monkeypatch.setattr(local.time, "sleep", sleep)
-    wait_for_capacity(job(workers=2, gpus_per_worker=0), is_resumed=is_resumed)
-    assert len(pauses) == 3
-    assert caplog.text.count("the cluster has 3 CPU") == 1
-    monkeypatch.setattr(local, "RETURN_S", -1)
-    cluster_of(CPU=3, alive=alive)
+def test_nodes_that_do_not_come_back_are_not_waited_for_longer(cluster_of, monkeypatch):
+    cluster_of(CPU=3)
+    clock = Clock(monkeypatch, {})
     with pytest.raises(SpecError, match="the cluster has 3 CPU"):
-        check_capacity(job(workers=2, gpus_per_worker=0))
-    with pytest.raises(SpecError, match="the cluster has 3 CPU"):
-        wait_for_capacity(job(workers=2, gpus_per_worker=0), is_resumed=is_resumed)
+        wait_for_capacity(TWO_WORKERS, is_resumed=True)
+    assert clock.now - 1000 == local.RETURN_S
+
+
+def join_node(cluster_of, monkeypatch, starts, *, cpus):
+    """A node starts now."""
+    starts.append(local.time.time())
+    cluster_of(CPU=cpus)
+    monkeypatch.setattr(local, "read_start_times", lambda: starts)
+
+
+def test_a_first_job_waits_while_the_cluster_forms(cluster_of, monkeypatch, caplog):
+    cluster_of(CPU=1)
+    starts = [995.0]  # the head, five seconds ago
+    monkeypatch.setattr(local, "read_start_times", lambda: starts)
+    moments = {100: 2, 210: 4}  # the second node comes 215 s after the head, and less than two minutes after the first
+    events = {
+        at: lambda cpus=cpus: join_node(cluster_of, monkeypatch, starts, cpus=cpus) for at, cpus in moments.items()
+    }
+    clock = Clock(monkeypatch, events)
+    wait_for_capacity(TWO_WORKERS, is_resumed=False)
+    assert clock.now - 1000 == 210
+    assert "Waiting for up to 115 s, because nodes may be joining" in caplog.text
+
+
+def test_a_cluster_that_no_node_joins_any_more_refuses_the_job(cluster_of, monkeypatch):
+    cluster_of(CPU=1)
+    monkeypatch.setattr(local, "read_start_times", lambda: [995.0])
+    clock = Clock(monkeypatch, {})
+    with pytest.raises(SpecError, match="the cluster has 1 CPU"):
+        wait_for_capacity(TWO_WORKERS, is_resumed=False)
+    assert clock.now == 995 + local.JOINING_S
+    with pytest.raises(SpecError, match="the cluster has 1 CPU"):  # at once
+        wait_for_capacity(TWO_WORKERS, is_resumed=False)
+    assert clock.now == 995 + local.JOINING_S
+
+
+@pytest.mark.parametrize("limits", ["", "CPU=2"])
+def test_a_cluster_that_cannot_get_further_nodes_refuses_at_once(cluster_of, monkeypatch, limits):
+    cluster_of(CPU=1)
+    monkeypatch.setattr(local, "is_own_cluster", lambda: not limits)
+    monkeypatch.setenv("FACSCALE_CLUSTER_LIMITS", limits)
+    clock = Clock(monkeypatch, {})
+    with pytest.raises(SpecError, match="the cluster (has 1|grows to 2) CPU"):
+        wait_for_capacity(TWO_WORKERS, is_resumed=True)
+    assert clock.now == 1000
 
 
 @pytest.fixture

@@ -21,6 +21,21 @@ with take_turns(Path(sys.argv[1])):
     sys.stdin.read()
 """
 
+IMPORTER = """
+import importlib.util, sys
+from facscale.compat.deepspeed import import_deepspeed
+assert callable(import_deepspeed().initialize)
+print("mlflow" in sys.modules, importlib.util.find_spec("mlflow") is not None)
+"""
+
+
+def test_deepspeed_does_not_load_mlflow_which_stays_importable():
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "TORCHDYNAMO_DISABLE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", IMPORTER], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "False True"
+
 
 def test_a_killed_compiler_frees_the_lock(tmp_path, caplog):
     path = tmp_path / "facscale.lock"

@@ -72,3 +72,26 @@ def test_batches_that_are_prepared_ahead_are_the_same_batches():
     assert len(sums) == 20
     for ours, expected in itertools.zip_longest(sums, plain):
         torch.testing.assert_close(ours.cpu(), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="preparing ahead needs a GPU")
+def test_the_next_batch_is_prepared_while_the_step_is_computed():
+    """The step of the first batch takes a second; the second batch is ready before it ends."""
+    device, augmenter = torch.device("cuda"), Augmenter(size=16)
+    ready = []
+
+    def prepare(batch):
+        prepared = augmenter(batch.to(device))
+        ready.append(torch.cuda.Event())
+        ready[-1].record()
+        return prepared
+
+    feed = BatchFeed(make_batches(4), prepare=prepare, device=device)
+    next(feed)  # constants are made, and the allocator has memory
+    torch.cuda.synchronize(device)
+    torch.cuda._sleep(2_000_000_000)
+    step_end = torch.cuda.Event()
+    step_end.record()
+    next(feed)  # waits for nothing on the host
+    ready[-1].synchronize()
+    assert not step_end.query()

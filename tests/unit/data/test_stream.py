@@ -7,10 +7,15 @@ import functools
 import gc
 import itertools
 import json
+import os
+import pickle
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import simplejpeg
@@ -20,6 +25,8 @@ from hypothesis import strategies as st
 
 from faces import make_track, write_face_data_set, write_tracks
 from facscale.data import DataError, Dataset, Stream, augment, decoding
+from facscale.data.errors import ReaderDiedError
+from facscale.data.feed import BatchFeed
 from facscale.data.manifest import MANIFEST
 from facscale.data.views import FrameSequence, FrameTriple, RandomFrames
 from facscale.spec import models
@@ -619,6 +626,96 @@ def test_rows_that_are_not_needed_are_not_kept_in_memory(tmp_path, monkeypatch):
     for stored in (dataset, remove_frame_tables(dataset)):
         take(make(stored, {"faces": RandomFrames(count=2)}, batch_size=2), 1)
     assert set(kept) <= {2, 4}
+
+
+# A process of its own
+
+
+def test_a_reader_process_gives_the_batches_and_the_failures_of_threads(tmp_path, caplog):
+    """From the middle of an epoch, as one of two workers; a bad frame, a lost row group, and batches that are kept."""
+    dataset, _ = broken_group(tmp_path)
+    place = {"start": 6, "count": 14}
+    options = {"rank": 1, "world": 2, "max_bad": 0.5, "prefetch": 1}
+    threads = make(dataset, **options)
+    expected = take(threads, **place)
+    expected_log = caplog.text.count("skipped")
+    caplog.clear()
+    stream = make(dataset, **options, reader="process")
+    batches = take(stream, **place)
+    for batch, wanted in zip(batches, expected, strict=True):
+        assert [content(batch[name], n) for name in CLIP for n in range(3)] == [
+            content(wanted[name], n) for name in CLIP for n in range(3)
+        ]
+    failures = {(failure.shard, failure.row_group, failure.row) for failure in stream.skipped}
+    assert {(failure.shard, failure.row_group, failure.row) for failure in threads.skipped} <= failures
+    assert caplog.text.count("skipped") >= expected_log > 0
+    assert stream.traffic.used_bytes > 0.5 * threads.traffic.used_bytes
+
+
+def test_a_reader_that_is_killed_is_one_error_and_its_memory_is_used_again(dataset):
+    batches = make(dataset, reader="process").batches()
+    next(batches)
+    places = {next(batches).clip.images.data_ptr() for _ in range(20)}
+    assert len(places) < 8
+    (reader,) = psutil.Process().children()
+    kept = next(batches)
+    copy = kept.clip.images.clone()
+    reader.kill()
+    with pytest.raises(ReaderDiedError, match=rf"reads {dataset.url} for worker 0 was ended by SIGKILL"):
+        collections.deque(batches, maxlen=0)
+    assert not psutil.Process().children()
+    assert torch.equal(kept.clip.images, copy)
+
+
+def test_what_ends_a_stream_in_its_reader_ends_it_in_the_trainer(tmp_path):
+    dataset = damaged(tmp_path, bad={(0, frame) for frame in range(7)})
+    with pytest.raises(DataError, match="frames cannot be read, more than data.max_bad .* allows"):
+        take(make(dataset, reader="process", max_bad=0.01), 20)
+    assert not psutil.Process().children()
+
+
+TRAINER = """
+import pickle, sys, time
+stream = pickle.loads(bytes.fromhex(sys.argv[1]))
+batches = stream.batches()
+next(batches)
+print("reads", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_reader_ends_when_its_trainer_is_killed(dataset):
+    """What both share has no name, so that nothing can be left of it."""
+    command = [sys.executable, "-c", TRAINER, pickle.dumps(make(dataset, reader="process")).hex()]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as trainer:
+        try:
+            assert trainer.stdout.readline() == b"reads\n"
+            (reader,) = psutil.Process(trainer.pid).children()
+            shared = {entry.path for entry in reader.memory_maps() if "facscale" in entry.path}
+        finally:
+            trainer.kill()
+    assert shared == {"/memfd:facscale-batch"}
+    assert psutil.wait_procs([reader], timeout=10)[1] == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="pinned memory needs a GPU")
+def test_memory_that_the_gpu_still_copies_from_is_not_written_again(dataset):
+    """The loop drops each batch at once, while the GPU, busy with other work, has not copied it yet."""
+    spec = models.Data(canonical_streams=3, shuffle_block=2, threads=2, prefetch=1, reader="process")
+    batches = Stream([dataset], CLIP, spec=spec, batch_size=6, seed=3, pin=True).batches()
+    device, copies = torch.device("cuda"), []
+
+    def prepare(batch):
+        assert batch.clip.images.is_pinned()
+        torch.cuda._sleep(50_000_000)
+        return batch.to(device)
+
+    feed = BatchFeed(batches, prepare=prepare, device=device)
+    copies = [next(feed).clip.images for _ in range(20)]
+    batches.close()
+    for copy, plain in zip(copies, take(make(dataset), 20), strict=True):
+        assert torch.equal(copy.cpu(), plain.clip.images)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="pinned memory needs a GPU")

@@ -1,4 +1,4 @@
-"""Dashboards query only metrics that Ray or facscale exports."""
+"""Dashboards and alerts query only metrics that Ray, facscale or Prometheus exports."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import ray
 import yaml
-from helm.chart import CHART
+from helm.chart import CHART, render_objects
 
-from manifests import load_objects
+from facscale.train.gauges import GAUGES
+from manifests import change_values, find_object, load_objects
 
 OURS = {
     "ray_facscale_data_wait_share",
@@ -68,3 +69,41 @@ def test_panels_stand_side_by_side_and_are_all_there(name):
     variables = {variable["name"] for variable in board["templating"]["list"]}
     used = set(re.findall(r"\$(\w+)", json.dumps(board["panels"])))
     assert used <= variables
+
+
+def load_alerts(**changes):
+    """The rules of the alerts by name, in a namespace and a release of other names than the defaults."""
+    docs = render_objects(change_values("values-fleet.yaml", changes))
+    (group,) = find_object(docs, "PrometheusRule/facscale")["spec"]["groups"]
+    return {rule["alert"]: rule for rule in group["rules"]}
+
+
+def test_alerts_ask_for_what_is_exported_and_about_this_release_alone():
+    exported = {f"ray_facscale_{name}" for name in GAUGES} | {"up"}
+    rules = load_alerts(**{"monitoring.rules": True})
+    assert len(rules) == len(yaml.safe_load((CHART / "alerts.yaml").read_text())["alerts"])
+    for name, rule in rules.items():
+        selectors = re.findall(r"(\w+)\{([^}]*)\}", rule["expr"])
+        assert {metric for metric, _ in selectors} <= exported, name
+        assert all(re.search(r'namespace="[a-z0-9-]+"', matchers) for _, matchers in selectors), name
+        assert len(re.findall(r"ray_facscale_\w+|\bup\b", rule["expr"])) == len(selectors), "a metric of all namespaces"
+        assert not re.search(r"NAMESPACE|MLFLOW", rule["expr"])
+        assert rule["expr"].count("(") == rule["expr"].count(")")
+        assert rule["labels"]["severity"] in {"critical", "warning"}
+        assert re.fullmatch(r"\d+m", rule["for"])
+        assert set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"])) <= {"training", "pod"}
+
+
+def test_the_alert_of_the_heads_looks_at_the_job_that_its_monitor_makes():
+    docs = render_objects(change_values("values-fleet.yaml", {"monitoring.rules": True}))
+    (job,) = re.findall(r'job="([^"]+)"', load_alerts(**{"monitoring.rules": True})["FacscaleHeadDown"]["expr"])
+    monitor = find_object(docs, "PodMonitor/facscale-ray-head")["spec"]
+    assert monitor["selector"]["matchLabels"][monitor["jobLabel"]] == job
+
+
+def test_without_a_server_of_its_own_there_is_no_alert_of_one():
+    rules = load_alerts(
+        **{"monitoring.rules": True, "mlflow.enabled": False, "tracking.uri": "https://mlflow.example.org"}
+    )
+    assert "FacscaleMLflowDown" not in rules
+    assert "FacscaleHeadDown" in rules

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from conftest import ROOT
-from lock import PROJECT, read_pins
+from lock import PROJECT, read_entries, read_pins, read_requirements
 
 FOLDER = ROOT / "helm" / "images"
 KNOWN = {"ARG", "CMD", "COPY", "ENV", "FROM", "LABEL", "RUN", "USER", "WORKDIR"}
@@ -47,17 +49,37 @@ def test_it_names_no_host_and_holds_no_secret():
 def test_pip_takes_only_what_the_locks_pin():
     runs = " ".join(rest for word, rest in instructions() if word == "RUN")
     assert "PIP_NO_CACHE_DIR=1" in " ".join(rest for word, rest in instructions() if word == "ENV")
-    assert "cat requirements.lock build.lock > constraints.txt" in runs
+    installs = re.findall(r"pip install ([^&;]*)", runs)
+    (torch,) = [words for words in installs if "--require-hashes" not in words and "--no-index ." not in words]
+    assert torch.startswith('--no-deps "torch==$(sed'), "a CPU build, of which no hash is known"
     assert not re.findall(r"pip install (?:-\S+ )*[\w.-]+==", runs)  # versions stand in locks alone
     assert "python verify.py" in runs
     for installed in re.findall(r"apt-get install ([^&]*)", runs):
         assert "--no-install-recommends" in installed
 
 
-def test_the_locks_say_each_thing_once():
-    locks = [read_pins(file) for file in ("requirements.lock", "helm/images/build.lock")]
-    names = [name for lock in locks for name in lock]
-    assert len(names) == len(set(names))
+def test_the_image_leaves_out_of_the_lock_what_make_does():
+    (cuda,) = re.findall(r"^CUDA := (.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert f"skip = /{cuda}/" in (FOLDER / "Dockerfile").read_text()
+
+
+def test_the_images_locks_are_parts_of_the_lock():
+    """With the same hashes. A marker may be shorter where fewer packages ask for a package."""
+    everything = {
+        Requirement(line).name: (Requirement(line).specifier, known) for line, known in read_entries().items()
+    }
+    beside = {"pip", "wheel"}
+    for file in ("helm/images/image.lock", "helm/images/build.lock"):
+        for line, known in read_entries(file).items():
+            pin = Requirement(line)
+            assert pin.name in beside or everything[pin.name] == (pin.specifier, known), f"{file}: make lock"
+
+
+def test_the_images_lock_has_what_the_project_and_its_servers_need():
+    pins = read_pins("helm/images/image.lock")
+    needed = {canonicalize_name(requirement.name) for requirement in read_requirements("server", "serve")}
+    assert needed <= pins.keys()
+    assert not {"pytest", "mkdocs", "torchvision"} & pins.keys()
 
 
 def test_the_context_holds_the_code_and_no_more():
@@ -83,7 +105,7 @@ def test_what_the_build_of_our_wheel_needs_is_copied_before_it():
     assert needed <= set(copied)
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.lock")), ids=lambda path: path.name)
-def test_a_lock_is_sorted(path):
-    lines = path.read_text().split()
-    assert lines == sorted(lines, key=str.lower)
+@pytest.mark.parametrize("name", ["requirements.lock", "helm/images/image.lock", "helm/images/build.lock"])
+def test_a_lock_is_sorted(name):
+    lines = list(read_entries(name))
+    assert lines == sorted(lines, key=lambda line: Requirement(line).name.lower())

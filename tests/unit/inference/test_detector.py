@@ -62,7 +62,7 @@ def make_probed():
     member = ProbedMember(method, probes, [make_probe(3, method.encoder.dim)])
     thresholds = torch.tensor([0.3, 0.5, 0.7])
     options = {"aus": AUS, "preprocessing": SMALL, "thresholds": thresholds, "calibration": make_calibration()}
-    return Detector([member], **options, intensity_aus=(12,), card={"data": "toy", "f1": {"AU12": 0.5}})
+    return Detector([member], **options, intensity_aus=(12,), card={"name": "toy", "f1": {"AU12": {"value": 0.5}}})
 
 
 def make_ensemble(name="supervised", **config):
@@ -213,6 +213,7 @@ def forge(change):
         (lambda recipe: recipe["preprocessing"].update(image_size=-1), "image_size"),
         (lambda recipe: recipe.update(aus=[1, 1, 12]), "not unique"),
         (lambda recipe: recipe.update(knots=10**9), "knots"),
+        (lambda recipe: recipe["card"].update(data="BP4D"), "card.data"),
     ],
 )
 def test_a_forged_recipe_is_refused(change, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import CancelledError
 
 import pytest
 
@@ -15,7 +16,7 @@ def test_two_slots_hold_two_at_once_and_keep_the_order():
     slots = TrainingSlots(2)
 
     def meet(item):
-        with slots.slot:
+        with slots.hold():
             both.wait()  # would never end if one came after the other
         return item * 10
 
@@ -43,7 +44,7 @@ def test_folds_inside_rows_do_not_wait_for_each_other_for_ever():
     slots = TrainingSlots(2)
 
     def fold(number):
-        with slots.slot:
+        with slots.hold():
             return number
 
     assert slots.map(lambda row: slots.map(fold, range(row)), [3, 3, 3]) == [[0, 1, 2]] * 3
@@ -63,3 +64,46 @@ def test_after_an_error_that_comes_back_no_sibling_begins():
     with pytest.raises(DivergedError):
         TrainingSlots(2).map(work, [0, 1, *range(2, 40)])
     assert len(begun) <= 3  # the thread of item 0 may begin another one just before the error is seen
+
+
+def test_an_error_that_comes_back_aborts_the_trainings_beside_it():
+    slots, runs, aborted = TrainingSlots(3), threading.Barrier(3), threading.Event()
+
+    def train(item):
+        with slots.hold() as training:
+            if item == 1:
+                runs.wait()
+                slots.fail(training)
+                raise DivergedError("its loss is not finite")
+            training.set_abort(aborted.set)
+            runs.wait()
+            assert aborted.wait(30)
+            raise RuntimeError("its controller has ended")
+
+    with pytest.raises(DivergedError, match="its loss is not finite"):
+        slots.map(train, [0, 1, 2])
+    with pytest.raises(CancelledError), slots.hold():
+        pytest.fail("it began")
+
+
+def test_a_training_that_cannot_be_aborted_yet_is_aborted_as_soon_as_it_can():
+    slots, aborted = TrainingSlots(2), []
+
+    def train():
+        with slots.hold() as training:
+            assert slots.fail()
+            assert not slots.fail()
+            training.set_abort(lambda: aborted.append("late"))
+            raise RuntimeError("its controller has ended")
+
+    with pytest.raises(CancelledError):
+        train()
+    assert aborted == ["late"]
+
+
+def test_an_error_that_may_pass_aborts_nothing():
+    slots = TrainingSlots(2)
+    with pytest.raises(RuntimeError), slots.hold():
+        raise RuntimeError("a worker was lost")
+    with slots.hold() as training:
+        assert not training.is_aborted

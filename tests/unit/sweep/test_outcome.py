@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import pytest
-from pandas import DataFrame
 
 from facscale.report.table import Column, ReportTable
 from facscale.spec.sweep import Span, Sweep
@@ -45,13 +43,6 @@ def test_the_best_is_the_best_of_those_that_reached_their_end():
     with pytest.raises(SweepError, match="stopped at 20 %") as error:
         choose_best([stopped, collapsed, failed], sweep)
     assert "collapsed" in str(error.value)
-
-
-def test_a_trial_that_never_reported_has_no_course():
-    result = SimpleNamespace(metrics={"trial_id": "t0"}, metrics_dataframe=DataFrame(), config={"a": 1}, error=None)
-    assert TrialOutcome.from_result(result) == TrialOutcome("t0", {"a": 1})
-    result.metrics_dataframe = DataFrame({"percent": [50, 100], "objective": [0.1, 0.2]})
-    assert TrialOutcome.from_result(result).history == ((50, 0.1), (100, 0.2))
 
 
 def test_states_in_words():

@@ -10,7 +10,7 @@ from ray.exceptions import RayActorError
 from ray.train import ControllerError, WorkerGroupError
 from torch import nn
 
-from facscale.data.errors import DataError, NoSpaceError, StoreError
+from facscale.data.errors import DataError, NoSpaceError, ReaderDiedError, StoreError
 from facscale.spec import Job, SpecError
 from facscale.train.errors import DivergedError, TrainError, explain, explain_errors, is_permanent
 from facscale.train.ray.launch import unwrap_error
@@ -22,7 +22,13 @@ def test_a_restart_helps_against_lost_hosts_and_silent_stores_alone():
     for error in (SpecError("s"), DataError("d"), NoSpaceError("n"), TrainError("t"), DivergedError("v")):
         assert is_permanent(error)
         assert is_permanent(pickle.loads(pickle.dumps(error)))  # as it comes from a worker
-    for error in (StoreError("s"), RayActorError(), RuntimeError("NCCL timeout"), ConnectionError()):
+    for error in (
+        StoreError("s"),
+        ReaderDiedError("r"),
+        RayActorError(),
+        RuntimeError("NCCL timeout"),
+        ConnectionError(),
+    ):
         assert not is_permanent(error)
 
 
