@@ -28,8 +28,9 @@ import psutil
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[1] / "platform"), str(HERE.parent)]
 
-from faces import write_face_data_set  # noqa: E402
 from results import ResultWriter, add_out_option  # noqa: E402
+
+from faces import write_face_data_set  # noqa: E402
 
 POLL_S = 0.1
 COLUMNS = {"program": None, "first step, s": 1, "processor time until then, s": 1, "ended, s": 1}
