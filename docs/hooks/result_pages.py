@@ -87,7 +87,12 @@ def format_table(results: Results, columns: Sequence[str]) -> str:
 
 def escape_cell(text: str) -> str:
     """Text of a file for a cell; what it has in backticks becomes code."""
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("[", "\\[")
+    return (
+        text.replace("|", "\\|")
+        .replace("<", "&lt;")
+        .replace("[", "\\[")
+        .replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+    )
 
 
 def draw_bars(results: Results, columns: Sequence[str], *, by: str | None = None) -> str:

@@ -1,6 +1,6 @@
 """How long a training takes from the command to its first step, beside bare Ray Train, and where the time goes.
 
-    python tests/benchmarks/start.py [--rounds 3] [--workers 2]
+    python tests/benchmarks/start.py [--rounds 3] [--workers 2] [--out FILE]
 
 Both train a tiny network on CPUs, each time in a new process that starts a Ray of its own: `facscale run` of a job with two
 workers, and a script that does with Ray Train and torch's DDP what is necessary for one step. They take turns; the medians
@@ -29,9 +29,12 @@ import psutil
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[1] / "platform"), str(HERE.parent)]
 
+from results import ResultWriter, add_out_option  # noqa: E402
+
 from faces import write_face_data_set  # noqa: E402
 
 POLL_S = 0.2
+COLUMNS = {"program": None, "first step, s": 1, "processor time until then, s": 1, "ended, s": 1}
 LONGEST_S = 180.0
 BARE = """
 import sys, time
@@ -163,11 +166,12 @@ def start_bare(workers: int) -> Start:
         return watch_start([sys.executable, str(script), folder, str(workers)], dict(os.environ), mark.exists)
 
 
-def print_starts(name: str, starts: list[Start]) -> None:
-    """Medians over the rounds."""
+def add_starts(table: ResultWriter, name: str, starts: list[Start]) -> None:
+    """Print and write medians over the rounds."""
     step, end = (statistics.median(getattr(start, key) for start in starts) for key in ("first_step_s", "end_s"))
     total = statistics.median(sum(start.processor_s.values()) for start in starts)
     print(f"{name}: first step after {step:.1f} s, {total:.1f} s of processor time; ended after {end:.1f} s")
+    table.add(name, step, total, end)
     median = sorted(starts, key=lambda start: start.first_step_s)[len(starts) // 2]
     for kind, seconds in sorted(median.processor_s.items(), key=lambda item: -item[1]):
         if seconds >= 0.1:
@@ -179,13 +183,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
+    add_out_option(parser)
     options = parser.parse_args()
     starts: dict[str, list[Start]] = {"facscale run": [], "bare Ray Train": []}
     for _ in range(options.rounds):
         starts["facscale run"].append(start_facscale(options.workers))
         starts["bare Ray Train"].append(start_bare(options.workers))
-    for name, measured in starts.items():
-        print_starts(name, measured)
+    title = f"The start of a training with {options.workers} workers, medians of {options.rounds} rounds"
+    with ResultWriter(options.out, title=title, columns=COLUMNS) as table:
+        for name, measured in starts.items():
+            add_starts(table, name, measured)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,11 @@ class Interval(NamedTuple):
     high: float
 
     def format(self, *, sign: str = "") -> str:
-        """'1.2 [0.3, 2.1]', times 100; sign="+" puts a sign before a positive value too."""
+        """'1.2 [0.3, 2.1]', times 100; sign="+" puts a sign before a positive value too. What is undefined says so."""
+        if np.isnan(self.value):
+            return "undefined"
+        if np.isnan(self.low) or np.isnan(self.high):
+            return f"{100 * self.value:{sign}z.1f}, without an interval"
         return f"{100 * self.value:{sign}z.1f} [{100 * self.low:z.1f}, {100 * self.high:z.1f}]"
 
 
@@ -79,6 +83,8 @@ class F1Difference:
     @property
     def verdict(self) -> str:
         """One sentence: which method is better and by how much, F1 x 100."""
+        if np.isnan(self.f1.value):
+            return f"nothing can be said with these {self.subjects} subjects: F1 of {self.b} or {self.a} is undefined"
         if not self.is_significant:
             difference = f"{self.b} - {self.a} = {self.f1.format(sign='+')}"
             return f"not distinguishable with these {self.subjects} subjects: {difference}"

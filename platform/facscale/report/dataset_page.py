@@ -9,13 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from facscale.data import Dataset
 from facscale.data.published_sizes import find_counts, find_size
 from facscale.data.statistics import FrameSample, LabelStatistics, count_people, measure_labels, sample_frames
 from facscale.data.tracks import measure_run_seconds
 from facscale.ingest import IngestReport
-from facscale.report.figures import COLOURS, INK, add_axes
+from facscale.report.figures import COLOURS, INK, MAX_WIDTH, add_axes, turn_dense_labels
 from facscale.report.pages import encode_png, render_page
 from facscale.report.table import Column, ReportTable
 
@@ -187,6 +188,9 @@ def _plot_histograms(panels: Sequence[tuple[str, np.ndarray, str]]) -> Figure:
             axes.hist(known, bins=min(40, max(5, len(np.unique(known)))), color=COLOURS[0])
         else:
             axes.text(0.5, 0.5, "unknown", ha="center", va="center", transform=axes.transAxes, color=INK)
+        if np.issubdtype(values.dtype, np.integer):
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         axes.set_xlabel(title, color=INK)
         axes.set_ylabel(unit, color=INK)
         axes.spines[["top", "right"]].set_visible(False)
@@ -195,7 +199,8 @@ def _plot_histograms(panels: Sequence[tuple[str, np.ndarray, str]]) -> Figure:
 
 def plot_rates(labels: LabelStatistics) -> Figure:
     """The base rate of each AU as a bar, and that of each person as a dot."""
-    figure = Figure(figsize=(max(5.0, 0.7 * len(labels.aus) + 1.5), 3.2), layout="constrained")
+    width = min(MAX_WIDTH, max(5.0, 0.7 * len(labels.aus) + 1.5))
+    figure = Figure(figsize=(width, 3.2), layout="constrained")
     axes = add_axes(figure, title="Share of active frames: bar, all; dots, each person", y="%")
     x = np.arange(len(labels.aus))
     axes.bar(x, 100 * np.nan_to_num(labels.rates), color=COLOURS[0], zorder=2)
@@ -203,12 +208,13 @@ def plot_rates(labels: LabelStatistics) -> Figure:
     for number in x:
         axes.scatter(number + spread, 100 * labels.rates_by_person[:, number], s=6, color=COLOURS[1], zorder=3)
     axes.set_xticks(x, [f"AU{au}" for au in labels.aus])
+    turn_dense_labels(axes, len(labels.aus), width=width)
     return figure
 
 
 def plot_cooccurrence(labels: LabelStatistics) -> Figure:
     """P(column | row) in percent, as the mean over people."""
-    side = max(4.0, 0.55 * len(labels.aus) + 1.5)
+    side = min(MAX_WIDTH, max(4.0, 0.55 * len(labels.aus) + 1.5))
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(labels.cooccurrence, vmin=0, vmax=1, cmap="Blues")
@@ -219,5 +225,13 @@ def plot_cooccurrence(labels: LabelStatistics) -> Figure:
     for (row, column), value in np.ndenumerate(labels.cooccurrence):
         if np.isfinite(value):
             colour = "white" if value > 0.6 else INK
-            axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color=colour)
+            axes.text(
+                column,
+                row,
+                f"{100 * value:.0f}",
+                ha="center",
+                va="center",
+                fontsize=min(8, 240 / len(names)),
+                color=colour,
+            )
     return figure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from textwrap import fill
+from textwrap import fill, shorten
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,19 +18,22 @@ INK, PALE = "#22262b", "#d9dce1"
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 REFERENCE = "#a9aeb6"
 HATCHES = ("", "///", "...")  # tell rows apart that share a colour
-MAX_WIDTH = 24.0  # inches
+MAX_WIDTH = 16.0  # inches: a page makes wider figures smaller, and their letters with them
+TICK_WIDTH = 0.5  # inches that the name of an AU takes
+MAX_NAME = 48  # letters of a name in a legend or beside an axis
+LEGEND_LETTERS = 88  # in a line of a legend, with the signs before the names
 FEW_POINTS = 20  # fewer are marked: a single one would not be seen as a line
 
 
 def plot_f1_bars(table: F1Table, *, title: str = "F1 by action unit") -> Figure:
     """Grouped bars of F1 x 100 for each AU and their mean, one colour per row; the whiskers span the folds."""
     names = [f"AU{au}" for au in table.aus]
-    figure = Figure(
-        figsize=(min(MAX_WIDTH, max(6.0, 1.4 + 0.2 * (len(names) + 1) * max(3, len(table.rows)))), 3.6),
-        layout="constrained",
-    )
+    columns = count_legend_columns([row.name for row in table.rows])
+    width = min(MAX_WIDTH, max(6.0, 1.4 + 0.2 * (len(names) + 1) * max(3, len(table.rows))))
+    height = 3.4 + 0.2 * -(-len(table.rows) // columns)  # 0.2: a line of the legend
+    figure = Figure(figsize=(width, height), layout="constrained")
     axes = add_axes(figure, title=title, y="F1 x 100")
-    width = 0.84 / len(table.rows)
+    bar_width = 0.84 / len(table.rows)
     for number, row in enumerate(table.rows):
         colour = REFERENCE if row.is_published else pick_colour(number)
         values = dict(zip(row.aus, row.f1 * 100, strict=True))
@@ -39,12 +42,20 @@ def plot_f1_bars(table: F1Table, *, title: str = "F1 by action unit") -> Figure:
         ends = np.array([[*(limit.get(au, np.nan) for au in table.aus), np.nan] for limit in (low, high)])
         if not np.isnan(row.fold_means).all():
             ends[:, -1] = np.nanmin(row.fold_means * 100), np.nanmax(row.fold_means * 100)
-        x = np.arange(len(heights)) + (number - (len(table.rows) - 1) / 2) * width
+        x = np.arange(len(heights)) + (number - (len(table.rows) - 1) / 2) * bar_width
         x[-1] += 0.35  # the mean stands apart
         hatch = "" if row.is_published else HATCHES[number // len(COLOURS) % len(HATCHES)]
-        label = f"{row.name}  {row.mean * 100:.1f}"
+        label = f"{shorten_name(row.name)}  {'-' if np.isnan(row.mean) else f'{row.mean * 100:.1f}'}"
         axes.bar(
-            x, heights, 0.92 * width, color=colour, hatch=hatch, edgecolor="white", linewidth=0, label=label, zorder=2
+            x,
+            heights,
+            0.92 * bar_width,
+            color=colour,
+            hatch=hatch,
+            edgecolor="white",
+            linewidth=0,
+            label=label,
+            zorder=2,
         )
         if len(row.folds) > 1:
             axes.errorbar(
@@ -52,10 +63,11 @@ def plot_f1_bars(table: F1Table, *, title: str = "F1 by action unit") -> Figure:
             )
     axes.set_xticks([*range(len(names)), len(names) + 0.35], [*names, "mean"])
     axes.get_xticklabels()[-1].set_fontweight("bold")
+    turn_dense_labels(axes, len(names) + 1, width=width)
     axes.set_xlim(-0.6, len(names) + 0.95)
     axes.set_ylim(0, 100)
     axes.tick_params(axis="x", length=0)
-    figure.legend(loc="outside lower center", ncols=min(4, len(table.rows)), frameon=False, fontsize=9, labelcolor=INK)
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9, labelcolor=INK)
     return figure
 
 
@@ -229,9 +241,28 @@ def style_axes(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
+def turn_dense_labels(axes: Axes, count: int, *, width: float) -> None:
+    """Turn the names below the axes upright where `count` of them have no room side by side in `width` inches."""
+    if width < TICK_WIDTH * count:
+        axes.tick_params(axis="x", labelrotation=90)
+
+
 def pick_colour(number: int) -> str:
     """The colour of a series by its number; they repeat after six."""
     return COLOURS[number % len(COLOURS)]
+
+
+def shorten_name(name: str) -> str:
+    """A name of at most `MAX_NAME` letters; the middle is left out, because names of rows differ at their ends."""
+    if len(name) <= MAX_NAME:
+        return name
+    return f"{shorten(name, MAX_NAME // 2, placeholder='') or name[: MAX_NAME // 2]} … {name[3 - MAX_NAME // 2 :].lstrip()}"
+
+
+def count_legend_columns(names: Sequence[str]) -> int:
+    """How many names stand side by side below a figure: at most 4, fewer if they are long."""
+    longest = max((len(shorten_name(name)) for name in names), default=1)
+    return max(1, min(4, len(names), LEGEND_LETTERS // (longest + 8)))
 
 
 def _make_dense_figure(width: float, height: float, *, title: str) -> Figure:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from facscale.report.figures import INK, PALE, add_axes, pick_colour
+from facscale.report.figures import INK, PALE, add_axes, pick_colour, shorten_name
 
 LEVEL_HEIGHT = 0.075  # between dots that would hide each other, where rows are 1 apart
 MAX_SPREAD = 0.3  # of the dots of a row, to either side
@@ -29,7 +29,10 @@ def plot_subject_strips(scores: Mapping[str, Mapping[str, float]], *, title: str
     figure = Figure(figsize=(7.2, 1.3 + 0.95 * len(scores)), layout="constrained")
     axes = add_axes(figure, title=title, y="")
     rows = [{person: 100 * f1 for person, f1 in row.items() if not np.isnan(f1)} for row in scores.values()]
-    values = [f1 for row in rows for f1 in row.values()] or [0.0]
+    values = [f1 for row in rows for f1 in row.values()]
+    if not values:
+        axes.text(0.5, 0.5, "F1 is undefined for everybody", ha="center", transform=axes.transAxes, color=INK)
+        values = [0.0, 100.0]
     left, right = 10 * np.floor(min(values) / 10 - 0.35), 10 * np.ceil(max(values) / 10)
     dots = [_place_dots(row, number, distance=(right - left) / DOTS_ACROSS) for number, row in enumerate(rows)]
     for number, row in enumerate(dots):
@@ -38,7 +41,9 @@ def plot_subject_strips(scores: Mapping[str, Mapping[str, float]], *, title: str
         lines = [(above[person], below[person]) for person in above if person in below]
         axes.add_collection(LineCollection(lines, colors=LINE, linewidths=0.5, alpha=0.45, zorder=1))
     medians = [f"\nmedian {np.median(list(row.values())):.1f}" if row else "" for row in rows]
-    axes.set_yticks(range(len(rows)), [name + median for name, median in zip(scores, medians, strict=True)])
+    axes.set_yticks(
+        range(len(rows)), [shorten_name(name) + median for name, median in zip(scores, medians, strict=True)]
+    )
     axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(max(left, -6), min(right, 100) + 0.5))
     axes.set_xlabel("F1 x 100, mean over the AUs that a person shows", color=INK)
     axes.grid(axis="y", visible=False)

@@ -26,6 +26,7 @@ from facscale.sweep.outcome import (
 
 MIN_TRIALS = 4  # with fewer, importance is chance
 MAX_TICKS = 7  # of an axis
+MAX_LEVEL_AXES = 6  # the names of more would overlap, and stand aslant
 SCALE = [[0.0, "#c2410c"], [0.5, "#7c6bb0"], [1.0, "#14397d"]]  # from the worst to the best; all are visible on white
 
 
@@ -129,9 +130,12 @@ def plot_coordinates(outcomes: Sequence[TrialOutcome], sweep: Sweep) -> go.Figur
     ]
     objectives = [scale_objective(trial.objective, sweep) for trial in trials]
     lines = {"color": objectives, "colorscale": SCALE, "reversescale": sweep.goal == "min", "showscale": True}
-    figure = go.Figure(go.Parcoords(dimensions=[*axes, build_axis(name_objective(sweep), objectives)], line=lines))
+    dimensions = [*axes, build_axis(name_objective(sweep), objectives)]
+    is_dense = len(dimensions) > MAX_LEVEL_AXES
+    angle = -25 if is_dense else 0
+    figure = go.Figure(go.Parcoords(dimensions=dimensions, line=lines, labelangle=angle))
     title = "Values and objective (drag along an axis to choose trials; the best are dark blue)"
-    return figure.update_layout(title=title, height=420)
+    return figure.update_layout(title=title, height=420, margin={"t": 160 if is_dense else 100})
 
 
 def build_axis(name: str, values: Sequence[Scalar], *, is_log: bool = False) -> dict[str, Any]:
@@ -164,13 +168,19 @@ def build_axis(name: str, values: Sequence[Scalar], *, is_log: bool = False) -> 
 
 def plot_importance(shares: dict[str, float], *, percent: int) -> go.Figure:
     """The importance of each key, as bars."""
+    if not shares:
+        about = "Importance: unknown, because too few trials have reported an objective, or all objectives are equal"
+        axis = {"visible": False}
+        return go.Figure(layout={"title": about, "height": 90, "xaxis": axis, "yaxis": axis, "plot_bgcolor": "white"})
     bars = go.Bar(x=list(shares.values())[::-1], y=list(shares)[::-1], orientation="h")
-    about = (
-        f"Importance: share of the objective's variance, at {percent} % of the training"
-        if shares
-        else "Importance: too few trials"
-    )
-    return go.Figure(bars, layout={"title": about, "height": 120 + 40 * len(shares), "xaxis": {"range": [0, 1]}})
+    layout = {
+        "title": f"Importance: share of the objective's variance, at {percent} % of the training",
+        "height": 120 + 40 * len(shares),
+        "margin": {"t": 60, "b": 40},  # the rest is the bars': 40 pixels each, so that none is without its name
+        "xaxis": {"range": [0, 1]},
+        "yaxis": {"automargin": True, "dtick": 1},
+    }
+    return go.Figure(bars, layout=layout)
 
 
 def plot_histories(outcomes: Sequence[TrialOutcome], sweep: Sweep, *, best: TrialOutcome) -> go.Figure:

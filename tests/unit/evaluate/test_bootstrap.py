@@ -201,7 +201,8 @@ def test_verdicts():
     assert said(-0.012, -0.021, -0.003) == "B is worse than A by 1.2 [0.3, 2.1]"
     assert said(0.004, -0.005, 0.013) == "not distinguishable with these 41 subjects: B - A = +0.4 [-0.5, 1.3]"
     assert said(-0.0004, -0.0104, 0.01).endswith("B - A = +0.0 [-1.0, 1.0]")
-    assert said(np.nan, np.nan, np.nan).startswith("not distinguishable")
+    assert said(np.nan, np.nan, np.nan) == "nothing can be said with these 41 subjects: F1 of B or A is undefined"
+    assert said(0.01, np.nan, np.nan) == "not distinguishable with these 41 subjects: B - A = +1.0, without an interval"
 
 
 def test_where_nothing_can_be_known():

@@ -16,6 +16,7 @@ from facscale.sweep.page import (
     compute_importance,
     find_common_percent,
     plot_coordinates,
+    plot_importance,
 )
 from facscale.sweep.run import write_csv
 from facscale.sweep.search import SweepError, choose_best
@@ -154,3 +155,22 @@ def test_csv_has_a_line_a_trial():
     lines = write_csv([trial(0), trial(1, course=(), error="no, memory")], Sweep(space=SPACE)).splitlines()
     assert lines[0] == "trial,method.margin,method.queue_size,objective,percent,state,error"
     assert lines[1:] == ["t0,0.5,64,0.3,100,done,", 't1,0.5,64,,0,failed,"no, memory"']
+
+
+def test_each_bar_of_importance_has_room_for_its_name_and_none_has_no_axis():
+    for count in (1, 2, 14):
+        layout = plot_importance({f"key{n}": 1 / count for n in range(count)}, percent=100).layout
+        assert (layout.height - layout.margin.t - layout.margin.b) / count >= 40
+    nothing = plot_importance({}, percent=0)
+    assert "unknown" in nothing.layout.title.text
+    assert nothing.layout.xaxis.visible is False
+    assert not nothing.data
+
+
+def test_names_of_many_axes_stand_aslant():
+    space = {f"method.a_long_key_{n}": Span(low=0.0, high=1.0) for n in range(12)}
+    trials = [TrialOutcome(f"t{n}", dict.fromkeys(space, n / 4), ((100, n / 4),)) for n in range(4)]
+    (lines,) = plot_coordinates(trials, Sweep(space=space)).data
+    assert lines.labelangle < 0
+    (level,) = plot_coordinates([trial(0), trial(1, margin=0.1)], Sweep(space=SPACE)).data
+    assert level.labelangle == 0

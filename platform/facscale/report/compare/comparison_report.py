@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from facscale.evaluate import (
     Comparison,
@@ -24,6 +25,7 @@ from facscale.report.strips import plot_subject_strips
 
 THRESHOLD = 0.5
 MAX_DRAWN_ROWS = 12  # the bars of more could not be told apart
+MAX_LISTED_VERDICTS = 12  # more are folded away
 PredictionLoader = Callable[[ResultEntry], Sequence[Predictions]]  # loads the stored predictions of each seed
 
 
@@ -51,7 +53,11 @@ class ComparisonReport:
             undrawn=len(rows) - MAX_DRAWN_ROWS,
             baseline=self.comparison.rows[0].name if self.comparison else "",
             comparison=build_comparison_table(self.comparison) if self.comparison else None,
-            subjects=encode_png(plot_subject_strips(self.subjects)) if self.subjects else "",
+            listed=MAX_LISTED_VERDICTS,
+            subjects=encode_png(plot_subject_strips(dict(islice(self.subjects.items(), MAX_DRAWN_ROWS))))
+            if self.subjects
+            else "",
+            undrawn_subjects=len(self.subjects) - MAX_DRAWN_ROWS,
             thresholds=build_threshold_table(self.thresholds) if self.thresholds else None,
         )
 
