@@ -187,7 +187,7 @@ def test_of_a_diverged_job_nothing_is_evaluated_or_registered(ray_cluster, folde
     bad = merge(bad, Document({"evaluate": {"baselines": {"endless": ENDLESS}}}, {}))
     with pytest.raises(DivergedError, match="from step 8 on, for 5 steps, its loss pull is not finite"):
         run_job(bad, name="job")
-    assert "so the job ends: no other training begins, and those that run are aborted" in capfd.readouterr().out
+    assert "so the job ends: no other training begins, and those that run are aborted" in capfd.readouterr().err
     assert client.get_model_version_by_alias("tiny-unstable", "best-coded").version == best.version
     assert len(client.search_model_versions("name = 'tiny-unstable'")) == 1
     (experiment,) = [item for item in client.search_experiments() if item.name == "coded"]

@@ -142,10 +142,12 @@ def test_asha_stops_what_is_worse_than_the_better_third(sweep):
 
 @pytest.mark.nightly("trials of 600 steps, so that they meet on the way", minutes=6)
 def test_population_based_training_goes_on_from_another_trials_weights(sweep, tmp_path):
-    words = ("sweep.search=pbt", "sweep.trials=2", "sweep.keep=0.5", "sweep.grace=0.3")
-    words += ("train.epochs=200", "train.probe_every=60", "train.checkpoint_every=60")  # long enough to meet on the way
+    words = ("sweep.search=pbt", "sweep.trials=2", "sweep.keep=0.5", "sweep.grace=0.2")
+    # The validation loss grows with the weight, so that it is always the same trial that is replaced.
+    words += ("sweep.objective=validation/total", "sweep.goal=min", "data.validation=0.2", "train.validate_every=40")
+    words += ("train.epochs=200", "train.probe_every=0", "train.checkpoint_every=40")  # long enough to meet on the way
     _, trials, nested, _ = sweep(
-        *words, "sweep.space={method.queue_size: null, method.cir_weight: {low: 0.01, high: 1}}"
+        *words, "sweep.space={method.margin: null, method.queue_size: null, method.cir_weight: {low: 0.01, high: 1}}"
     )
     assert len(trials) == 2
     assert "best of sweep" in nested

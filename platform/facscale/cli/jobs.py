@@ -209,7 +209,7 @@ def rehearse_command(
 
     trials = 0
     if sweep := parse(document, Job).sweep if document.data.get("sweep") else None:
-        from facscale.sweep.check import count_trials
+        from facscale.sweep.space import count_trials
 
         trials = count_trials(sweep)
     paid = resolve_price(document, Price(gpu=price or 0.0, node=node_price or 0.0))

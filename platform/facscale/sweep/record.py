@@ -99,4 +99,7 @@ def _check_outcome(outcome: TrialOutcome, sweep: Sweep) -> None:
 def _is_in_domain(value: Scalar, domain: Span | tuple[Scalar, ...]) -> bool:
     if isinstance(domain, tuple):
         return value in domain
-    return isinstance(value, int | float) and not isinstance(value, bool) and domain.low <= value <= domain.high
+    if isinstance(value, bool | str):
+        return False
+    margin = 1e-9 * max(abs(domain.low), abs(domain.high))  # a draw from a logarithmic range is rounded
+    return domain.low - margin <= value <= domain.high + margin

@@ -199,9 +199,9 @@ def make_scheduler(sweep: Sweep, ended: Sequence[TrialOutcome] = ()) -> TrialSch
     )
     for outcome in ended:
         trial: Any = SimpleNamespace(trial_id=outcome.trial)
-        scheduler.on_trial_add(None, trial)  # type: ignore[arg-type]  # the controller plays no part
+        scheduler.on_trial_add(None, trial)
         for percent, objective in outcome.history:
-            scheduler.on_trial_result(None, trial, {"percent": percent, OBJECTIVE: objective})  # type: ignore[arg-type]
+            scheduler.on_trial_result(None, trial, {"percent": percent, OBJECTIVE: objective})
     return scheduler
 
 

@@ -41,6 +41,20 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
     assert read_record(folder, SWEEP) == [ENDED, GONE, RUNNING, FAILED]
 
 
+@pytest.mark.parametrize("search", ["random", "optuna", "pbt"])
+def test_every_value_that_is_drawn_may_stand_in_the_record(tmp_path, search):
+    spans = {
+        "method.a": Span(low=0.01, high=0.5, log=True),
+        "method.b": Span(low=1, high=9),
+        "method.c": (True, "x", 0.5),
+    }
+    sweep = Sweep(space=spans, search=search, trials=200)
+    edges = [{"method.a": math.exp(math.log(0.5)) * (1 + 1e-15), "method.b": 9, "method.c": "x"}]
+    outcomes = [TrialOutcome(f"t{n}", values) for n, values in enumerate([*draw_points(sweep), *edges])]
+    write_record(Folder(str(tmp_path)), outcomes)
+    assert read_record(Folder(str(tmp_path)), sweep) == outcomes
+
+
 def forge(**changes):
     """The record of one trial, of which something has been changed."""
     values = {"method.margin": 0.5, "method.queue_size": 64}
