@@ -82,9 +82,10 @@ def watch_start(command: list[str], environment: dict[str, str], has_stepped: Ca
     began = time.monotonic()
     spent: dict[int, ProcessUse] = {}
     first_step_s = None
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors) as process,
+    ):
         root = psutil.Process(process.pid)
         while process.poll() is None:
             if time.monotonic() - began > LONGEST_S:
@@ -94,10 +95,9 @@ def watch_start(command: list[str], environment: dict[str, str], has_stepped: Ca
                 if has_stepped():
                     first_step_s = time.monotonic() - began
             time.sleep(POLL_S)
-        assert process.stderr is not None
-        errors = process.stderr.read()
-    if first_step_s is None:
-        raise SystemExit(f"{command}: no step was seen; the command printed\n{errors}")
+        if first_step_s is None:
+            errors.seek(0)
+            raise SystemExit(f"{command}: no step was seen; the command printed\n{errors.read()}")
     processor, memory, counts = defaultdict[str, float](float), defaultdict[str, float](float), Counter[str]()
     for use in spent.values():
         processor[use.kind] += use.seconds
