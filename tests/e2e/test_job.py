@@ -114,7 +114,6 @@ def test_ray_job_submit_literally(submitted):
     assert "F1 x 100 on labelled" in submitted.stdout
     assert "AU12" in submitted.stdout
     assert "random encoder" in submitted.stdout
-    assert "F1 x 100 on labelled, encoder frozen" in submitted.stdout
     notes = " ".join(submitted.stdout.split())
     assert "linear probe on the frozen encoder: tiny, random encoder" in notes
     assert "Intensities, 0 to 5, on labelled" in submitted.stdout

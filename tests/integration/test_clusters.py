@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
@@ -48,7 +49,8 @@ class Cluster:
         self.job = self.home / f"{method}.yaml"
         self.job.write_text(JOB.format(method=METHODS[method], folder=folder, home=self.home))
         own = {"HOME": str(self.home), "RAY_ADDRESS": ray, "FACSCALE_CLUSTER": name, "MLFLOW_TRACKING_URI": tracker}
-        self.variables = {**os.environ, **own, "PYTHONPATH": str(ROOT / "platform")}
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(Path.home() / ".ray" / "auth_token")}
+        self.variables = {**os.environ, **own, **token, "PYTHONPATH": str(ROOT / "platform")}
 
     def facscale(self, *words):
         command = [sys.executable, "-c", "from facscale.cli import main; main()", *map(str, words)]
