@@ -26,9 +26,8 @@ SHOW := while read -r word name rest; do case $$word in \
   Installing) if [ -t 1 ]; then printf '\r\033[K'; fi; echo "  all are here; unpacking them";; esac; done
 
 # Tests start processes of their own, which share the cores. A file's tests share servers, so that it is never split.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --dist loadfile --no-loadscope-reorder
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 JOBS ?= 2
-SLOW_JOBS ?= 3 # these wait for servers and clusters half of their time
 
 .PHONY: demo demo-stop docs version benchmarks fuzz soak growth test test-fast test-slow test-nightly check chart lock \
   clean
@@ -42,13 +41,13 @@ demo-stop: $(VENV)/ready
 test: check docs test-fast test-slow fuzz
 
 test-fast: $(VENV)/ready
-	$(PYTEST) -n $(JOBS) -m "not slow and not nightly" tests/unit tests/security
+	$(PYTEST) -m "not slow and not nightly" tests/unit tests/security
 
 test-slow: $(VENV)/ready
-	$(PYTEST) -n $(SLOW_JOBS) -m "slow and not nightly" tests/e2e tests/install tests/integration tests/security
+	$(PYTEST) -m "slow and not nightly" tests/e2e tests/install tests/integration tests/security
 
 test-nightly: $(VENV)/ready
-	$(PYTEST) -n $(SLOW_JOBS) -m nightly tests/e2e tests/integration
+	$(PYTEST) -m nightly tests/e2e tests/integration
 
 SECONDS_OF_FUZZING = $(or $(SECONDS),60)
 fuzz: $(VENV)/ready # damaged and forged files for every reader; an hour: make fuzz SECONDS=3600
