@@ -138,3 +138,10 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> Path:
     """The packages of `tests/plugins` are installed in this process."""
     monkeypatch.syspath_prepend(str(PLUGINS))
     return PLUGINS
+
+
+@pytest.fixture
+def harmless(capfd):
+    """No test has read a pickle of `harmful.Harmful`."""
+    yield
+    assert "harm" not in capfd.readouterr().out

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from results import ResultWriter, add_out_option
+from tcae_rate import compute_left_error
 
 from facscale.evaluate.disentangle import compare_flow, predict_motion, to_tensor
 from facscale.methods import DataFacts, find_method
 from facscale.methods.tcae import TCAE
-from facscale.nn.displacement import warp
 from facscale.spec.pipelines import Crop
 from facscale.synthetic.ground_truth import GroundTruth, load_ground_truth
 
@@ -70,21 +70,12 @@ def fit(truth: GroundTruth, *, steps: int, rate: float, size: int):
     torch.manual_seed(0)
     kind = find_method("tcae")
     method = kind(kind.Config(), DataFacts(image_size=size)).train()
-    config = method.config
-    weights = {
-        "reconstruction": 1.0,
-        "sparsity": config.sparsity_weight,
-        "au_cycle": config.cycle_weight,
-        "pose_cycle": config.cycle_weight,
-        "au_embedding": config.embedding_weight,
-        "pose_embedding": config.embedding_weight,
-    }
     optimizer = torch.optim.Adam(method.parameters(), lr=rate)
     source, target = (to_tensor(truth.images[frames], "cpu") for frames in (truth.source, truth.target))
     for step in range(1, steps + 1):
         optimizer.zero_grad()
         errors = method.compute_errors(source, target)
-        sum(weight * errors[name].mean() for name, weight in weights.items()).backward()
+        sum(method.weights[name] * error.mean() for name, error in errors.items()).backward()
         optimizer.step()
         if step % max(1, steps // REPORTS) == 0:
             yield step, measure(method, truth)
@@ -96,12 +87,11 @@ def measure(method: TCAE, truth: GroundTruth) -> list[float]:
     motions = predict_motion(method, truth, device="cpu")
     source, target = (to_tensor(truth.images[frames], "cpu") for frames in (truth.source, truth.target))
     shifts = torch.from_numpy(motions["all"]).permute(0, 3, 1, 2) * 2 / (source.shape[-1] - 1)
-    left = (warp(source, shifts) - target).abs().mean() / (source - target).abs().mean()
     flows = (
         compare_flow(motions[name], truth.origin[kind], valid=truth.valid[kind])["correlation"]
         for name, kind in MOVED.values()
     )
-    return [left.item(), *flows]
+    return [compute_left_error(source, target, shifts), *flows]
 
 
 if __name__ == "__main__":

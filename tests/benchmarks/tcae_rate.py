@@ -97,14 +97,19 @@ def train(clips: Tensor, tested: Tensor, *, rate: float, seed: int, options: arg
             method.train()
 
 
+def compute_left_error(source: Tensor, target: Tensor, displacements: Tensor) -> float:
+    """The error of the target as rebuilt by displacements (`nn.displacement`), as a share of the source's own."""
+    return ((warp(source, displacements) - target).abs().mean() / (source - target).abs().mean()).item()
+
+
 @torch.no_grad()
 def measure(method, batch: Batch) -> tuple[float, float, float]:
     """The share of the source's error that is left, and the mean lengths of AU and pose displacements."""
     source, target = batch.pair.images[:, :, 0].unbind(1)
     twins = method.encoder.embed_twins
     motion = method._predict_displacements(twins(source), twins(target))
-    left = (warp(source, motion.combined) - target).abs().mean() / (source - target).abs().mean()
-    return left.item(), motion.au.norm(dim=1).mean().item(), motion.pose.norm(dim=1).mean().item()
+    left = compute_left_error(source, target, motion.combined)
+    return left, motion.au.norm(dim=1).mean().item(), motion.pose.norm(dim=1).mean().item()
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 
 import cv2
 import pytest
 
 from conftest import ROOT
 from detecting import PREPROCESSING, make_detector
+from doc_hooks import load_hook
 from faces import write_face_data_set
 from facscale.cli.demo import get_ray_credentials, start_ray, stop_ray
 from facscale.cli.init import copy_shipped
@@ -50,12 +50,7 @@ LEFT_OUT = (
 
 @pytest.fixture(scope="module")
 def notebooks():
-    sys.path.insert(0, str(ROOT / "docs" / "hooks"))
-    try:
-        import notebooks
-    finally:
-        sys.path.pop(0)
-    return notebooks
+    return load_hook("notebooks")
 
 
 @pytest.fixture(scope="module")

@@ -20,22 +20,11 @@ from facscale.sweep.outcome import TrialOutcome
 from facscale.sweep.record import FILE, SweepError, read_record, write_record
 from facscale.sweep.trial import POINTER, Trial
 from facscale.train.task import ResumePoint
+from harmful import Harmful
+
+pytestmark = pytest.mark.usefixtures("harmless")
 
 SWEEP = Sweep(space={"method.queue_size": (64, 128)}, search="random", trials=6)
-
-
-class Harmful:
-    """What a pickle runs when it is read."""
-
-    def __reduce__(self):
-        return print, ("harm",)
-
-
-@pytest.fixture(autouse=True)
-def harmless(capfd):
-    """No test has run anything."""
-    yield
-    assert "harm" not in capfd.readouterr().out
 
 
 @pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.slow("an S3 server"))])

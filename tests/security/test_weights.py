@@ -19,22 +19,11 @@ from facscale.methods import DataFacts, find_method
 from facscale.spec import SpecError
 from facscale.track import encoder
 from facscale.train import checkpoint
+from harmful import Harmful
+
+pytestmark = pytest.mark.usefixtures("harmless")
 
 RECIPE = {"method": "clp", "config": {}, "facts": {}, "inputs": {}}
-
-
-class Harmful:
-    """What a pickle runs when it is read."""
-
-    def __reduce__(self):
-        return print, ("harm",)
-
-
-@pytest.fixture(autouse=True)
-def harmless(capfd):
-    """No test has run anything."""
-    yield
-    assert "harm" not in capfd.readouterr().out
 
 
 def torch_file(content, **options):

@@ -7,7 +7,6 @@ DeepSpeed compiles an operator on first use, for workers on CPUs. `python -m fac
 Tried with DeepSpeed 0.19.8 and torch 2.13 and 2.14.
 
 DeepSpeed's autotuner, which nobody here uses, imports MLflow where it is installed; `import_deepspeed` does without.
-Tried with DeepSpeed 0.19.8.
 """
 
 from __future__ import annotations

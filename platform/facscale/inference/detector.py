@@ -377,7 +377,7 @@ def load_detector_bytes(data: bytes, *, source: str = "the detector") -> Detecto
             )
         detector.load_state_dict(weights)
     except Exception as error:  # noqa: BLE001 - values that no job wrote can fail anywhere in a method
-        reason = _explain(error)
+        reason = explain_fault(error)
         raise DetectorError(f"{source}: its recipe does not fit this version of facscale: {reason}") from None
     return detector.requires_grad_(False).eval()
 
@@ -390,7 +390,8 @@ def _read_format(text: str) -> str:
     return str(recipe.get("format", ""))[:20] if isinstance(recipe, dict) else ""
 
 
-def _explain(error: Exception) -> str:
+def explain_fault(error: Exception) -> str:
+    """What is wrong with the values of a detector's file, in a line; of several faults the first, with its place."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"[:MAX_REASON]

@@ -24,7 +24,7 @@ from facscale.data.augment import Augmenter
 from facscale.data.rows import to_numpy
 from facscale.data.tracks import Track, TrackKey, iterate_tracks
 from facscale.data.views import Batch, View
-from facscale.inference.detector import Detector, DetectorError, Estimate, scale_pixels
+from facscale.inference.detector import Detector, DetectorError, Estimate, explain_fault, scale_pixels
 from facscale.inference.face_tracks import FaceFrame, FaceSetTracker, RunKey
 from facscale.inference.head_pose import estimate_head_pose
 from facscale.inference.models import stack_samples
@@ -107,10 +107,9 @@ class Predictor:
         try:
             config = face_detector.Config.model_validate(options)
         except ValidationError as error:
-            first = error.errors()[0]
             raise DetectorError(
                 f"{self.detector.card.get('name', 'this detector')} needs the detector of faces {name} with options that this "
-                f"version of facscale does not have: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+                f"version of facscale does not have: {explain_fault(error)}"
             ) from None
         return face_detector(config), config
 

@@ -21,7 +21,10 @@ from facscale.evaluate.predictions import Predictions
 from facscale.evaluate.scores import MethodScores
 from facscale.inference.detector import (
     WEIGHTS_FILE,
+    AUCalibrationCard,
+    CardInterval,
     Detector,
+    DetectorCard,
     Member,
     Preprocessing,
     ProbedMember,
@@ -195,7 +198,7 @@ def _make_card(
     *,
     scores: Mapping[str, MethodScores],
     agreement: Mapping[str, IntensityScores],
-) -> dict[str, Any]:
+) -> DetectorCard:
     """Plain values that say what a detector has learned from, and how well it did on people whom it had not seen."""
     manifests = {dataset.url: Dataset(dataset.url).manifest for dataset in node.group.sets}
     people = sorted({hash_identity(name) for dataset in node.group.sets for name in set(dataset.identity.tolist())})
@@ -238,11 +241,12 @@ def _make_card(
     }
 
 
-def _describe_interval(interval: Interval) -> dict[str, float | None]:
-    return {name: to_plain_number(value) for name, value in interval._asdict().items()}
+def _describe_interval(interval: Interval) -> CardInterval:
+    value, low, high = map(to_plain_number, interval)
+    return {"value": value, "low": low, "high": high}
 
 
-def _describe_calibration(item: AUCalibration) -> dict[str, Any]:
+def _describe_calibration(item: AUCalibration) -> AUCalibrationCard:
     return {
         "kind": item.curve.kind,
         "threshold": item.threshold,

@@ -67,8 +67,9 @@ def measure(export: bytes, *, job: Job, labelled: Sequence[LabelledDataset], fin
     folder = Folder(f"{storage_url(job)}/measures")
     if (earlier := read_measures(folder, f"{key}.json")) is not None:
         return earlier
-    values = measure_frames(export, labelled[0], job=job) if labelled else {}
-    if job.evaluate.rendered_people or has_motion_pairs(load_export(export), job=job):
+    method = load_export(export)
+    values = measure_frames(method, labelled[0], job=job) if labelled else {}
+    if job.evaluate.rendered_people or has_motion_pairs(method, job=job):
         cluster = job.cluster
         options = {"num_cpus": cluster.cpus_per_worker, "num_gpus": cluster.gpus_per_worker}
         truth = ray.put(render_ground_truth(job, labelled)) if job.evaluate.rendered_people else None
@@ -92,9 +93,9 @@ def read_measures(folder: Folder, name: str) -> Measures | None:
         return None
 
 
-def measure_frames(export: bytes, dataset: LabelledDataset, *, job: Job) -> dict[str, float]:
+def measure_frames(method: Method, dataset: LabelledDataset, *, job: Job) -> dict[str, float]:
     """Identity leakage, effective rank and recall of the encoder's embedding of labelled frames."""
-    embeddings = embed_frames(FrameEncoder(load_export(export).encoder), dataset, job=job)
+    embeddings = embed_frames(FrameEncoder(method.encoder), dataset, job=job)
     sample = np.random.default_rng(0).permutation(len(embeddings))[:RANK_FRAMES]
     features, identity = embeddings.features, embeddings.identity
     values = {

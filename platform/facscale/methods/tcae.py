@@ -107,8 +107,15 @@ class TCAE(Method):
     def twin_cycles(self, batch: Batch) -> Losses:
         """Compute L of the samples in the curriculum's window."""
         errors = self.compute_errors(*batch.pair.images[:, :, 0].unbind(1))
+        weights = {name: self.weights[name] for name in errors}
+        means = self.curriculum.select(errors, weights, per_loss=self.config.order == "term")
+        return {name: Loss(value, weights[name]) for name, value in means.items()}
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each term in L."""
         c = self.config
-        weights = {
+        return {
             "reconstruction": 1.0,
             "sparsity": c.sparsity_weight,
             "au_cycle": c.cycle_weight,
@@ -117,9 +124,6 @@ class TCAE(Method):
             "pose_embedding": c.embedding_weight,
             "target_embedding": c.target_weight,
         }
-        weights = {name: weights[name] for name in errors}
-        means = self.curriculum.select(errors, weights, per_loss=c.order == "term")
-        return {name: Loss(value, weights[name]) for name, value in means.items()}
 
     def compute_errors(self, source: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Compute each term of L for each sample [N], as means over pixels or over the 256 numbers of an embedding."""

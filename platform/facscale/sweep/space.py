@@ -21,12 +21,12 @@ Values = Mapping[str, Scalar]  # by dotted key, as in {"method.margin": 0.05}
 
 def make_tune_space(sweep: Sweep) -> dict[str, Any]:
     """The domains that Ray Tune draws from, by dotted key."""
-    return {key: _make_domain(domain, grid=sweep.search == "grid") for key, domain in sweep.active_space.items()}
+    return {key: _make_domain(domain) for key, domain in sweep.active_space.items()}
 
 
-def _make_domain(domain: Domain, *, grid: bool) -> Any:
+def _make_domain(domain: Domain) -> Any:
     if isinstance(domain, tuple):
-        return tune.grid_search(list(domain)) if grid else tune.choice(list(domain))
+        return tune.choice(list(domain))
     if domain.is_integer:
         draw = tune.lograndint if domain.log else tune.randint
         return draw(int(domain.low), int(domain.high) + 1)

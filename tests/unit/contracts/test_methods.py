@@ -31,6 +31,7 @@ from facscale.nn import ResNet
 from facscale.spec import Block, SpecError, parse, read_spec
 from facscale.spec.models import Data
 from facscale.testing import check_method
+from harmful import Harmful
 from tiny import get_tiny_options
 
 FACTS = DataFacts(
@@ -370,11 +371,6 @@ def test_a_training_step_never_waits_for_the_device(case):
 def have_equal_states(first, second):
     a, b = first.state_dict(), second.state_dict()
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-
-
-class Harmful:
-    def __reduce__(self):
-        return (print, ("harm",))
 
 
 def torch_file(content):

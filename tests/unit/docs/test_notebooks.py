@@ -6,11 +6,11 @@ import json
 import os
 import re
 import subprocess
-import sys
 
 import pytest
 
 from conftest import ROOT
+from doc_hooks import load_hook
 
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 PAGE = """\
@@ -49,12 +49,7 @@ shown
 
 @pytest.fixture(scope="module")
 def notebooks():
-    sys.path.insert(0, str(ROOT / "docs" / "hooks"))
-    try:
-        import notebooks
-    finally:
-        sys.path.pop(0)
-    return notebooks
+    return load_hook("notebooks")
 
 
 def read_sources(notebook, kind="code"):

@@ -13,6 +13,7 @@ import pytest
 from benchmarks import results
 from benchmarks.results import InvalidResultError, ResultWriter, read_results
 from conftest import ROOT
+from doc_hooks import load_hook
 
 KEPT = sorted(results.KEPT.glob("*.json"))
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -20,12 +21,7 @@ PAGES = sorted((ROOT / "docs").rglob("*.md"))
 
 @pytest.fixture(scope="module")
 def pages():
-    sys.path.insert(0, str(ROOT / "docs" / "hooks"))
-    try:
-        import result_pages
-    finally:
-        sys.path.pop(0)
-    return result_pages
+    return load_hook("result_pages")
 
 
 @pytest.fixture
@@ -171,11 +167,7 @@ def test_a_line_that_cannot_be_shown_is_an_error_that_names_the_page(pages, docs
 
 
 def test_the_page_of_a_method_has_what_was_measured_beside_what_is_published():
-    sys.path.insert(0, str(ROOT / "docs" / "hooks"))
-    try:
-        import method_pages
-    finally:
-        sys.path.pop(0)
+    method_pages = load_hook("method_pages")
     lines = list(method_pages.describe_f1("clp", results.KEPT))
     assert any(line.startswith("| BP4D | 62.4 | CLP |") for line in lines)
     (row,) = (row for row in read_results(results.KEPT / "demo_methods.json").rows if row[0] == "CLP")

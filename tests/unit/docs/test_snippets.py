@@ -19,6 +19,7 @@ import click
 import pytest
 
 from conftest import ROOT
+from doc_hooks import load_hook
 from facscale.cli import demo, main
 from facscale.methods import configure
 from facscale.shipped import locate_shipped
@@ -187,11 +188,7 @@ def test_a_folder_on_the_path_of_a_worker_is_enough_to_find_the_method(package, 
 
 
 def test_pictures_are_what_their_descriptions_draw():
-    sys.path.insert(0, str(ROOT / "docs" / "hooks"))
-    try:
-        import drawing
-    finally:
-        sys.path.pop(0)
+    drawing = load_hook("drawing")
     for source in sorted(drawing.SOURCES.glob("*.txt")):
         drawn = (drawing.IMAGES / f"{source.stem}.svg").read_text()
         assert drawn == drawing.draw_file(source), "renew it: python docs/hooks/drawing.py"

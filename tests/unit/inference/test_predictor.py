@@ -29,6 +29,7 @@ from facscale.ingest.detectors import Box
 from facscale.ingest.extract import FaceExtractor
 from facscale.ingest.items import list_files
 from facscale.spec import Pipeline
+from facscale.spec.pipelines import DetectorBlock
 from merging import merge_items
 from plugins.blob_faces import draw, draw_moving_face, write_video
 
@@ -229,3 +230,13 @@ def test_a_thread_ends_when_nobody_reads_on():
     assert [next(items) for _ in range(3)] == [0, 1, 2]
     items.close()
     assert not any(thread.name == "frames" for thread in threading.enumerate())
+
+
+def test_options_that_a_detector_of_faces_does_not_have_are_an_error():
+    predictor = AUDetector(
+        make_detector(detector=DetectorBlock(name="mediapipe", colour="red")), device="cpu"
+    ).predictor
+    with pytest.raises(
+        DetectorError, match="facscale-toy-simclr needs the detector of faces mediapipe .*: colour: Extra"
+    ):
+        assert predictor.face_detector

@@ -18,6 +18,7 @@ from facscale.methods import DataFacts
 from facscale.methods.fan import is_inside, make_heatmaps, normalised_error, report_pool
 from facscale.nn.fan import FAN
 from facscale.spec import SpecError
+from harmful import Harmful
 from overfitting import overfit
 
 KIND = methods.find_method("fan")
@@ -245,11 +246,6 @@ def test_weights_that_only_look_like_fans():
         export.load_export(torch_file(state), source="there")
     with pytest.raises(SpecError, match="nor a FAN"):
         export.load_export(torch_file({"state_dict": {"conv1.weight": 3}}))
-
-
-class Harmful:
-    def __reduce__(self):
-        return (print, ("harm",))
 
 
 def test_an_old_torch_file_cannot_run_code(capsys):
