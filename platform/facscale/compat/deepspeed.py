@@ -31,6 +31,7 @@ from facscale.files import LockedError, hold_lock
 BUILDER = "ShareMemCommBuilder"
 ABANDONED_S = 60.0  # age of a lock file of torch before 2.14 in whose folder nobody works
 POLL_S = 0.2
+LOADING_S = 2.0  # longer than it takes to load the compiled operator, of which nothing is said
 REPORT_S = 30.0  # between lines while another process compiles
 log = logging.getLogger(__name__)
 LINK = "_lazy_init_hp_params_optimizer_state"
@@ -104,7 +105,7 @@ def compile_operator() -> None:
 @contextmanager
 def take_turns(path: Path) -> Iterator[None]:
     """Hold a lock file for the block, and wait for it, with a line of who holds it."""
-    began, reported = time.monotonic(), -REPORT_S
+    began, reported = time.monotonic(), LOADING_S - REPORT_S
     with ExitStack() as stack:
         while True:
             try:
