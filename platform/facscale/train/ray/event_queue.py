@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.exceptions import ActorUnavailableError, RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from facscale.train.events import Event
 
 POLL_S = 1.0
+RESTART_S = 30.0  # how long the last events are waited for while Ray restarts the actor
+log = logging.getLogger(__name__)
 
 
-@ray.remote(num_cpus=0)
+@dataclass(frozen=True)
+class EventsLost:
+    """The actor was killed, perhaps for want of memory, and what it held is lost."""
+
+
+@ray.remote(num_cpus=0, max_restarts=-1)
 class EventBuffer:
     """An actor beside the process that started the training: it outlives workers, so their last events are not lost."""
 
     def __init__(self) -> None:
-        self._events: list[Event] = []
+        was_killed = ray.get_runtime_context().was_current_actor_reconstructed
+        self._events: list[Event] = [EventsLost()] if was_killed else []
 
     def put(self, event: Event) -> None:
         """Append an event."""
@@ -68,18 +79,36 @@ class EventDispatcher:
         self._thread.start()
 
     def close(self) -> None:
-        """Pass on what is left, and end."""
+        """Pass on what is left, and end. What cannot be had any more is told, and is no error: the training is over."""
         self._closed.set()
         self._thread.join()
-        self.drain()
+        until = time.monotonic() + RESTART_S
+        while not self._try_to_drain() and time.monotonic() < until:
+            time.sleep(self._every_s)
         ray.kill(self.queue.actor)
 
     def drain(self) -> None:
         """Pass on the events that have arrived. When it returns, those that the thread has taken are passed on too."""
         with self._draining:
             for event in self.queue.take():
-                self._receive(event)
+                if isinstance(event, EventsLost):
+                    log.warning(
+                        "the process that collects the events of trainings was killed: a second of them is lost"
+                    )
+                else:
+                    self._receive(event)
+
+    def _try_to_drain(self) -> bool:
+        """Drain, unless the actor cannot be reached at present."""
+        try:
+            self.drain()
+        except ActorUnavailableError:
+            return False
+        except RayActorError as error:
+            log.warning("events of trainings cannot be collected any more: %s", str(error).partition("\n")[0])
+            self._closed.set()
+        return True
 
     def _poll(self) -> None:
         while not self._closed.wait(self._every_s):
-            self.drain()
+            self._try_to_drain()
