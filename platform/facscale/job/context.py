@@ -114,6 +114,7 @@ def open_context(document: Document, *, name: str) -> Iterator[JobContext]:
     for variant in variants:
         fetch_inputs(variant)
     check_methods(variants, data)
+    overlap = describe_overlap(data)
     make_storage(main.job)
     key = make_key(variants, data)
     is_resumed = (get_spool(main, key=key) / JOURNAL).exists()
@@ -128,8 +129,8 @@ def open_context(document: Document, *, name: str) -> Iterator[JobContext]:
             slots=TrainingSlots(count_parallel_trainings(main.job)),
             console=Console(width=LOG_WIDTH if not os.isatty(1) else None, highlight=False),
         )
-        if line := describe_overlap(data):
-            context.console.print(line, markup=False, soft_wrap=True)
+        if overlap:
+            context.console.print(overlap, markup=False, soft_wrap=True)
         try:
             yield context
         except BaseException as error:
