@@ -110,16 +110,19 @@ def list_origins(manifest: Manifest) -> Iterator[Origin]:
 
 def _list_source_origins(recipe: Mapping[str, Any], *, name: str) -> Iterator[Origin]:
     """Yield the origins of what a pipeline has read, from its recipe; of a merged data set, those of its sources."""
+    if sources := list(_list_mappings(recipe.get("sources"))):  # beside them stands only what all of them share
+        for source in sources:
+            yield from _list_source_origins(source, name=str(source.get("name", name)))
+        return
     layout, render, listing = (recipe.get(key) for key in ("layout", "render", "listing"))
-    if isinstance(layout, str):
-        if isinstance(render, Mapping):
-            yield Origin(f"rendering {layout} {render.get('seed')} {render.get('first_identity')}", name)
-        else:
-            yield Origin(f"{LAYOUT}{layout}", name)
-        if listing:
-            yield Origin(f"files {layout} {listing}", name)
-    for source in _list_mappings(recipe.get("sources")):
-        yield from _list_source_origins(source, name=str(source.get("name", name)))
+    if not isinstance(layout, str):
+        return
+    if isinstance(render, Mapping):
+        yield Origin(f"rendering {layout} {render.get('seed')} {render.get('first_identity')}", name)
+    else:
+        yield Origin(f"{LAYOUT}{layout}", name)
+    if listing:
+        yield Origin(f"files {layout} {listing}", name)
 
 
 def _list_mappings(value: Any) -> Iterator[Mapping[str, Any]]:

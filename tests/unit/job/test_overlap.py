@@ -11,7 +11,7 @@ from facscale.data.derivation import forget_people, merge_datasets, select_peopl
 from facscale.ingest.pipeline import build_recipe
 from facscale.job.check import print_data
 from facscale.job.datasets import JobData
-from facscale.job.overlap import describe_overlap
+from facscale.job.overlap import describe_overlap, list_origins
 from facscale.job.variants import expand_variants
 from facscale.spec import Pipeline, read_spec
 
@@ -83,7 +83,7 @@ def test_what_is_made_from_a_data_set_has_its_people(write, describe, tmp_path):
     assert "hold 9 of the 9 people of strangers" in describe(merged, strangers)
 
 
-def test_one_public_data_set_is_known_by_its_layout_unless_it_is_rendered(write, describe):
+def test_one_public_data_set_is_known_by_its_layout_unless_it_is_rendered(write, describe, tmp_path):
     rendered = {**BP4D, "render": {"identities": 6}}
     faces = write("faces", 4, au=(), **BP4D)
     assert "hold 4 of the 6 people of labels" in describe(faces, write("labels", **BP4D))
@@ -91,7 +91,12 @@ def test_one_public_data_set_is_known_by_its_layout_unless_it_is_rendered(write,
     again = write("again", 4, au=(), **rendered)
     assert "hold 4 of the 6 people" in describe(again, write("twin", **rendered))
     others = {**BP4D, "render": {"identities": 6, "first_identity": 40}}
-    assert describe(again, write("others", **others)) == ""
+    different = write("others", **others)
+    assert describe(again, different) == ""
+    merge_datasets([again, different], str(tmp_path / "merged"), should_prefix=True)
+    places = {origin.place for origin in list_origins(Dataset(str(tmp_path / "merged")).manifest)}
+    assert {"rendering bp4d 0 0", "rendering bp4d 0 40"} <= places
+    assert "layout bp4d" not in places, "which is what the recipes of both share"
 
 
 def test_the_same_files_have_the_same_people(write, describe):
