@@ -33,7 +33,9 @@ def test_two_sets_test_each_other(tmp_path, capsys):
     job = tmp_path / "job.yaml"
     job.write_text(JOB.format(folder=tmp_path))
     assert run_job(read_spec(job), name="both") == 0
-    assert "learned on" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "learned on" in printed
+    assert "the unlabelled data hold 6 of the 6 people of one: pre-training sees the faces" in printed
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     (run,) = client.search_runs([client.get_experiment_by_name("both").experiment_id])
     lines = Path(client.download_artifacts(run.info.run_id, "across.csv")).read_text().splitlines()

@@ -111,6 +111,21 @@ def test_a_job_with_its_code_runs_to_its_end_and_is_known_after(facscale, data):
     assert "gan-" in facscale("list").output
 
 
+def test_relative_paths_of_a_job_lie_in_the_folder_that_is_uploaded_with_it(facscale, tmp_path):
+    """Each process of the job runs in its copy, from the check of the spec to the embeddings."""
+    code = tmp_path / "code"
+    write_face_data_set(str(code / "faces"), [12] * 12, row_group_mb=0.2)
+    write_face_data_set(str(code / "coded"), [12] * 6, au=(1, 12), row_group_mb=0.2, name="coded")
+    blocks = JOB[JOB.index("train:") :].replace("workers: 2", "workers: 1")
+    (code / "near.yaml").write_text(
+        "method: {name: simclr, depth: 18, width: 4, embedding: 8}\n"
+        f"data: {{unlabelled: faces, labelled: coded, image_size: 32, threads: 1}}\n{blocks}"
+    )
+    done = facscale("submit", code / "near.yaml", "--ray", "lab", "--working-dir", code)
+    assert done.exit_code == 0, done.output
+    assert "F1 x 100 on coded" in done.output
+
+
 def test_a_cancelled_job_is_told_so_and_goes_on_when_it_is_submitted_again(facscale, lab, data):
     words = (
         "train.epochs=4000",

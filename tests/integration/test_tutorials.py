@@ -28,6 +28,7 @@ pytestmark = pytest.mark.nightly("the commands of three tutorials, three of them
 
 SIDE = 128  # pixels of the videos
 VIDEOS = ("anna/monday.mp4", "anna/tuesday.mp4", "ben/01.mkv", "cleo/01.mp4")
+IMAGES = 6  # of each person: a sequence of 0.24 seconds, of which shorter ones are left out
 PEOPLE = ("anna", "ben", "cleo", "dora", "emil", "finn")
 TINY = "data.image_size=32 data.threads=1 train.batch_size=4 train.epochs=1 train.precision=float32 train.probe_every=0"
 CPU = "cluster.workers=1 cluster.gpus_per_worker=0 cluster.cpus_per_worker=1"
@@ -63,7 +64,7 @@ def folder(tmp_path_factory):
         write_video(folder / "interviews" / "videos" / name, clip.frames)
     for number, person in enumerate(PEOPLE):
         (folder / "mine" / "raw" / person).mkdir(parents=True)
-        frames = render_clip(identity=100 + number, clip=0, seconds=0.12, size=SIDE).frames
+        frames = render_clip(identity=100 + number, clip=0, seconds=IMAGES / 25, size=SIDE).frames
         for place, frame in enumerate(frames, start=1):
             cv2.imwrite(str(folder / "mine" / "raw" / person / f"{place:04d}.jpg"), frame[:, :, ::-1])
     write_face_data_set(str(folder / "demo" / "synthetic"), [12] * 8, row_group_mb=0.2)
@@ -145,10 +146,11 @@ def test_videos_become_a_data_set_and_tables_of_aus(follow, folder):
 
 
 def test_a_labelled_set_tests_and_trains_encoders(follow, folder):
+    sequences = {"anna": "monday"}  # of the rows on the page
     rows = [
-        f"{person}/{image:04d}.jpg,{person},,,{(number + image) % 2},{image % 2},{number % 2}"
+        f"{person}/{image:04d}.jpg,{person},{sequences.get(person, '01')},{image},{(number + image) % 2},{image % 2},{number % 2}"
         for number, person in enumerate(PEOPLE)
-        for image in range(1, 4)
+        for image in range(1, IMAGES + 1)
         if (person, image) not in {("anna", 1), ("anna", 2), ("ben", 1)}
     ]
     printed = follow("labels", added={"mine/raw/labels.csv": "\n".join(rows) + "\n"})

@@ -33,7 +33,7 @@ def illustrate(
     item: Input, table: Path, detector: Detector, *, every: int, overlay: Path | None, page: Path | None
 ) -> None:
     """Write the overlay and the page of an input from its table. Raises UserError."""
-    layout = AULayout(detector.aus, detector.thresholds.cpu().numpy(), detector.intensity_aus)
+    layout = AULayout.from_detector(detector)
     for path, label in ((overlay, "drawing"), (page, "page")):
         if path is None:
             continue

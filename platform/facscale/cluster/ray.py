@@ -26,6 +26,7 @@ from facscale.compat.ray import (
     read_latest_address,
     read_start_times,
 )
+from facscale.compat.ray_jobs import has_working_dir, is_submitted
 from facscale.log_filter import suppress_ray_notices
 from facscale.ownership import PRIVATE_FOLDER, get_user_name, make_private_folder, restrict_new_files
 from facscale.spec import Job, SpecError
@@ -42,7 +43,6 @@ JOINING_S = 120.0  # after a node has joined, in which the next one may
 REPORT_S = 30.0
 CAPACITY_POLL_S = 2.0
 log = logging.getLogger(__name__)
-SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set in the processes that `ray job submit` starts
 
 
 def join() -> None:
@@ -55,6 +55,8 @@ def join() -> None:
     Raises SpecError if the cluster that RAY_ADDRESS names does not answer, or rejects our token.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a CPU task must not hide the GPUs of its process
+    if has_working_dir():
+        os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths in a spec are those of that folder
     suppress_ray_notices()
     if ray.is_initialized():
         return
@@ -92,7 +94,7 @@ def connect(address: str) -> None:
         if is_on_loopback_alone(address):
             listen_on_loopback()  # Ray would replace 127.0.0.1 by the machine's own address, where nobody answers
         context = ray.init(address=address, runtime_env={"env_vars": build_address_variables(address)}, **quiet)
-        if SUBMITTED in os.environ:
+        if is_submitted():
             os.environ[CLUSTER] = address  # for the programs that the driver starts
     if context.dashboard_url:
         os.environ[DASHBOARD] = f"http://{context.dashboard_url}"  # Ray Data contacts it from this process
@@ -107,7 +109,7 @@ def choose_cluster() -> str:
     job's own cluster is that of the raylet from which the driver descends. Raises SpecError if RAY_ADDRESS=auto and
     several clusters run on this machine, or none, and for an address of another kind.
     """
-    if SUBMITTED in os.environ and (parent := find_parent_cluster()):
+    if is_submitted() and (parent := find_parent_cluster()):
         return parent
     named = os.environ.get(CLUSTER, "")
     if is_cluster_named():

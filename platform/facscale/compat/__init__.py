@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
+from types import ModuleType
 from typing import Any
 
 from facscale.errors import UserError
@@ -29,3 +33,21 @@ def load_private(module: str, name: str, *, distribution: str, tried: str) -> An
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError):
         raise IncompatibleVersionError(f"{module}.{name}", distribution=distribution, tried=tried) from None
+
+
+@contextmanager
+def replace_module(name: str, stand_in: ModuleType | None) -> Iterator[None]:
+    """Within the block, an import of `name` gives `stand_in`; with None it raises ImportError.
+
+    A module that is loaded already stays what it is. Afterwards it can be imported; another thread that imports it for the
+    first time within the block gets the stand-in.
+    """
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = stand_in  # type: ignore[assignment]  # None is Python's own way to hide a module
+    try:
+        yield
+    finally:
+        if name in sys.modules and sys.modules[name] is stand_in:  # nobody has loaded it meanwhile
+            del sys.modules[name]

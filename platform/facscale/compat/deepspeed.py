@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
@@ -25,7 +24,7 @@ from typing import Any
 
 import psutil
 
-from facscale.compat import load_private
+from facscale.compat import load_private, replace_module
 from facscale.files import LockedError, hold_lock
 
 BUILDER = "ShareMemCommBuilder"
@@ -43,14 +42,8 @@ def import_deepspeed() -> Any:
     MLflow remains what it is where this process has loaded it before, and can be imported afterwards; another thread that
     imports it for the first time in the same second would not find it.
     """
-    is_hidden = "mlflow" not in sys.modules
-    if is_hidden:
-        sys.modules["mlflow"] = None  # type: ignore[assignment]  # Python's own way: an import of it raises ImportError
-    try:
+    with replace_module("mlflow", None):
         import deepspeed
-    finally:
-        if is_hidden:
-            del sys.modules["mlflow"]
     return deepspeed
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch.distributed import distributed_c10d as c10d
 
+from facscale.compat import replace_module
+
 DYNAMO = "torch._dynamo"
 
 
@@ -38,15 +40,12 @@ def without_compiler() -> Iterator[None]:
     imports the compiler after all. Afterwards nothing of the stand-in is left. Not for a process with other threads
     that compile.
     """
-    if DYNAMO in sys.modules:
-        yield
-        return
     stand_in = _CompilerStandIn(DYNAMO)
-    sys.modules[DYNAMO] = stand_in
-    try:
-        yield
-    finally:
-        stand_in.remove()
+    with replace_module(DYNAMO, stand_in):
+        try:
+            yield
+        finally:
+            stand_in.remove()
 
 
 class _CompilerStandIn(ModuleType):

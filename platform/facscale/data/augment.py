@@ -159,11 +159,19 @@ def check_margin(spec: models.Augment, *, margin: float, url: str, is_trained_on
             )
 
 
-def apply(images: Tensor, parameters: Tensor, *, size: int, alignment: Tensor | None = None) -> Tensor:
+def apply(
+    images: Tensor,
+    parameters: Tensor,
+    *,
+    size: int,
+    alignment: Tensor | None = None,
+    degraded: tuple[Tensor, ...] | None = None,
+) -> Tensor:
     """Augment uint8 images [B, F, H, W, 3] by parameters [B, F, V, P] to float32 [B, F, V, 3, size, size] in [0, 1].
 
-    `alignment` [B, F, 2, 3], see `fit_alignment`: where each image is moved to first. Also accepts images [N, H, W, 3]
-    with parameters [N, V, P] or [N, P]; the result is [N, V, 3, size, size] or [N, 3, size, size].
+    `alignment` [B, F, 2, 3], see `fit_alignment`: where each image is moved to first. `degraded`: what
+    `degrade.find_degraded` gives for the parameters; without it the host waits for their device. Also accepts images
+    [N, H, W, 3] with parameters [N, V, P] or [N, P]; the result is [N, V, 3, size, size] or [N, 3, size, size].
     """
     changes = parameters.reshape(images.shape[:-3].numel(), -1, len(PARAMETERS))  # [N, V, P]
     matrices = _build_sampling_matrices(changes)
@@ -174,7 +182,8 @@ def apply(images: Tensor, parameters: Tensor, *, size: int, alignment: Tensor | 
     step = CHUNK_SIZES.get(images.device.type, DEFAULT_CHUNK_SIZE)
     for first in range(0, len(flat), step):
         chunk = slice(first, first + step)
-        _apply(flat[chunk], changes[chunk], matrices[chunk], result[chunk])
+        _transform(flat[chunk], changes[chunk], matrices[chunk], result[chunk])
+    degrade.apply(result.flatten(0, 1), changes.flatten(0, 1)[:, -6:], degraded=degraded, step=step)
     return result.view(*parameters.shape[:-1], 3, size, size)
 
 
@@ -191,7 +200,7 @@ def transform_landmarks(
     affine = _build_sampling_matrices(parameters)
     if alignment is not None:
         affine = _compose(alignment[..., None, :, :], affine)
-    moved = torch.linalg.solve(affine[..., :2], (normalized[..., None, :, :] - affine[..., None, :, 2]).mT).mT
+    moved = _solve(affine[..., :2], (normalized[..., None, :, :] - affine[..., None, :, 2]).mT).mT
     is_mirrored = parameters[..., 1, None, None] > 0
     moved = torch.where(is_mirrored, moved[..., _get_mirror_order(moved.device), :], moved)
     return ((moved + 1) * size - 1) / 2
@@ -226,7 +235,7 @@ def transform_flow(steps: Tensor, parameters: Tensor, *, stored: int, size: int)
     vectors = (values * FLOW_STEP * 2 / stored).reshape(-1, 2, side, side).repeat_interleave(views, 0)
     grid = functional.affine_grid(affine, [len(changes), 2, size // 4, size // 4], align_corners=False)
     sampled = functional.grid_sample(vectors, grid, padding_mode="border", align_corners=False)
-    rotated = torch.linalg.solve(affine[..., :2], sampled.flatten(2)).view_as(sampled) * size / 2
+    rotated = _solve(affine[..., :2], sampled.flatten(2)).view_as(sampled) * size / 2
     return rotated.view(*parameters.shape[:-1], *rotated.shape[1:])
 
 
@@ -245,6 +254,12 @@ def _normalize(points: Tensor, *, stored: int) -> Tensor:
     return (2 * points.unflatten(-1, (68, 2)) + 1) / stored - 1
 
 
+def _solve(matrices: Tensor, values: Tensor) -> Tensor:
+    """Return X of matrices X = values, as torch.linalg.solve does, which reads from the device whether one is singular."""
+    solution: Tensor = torch.linalg.solve_ex(matrices, values).result
+    return solution
+
+
 def _compose(outer: Tensor, inner: Tensor) -> Tensor:
     """Return the affine maps [..., 2, 3] that apply `inner` first, then `outer`; leading dimensions are broadcast."""
     linear = outer[..., :2] @ inner[..., :2]
@@ -252,8 +267,8 @@ def _compose(outer: Tensor, inner: Tensor) -> Tensor:
     return torch.cat([linear, shift], -1)
 
 
-def _apply(images: Tensor, changes: Tensor, matrices: Tensor, out: Tensor) -> None:
-    """Write images [N, H, W, 3], augmented by parameters [N, V, P], into `out` [N, V, 3, S, S].
+def _transform(images: Tensor, changes: Tensor, matrices: Tensor, out: Tensor) -> None:
+    """Write images [N, H, W, 3] into `out` [N, V, 3, S, S], warped and coloured by parameters [N, V, P].
 
     matrices [N, V, 2, 3]: from output to stored coordinates.
     """
@@ -266,7 +281,6 @@ def _apply(images: Tensor, changes: Tensor, matrices: Tensor, out: Tensor) -> No
     sampled = sampled.view(count, 3, views, size * size).transpose(1, 2)
     matrix, shift = _build_colour_transforms(changes, mean=pixels.mean((2, 3))[:, None])
     torch.add(matrix @ sampled, shift, out=out.view(count, views, 3, -1)).clamp_(0, 1)
-    degrade.apply(out.flatten(0, 1), changes.flatten(0, 1)[:, -6:])
 
 
 class Augmenter:
@@ -293,8 +307,8 @@ class Augmenter:
             )
         if "flow" in columns:
             columns["flow"] = transform_flow(columns["flow"], faces.augmentation, stored=stored, size=self.size)
-        images = apply(faces.images, faces.augmentation, size=self.size, alignment=alignment)
-        return replace(faces, images=images, columns=columns)
+        images = apply(faces.images, faces.augmentation, size=self.size, alignment=alignment, degraded=faces.degraded)
+        return replace(faces, images=images, columns=columns, degraded=None)
 
 
 def _average_down(images: Tensor, *, size: int) -> Tensor:

@@ -125,7 +125,9 @@ class BatchLayout:
         return Batch(
             {
                 name: Faces(
-                    **{key: place.open(memory) for key, place in tensors.items()},
+                    images=tensors["images"].open(memory),
+                    identity=tensors["identity"].open(memory),
+                    augmentation=tensors["augmentation"].open(memory),
                     columns={key: place.open(memory) for key, place in columns.items()},
                     is_aligned=is_aligned,
                 )

@@ -39,18 +39,26 @@ CHROMA = (
 )
 
 
-def apply(images: Tensor, changes: Tensor) -> None:
-    """Blur, compress and cut out images [N, 3, S, S] in place.
+def find_degraded(parameters: Tensor) -> tuple[Tensor, ...]:
+    """List the numbers of the images that are blurred, compressed and cut out: three tensors int64, on the same device.
+
+    parameters [..., P], see `augment.PARAMETERS`. If they lie on a device, the host waits for it.
+    """
+    return tuple(torch.nonzero(column.flatten())[:, 0] for column in parameters[..., -6:-3].unbind(-1))
+
+
+def apply(images: Tensor, changes: Tensor, *, degraded: tuple[Tensor, ...] | None = None, step: int = 256) -> None:
+    """Blur, compress and cut out images [N, 3, S, S] in place, `step` of them at a time.
 
     changes [N, 6] are the last of `augment.PARAMETERS`: blur, quality, holes, hole x, hole y, hole side. An image whose
-    blur, quality or number of holes is 0 skips that step.
+    blur, quality or number of holes is 0 skips that step. `degraded`: what `find_degraded` gives for all N images; where
+    it is given, the host does not wait for their device.
     """
-    is_changed = (changes[:, :3] != 0).cpu()  # one copy for all steps: the host waits for the device at each one
-    steps = ((blur, changes[:, 0]), (compress_jpeg, changes[:, 1]), (cut_out, changes[:, 2:]))
-    for column, (degrade, strength) in enumerate(steps):
-        rows = torch.nonzero(is_changed[:, column])[:, 0].to(images.device)
-        if len(rows):
-            images[rows] = degrade(images[rows], strength[rows])
+    strengths = (changes[:, 0], changes[:, 1], changes[:, 2:])
+    numbers = find_degraded(changes) if degraded is None else degraded
+    for degrade, strength, rows in zip((blur, compress_jpeg, cut_out), strengths, numbers, strict=True):
+        for part in rows.split(step) if len(rows) else ():
+            images[part] = degrade(images[part], strength[part])
 
 
 def blur(images: Tensor, sigma: Tensor) -> Tensor:

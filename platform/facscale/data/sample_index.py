@@ -31,8 +31,11 @@ class SampleIndex:
         world: int = 1,
         subjects: Mapping[str, Collection[str]] | None = None,
         pin: bool = False,
+        is_short: bool = False,
     ) -> None:
         """`batch_size`: samples of all `world` workers together; `subjects`: only these identities, by data set URL.
+
+        `is_short`: a few batches are read, for which a process of `spec.reader` would take longer to start.
 
         Raises DataError where the data sets lack what the views need.
         """
@@ -41,7 +44,7 @@ class SampleIndex:
         _check_inputs(datasets, views, spec=spec)
         self.datasets, self.views, self.spec, self.pin = tuple(datasets), dict(views), spec, pin
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
-        self.subjects = subjects
+        self.subjects, self.is_short = subjects, is_short
         names = [name for view in views.values() for name in view.columns]
         self.aus = union_aus(dataset.manifest.au for dataset in datasets)
         self.columns = resolve_columns(datasets, names, aus=len(self.aus))

@@ -227,10 +227,11 @@ class Folder:
         if protocols & OBJECT_STORES:
             store.pipe_file(f"{folder}/{name}", data)
             return
-        partial = f"{folder}/.{name}.{os.getpid()}.partial"
-        store.makedirs(folder, exist_ok=True)
+        place, _, file = f"{folder}/{name}".rpartition("/")
+        partial = f"{place}/.{file}.{os.getpid()}.partial"
+        store.makedirs(place, exist_ok=True)
         store.pipe_file(partial, data)
-        store.mv(partial, f"{folder}/{name}")
+        store.mv(partial, f"{place}/{file}")
 
     def create(self) -> None:
         """Create the folder, where the store has folders (a bucket has none). Raises DataError."""

@@ -38,7 +38,7 @@ class Stream(SampleIndex):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the arguments, and what could not be read so far."""
-        options = ("spec", "batch_size", "seed", "rank", "world", "subjects", "pin")
+        options = ("spec", "batch_size", "seed", "rank", "world", "subjects", "pin", "is_short")
         make = partial(Stream, **{name: getattr(self, name) for name in options})
         return make, (self.datasets, self.views), {"failure_log": self.failure_log}
 
@@ -49,7 +49,7 @@ class Stream(SampleIndex):
         DataError when more is unreadable than `max_bad` allows or the store stays unreachable, ReaderDiedError when the
         process of `data.reader=process` is killed.
         """
-        if self.spec.reader == "threads":
+        if self.is_short or self.spec.reader == "threads":
             yield from self.read_batches(start=start, buffers=BufferPool(pin=self.pin))
             return
         reader = ReaderProcess(self, start=start)

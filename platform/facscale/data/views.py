@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from facscale.data.degrade import find_degraded
+
 DataKind = Literal["unlabelled", "labelled"]
 
 
@@ -151,6 +153,25 @@ class Faces:
     # in pixels of the augmented images.
     columns: dict[str, Tensor] = field(default_factory=dict)
     is_aligned: bool = False  # augmentation moves the frames of each sample onto the middle one
+    # Numbers of the images that augmentation blurs, compresses and cuts out: the host knows how many, without waiting for
+    # the device. None: not known yet.
+    degraded: tuple[Tensor, ...] | None = None
+
+    def to(self, device: torch.device) -> Faces:
+        """Copy every tensor to `device`, asynchronously from pinned memory."""
+        degraded = self.degraded
+        if degraded is None and self.augmentation.device.type == "cpu":
+            degraded = find_degraded(self.augmentation)
+            if self.augmentation.is_pinned():
+                degraded = tuple(numbers.pin_memory() for numbers in degraded)
+        return Faces(
+            images=self.images.to(device, non_blocking=True),
+            identity=self.identity.to(device, non_blocking=True),
+            augmentation=self.augmentation.to(device, non_blocking=True),
+            columns={name: values.to(device, non_blocking=True) for name, values in self.columns.items()},
+            is_aligned=self.is_aligned,
+            degraded=degraded and tuple(numbers.to(device, non_blocking=True) for numbers in degraded),
+        )
 
     def select(self, rows: np.ndarray | slice) -> Faces:
         """Return the samples with the given numbers."""
@@ -177,15 +198,4 @@ class Batch(dict[str, Faces]):
 
     def to(self, device: torch.device) -> Batch:
         """Copy every tensor to `device`, asynchronously from pinned memory."""
-        return Batch(
-            {
-                name: Faces(
-                    images=faces.images.to(device, non_blocking=True),
-                    identity=faces.identity.to(device, non_blocking=True),
-                    augmentation=faces.augmentation.to(device, non_blocking=True),
-                    columns={key: value.to(device, non_blocking=True) for key, value in faces.columns.items()},
-                    is_aligned=faces.is_aligned,
-                )
-                for name, faces in self.items()
-            }
-        )
+        return Batch({name: faces.to(device) for name, faces in self.items()})

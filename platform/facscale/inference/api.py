@@ -32,8 +32,7 @@ class AUDetector:
         """`device`: "cuda", "cpu", ...; "": a GPU where there is one. `batch_size`: faces that pass the networks together."""
         self.detector = detector
         self.predictor = Predictor(detector, device=device, batch_size=batch_size)
-        thresholds = detector.thresholds.cpu().numpy()
-        self.layout = AULayout(detector.aus, thresholds, detector.intensity_aus)
+        self.layout = AULayout.from_detector(detector)
 
     @classmethod
     def load(cls, source: str | os.PathLike[str], *, tracker: str = "", device: str = "") -> AUDetector:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import psutil
@@ -28,6 +28,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from facscale.files import replace_file
+from facscale.inference.detector import Detector
 from facscale.inference.predictor import FaceResult, FrameResult
 from facscale.names import sanitize_filename
 
@@ -45,6 +46,11 @@ class AULayout:
     aus: tuple[int, ...]
     thresholds: np.ndarray
     intensity_aus: tuple[int, ...] = ()
+
+    @classmethod
+    def from_detector(cls, detector: Detector) -> Self:
+        """The layout of what a detector reports; its thresholds may lie on any device."""
+        return cls(detector.aus, detector.thresholds.cpu().numpy(), detector.intensity_aus)
 
     def decide(self, probability: np.ndarray) -> np.ndarray:
         """Decisions bool [..., n] of probabilities [..., n]."""

@@ -38,7 +38,7 @@ from facscale.spec import Pipeline
 
 STEM = re.compile(r"shard-\d{5}(-[0-9a-f]{8})?")
 SHARD = re.compile(rf"{STEM.pattern}(-\d{{3}})?\.parquet")
-PARTIAL = re.compile(r"\..*\.\d+\.partial")  # of a process that was killed while it put a file in place
+PARTIAL = re.compile(r"\..*\.[0-9a-f]+\.partial")  # of a process that was killed while it put a file in place
 
 
 class Selection(NamedTuple):

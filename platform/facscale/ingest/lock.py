@@ -28,7 +28,7 @@ from fsspec.implementations.local import LocalFileSystem
 from facscale.data import DataError
 from facscale.data.manifest import ABOUT
 from facscale.data.storage import Folder, open_fsspec
-from facscale.ingest.work_store import delete_files, put_text
+from facscale.ingest.work_store import delete_files
 
 FOLDER = f"{ABOUT}/locks"
 RENEWAL_S = 30.0
@@ -120,7 +120,7 @@ class OutputLock:
 
     def _write(self, *, is_held: bool) -> None:
         text = json.dumps({**asdict(self._owner), "is_held": is_held})
-        put_text(self._folder, f"{FOLDER}/{self._name}", text)
+        self._folder.write(f"{FOLDER}/{self._name}", text.encode())
 
     def _renew(self) -> None:
         while not self._stop.wait(RENEWAL_S):

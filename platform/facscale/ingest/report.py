@@ -18,7 +18,7 @@ from facscale.ingest.items import Fault
 from facscale.ingest.people import MixedIdentity
 from facscale.ingest.published import count_positives
 from facscale.ingest.quality import MAX_DISAGREEMENT, MAX_OUTSIDE, QualitySummary, merge_summaries
-from facscale.ingest.work_store import ItemStatus, put_file, put_text
+from facscale.ingest.work_store import ItemStatus, put_file
 
 REPORT, TEXT, ITEMS = (f"{ABOUT}/{name}" for name in ("report.json", "report.txt", "items.parquet"))
 MAX_FAULTS = 20  # in the text
@@ -177,8 +177,8 @@ class IngestReport:
         if rows:
             with put_file(folder, ITEMS) as path:
                 pq.write_table(pa.Table.from_pylist(rows), path)
-        put_text(folder, TEXT, self.format_text() + "\n")
-        put_text(folder, REPORT, self.to_json())
+        folder.write(TEXT, f"{self.format_text()}\n".encode())
+        folder.write(REPORT, self.to_json().encode())
 
 
 def read_statuses(output: str) -> list[ItemStatus] | None:

@@ -135,7 +135,7 @@ class WorkStore:
         try:
             stored = json.loads(self.folder.read(RECIPE))
         except FileNotFoundError:
-            put_text(self.folder, RECIPE, text)
+            self.folder.write(RECIPE, text.encode())
             return
         if stored != json.loads(text):
             keys = sorted(key for key in stored.keys() | recipe.keys() if stored.get(key) != recipe.get(key))
@@ -172,7 +172,7 @@ class WorkStore:
             with pa.memory_map(str(faces)) as file:
                 status = replace(status, face_bytes=file.size(), checksum=compute_checksum(file.read_buffer()))
             self.folder.put(f"{status.key}.parquet", source=faces)
-        put_text(self.folder, f"{status.key}.json", status.to_json())
+        self.folder.write(f"{status.key}.json", status.to_json().encode())
         return status
 
     def delete_items(self, keys: Collection[str]) -> None:
@@ -204,7 +204,7 @@ class WorkStore:
         except FileNotFoundError:
             tries = {}
         count = tries["count"] + 1 if tries.get("run") == run else 1
-        put_text(self.folder, name, json.dumps({"run": run, "count": count}))
+        self.folder.write(name, json.dumps({"run": run, "count": count}).encode())
         return int(count)
 
     def delete(self) -> None:
@@ -229,12 +229,6 @@ def delete_files(url: str, names: Collection[str]) -> None:
         for file in paths:
             with suppress(FileNotFoundError):
                 system.rm_file(file)
-
-
-def put_text(folder: Folder, name: str, text: str) -> None:
-    """Write a small text file atomically."""
-    with put_file(folder, name) as path:
-        path.write_text(text, encoding="utf-8")
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from facscale.job.cost import Cost, check_contract, estimate_cost, measure_matri
 from facscale.job.datasets import JobData, count_identities, find_stage_urls
 from facscale.job.framing import measure_eval_framing, measure_framing, read_landmarks
 from facscale.job.inputs import fetch_input, has_export
+from facscale.job.overlap import describe_overlap
 from facscale.job.plan import DETECTORS, Plan, TrainNode, build_plan, name_detector
 from facscale.job.variants import Variant, expand_stages, expand_variants, hash_values
 from facscale.methods import DataFacts, Method
@@ -437,7 +438,7 @@ def make_recipe(variant: Variant, facts: DataFacts) -> Recipe:
 
 
 def print_data(data: JobData, published: Mapping[str, PublishedSize], console: Console) -> None:
-    """Print what is tested, and in which folds."""
+    """Print what is tested, in which folds, and how many of the people pre-training sees."""
     for dataset in data.labelled:
         sizes = ", ".join(f"{len(fold.test)} people" for fold in dataset.split)
         frames = published[dataset.url].frames if dataset.url in published else len(dataset.au)
@@ -451,6 +452,8 @@ def print_data(data: JobData, published: Mapping[str, PublishedSize], console: C
     for faces in data.expressions:
         parts = f"{(~faces.test).sum():,} train and {faces.test.sum():,} test faces"
         console.print(f"[bold]expressions[/bold] of {faces.name}: {parts}, {len(faces.classes)} classes")
+    if line := describe_overlap(data):
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def estimate_adaptations(plan: Plan, estimates: Mapping[str, Estimate]) -> dict[str, Estimate]:

@@ -23,6 +23,7 @@ from facscale.inference.worker_access import check_worker_access
 from facscale.job.check import check_methods, check_spec
 from facscale.job.datasets import JobData, find_stage_urls
 from facscale.job.inputs import fetch_inputs
+from facscale.job.overlap import describe_overlap
 from facscale.job.provenance import get_commit, get_user
 from facscale.job.slots import TrainingSlots
 from facscale.job.variants import Variant, get_cluster_name, make_run_key
@@ -113,6 +114,7 @@ def open_context(document: Document, *, name: str) -> Iterator[JobContext]:
     for variant in variants:
         fetch_inputs(variant)
     check_methods(variants, data)
+    overlap = describe_overlap(data)
     make_storage(main.job)
     key = make_key(variants, data)
     is_resumed = (get_spool(main, key=key) / JOURNAL).exists()
@@ -127,6 +129,8 @@ def open_context(document: Document, *, name: str) -> Iterator[JobContext]:
             slots=TrainingSlots(count_parallel_trainings(main.job)),
             console=Console(width=LOG_WIDTH if not os.isatty(1) else None, highlight=False),
         )
+        if overlap:
+            context.console.print(overlap, markup=False, soft_wrap=True)
         try:
             yield context
         except BaseException as error:

@@ -148,12 +148,10 @@ def measure_pairs(method: Method, *, job: Job, device: torch.device) -> dict[str
         return {}
     datasets = [Dataset(url) for url in job.data.urls("unlabelled")]
     epoch = EpochBlock(samples_per="frame")
-    spec = job.data.model_copy(
-        update={"augment": augment.eval_config(job.data.augment), "epoch": epoch, "reader": "threads"}
-    )
+    spec = job.data.model_copy(update={"augment": augment.eval_config(job.data.augment), "epoch": epoch})
     people = select_unlabelled_people(job, datasets, part="test" if job.data.test else "train")
     views = {"pair": RandomFrames(count=2)}
-    stream = Stream(datasets, views, spec=spec, batch_size=PAIR_BATCH, seed=job.seed, subjects=people)
+    stream = Stream(datasets, views, spec=spec, batch_size=PAIR_BATCH, seed=job.seed, subjects=people, is_short=True)
     prepare = Augmenter(size=job.data.image_size)
     with closing(stream.batches()) as batches:
         return measure_motion(method, (prepare(batch.to(device)) for batch in batches), pairs=job.evaluate.pairs)

@@ -76,12 +76,15 @@ def read_expressive_faces(model: FrameModel, dataset: LabelledDataset, *, varian
     """Read `evaluate.attention_faces` samples with the most AUs, not augmented, of different people as far as possible."""
     job = variant.job
     views = {name: view.with_columns("au") for name, view in model.views.items()}
-    spec = job.data.model_copy(
-        update={"augment": augment.eval_config(job.data.augment), "epoch": EpochBlock(), "reader": "threads"}
-    )
-    people = {dataset.url: dataset.split[0].test}
+    spec = job.data.model_copy(update={"augment": augment.eval_config(job.data.augment), "epoch": EpochBlock()})
     stream = Stream(
-        [Dataset(dataset.url)], views, spec=spec, batch_size=CANDIDATES, seed=job.evaluate.seed, subjects=people
+        [Dataset(dataset.url)],
+        views,
+        spec=spec,
+        batch_size=CANDIDATES,
+        seed=job.evaluate.seed,
+        subjects={dataset.url: dataset.split[0].test},
+        is_short=True,
     )
     with closing(stream.batches()) as batches:
         batch = Augmenter(size=job.data.image_size)(next(batches))

@@ -5,18 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-FIVE_POINTS = (  # of iBUG's 68 landmarks: eyes, nose, mouth corners
-    (36, 37, 38, 39, 40, 41),
-    (42, 43, 44, 45, 46, 47),
-    (30,),
-    (48,),
-    (54,),
-)
+# Of iBUG's 68 landmarks: eyes, nose, mouth corners. Slices, since a list of numbers would be copied to the device each time.
+FIVE_POINTS = (slice(36, 42), slice(42, 48), slice(30, 31), slice(48, 49), slice(54, 55))
 
 
 def compute_five_points(landmarks: Tensor) -> Tensor:
     """Centres of both eyes, tip of the nose, corners of the mouth [..., 5, 2], from landmarks [..., 68, 2]."""
-    return torch.stack([landmarks[..., indices, :].mean(-2) for indices in FIVE_POINTS], -2)
+    return torch.stack([landmarks[..., part, :].mean(-2) for part in FIVE_POINTS], -2)
 
 
 def fit_similarity(source: Tensor, target: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from facscale.report.f1_table import F1Table
+from facscale.report.table import NOTHING
 
 INK, PALE = "#22262b", "#d9dce1"
 # Okabe and Ito's palette, which colour-blind readers can tell apart; grey is for references
@@ -26,7 +27,12 @@ FEW_POINTS = 20  # fewer are marked: a single one would not be seen as a line
 
 
 def plot_f1_bars(table: F1Table, *, title: str = "F1 by action unit") -> Figure:
-    """Grouped bars of F1 x 100 for each AU and their mean, one colour per row; the whiskers span the folds."""
+    """Grouped bars of F1 x 100 for each AU and their mean, one colour per row; the whiskers span the folds.
+
+    Of a table without rows, axes with a line that says so.
+    """
+    if not table.rows:
+        return _plot_nothing(title, y="F1 x 100")
     names = [f"AU{au}" for au in table.aus]
     columns = count_legend_columns([row.name for row in table.rows])
     width = min(MAX_WIDTH, max(6.0, 1.4 + 0.2 * (len(names) + 1) * max(3, len(table.rows))))
@@ -263,6 +269,15 @@ def count_legend_columns(names: Sequence[str]) -> int:
     """How many names stand side by side below a figure: at most 4, fewer if they are long."""
     longest = max((len(shorten_name(name)) for name in names), default=1)
     return max(1, min(4, len(names), LEGEND_LETTERS // (longest + 8)))
+
+
+def _plot_nothing(title: str, *, y: str) -> Figure:
+    """Axes without any values."""
+    figure = Figure(figsize=(6.0, 3.4), layout="constrained")
+    axes = add_axes(figure, title=title, y=y)
+    axes.set(xticks=[], yticks=[])
+    axes.text(0.5, 0.5, NOTHING, transform=axes.transAxes, ha="center", va="center", color=INK)
+    return figure
 
 
 def _make_dense_figure(width: float, height: float, *, title: str) -> Figure:

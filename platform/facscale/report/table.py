@@ -17,6 +17,7 @@ from facscale.report.pages import render_page
 
 Cell = str | float | None  # None and nan: undefined
 UNDEFINED = "-"
+NOTHING = "no rows"  # the only line of a table that has none, except as CSV
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class ReportTable:
             heading = escape(column.heading) if number else ""
             table.add_column(heading, justify=column.align, no_wrap=not column.can_wrap)
         best = self._best_numbers()
+        if not self.rows:
+            table.add_row(NOTHING)
         for row, texts in zip(self.rows, self._texts(UNDEFINED), strict=True):
             bold = [not isinstance(cell, str) and text == top for cell, text, top in zip(row, texts, best, strict=True)]
             table.add_row(*(Text(text, style="bold" if top else "") for text, top in zip(texts, bold, strict=True)))
@@ -66,7 +69,8 @@ class ReportTable:
         """A GitHub table, and the notes as a list below it."""
         headings = [column.heading for column in self.columns]
         rules = ["---:" if self.should_align_markdown and column.align == "right" else "---" for column in self.columns]
-        lines = [f"| {' | '.join(texts)} |\n" for texts in [headings, rules, *self._texts(UNDEFINED)]]
+        nothing = [] if self.rows else [[NOTHING, *[""] * (len(self.columns) - 1)]]
+        lines = [f"| {' | '.join(texts)} |\n" for texts in [headings, rules, *self._texts(UNDEFINED), *nothing]]
         notes = [f"\n- {note}" for note in self.notes]
         return "".join([*lines, *notes, *(["\n"] if notes else [])])
 
@@ -80,7 +84,7 @@ class ReportTable:
 
     def to_html(self) -> str:
         """A <table>, escaped, with its title as <caption>: a part of a page (`pages.render_page`)."""
-        return render_page("table.html", table=self, rows=self._texts(UNDEFINED))
+        return render_page("table.html", table=self, rows=self._texts(UNDEFINED), nothing=NOTHING)
 
     def _texts(self, undefined: str) -> list[list[str]]:
         return [

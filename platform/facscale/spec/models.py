@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    AfterValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -21,6 +22,7 @@ from pydantic import (
 
 from facscale.spec.block import Block, Conversion
 from facscale.spec.deepspeed import DeepSpeed
+from facscale.spec.paths import anchor_path
 from facscale.spec.safety import Name
 from facscale.spec.sweep import Sweep
 
@@ -29,7 +31,13 @@ Decay = Annotated[float, Field(ge=0.0, lt=1.0)]  # with 1, a running mean never 
 Range = Annotated[tuple[float, float], Field(min_length=2, max_length=2)]
 MAX_CROP = 3  # times the side of the face square
 Weighting = Literal["class", "au", "none"]  # of labels in a loss, see `data.labels.compute_label_weights`
-Url = str  # any fsspec URL: s3://bucket/folder, file:///folder, or a plain path
+# Any fsspec URL: s3://bucket/folder, file:///folder, or a plain path.
+Url = Annotated[str, AfterValidator(anchor_path)]
+
+
+def choose_storage() -> str:
+    """The folder of checkpoints where a spec names none: FACSCALE_RUNS, else one at home."""
+    return anchor_path(os.environ.get("FACSCALE_RUNS", "~/facscale/runs"))
 
 
 class MethodBlock(Block):
@@ -200,7 +208,7 @@ class Cluster(Block):
     collective_timeout_s: PositiveInt = 600  # seconds until a collective operation without all workers fails
     resize_interval_s: PositiveFloat = 60.0  # seconds between checks whether an elastic job can get more workers
     autoscaling: bool = False  # the cluster grows on demand: accept a job larger than the current cluster
-    storage: Url = Field(default_factory=lambda: os.environ.get("FACSCALE_RUNS", "~/facscale/runs"))  # for all nodes
+    storage: Url = Field(default_factory=choose_storage)  # for all nodes
     name: str = ""  # tag in MLflow; "": the host's name
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from ray import tune
 from rich.live import Live
@@ -34,6 +34,13 @@ def get_current_watch() -> SweepWatch:
     return _watches[-1]
 
 
+class Snapshot(NamedTuple):
+    """The outcomes of all trials after so many changes."""
+
+    number: int
+    outcomes: tuple[TrialOutcome, ...]
+
+
 class SweepWatch(tune.Callback):
     """Follows trials: Ray Tune reports their state, and the trials themselves send the events of their trainings."""
 
@@ -46,7 +53,10 @@ class SweepWatch(tune.Callback):
         self._names: dict[str, str] = {}  # of trials, by Ray Tune's id
         self._folder: Folder | None = None
         self._runs: dict[str, tuple[RunLogger, TrainingRecorder]] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of all of the above
+        self._changes = 0  # of the outcomes that are to be recorded
+        self._writing = threading.Lock()  # of the record in the store, and the number of changes that it has
+        self._recorded = 0
         self._live = Live(console=context.console, auto_refresh=False) if sys.stdout.isatty() else None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -79,7 +89,8 @@ class SweepWatch(tune.Callback):
         with self._lock:
             self._names[trial_id] = outcome.trial
             self.outcomes[outcome.trial] = outcome
-            self._keep_record()
+            snapshot = self._take_snapshot()
+        self._write_record(snapshot)
 
     def receive(self, event: TrialEvent) -> None:
         """Record an event of a trial's training; the table shows progress."""
@@ -104,7 +115,8 @@ class SweepWatch(tune.Callback):
                 training=result["training"],
                 step=int(result["step"]),
             )
-            self._keep_record()
+            snapshot = self._take_snapshot()
+        self._write_record(snapshot)
         self._draw()
 
     def on_trial_complete(self, *, trial: Any, **_: Any) -> None:
@@ -154,7 +166,9 @@ class SweepWatch(tune.Callback):
             outcome = self._update(name, read_values(trial))
             self.outcomes[name] = outcome = replace(outcome, has_ended=not outcome.error)
             self.finished.add(name)
-            self._keep_record()
+            snapshot = self._take_snapshot()
+        self._write_record(snapshot)
+        with self._lock:
             if name in self._runs:
                 self._close_run(name, status)
         self._draw()
@@ -165,10 +179,18 @@ class SweepWatch(tune.Callback):
             line = f"trial {len(self.finished)} {outcome.title}: {objective}, {outcome.state}{reason}"
             self.context.console.print(line)
 
-    def _keep_record(self) -> None:
-        """Write what is known of all trials to the folder of the sweep."""
+    def _take_snapshot(self) -> Snapshot:
+        """What is known of all trials now; the caller holds the lock."""
+        self._changes += 1
+        return Snapshot(self._changes, tuple(self.outcomes.values()))
+
+    def _write_record(self, snapshot: Snapshot) -> None:
+        """Write a snapshot to the folder of the sweep, unless a later one is there; a slow store delays no event."""
         assert self._folder is not None
-        write_record(self._folder, self.outcomes.values())
+        with self._writing:
+            if snapshot.number > self._recorded:
+                write_record(self._folder, snapshot.outcomes)
+                self._recorded = snapshot.number
 
     def _draw(self) -> None:
         """Redraw the table, on a terminal."""

@@ -36,11 +36,12 @@ def open_streams(
     pin: bool,
     part: str = "train",
     views: Mapping[str, View] | None = None,
+    is_short: bool = False,
 ) -> dict[str, Stream]:
     """One stream for each source that the method's views name; the first view's source sets the epoch.
 
     `part` of the people: "train", "validation" or "test" (of the labelled ones, a fold tests others). `views`: others
-    than those of a training sample.
+    than those of a training sample. `is_short`: a few batches are read of them.
     """
     views = views or find_method(task.job.method.name).train_views(task.config)
     data, streams = task.job.data, dict[str, Stream]()
@@ -60,6 +61,7 @@ def open_streams(
                 else select_unlabelled_people(task.job, datasets, part=part)
             ),
             pin=pin,
+            is_short=is_short,
         )
     return streams
 
@@ -188,8 +190,8 @@ def read_validation_batches(task: TrainingTask, *, rank: int, world: int) -> lis
     if not task.job.train.validate_every:
         return []
     part = "validation" if task.job.data.validation else "train"
-    short = change_reading(task, reader="threads")  # a process of its own would take longer to start
-    return take_validation_batches(task, open_streams(short, rank=rank, world=world, pin=False, part=part))
+    streams = open_streams(task, rank=rank, world=world, pin=False, part=part, is_short=True)
+    return take_validation_batches(task, streams)
 
 
 def read_labelled_validation_batches(task: TrainingTask, *, rank: int, world: int) -> list[Batch]:
@@ -198,14 +200,10 @@ def read_labelled_validation_batches(task: TrainingTask, *, rank: int, world: in
     if not (job.train.validate_every and job.data.validation and method.learns_from_labels(task.config)):
         return []
     views = {name: view.with_columns("au") for name, view in method.eval_views(task.config).items()}
-    still = change_reading(task, reader="threads", augment=augment.eval_config(job.data.augment))
-    streams = open_streams(still, rank=rank, world=world, pin=False, part="validation", views=views)
+    data = job.data.model_copy(update={"augment": augment.eval_config(job.data.augment)})
+    still = replace(task, job=job.model_copy(update={"data": data}))
+    streams = open_streams(still, rank=rank, world=world, pin=False, part="validation", views=views, is_short=True)
     return take_validation_batches(task, streams)
-
-
-def change_reading(task: TrainingTask, **changes: Any) -> TrainingTask:
-    """Return the task with other values of its `data` block."""
-    return replace(task, job=task.job.model_copy(update={"data": task.job.data.model_copy(update=changes)}))
 
 
 def take_validation_batches(task: TrainingTask, streams: dict[str, Stream]) -> list[Batch]:

@@ -310,6 +310,18 @@ def test_a_submitted_job_runs_on_the_cluster_that_started_it(joined, listener, m
     assert os.environ["RAY_ADDRESS"] == listener
 
 
+@pytest.mark.parametrize(
+    ("config", "expected"), [("{}", None), ('{"runtime_env": {"working_dir": "gcs://a.zip"}}', "0")]
+)
+def test_the_workers_of_a_job_with_a_working_directory_stay_in_it(joined, monkeypatch, config, expected):
+    """Ray Train would move them to a folder of its own, from which a relative path in the spec leads nowhere."""
+    monkeypatch.setenv("RAY_CHDIR_TO_TRIAL_DIR", "")  # given back afterwards
+    monkeypatch.delenv("RAY_CHDIR_TO_TRIAL_DIR")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", config)
+    join()
+    assert os.environ.get("RAY_CHDIR_TO_TRIAL_DIR") == expected
+
+
 def test_auto_takes_the_only_cluster_and_refuses_a_choice(joined, listener, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     monkeypatch.setattr(local, "find_running_clusters", lambda: frozenset([listener]))

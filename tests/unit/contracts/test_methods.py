@@ -8,6 +8,7 @@ from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -21,15 +22,18 @@ from faces import write_face_data_set
 from facscale import methods
 from facscale.cli import main
 from facscale.cli.methods import CITATION
+from facscale.data import augment
 from facscale.data.augment import Augmenter
+from facscale.data.degrade import find_degraded
 from facscale.data.stream import Stream
+from facscale.data.views import Faces
 from facscale.inference import export
 from facscale.job.cost import make_random_batch
 from facscale.methods import DataFacts
 from facscale.methods.base import sum_losses
 from facscale.nn import ResNet
 from facscale.spec import Block, SpecError, parse, read_spec
-from facscale.spec.models import Data
+from facscale.spec.models import Augment, Data
 from facscale.testing import check_method
 from harmful import Harmful
 from tiny import get_tiny_options
@@ -366,6 +370,48 @@ def test_a_training_step_never_waits_for_the_device(case):
             step(method, batch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_preparing_a_batch_never_waits_for_the_device():
+    """All degradations, landmarks, flow and an alignment; the numbers of the degraded images come with the batch."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "meta")
+    everything = Augment(blur=0.5, compression=0.5, holes=0.5, hue=0.1)
+    batches = []
+    for seed in range(3):
+        random = np.random.default_rng(seed)
+        faces = Faces(
+            images=torch.from_numpy(random.integers(0, 256, (4, 3, 32, 32, 3), dtype=np.uint8)),
+            identity=torch.arange(4),
+            augmentation=torch.from_numpy(augment.sample_params(everything, shape=(4, 3, 2), random=random)),
+            columns={
+                "landmarks": torch.from_numpy(32 * random.random((4, 3, 136), dtype=np.float32)),
+                "flow": torch.from_numpy(random.integers(-127, 128, (4, 3, 2 * 8 * 8)).astype(np.int8)),
+            },
+            is_aligned=True,
+        )
+        assert all(0 < len(numbers) < 24 for numbers in find_degraded(faces.augmentation))
+        batches.append(faces.to(device))
+    prepare(batches[0])  # makes the constants of this device, once
+    if device.type == "meta":
+        with HostWaits():
+            for faces in batches[1:]:
+                assert prepare(faces).shape == (4, 3, 2, 3, 24, 24)
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for faces in batches[1:]:
+            prepare(faces)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def prepare(faces):
+    """What an Augmenter does, without its autocast, which "meta" does not have."""
+    points, steps, drawn = faces.columns["landmarks"], faces.columns["flow"], faces.augmentation
+    alignment = augment.fit_alignment(points, stored=32)
+    augment.transform_landmarks(points, drawn, stored=32, size=24, alignment=alignment)
+    augment.transform_flow(steps, drawn, stored=32, size=24)
+    return augment.apply(faces.images, drawn, size=24, alignment=alignment, degraded=faces.degraded)
 
 
 def have_equal_states(first, second):

@@ -1,11 +1,13 @@
-"""What the environment says of an object store reaches pyarrow's client too."""
+"""Files in stores of all kinds, and what the environment says of an object store, which reaches pyarrow's client too."""
 
 from __future__ import annotations
 
 import http.server
 import threading
 
+import fsspec
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from facscale.data import s3, storage
 from facscale.errors import UserError
@@ -73,3 +75,22 @@ def test_a_bundle_of_certificates_that_is_missing_is_named(monkeypatch):
     monkeypatch.setenv("AWS_CA_BUNDLE", "/nowhere/ca.pem")
     with pytest.raises(UserError, match=r"AWS_CA_BUNDLE names /nowhere/ca.pem, which is no file"):
         storage.Folder("s3://faces")
+
+
+class PlainStore(LocalFileSystem):
+    """A store with folders that somebody must make, as over SFTP."""
+
+    protocol = "plain"
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("plain://"))
+
+
+def test_a_file_in_a_folder_appears_complete_in_a_store_that_has_folders(tmp_path):
+    fsspec.register_implementation("plain", PlainStore, clobber=True)
+    folder = storage.Folder(f"plain://{tmp_path}/set")
+    for text in (b"first", b"second"):
+        folder.write("__facscale__/report.txt", text)
+        assert folder.read("__facscale__/report.txt") == text
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["report.txt"]

@@ -672,6 +672,15 @@ def test_a_reader_that_is_killed_is_one_error_and_its_memory_is_used_again(datas
     assert torch.equal(kept.clip.images, copy)
 
 
+def test_a_short_reading_starts_no_process(dataset):
+    spec = models.Data(canonical_streams=3, shuffle_block=2, threads=2, reader="process")
+    short = pickle.loads(pickle.dumps(Stream([dataset], FACE, spec=spec, batch_size=6, seed=3, is_short=True)))
+    batches = short.batches()
+    next(batches)
+    assert not find_readers(psutil.Process())
+    batches.close()
+
+
 def test_what_ends_a_stream_in_its_reader_ends_it_in_the_trainer(tmp_path):
     dataset = damaged(tmp_path, bad={(0, frame) for frame in range(7)})
     with pytest.raises(DataError, match="frames cannot be read, more than data.max_bad .* allows"):

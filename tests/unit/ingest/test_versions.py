@@ -55,17 +55,18 @@ class ForgetfulPool(LocalPool):
         self.puts, self.is_after = puts, is_after
 
     def install(self) -> None:
-        put = Folder.put
+        def wrap(place):
+            def place_or_die(*words, **options):
+                self.puts -= 1
+                if not self.puts and not self.is_after:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                place(*words, **options)
+                if not self.puts:
+                    os.kill(os.getpid(), signal.SIGKILL)
 
-        def put_or_die(folder, name, *, source):
-            self.puts -= 1
-            if not self.puts and not self.is_after:
-                os.kill(os.getpid(), signal.SIGKILL)
-            put(folder, name, source=source)
-            if not self.puts:
-                os.kill(os.getpid(), signal.SIGKILL)
+            return place_or_die
 
-        Folder.put = put_or_die
+        Folder.put, Folder.write = wrap(Folder.put), wrap(Folder.write)
 
 
 def make_pipeline(tmp_path: Path, output: str = "out", **more) -> Pipeline:

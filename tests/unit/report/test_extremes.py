@@ -65,6 +65,12 @@ def test_bars_keep_their_room(table):
     assert "nan" not in " ".join(text.get_text() for text in figure.legends[0].get_texts())
 
 
+def test_a_table_without_rows_is_drawn_as_a_line_that_says_so():
+    figure = plot_f1_bars(F1Table(()))
+    figure.savefig(io.BytesIO(), format="png", dpi=40)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["no rows"]
+
+
 def test_people_of_whom_nothing_is_defined_have_no_axis_of_negative_f1():
     (axes,) = plot_subject_strips({"a": {"p": np.nan}, LONG: {"p": np.nan}}).axes
     assert [text.get_text() for text in axes.texts] == ["F1 is undefined for everybody"]

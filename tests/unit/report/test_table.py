@@ -37,6 +37,16 @@ def test_a_column_without_format_writes_all_digits():
     assert ReportTable([Column("x")], [[0.1 + 0.2], [3]]).to_csv() == "x\n0.30000000000000004\n3\n"
 
 
+def test_a_table_without_rows_says_so_except_to_programs():
+    table = ReportTable([Column("method"), Column("F1")], [], title="F1", should_mark_best=True)
+    console = Console(width=80, file=io.StringIO())
+    console.print(table.to_rich())
+    assert "no rows" in console.file.getvalue()
+    assert table.to_markdown().splitlines() == ["| method | F1 |", "| ---: | ---: |", "| no rows |  |"]
+    assert '<tr><td colspan="2">no rows</td></tr>' in table.to_html()
+    assert table.to_csv() == "method,F1\n"
+
+
 def test_html_is_escaped(table):
     html = table.to_html()
     assert "<caption>F1 &amp; more</caption>" in html

@@ -36,8 +36,12 @@ def test_another_method_drops_the_parents_options(spec):
 
 def test_overrides_apply_last_and_are_yaml(spec):
     path = spec("method: {name: clp}\ntrain: {epochs: 7}\n")
-    result = job(path, "train.epochs=1e-1", "data.labelled=[a, b]", "method.margin=0.05")
-    assert (result.train.epochs, result.data.labelled, result.method.model_extra) == (0.1, ("a", "b"), {"margin": 0.05})
+    result = job(path, "train.epochs=1e-1", "data.labelled=[/a, /b]", "method.margin=0.05")
+    assert (result.train.epochs, result.data.labelled, result.method.model_extra) == (
+        0.1,
+        ("/a", "/b"),
+        {"margin": 0.05},
+    )
 
 
 def test_numbers_as_yaml_1_2_reads_them(spec):
@@ -149,7 +153,7 @@ def test_an_override_replaces_a_value_whose_variable_is_unset(tmp_path):
 
 @pytest.mark.parametrize("value", ["/data/faces #2", "#2", "/data/a #2 #3"])
 def test_a_value_of_the_command_line_has_no_comments(spec, value):
-    assert job(spec("method: {name: clp}\n"), f"data.unlabelled={value}").data.unlabelled == value
+    assert job(spec("method: {name: clp}\n"), f"track.experiment={value}").track.experiment == value
 
 
 def test_a_variable_may_hold_a_hash(spec, monkeypatch):
