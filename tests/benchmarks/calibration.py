@@ -50,7 +50,9 @@ def main() -> None:
     before = rate(predict(plain, dataset), au=au, thresholds=np.full(len(detector.aus), UNCALIBRATED_THRESHOLD))
     after = rate(predict(detector, dataset), au=au, thresholds=detector.thresholds.numpy())
     columns = {"AU": None, "positive, %": 1}
-    columns |= {f"{name} {when}": digits for name, digits in (("ECE", 3), ("log loss", 3)) for when in ("before", "after")}
+    columns |= {
+        f"{name} {when}": digits for name, digits in (("ECE", 3), ("log loss", 3)) for when in ("before", "after")
+    }
     columns |= {f"F1 x 100 {when}": 1 for when in ("before", "after")}
     title = "A detector's probabilities of people whom nothing has seen, before and after calibration"
     with ResultWriter(options.out, title=title, columns=columns) as table:
@@ -64,7 +66,12 @@ def main() -> None:
         people = len(set(dataset.runs.identities))
         table.note(f"{len(au):,} frames of {people} people; the detector learned from others.")
         for row in table.rows:
-            print(*(f"{name} {value:.3f}" if isinstance(value, float) else value for name, value in zip(columns, row, strict=True)))
+            print(
+                *(
+                    f"{name} {value:.3f}" if isinstance(value, float) else value
+                    for name, value in zip(columns, row, strict=True)
+                )
+            )
 
 
 def predict(detector: Detector, dataset: Dataset) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,9 @@ class EventBuffer:
     """An actor beside the process that started the training: it outlives workers, so their last events are not lost."""
 
     def __init__(self) -> None:
-        was_killed = ray.get_runtime_context().was_current_actor_reconstructed
+        with warnings.catch_warnings():  # Ray calls something of its own that it has deprecated
+            warnings.simplefilter("ignore")
+            was_killed = ray.get_runtime_context().was_current_actor_reconstructed
         self._events: list[Event] = [EventsLost()] if was_killed else []
 
     def put(self, event: Event) -> None:
