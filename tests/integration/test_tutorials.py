@@ -13,13 +13,14 @@ import cv2
 import pytest
 
 from conftest import ROOT
-from detecting import PREPROCESSING, make_detector
+from detecting import make_detector
 from doc_hooks import load_hook
 from faces import write_face_data_set
 from facscale.cli.demo import get_ray_credentials, start_ray, stop_ray
 from facscale.cli.init import copy_shipped
 from facscale.data import Dataset
 from facscale.inference.detector import save_detector
+from facscale.spec.pipelines import Crop, DetectorBlock
 from facscale.synthetic import render_clip
 from plugins.blob_faces import write_video
 from ports import free_run
@@ -69,10 +70,7 @@ def folder(tmp_path_factory):
             cv2.imwrite(str(folder / "mine" / "raw" / person / f"{place:04d}.jpg"), frame[:, :, ::-1])
     write_face_data_set(str(folder / "demo" / "synthetic"), [12] * 8, row_group_mb=0.2)
     write_face_data_set(str(folder / "demo" / "synthetic_bp4d"), [12] * 6, au=(1, 12), name="synthetic_bp4d")
-    detector = make_detector(
-        detector=PREPROCESSING.detector.model_copy(update={"name": "mediapipe"}),
-        crop=PREPROCESSING.crop.model_copy(update={"size": 256}),  # as pipelines/videos.yaml
-    )
+    detector = make_detector(detector=DetectorBlock(), crop=Crop(size=256))  # as pipelines/videos.yaml
     (folder / "detector.safetensors").write_bytes(save_detector(detector))
     return folder
 
