@@ -255,9 +255,10 @@ def _normalize(points: Tensor, *, stored: int) -> Tensor:
 
 
 def _solve(matrices: Tensor, values: Tensor) -> Tensor:
-    """Return X of matrices X = values, as torch.linalg.solve does, which reads from the device whether one is singular."""
-    solution: Tensor = torch.linalg.solve_ex(matrices, values).result
-    return solution
+    """Return X [..., 2, K] of matrices [..., 2, 2] X = values by Cramer's rule; no factorisation, and no wait for the device."""
+    (a, b), (c, d) = (row.unbind(-1) for row in matrices.unbind(-2))
+    adjugate = torch.stack([torch.stack([d, -b], -1), torch.stack([-c, a], -1)], -2)
+    return adjugate @ values / (a * d - b * c)[..., None, None]
 
 
 def _compose(outer: Tensor, inner: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from facscale.methods import DataFacts, Method
 from facscale.progress import format_duration
 from facscale.report.published import load_trainings
 from facscale.spec import Document, SpecError, yaml_io
+from facscale.spec.models import Augment
 from facscale.train.engine import build_deepspeed_config
 from facscale.train.schedule import Schedule
 from facscale.train.setup import open_streams
@@ -350,12 +351,20 @@ def describe_framing(estimate: Estimate) -> Iterator[tuple[str, str]]:
     job, views = estimate.variant.job, estimate.variant.method.train_views(estimate.variant.config).values()
     for source in dict.fromkeys(view.source for view in views if view.pixels):
         for url in job.data.urls(source):
-            if url in estimate.published or not len(points := read_landmarks(dataset := Dataset(url))):
-                continue
-            options: dict[str, Any] = {"stored": dataset.manifest.image_size, "margin": dataset.manifest.margin}
-            trained = measure_framing(points, job.data.augment, **options, seed=job.seed)
-            evaluated = measure_eval_framing(points, job.data.augment, **options)
-            yield f"faces of {dataset.manifest.name}", f"in training: {trained}; in evaluation: {evaluated}"
+            if url not in estimate.published and (text := describe_faces(url, job.data.augment, seed=job.seed)):
+                yield f"faces of {Dataset(url).manifest.name}", text
+
+
+@lru_cache(maxsize=64)  # the rows of a job mostly have the same data
+def describe_faces(url: str, spec: Augment, *, seed: int) -> str:
+    """How often the faces of a data set are cut off; "" where it has no landmarks."""
+    dataset = Dataset(url)
+    points = read_landmarks(dataset)
+    if not len(points):
+        return ""
+    options: dict[str, Any] = {"stored": dataset.manifest.image_size, "margin": dataset.manifest.margin}
+    trained = measure_framing(points, spec, **options, seed=seed)
+    return f"in training: {trained}; in evaluation: {measure_eval_framing(points, spec, **options)}"
 
 
 def describe_cost(variant: Variant, cost: Cost, *, workers: int) -> list[tuple[str, str]]:
