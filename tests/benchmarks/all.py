@@ -55,6 +55,7 @@ BENCHMARKS = (
         ("latency, ms", "what is requested"), ratio="of bare, processor time",
     ),
     Benchmark("stream_scale", "stream_scale.py --only scale", "--millions 0.1", ("frames, M", "epoch")),
+    Benchmark("stream_cache", "stream_scale.py --only cache", "", ("nodes", "room on each, %")),
     Benchmark(
         "step", "step.py --size 64 --batch 16 --rounds 5", "--size 32 --batch 4 --rounds 1", ("method", "program"),
         ratio="processor time, of plain",

@@ -42,6 +42,7 @@ RETURN_S = 300.0  # in which lost nodes may come back
 JOINING_S = 120.0  # after a node has joined, in which the next one may
 REPORT_S = 30.0
 CAPACITY_POLL_S = 2.0
+MEMORY_OF_TRAINING = 1.1e9  # Ray Train's controller and its helpers, and ours (tests/benchmarks/start.py)
 log = logging.getLogger(__name__)
 
 
@@ -301,7 +302,24 @@ def read_cluster_limits() -> dict[str, float]:
 
 
 def count_parallel_trainings(job: Job) -> int:
-    """Return how many trainings of this job the cluster holds at a time with its present nodes: at least 1."""
+    """Return how many trainings of this job the cluster holds at a time with its present nodes: at least 1.
+
+    Beside its workers, each takes MEMORY_OF_TRAINING on the node of this process. A warning says where that decides.
+    """
     available, workers = ray.cluster_resources(), job.cluster.max_workers
     trainings = [available.get(name, 0) / (workers * amount) for name, amount in get_worker_resources(job).items()]
-    return max(1, int(min(trainings)))
+    held, fitting = int(min(trainings)), int(read_own_memory() // MEMORY_OF_TRAINING)
+    if fitting < held:
+        log.warning(
+            "trainings at a time: %d; the cluster has room for the workers of %d, but each needs %.1f GB on the node where "
+            "the job runs (the head) as well, which has %.1f GB",
+            max(1, fitting), held, MEMORY_OF_TRAINING / 1e9, read_own_memory() / 1e9,
+        )  # fmt: skip
+    return max(1, min(held, fitting))
+
+
+def read_own_memory() -> float:
+    """Bytes of memory that Ray counts on the node of this process, without its object store."""
+    own = ray.get_runtime_context().get_node_id()
+    (node,) = (node for node in ray.nodes() if node["NodeID"] == own)
+    return float(node["Resources"].get("memory", 0.0))
