@@ -82,12 +82,21 @@ class EventDispatcher:
         self._thread.start()
 
     def close(self) -> None:
-        """Pass on what is left, and end. What cannot be had any more is told, and is no error: the training is over."""
+        """Pass on what is left, and end. Raises RayActorError where it cannot be had any more.
+
+        Whoever called must not take the training for finished then: the events of its last second would be lost.
+        """
         self._closed.set()
         self._thread.join()
         until = time.monotonic() + RESTART_S
-        while not self._try_to_drain() and time.monotonic() < until:
-            time.sleep(self._every_s)
+        while True:
+            try:
+                self.drain()
+                break
+            except ActorUnavailableError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(self._every_s)
         ray.kill(self.queue.actor)
 
     def drain(self) -> None:
@@ -101,17 +110,11 @@ class EventDispatcher:
                 else:
                     self._receive(event)
 
-    def _try_to_drain(self) -> bool:
-        """Drain, unless the actor cannot be reached at present."""
-        try:
-            self.drain()
-        except ActorUnavailableError:
-            return False
-        except RayActorError as error:
-            log.warning("events of trainings cannot be collected any more: %s", str(error).partition("\n")[0])
-            self._closed.set()
-        return True
-
     def _poll(self) -> None:
         while not self._closed.wait(self._every_s):
-            self._try_to_drain()
+            try:
+                self.drain()
+            except ActorUnavailableError:  # Ray starts it again, or reaches it again
+                continue
+            except RayActorError:  # for good: `close` raises it
+                return
