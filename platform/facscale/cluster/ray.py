@@ -308,12 +308,13 @@ def count_parallel_trainings(job: Job) -> int:
     """
     available, workers = ray.cluster_resources(), job.cluster.max_workers
     trainings = [available.get(name, 0) / (workers * amount) for name, amount in get_worker_resources(job).items()]
-    held, fitting = int(min(trainings)), int(read_own_memory() // MEMORY_OF_TRAINING)
+    memory = read_own_memory()
+    held, fitting = int(min(trainings)), int(memory // MEMORY_OF_TRAINING)
     if fitting < held:
         log.warning(
             "trainings at a time: %d; the cluster has room for the workers of %d, but each needs %.1f GB on the node where "
             "the job runs (the head) as well, which has %.1f GB",
-            max(1, fitting), held, MEMORY_OF_TRAINING / 1e9, read_own_memory() / 1e9,
+            max(1, fitting), held, MEMORY_OF_TRAINING / 1e9, memory / 1e9,
         )  # fmt: skip
     return max(1, min(held, fitting))
 

@@ -351,20 +351,21 @@ def describe_framing(estimate: Estimate) -> Iterator[tuple[str, str]]:
     job, views = estimate.variant.job, estimate.variant.method.train_views(estimate.variant.config).values()
     for source in dict.fromkeys(view.source for view in views if view.pixels):
         for url in job.data.urls(source):
-            if url not in estimate.published and (text := describe_faces(url, job.data.augment, seed=job.seed)):
-                yield f"faces of {Dataset(url).manifest.name}", text
+            if url not in estimate.published:
+                yield from describe_faces(url, job.data.augment, seed=job.seed)
 
 
 @lru_cache(maxsize=64)  # the rows of a job mostly have the same data
-def describe_faces(url: str, spec: Augment, *, seed: int) -> str:
-    """How often the faces of a data set are cut off; "" where it has no landmarks."""
+def describe_faces(url: str, spec: Augment, *, seed: int) -> tuple[tuple[str, str], ...]:
+    """A line of how often the faces of a data set are cut off, with its heading; none where it has no landmarks."""
     dataset = Dataset(url)
     points = read_landmarks(dataset)
     if not len(points):
-        return ""
+        return ()
     options: dict[str, Any] = {"stored": dataset.manifest.image_size, "margin": dataset.manifest.margin}
     trained = measure_framing(points, spec, **options, seed=seed)
-    return f"in training: {trained}; in evaluation: {measure_eval_framing(points, spec, **options)}"
+    evaluated = measure_eval_framing(points, spec, **options)
+    return ((f"faces of {dataset.manifest.name}", f"in training: {trained}; in evaluation: {evaluated}"),)
 
 
 def describe_cost(variant: Variant, cost: Cost, *, workers: int) -> list[tuple[str, str]]:
