@@ -64,6 +64,8 @@ BENCHMARKS = (
         "probe", "probe.py --frames 20000 --epochs 5 --rounds 3", "--frames 1000 --epochs 1 --rounds 1",
         ("round", "program"), of_first="processor time, s",
     ),
+    Benchmark("start", "start.py --rounds 3", "--rounds 1", ("program",), of_first="first step, s"),
+    Benchmark("many", "many.py", "--trials 2", ("trainings", "how")),
     Benchmark("compare", "compare.py", "--runs 10 --rounds 1", ("program", "store"), of_first="s"),
     Benchmark("gpu_step", "gpu_step.py", "--tiny", ("case",), ratio="of the matrix rate, %", needs_gpu=True),
 )  # fmt: skip

@@ -302,6 +302,11 @@ def describe_versions() -> dict[str, str]:
     return versions
 
 
+def read_versions(*distributions: str) -> dict[str, str]:
+    """The versions of packages that other processes of this environment import: for `ResultWriter`."""
+    return {name: metadata.version(name) for name in distributions}
+
+
 def parse_cells(rows: Iterable[Sequence[str]]) -> list[list[Cell]]:
     """The cells of a CSV file: numbers, `mean ± deviation`, nothing, or text."""
     return [[_parse_cell(cell.strip()) for cell in row] for row in rows]

@@ -29,11 +29,12 @@ import psutil
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[1] / "platform"), str(HERE.parent)]
 
-from results import ResultWriter, add_out_option  # noqa: E402
+from results import ResultWriter, add_out_option, read_versions  # noqa: E402
 
 from faces import write_face_data_set  # noqa: E402
 
 POLL_S = 0.2
+PACKAGES = ("deepspeed", "ray", "torch")  # of the processes that are measured
 COLUMNS = {"program": None, "first step, s": 1, "processor time until then, s": 1}
 LONGEST_S = 180.0
 BARE = """
@@ -191,7 +192,7 @@ def main() -> None:
         starts["facscale run"].append(start_facscale(options.workers))
         starts["bare Ray Train"].append(start_bare(options.workers))
     title = f"The start of a training with {options.workers} workers, medians of {options.rounds} rounds"
-    with ResultWriter(options.out, title=title, columns=COLUMNS) as table:
+    with ResultWriter(options.out, title=title, columns=COLUMNS, versions=read_versions(*PACKAGES)) as table:
         for name, measured in starts.items():
             add_starts(table, name, measured)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import time
 from pathlib import Path
@@ -20,13 +19,13 @@ from facscale.job.run import run_job
 from facscale.methods import DataFacts
 from facscale.spec import Document, merge, read_spec, yaml_io
 from facscale.sweep import run_sweep
-from facscale.train import checkpoint
 from facscale.train.checkpoint import EXPORT, STATE
+from facscale.train.checkpoint_record import list_stored, read_record
 from facscale.train.errors import DivergedError, TrainError
 from facscale.train.events import CheckpointPassedOver, NonFiniteStepsCounted, StepProgress
-from facscale.train.local import RECORD, LocalTrainer
+from facscale.train.local import LocalTrainer
 from facscale.train.ray.launch import RayTrainer
-from facscale.train.task import ResumePoint, TrainingTask
+from facscale.train.task import TrainingTask
 from integration import local_worker
 from ports import free_port
 
@@ -67,8 +66,8 @@ def zero(stage):
 
 def read_local_checkpoint(folder):
     """Number of steps and tensors of the latest checkpoint in the folder of a training."""
-    entry = json.loads((folder / RECORD).read_text())[-1]
-    state = torch.load(folder / entry["folder"] / STATE, weights_only=True)
+    latest, _ = read_record(str(folder))[-1]
+    state = torch.load(folder / latest / STATE, weights_only=True)
     return state["step"], state["method"]
 
 
@@ -218,7 +217,7 @@ def test_a_damaged_checkpoint_on_ray_is_passed_over_without_a_restart(ray_cluste
     task = make_task(train={"epochs": 4, "keep_checkpoints": 3}, cluster={"max_failures": 0})
     first = RayTrainer().fit(task, name="run")
     (tmp_path / "run" / EXPORT).unlink()  # what says that it is finished
-    stored = checkpoint.list_stored(ResumePoint(str(tmp_path / "run"), 20))
+    stored = list_stored(str(tmp_path / "run"))
     assert [item.step for item in stored] == [20, 10]
     with (Path(stored[0].url) / STATE).open("r+b") as file:
         file.seek(2000)

@@ -20,7 +20,7 @@ from facscale.job.variants import expand_variants
 from facscale.spec import read_spec
 from facscale.sweep import run_sweep
 from facscale.sweep.search import SweepError
-from facscale.train.local import RECORD, LocalTrainer
+from facscale.train.local import LocalTrainer
 from facscale.train.ray.launch import RayTrainer
 
 pytestmark = pytest.mark.slow("each trial trains on Ray", minutes=6)
@@ -83,7 +83,7 @@ def told(storage):
 
 
 def test_the_best_trial_becomes_a_row_and_a_spec_of_its_own(sweep, tmp_path):
-    parent, trials, nested, files = sweep("sweep.trials=2")
+    parent, trials, nested, files = sweep("sweep.trials=2", "sweep.concurrent=1")
     assert {"sweep.html", "sweep.csv", "best.yaml"} <= files
     assert list(tmp_path.glob("sweep-*/sweep.html")), "beside the sweep's other files, as the job prints"
     pages = [
@@ -94,6 +94,9 @@ def test_the_best_trial_becomes_a_row_and_a_spec_of_its_own(sweep, tmp_path):
         assert "as written" in page
         assert "There is none yet" not in page, "the job has evaluated the best trial beside the spec as written"
     assert len(trials) == 2
+    reports = [json.loads(line) for file in tmp_path.glob("sweep-*/*/result.json") for line in file.open()]
+    assert len({report["trial_id"] for report in reports}) == 2
+    assert len({report["pid"] for report in reports}) == 1, "the second trial took over the first one's process"
     objectives = {run.data.params["method.margin"]: run.data.metrics["objective"] for run in trials}
     assert len(objectives) == 2, "random draws differ"
     assert all(0.01 <= float(margin) <= 0.5 for margin in objectives)
@@ -113,13 +116,14 @@ def test_the_best_trial_becomes_a_row_and_a_spec_of_its_own(sweep, tmp_path):
     assert not others
     assert best.job.name == "tiny-best"
     trained = list(tmp_path.glob("best-of-sweep-*/checkpoint_manager_snapshot.json"))
-    assert len(trained) == 2
-    assert not list(tmp_path.glob(f"best-of-sweep-*/{RECORD}")), "the row took the trial's own weights"
+    assert len(trained) == 2, "the row took the best trial's weights"
 
 
-def test_a_collapsed_trial_ends_at_its_first_look(sweep, tmp_path):
+@pytest.mark.parametrize("workers", [1, 2])  # in the trial's own process, and with Ray Train
+def test_a_collapsed_trial_ends_at_its_first_look(sweep, tmp_path, workers):
+    words = ("sweep.collapsed=1000", "sweep.objective=online/effective_rank", "train.epochs=400", "sweep.trials=1")
     with pytest.raises(SweepError, match="collapsed"):
-        sweep("sweep.collapsed=1000", "sweep.objective=online/effective_rank", "train.epochs=400", "sweep.trials=1")
+        sweep(*words, f"cluster.workers={workers}")
     _, trials, _, _ = told(tmp_path)
     assert {run.data.tags["state"] for run in trials} == {"collapsed"}
     assert all(run.data.metrics["online/effective_rank"] < 1000 for run in trials)

@@ -199,7 +199,7 @@ class Driver:
     """A process of `facscale run`, whose output is read while it runs."""
 
     def __init__(self, command: list[str], *, variables: dict[str, str], output: Path) -> None:
-        self._output = output.open("ab")
+        self._output, self._began = output.open("ab"), time.monotonic()
         self.process = subprocess.Popen(
             command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -212,7 +212,7 @@ class Driver:
         for line in self.process.stdout:
             now = time.monotonic()
             self.silence, self._last = max(self.silence, now - self._last), now
-            self._output.write(line)
+            self._output.write(f"{now - self._began:6.1f} ".encode() + line)
             if bar := parse_bar(line.decode(errors="replace")):
                 self.step = max(self.step, bar.done)
         self._output.flush()
@@ -267,9 +267,12 @@ class Soak:
         self.variables["RAY_ADDRESS"] = self.cluster.address
         self.reference: Outcome | None = None
         self.reference_s = 0.0
+        self._driver: Driver | None = None  # the latest
 
     def close(self) -> None:
         """End all processes."""
+        if self._driver:
+            self._driver.kill()
         self.cluster.stop()
         stop_server(self.servers / "mlflow")
         self.s3.kill()
@@ -294,7 +297,7 @@ class Soak:
         while record.tries < MAX_TRIES:
             self.cluster.start()
             record.tries += 1
-            driver = self._start_driver(number, output)
+            driver = self._driver = self._start_driver(number, output)
             status = None
             while status is None and time.monotonic() - began < ROUND_TIMEOUT_S:
                 status = driver.wait(0.1)
@@ -459,13 +462,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "soak")
+    parser.add_argument("--first", type=int, default=1, help="the number of the first round with a fault, to continue")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that what was started is ended
     soak, rounds, leftovers = Soak(options.folder.absolute(), seed=options.seed), list[Round](), list[dict[str, int]]()
     try:
         with (options.folder / "rounds.jsonl").open("a") as log:
-            for number in range(options.rounds + 1):
+            for number in (0, *range(options.first, options.first + options.rounds)):
                 record = soak.run_round(number)
                 if record.fault_at is None:  # the first one fills caches, and is slower
                     soak.reference_s = min(soak.reference_s or record.seconds, record.seconds)

@@ -287,6 +287,13 @@ def explain_capacity(job: Job) -> str:
     return ""
 
 
+def describe_cluster() -> str:
+    """As in "on the Ray cluster at 10.0.0.4:6379 with 64 CPUs and 8 GPUs"."""
+    resources = ray.cluster_resources()
+    address = ray.get_runtime_context().gcs_address
+    return f"on the Ray cluster at {address} with {resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
+
+
 def has_lost_nodes() -> bool:
     """Whether a node of the cluster has died."""
     return any(not node["Alive"] for node in ray.nodes())
@@ -304,12 +311,16 @@ def read_cluster_limits() -> dict[str, float]:
 def count_parallel_trainings(job: Job) -> int:
     """Return how many trainings of this job the cluster holds at a time with its present nodes: at least 1.
 
-    Beside its workers, each takes MEMORY_OF_TRAINING on the node of this process. A warning says where that decides.
+    With several workers, each takes MEMORY_OF_TRAINING on the node of this process as well. A warning says where that
+    decides.
     """
     available, workers = ray.cluster_resources(), job.cluster.max_workers
     trainings = [available.get(name, 0) / (workers * amount) for name, amount in get_worker_resources(job).items()]
+    held = max(1, int(min(trainings)))
+    if job.cluster.has_one_worker:
+        return held
     memory = read_own_memory()
-    held, fitting = int(min(trainings)), int(memory // MEMORY_OF_TRAINING)
+    fitting = int(memory // MEMORY_OF_TRAINING)
     if fitting < held:
         log.warning(
             "trainings at a time: %d; the cluster has room for the workers of %d, but each needs %.1f GB on the node where "

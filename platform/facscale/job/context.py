@@ -14,7 +14,7 @@ import ray
 from rich.console import Console
 
 from facscale.cluster.claim import ClaimedError, claim, describe_process
-from facscale.cluster.ray import count_parallel_trainings, join, wait_for_capacity
+from facscale.cluster.ray import count_parallel_trainings, describe_cluster, join, wait_for_capacity
 from facscale.data.storage import is_remote
 from facscale.errors import UserError
 from facscale.evaluate.expression import ExpressionDataset
@@ -128,6 +128,9 @@ def open_context(document: Document, *, name: str) -> Iterator[JobContext]:
             tracker=open_tracker(main, data, key=key),
             slots=TrainingSlots(count_parallel_trainings(main.job)),
             console=Console(width=LOG_WIDTH if not os.isatty(1) else None, highlight=False),
+        )
+        context.console.print(
+            f"{main.name}: {describe_cluster()}; trainings at a time: {context.slots.count}", soft_wrap=True
         )
         if overlap:
             context.console.print(overlap, markup=False, soft_wrap=True)

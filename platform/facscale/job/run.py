@@ -13,6 +13,7 @@ from facscale.job.runner import JobRunner
 from facscale.job.variants import Variant, expand_seeds
 from facscale.spec import Document
 from facscale.train.ray.launch import RayTrainer
+from facscale.train.ray.pool import PooledTrainer
 from facscale.train.trainer import Trainer
 
 
@@ -32,7 +33,7 @@ def run_job(document: Document, *, name: str, search: Search | None = None, trai
     The status is 0, or 1 where MLflow did not accept the results, which then stay in the journal.
 
     `search`: a sweep, which runs first; the variant that it returns becomes the second row. `trainer` of the job's own
-    trainings: by default Ray Train.
+    trainings: by default Ray Train, or for several trainings with one worker each processes that they share.
     """
     with open_context(document, name=name) as context:
         variants: Sequence[Variant] = context.variants
@@ -42,7 +43,8 @@ def run_job(document: Document, *, name: str, search: Search | None = None, trai
             variants = (context.main, best, *variants[1:])
             registered.append(expand_seeds(best)[0].title)
         plan = build_plan([seed for variant in variants for seed in expand_seeds(variant)], context.data)
-        runner = JobRunner(plan, context, trainer or RayTrainer(), Evaluator(), frozenset(registered))
+        trainer = trainer or (PooledTrainer() if len(plan.trainings) > 1 else RayTrainer())
+        runner = JobRunner(plan, context, trainer, Evaluator(), frozenset(registered))
         rows = group_results(context.slots.map(runner.run_variant, plan.variants))
         tables = build_f1_tables(rows)
         context.publish(report_job(rows, tables, plan), context.tracker)

@@ -6,10 +6,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import NamedTuple
 
-from facscale.compat.ray_train import abort_training
 from facscale.errors import UserError
 from facscale.evaluate.intensity import IntensityPredictions, score_intensities
 from facscale.evaluate.predictions import Predictions
@@ -39,7 +37,7 @@ from facscale.names import slugify
 from facscale.progress import print_line
 from facscale.track.tracker import RunLogger
 from facscale.train.errors import is_permanent
-from facscale.train.events import ControllerStarted, Event
+from facscale.train.events import Event, TrainingStarted
 from facscale.train.task import TrainingTask
 from facscale.train.trainer import TrainedArtifact, Trainer, load_artifact
 
@@ -82,6 +80,7 @@ class JobRunner:
             representative = None
             if not variant.learns_from_labels:
                 representative = self.train(self.plan.trainings[variant_plan.representative], log)
+                self.trainer.release()
             for evaluation in variant_plan.evaluations:
                 artifacts = self._train_models(evaluation, log)
                 representative = representative or artifacts[variant_plan.representative]
@@ -136,8 +135,8 @@ class JobRunner:
         slots = self.context.slots
 
         def receive(event: Event) -> None:
-            if isinstance(event, ControllerStarted):
-                training.set_abort(partial(abort_training, event.controller))
+            if isinstance(event, TrainingStarted):
+                training.set_abort(event.abort)
             recorder.receive(event)
 
         try:
@@ -168,6 +167,7 @@ class JobRunner:
         """Train what an evaluation needs, side by side; by id."""
         nodes = [self.plan.trainings[key] for key in evaluation.trainings]
         artifacts = self.context.slots.map(lambda node: self.train(node, log), nodes)
+        self.trainer.release()
         return {node.id: artifact for node, artifact in zip(nodes, artifacts, strict=True)}
 
     def _log_folds(

@@ -227,6 +227,11 @@ class Cluster(Block):
         """The job uses at most this many workers."""
         return self.workers if isinstance(self.workers, int) else self.workers[1]
 
+    @property
+    def has_one_worker(self) -> bool:
+        """A training of the job needs no Ray Train: several can take turns in one process."""
+        return self.max_workers == 1
+
 
 class Probe(Block):
     """The linear probe: BatchNorm and a linear layer without bias on frozen embeddings. Its optimizer is Adam."""

@@ -24,6 +24,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, PopulationBasedTraining
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher, SearchGenerator
 from ray.tune.search.optuna import OptunaSearch
 
+from facscale.cluster.ray import get_worker_resources
 from facscale.data.storage import Folder
 from facscale.spec import Job
 from facscale.spec.sweep import Sweep
@@ -40,7 +41,7 @@ SETTINGS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the job; else it would continue with the trials so far
 }
 OBJECTIVE = "objective"  # of `Trial.build_report`
-TRIAL_RESOURCES = {"memory": 1}  # bytes: a trial itself only waits for its workers; Ray Tune refuses an empty request
+WAITING_TRIAL = {"memory": 1}  # bytes: a trial itself only waits for its workers; Ray Tune refuses an empty request
 
 
 def run_search(search: Search, *, job: Job, name: str, watch: SweepWatch, slots: int) -> list[TrialOutcome]:
@@ -56,12 +57,12 @@ def run_search(search: Search, *, job: Job, name: str, watch: SweepWatch, slots:
     if len(ended) < count_trials(sweep):
         with set_variables(SETTINGS):
             tuner = tune.Tuner(
-                tune.with_resources(tune.with_parameters(Trial, search=search), TRIAL_RESOURCES),
+                tune.with_resources(tune.with_parameters(Trial, search=search), get_trial_resources(job)),
                 tune_config=tune.TuneConfig(
                     search_alg=make_source(sweep, outcomes, watch=watch, slots=sweep.concurrent or slots),
                     scheduler=make_scheduler(sweep, ended),
                     num_samples=count_trials(sweep) - len(ended),
-                    reuse_actors=False,
+                    reuse_actors=job.cluster.has_one_worker,
                     trial_dirname_creator=name_trial,
                 ),
                 run_config=tune.RunConfig(
@@ -78,6 +79,13 @@ def run_search(search: Search, *, job: Job, name: str, watch: SweepWatch, slots:
                 warnings.filterwarnings("ignore", message="Consider boosting PBT performance")
                 tuner.fit()
     return list(watch.outcomes.values())
+
+
+def get_trial_resources(job: Job) -> dict[str, float]:
+    """What Ray Tune reserves for the process of a trial, under its own names of resources: see `Trial`."""
+    if not job.cluster.has_one_worker:
+        return dict(WAITING_TRIAL)
+    return {name.lower(): amount for name, amount in get_worker_resources(job).items()}
 
 
 class TrialPlan:

@@ -6,10 +6,12 @@ import contextlib
 import json
 import logging
 import math
+import os
 import queue
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,6 @@ import ray
 from ray import tune
 from ray.exceptions import GetTimeoutError, RayActorError
 
-from facscale.compat.ray_train import abort_training
 from facscale.data.storage import Folder
 from facscale.files import write_atomically
 from facscale.job.datasets import JobData
@@ -29,11 +30,12 @@ from facscale.spec.sweep import Sweep
 from facscale.sweep.record import check_training_name, parse_pointer
 from facscale.sweep.space import Values, apply_values
 from facscale.train.errors import DivergedError, TrainError, is_permanent
-from facscale.train.events import ControllerStarted, Event, StepMetrics, StepProgress
+from facscale.train.events import Event, StepMetrics, StepProgress, TrainingStarted
 from facscale.train.ray.event_queue import RayEventQueue
-from facscale.train.ray.launch import RayTrainer
+from facscale.train.ray.launch import RayTrainer, make_worker_environment
+from facscale.train.ray.pool import ActorTrainer
 from facscale.train.task import ResumePoint, TrainingTask
-from facscale.train.trainer import TrainedArtifact, is_finished, storage_url
+from facscale.train.trainer import TrainedArtifact, Trainer, is_finished, storage_url
 
 RANK = "online/effective_rank"
 LAST_REPORT, POINTER = "told.json", "pointer.json"
@@ -70,9 +72,12 @@ class Trial(tune.Trainable):
 
     Its name is that of the first trial of Ray Tune with these values; in a sweep that is resumed Ray Tune has new names.
 
-    Ray Tune would end it by killing its process. Ray Train's controller, which that process owns, then sees its workers
-    die before it dies itself, and asks for new ones: CPUs and GPUs that nobody frees as long as the sweep lives. So the
-    training is aborted first, in `cleanup`.
+    A spec with one worker is trained in the trial's own process, which the next trial takes over (`reset_config`). Between
+    Ray Tune's calls the training waits, so that a trial that Ray Tune has ended does not go on.
+
+    With several workers Ray Train trains. Ray Tune would end such a trial by killing its process; Ray Train's controller,
+    which that process owns, then sees its workers die before it dies itself, and asks for new ones: CPUs and GPUs that
+    nobody frees as long as the sweep lives. So the training is aborted first, in `cleanup`.
     """
 
     search: Search
@@ -80,23 +85,46 @@ class Trial(tune.Trainable):
 
     def setup(self, config: dict[str, Any], *, search: Search) -> None:  # Ray Tune gives `search`
         """Build the spec with `config`, the values of this trial."""
-        logging.getLogger("ray").setLevel(logging.WARNING)
+        for name in ("", "ray"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        self.search = search
+        self.begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Become another trial: end the training of this one, and begin anew. The answer tells Ray Tune that it is done."""
+        self.is_ended = True
+        self.turn.release()
+        if self.thread.ident:
+            self.thread.join()  # until its next event
+        self.begin(new_config)
+        return True
+
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """Build the spec with the values of a trial; its training begins with the first `step`."""
         identity = config.get(IDENTITY, {})  # {} once PBT has replaced the trial by another one
         self.name = identity.get("name", self.trial_id)
-        if training := identity.get("training"):
-            self.resume_from = ResumePoint(training, identity["step"])
-        self.search, self.values = search, {key: value for key, value in config.items() if key != IDENTITY}
-        self.variant = search.build_variant(self.values)
+        training = identity.get("training")
+        self.resume_from = ResumePoint(training, identity["step"]) if training else None
+        self.values = {key: value for key, value in config.items() if key != IDENTITY}
+        self.variant = self.search.build_variant(self.values)
         self.place = self.training = ""  # names of the training that the best trial's row looks for, and of this one
         self.steps = 1
         self.last_report: dict[str, Any] = {}
         self.reports: queue.SimpleQueue[dict[str, Any] | BaseException] = queue.SimpleQueue()
-        self.controller: Any = None  # of the training that runs
+        self.abort: Callable[[], Any] | None = None  # ends the training that runs, where Ray Train trains
+        self.is_ended = False  # the training in this process shall end
+        self.turn = threading.Semaphore(0)  # of that training: one for each `step` but the first
+        self.trainer: Trainer = RayTrainer()
+        if self.variant.job.cluster.has_one_worker:
+            self.trainer = ActorTrainer()
+            os.environ |= make_worker_environment(self.variant.job)
         self.thread = threading.Thread(target=self.run_in_thread, name="trial", daemon=True)
 
     def step(self) -> dict[str, Any]:
         """Train on to the next report. Raises what ended the training."""
-        if not self.thread.ident:
+        if self.thread.ident:
+            self.turn.release()
+        else:
             self.thread.start()
         report = self.reports.get()
         if isinstance(report, BaseException):
@@ -123,10 +151,10 @@ class Trial(tune.Trainable):
             super().restore(local)
 
     def cleanup(self) -> None:
-        """Abort the training, and give back what its workers hold."""
-        if self.controller is not None and self.thread.is_alive():
+        """End a training of Ray Train, and give back what its workers hold."""
+        if self.abort is not None and self.thread.is_alive():
             with contextlib.suppress(RayActorError, GetTimeoutError):  # the first is how it ends
-                ray.get(abort_training(self.controller), timeout=ABORT_S)
+                ray.get(self.abort(), timeout=ABORT_S)
 
     def run_in_thread(self) -> None:
         """Train to the end, and report how it ended. Ray Tune retries what `step` raises, so permanent errors are reports."""
@@ -159,7 +187,7 @@ class Trial(tune.Trainable):
         """Use the stage that was trained for all trials; train one anew where this trial's values change it."""
         name = name_training(task, fingerprints=self.search.fingerprints)
         is_shared = is_finished(task.job, name=name)
-        return RayTrainer().fit(task, name=name if is_shared else f"{name}-{self.name}")
+        return self.trainer.fit(task, name=name if is_shared else f"{name}-{self.name}", receive=self.receive_of_stage)
 
     def train_target(self, task: TrainingTask) -> TrainedArtifact:
         """Train what trials are compared by."""
@@ -172,17 +200,22 @@ class Trial(tune.Trainable):
                 self.training += f"-{hash_values([point.training, point.step])}"
                 task = replace(task, resume_from=replace(point, training=f"{storage_url(task.job)}/{point.training}"))
         task = replace(task, name=f"{task.name} {self.name}", is_abortable=True)
-        artifact = RayTrainer().fit(task, name=self.training, receive=self.receive)
+        artifact = self.trainer.fit(task, name=self.training, receive=self.receive)
         self.last_report = (
             self.last_report or self.read_last_report()
         )  # of a training that had ended before its process
         return artifact
 
+    def receive_of_stage(self, event: Event) -> None:  # noqa: ARG002 - nobody is told of it
+        """End the training of a stage in this process where its trial has been ended."""
+        self.end_if_due()
+
     def receive(self, event: Event) -> None:
         """Pass an event of the training on to the job's own process, and the objective to Ray Tune."""
-        if isinstance(event, ControllerStarted):
-            self.controller = event.controller
+        if isinstance(event, TrainingStarted):
+            self.abort = event.abort
             return
+        self.end_if_due()
         self.search.events.put_and_wait(TrialEvent(self.name, self.values, event))  # before Ray Tune's report
         if isinstance(event, StepProgress):
             self.steps = event.steps
@@ -200,6 +233,14 @@ class Trial(tune.Trainable):
         folder = Folder(f"{storage_url(self.variant.job)}/{self.training}")
         folder.write(LAST_REPORT, json.dumps(self.last_report).encode())
         self.reports.put(self.last_report)
+        if self.variant.job.cluster.has_one_worker:
+            self.turn.acquire()
+            self.end_if_due()
+
+    def end_if_due(self) -> None:
+        """Raise CancelledError where Ray Tune has ended the trial: it ends a training in this process."""
+        if self.is_ended:
+            raise CancelledError
 
     def build_report(self, values: Mapping[str, float], *, step: int, stop_reason: str) -> dict[str, Any]:
         """What Ray Tune is told after `step` steps; a trial that has ended by itself has the worst objective there is."""

@@ -28,7 +28,6 @@ from facscale.errors import UserError
 from facscale.inference import export
 from facscale.train.divergence import gather_lists
 from facscale.train.state import TrainState
-from facscale.train.task import ResumePoint
 
 STATE = "state.pt"
 EXPORT = "method.safetensors"
@@ -73,31 +72,6 @@ def write(state: TrainState, metrics: Mapping[str, float] | None = None) -> Path
     checksums = {path.name: compute_checksum(path) for path in sorted(folder.iterdir())}
     (folder / CHECKSUMS).write_text(json.dumps({**checksums, METRICS: dict(metrics or {"step": state.step})}))
     return folder
-
-
-def list_stored(point: ResumePoint) -> list[StoredCheckpoint]:
-    """The checkpoints of a Ray Train run up to `point.step`, the newest first; after them those that are newer.
-
-    The run may have trained on since `point.step`, even to its end, and it keeps only its last few checkpoints. Raises
-    CheckpointError where it has none.
-    """
-    from ray.train import Result
-
-    stored = sort_stored(Result.from_path(point.training).best_checkpoints or [])
-    if not stored:
-        raise CheckpointError(f"{point.training} has no checkpoint to resume from")
-    newer = [item for item in stored if item.step > point.step]
-    return [item for item in stored if item.step <= point.step] + newer[::-1]
-
-
-def sort_stored(reported: Sequence[tuple[Any, dict[str, Any]]]) -> list[StoredCheckpoint]:
-    """Checkpoints of Ray Train, each with the metrics that it was reported with: the newest first."""
-    latest_first = list(reversed(reported))  # of one step there can be two, if the first of them was damaged
-    newest_first = sorted(latest_first, key=lambda pair: pair[1].get("step", 0), reverse=True)
-    return [
-        StoredCheckpoint(checkpoint.path, checkpoint.as_directory, int(metrics.get("step", 0)))
-        for checkpoint, metrics in newest_first
-    ]
 
 
 def restore(stored: Sequence[StoredCheckpoint], *, report: Callable[[str], None]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -73,10 +73,13 @@ class SamplesSkipped:
 
 
 @dataclass(frozen=True)
-class ControllerStarted:
-    """Ray Train's controller runs; `controller` is its actor handle, by which the training can be aborted."""
+class TrainingStarted:
+    """The training can be ended early: `abort` ends it and gives back all that it holds. Sent anew after each restart.
 
-    controller: Any
+    Where Ray Train trains, `abort` does not wait, and returns Ray's reference to a call that fails once it is done.
+    """
+
+    abort: Callable[[], Any]
 
 
 class Event(Protocol):

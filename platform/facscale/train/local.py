@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import distributed
 
-from facscale.data.storage import Folder, open_fsspec
+from facscale.compat.ray_checkpoints import CHECKPOINT_PREFIX
+from facscale.data.storage import open_fsspec
 from facscale.train import checkpoint
+from facscale.train.checkpoint_record import list_resumable, list_stored, read_record, repair_record, write_record
 from facscale.train.events import CheckpointPassedOver, Event
 from facscale.train.loop import train
 from facscale.train.state import TrainState
 from facscale.train.task import TrainingTask
 from facscale.train.trainer import Receiver, TrainedArtifact, Trainer, load_or_initialize, storage_url, store_artifact
 
-RECORD = "local_checkpoints.json"  # written after a checkpoint is complete: what it does not name does not count
+log = logging.getLogger(__name__)
 
 
 class LocalTrainer(Trainer):
@@ -32,22 +33,27 @@ class LocalTrainer(Trainer):
     """
 
     def fit(self, task: TrainingTask, *, name: str, receive: Receiver | None = None) -> TrainedArtifact:
-        """As `Trainer.fit`, in this process."""
+        """As `Trainer.fit`, in this process. An error that `receive` raises ends the training."""
         if artifact := load_or_initialize(task, name=name):
             return artifact
+        folder = f"{storage_url(task.job)}/{name}"
+        if repaired := repair_record(folder):
+            log.warning("%s", repaired)
         if receive:
             task = replace(task, events=CallbackSink(receive))
         join_process_group(has_gpu=task.job.cluster.gpus_per_worker > 0)
-        session = LocalSession(task, f"{storage_url(task.job)}/{name}")
-        train(task, session)
+        train(task, self.make_session(task, folder))
         if distributed.get_world_size() > 1:
             distributed.barrier()  # the last checkpoint is rank 0's to write
-        latest = session.find_latest()
-        assert latest is not None, "the last step of every schedule writes one"
-        with checkpoint.fetch(latest.url) as folder:
-            exported = checkpoint.read_export(folder, name=latest.url)
-        cost = {metric: float(value) for metric, value in latest.metrics.items() if metric != "step"}
+        latest, metrics = read_record(folder)[-1]  # the last step of every schedule writes one
+        with checkpoint.fetch(f"{folder}/{latest}") as files:
+            exported = checkpoint.read_export(files, name=f"{folder}/{latest}")
+        cost = {metric: float(value) for metric, value in metrics.items() if metric != "step"}
         return store_artifact(task.job, name=name, export=exported, cost=cost)
+
+    def make_session(self, task: TrainingTask, folder: str) -> LocalSession:
+        """The session of a training whose files are in the folder at a URL."""
+        return LocalSession(task, folder)
 
 
 def join_process_group(*, has_gpu: bool) -> None:
@@ -65,14 +71,6 @@ def join_process_group(*, has_gpu: bool) -> None:
         distributed.init_process_group(backend, store=store, rank=0, world_size=1)
 
 
-@dataclass(frozen=True)
-class LocalCheckpoint:
-    """A complete checkpoint."""
-
-    url: str
-    metrics: Mapping[str, float]
-
-
 class LocalSession:
     """A worker in a process that its user started; checkpoints are folders under the URL `training`."""
 
@@ -83,20 +81,14 @@ class LocalSession:
         self._task, self._training = task, training
         self._store, self._folder = open_fsspec(training)
 
-    def find_latest(self) -> LocalCheckpoint | None:
-        """The newest complete checkpoint."""
-        entries = self._read_record()
-        return LocalCheckpoint(f"{self._training}/{entries[-1]['folder']}", entries[-1]["figures"]) if entries else None
-
     def restore(self) -> dict[str, Any]:
         """Read the latest checkpoint of the training; without one, the state at `task.resume_from` if it is given.
 
         A damaged one is passed over for the one before it.
         """
-        urls = [f"{self._training}/{entry['folder']}" for entry in reversed(self._read_record())]
-        stored = [checkpoint.StoredCheckpoint(url, partial(checkpoint.fetch, url)) for url in urls]
+        stored = list_stored(self._training)
         if not stored and self._task.resume_from:
-            stored = checkpoint.list_stored(self._task.resume_from)
+            stored = list_resumable(self._task.resume_from)
         return checkpoint.restore(stored, report=self._report_damage)
 
     def _report_damage(self, reason: str) -> None:
@@ -108,16 +100,16 @@ class LocalSession:
         written = checkpoint.write(state, metrics)
         if written is None:
             return
-        name = f"checkpoint_{state.step:09d}"
+        name = f"{CHECKPOINT_PREFIX}{state.step:09d}"
         self._store.makedirs(f"{self._folder}/{name}", exist_ok=True)
         self._store.put(f"{written}/", f"{self._folder}/{name}/", recursive=True)
         shutil.rmtree(written)
-        earlier = [entry for entry in self._read_record() if entry["folder"] != name]
-        entries = [*earlier, {"folder": name, "figures": dict(metrics)}]
+        entries = [entry for entry in read_record(self._training) if entry[0] != name]
+        entries.append((name, metrics))
         keep = self._task.job.train.keep_checkpoints
-        Folder(self._training).write(RECORD, json.dumps(entries[-keep:]).encode())
-        for entry in entries[:-keep]:
-            self._store.rm(f"{self._folder}/{entry['folder']}", recursive=True)
+        write_record(self._training, entries[-keep:])
+        for earlier, _ in entries[:-keep]:
+            self._store.rm(f"{self._folder}/{earlier}", recursive=True)
 
     def export_gauges(self, state: TrainState, values: Mapping[str, float]) -> None:
         """Do nothing: no monitoring scrapes a process like this."""
@@ -125,12 +117,6 @@ class LocalSession:
     def is_preempted(self) -> bool:
         """Never: nobody announces that such a process will be taken away."""
         return False
-
-    def _read_record(self) -> list[dict[str, Any]]:
-        """The record of complete checkpoints, the oldest first."""
-        path = f"{self._folder}/{RECORD}"
-        entries: list[dict[str, Any]] = json.loads(self._store.cat_file(path)) if self._store.exists(path) else []
-        return entries
 
 
 @dataclass(frozen=True)

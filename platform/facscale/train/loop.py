@@ -23,7 +23,7 @@ from facscale.train.events import (
     StepProgress,
     TrainingResumed,
 )
-from facscale.train.metrics import collect_step_metrics, format_losses, measure_cost
+from facscale.train.metrics import collect_step_metrics, format_losses, measure_cost, reset_peak_memory
 from facscale.train.session import Session
 from facscale.train.setup import (
     build_state,
@@ -51,6 +51,7 @@ class TrainLoop:
         """Open the data and build the method, at its beginning or where the session's checkpoint left it."""
         self._task, self._session = task, session
         rank, world, device = session.rank, session.world, session.device
+        reset_peak_memory(device)
         self._streams = open_streams(task, rank=rank, world=world, pin=device.type == "cuda")
         self.state = build_state(task, self._streams, rank=rank, world=world, device=device, restored=session.restore())
         self._weights, self._nonfinite_steps = WeightMonitor(self.state.method), 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import resource
 import statistics
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
@@ -13,8 +15,17 @@ from facscale.nn.distributed import get_world_size
 from facscale.train.state import TrainState
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Forget what this process needed before, perhaps for another training (`measure_cost`)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):  # Linux alone has it
+            Path("/proc/self/clear_refs").write_text("5")
+
+
 def measure_cost(state: TrainState) -> dict[str, float]:
-    """What training costs this worker: seconds of a step (the median), and its peak memory so far.
+    """What training costs this worker: seconds of a step (the median), and its peak memory.
 
     On an accelerator that is what torch has allocated there; else the memory of the whole process, libraries included.
     """

@@ -34,7 +34,7 @@ class TrainingTask:
     )
     events: EventSink | None = None  # None: events are dropped
     name: str = ""  # what logs and metrics call the training
-    is_abortable: bool = False  # emit ControllerStarted, so that whoever receives it can abort the training
+    is_abortable: bool = False  # emit TrainingStarted, so that whoever receives it can end the training early
 
     def emit(self, event: Event) -> None:
         """Send an event without waiting; training never stops for it."""

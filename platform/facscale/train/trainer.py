@@ -60,6 +60,9 @@ class Trainer(ABC):
         method is exported.
         """
 
+    def release(self) -> None:  # noqa: B027 - most have nothing to give back
+        """Give back what is held for further trainings alone, as evaluations may need it. Safe beside trainings."""
+
 
 def load_or_initialize(task: TrainingTask, *, name: str) -> TrainedArtifact | None:
     """The artifact of a training that needs no step: it is complete already, or has 0 epochs. Else None.

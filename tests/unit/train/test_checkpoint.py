@@ -9,14 +9,14 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from facscale.compat.ray_train import SNAPSHOT, build_snapshot
+from facscale.compat.ray_checkpoints import SNAPSHOT, build_snapshot
 from facscale.data import order
 from facscale.inference.export import build_method
 from facscale.methods import DataFacts, find_method
 from facscale.spec import Job
 from facscale.train import checkpoint
 from facscale.train.checkpoint import CHECKSUMS, EXPORT, STATE, CheckpointError, DamagedCheckpointError
-from facscale.train.ray.checkpoint_record import repair_record
+from facscale.train.checkpoint_record import list_resumable, repair_record
 from facscale.train.schedule import Schedule
 from facscale.train.state import TrainState
 from facscale.train.task import ResumePoint
@@ -145,9 +145,9 @@ def test_a_damaged_record_of_ray_train_is_written_anew(tmp_path, damage):
     result = Result.from_path(str(tmp_path / "run"))
     assert result.checkpoint.path.endswith(names[1])
     assert result.metrics == {"step": 20}
-    stored = checkpoint.list_stored(ResumePoint(str(tmp_path / "run"), 20))
+    stored = list_resumable(ResumePoint(str(tmp_path / "run"), 20))
     assert [item.url.rpartition("/")[2] for item in stored] == [names[1], names[0]]
-    earlier = checkpoint.list_stored(ResumePoint(str(tmp_path / "run"), 10))
+    earlier = list_resumable(ResumePoint(str(tmp_path / "run"), 10))
     assert [item.url.rpartition("/")[2] for item in earlier] == [names[0], names[1]]
     assert checkpoint.restore(stored, report=pytest.fail)["step"] == 20
     before = path.read_bytes()

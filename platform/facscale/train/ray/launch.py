@@ -30,9 +30,9 @@ from facscale.files import LockedError, hold_lock
 from facscale.spec import Job
 from facscale.train import checkpoint
 from facscale.train.checkpoint import DamagedCheckpointError
+from facscale.train.checkpoint_record import repair_record
 from facscale.train.errors import TrainError
 from facscale.train.events import CheckpointPassedOver
-from facscale.train.ray.checkpoint_record import repair_record
 from facscale.train.ray.event_queue import EventDispatcher
 from facscale.train.ray.session import train_on_worker
 from facscale.train.ray.worker_failures import RetryingTorchConfig, WorkerFailureReporter
@@ -169,11 +169,14 @@ def unwrap_error(error: TrainingFailedError, *, name: str) -> Exception:
     failures = list((getattr(error, "worker_failures", None) or {}).values())
     causes = [getattr(error, "controller_failure", None), *failures]
     for cause in causes:
-        if isinstance(cause, TrainError):
-            return type(cause)(f"{name}: {cause}")
         if isinstance(cause, UserError):
-            return cause
+            return name_error(cause, name=name)
     return TrainError(f"{name}: training failed, also after restarts: {next(iter(failures), error)}")
+
+
+def name_error(error: Exception, *, name: str) -> Exception:
+    """A worker's own error; one of training itself says which training it was."""
+    return type(error)(f"{name}: {error}") if isinstance(error, TrainError) else error
 
 
 def make_worker_environment(job: Job) -> dict[str, str]:

@@ -12,6 +12,7 @@ from ray.train import Checkpoint, CheckpointConsistencyMode, CheckpointUploadMod
 
 from facscale.compat.ray_train import is_preemption_announced
 from facscale.train import checkpoint
+from facscale.train.checkpoint_record import list_resumable
 from facscale.train.events import CheckpointPassedOver
 from facscale.train.gauges import GaugeExporter
 from facscale.train.loop import train
@@ -46,9 +47,16 @@ class RaySession:
         stored: list[checkpoint.StoredCheckpoint] = []
         if ray.train.get_checkpoint() is not None:
             reported = ray.train.get_all_reported_checkpoints(CheckpointConsistencyMode.COMMITTED, timeout_s=LIST_S)
-            stored = checkpoint.sort_stored([(item.checkpoint, item.metrics) for item in reported])
+            latest_first = reversed(reported)  # of one step there can be two, if the first of them was damaged
+            stored = [
+                checkpoint.StoredCheckpoint(
+                    item.checkpoint.path, item.checkpoint.as_directory, int(item.metrics["step"])
+                )
+                for item in latest_first
+            ]
+            stored.sort(key=lambda item: -item.step)
         elif self._task.resume_from:
-            stored = checkpoint.list_stored(self._task.resume_from)
+            stored = list_resumable(self._task.resume_from)
         return checkpoint.restore(stored, report=self._report_damage)
 
     def _report_damage(self, reason: str) -> None:

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
@@ -19,9 +20,9 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.train import UserCallback
 from ray.train.torch import TorchConfig
 
-from facscale.compat.ray_train import TORCH_BACKEND, forget_worker_group
+from facscale.compat.ray_train import TORCH_BACKEND, abort_training, forget_worker_group
 from facscale.train.errors import is_permanent
-from facscale.train.events import ControllerStarted, WorkersLost
+from facscale.train.events import TrainingStarted, WorkersLost
 from facscale.train.task import TrainingTask
 
 MAX_CAUSE_LENGTH = 200  # characters
@@ -71,7 +72,7 @@ class RetryingTorchBackend(TORCH_BACKEND):
         """Form the group, or let all workers go; Ray Train then starts new ones, `cluster.max_failures` times."""
         task = backend_config.task
         if task.is_abortable:
-            task.emit(ControllerStarted(ray.get_runtime_context().current_actor))
+            task.emit(TrainingStarted(partial(abort_training, ray.get_runtime_context().current_actor)))
         try:
             super().on_start(worker_group, backend_config)
         except (RayActorError, RayTaskError) as error:
