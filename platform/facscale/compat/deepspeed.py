@@ -91,8 +91,28 @@ def compile_operator() -> None:
         remove_dead_lock(folder / "lock")
         if not (folder / f"{builder.name}.so").exists():
             log.warning("compiling DeepSpeed's operator with g++, once for this environment: about a minute")
-        with redirect_stdout(StringIO()):  # it prints the compiler's command
+        with redirect_stdout(StringIO()), put_own_ninja_first():  # it prints the compiler's command
             builder.load(verbose=False)
+
+
+@contextmanager
+def put_own_ninja_first() -> Iterator[None]:
+    """Within the block the first ninja on the path is this environment's.
+
+    Torch runs the first one each time. Versions of ninja note differently what they have done, so that one does not see
+    what another has compiled, and compiles it again.
+    """
+    import ninja
+
+    before = os.environ.get("PATH")
+    os.environ["PATH"] = os.pathsep.join([ninja.BIN_DIR, *filter(None, [before])])
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PATH"]
+        else:
+            os.environ["PATH"] = before
 
 
 @contextmanager

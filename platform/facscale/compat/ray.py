@@ -23,6 +23,12 @@ def load(module: str, name: str) -> Any:
     return load_private(module, name, distribution="ray", tried=TRIED)
 
 
+def is_own_node_draining() -> bool:
+    """Whether it is announced that the node of this process will be taken away, as Ray Train's watcher reads it."""
+    draining = load("ray._private.state", "state").get_draining_nodes()
+    return ray.get_runtime_context().get_node_id() in draining
+
+
 def find_running_clusters() -> frozenset[str]:
     """Return the addresses (host:port) of all Ray clusters that have a raylet on this machine.
 

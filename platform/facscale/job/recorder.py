@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import defaultdict
 from collections.abc import Mapping
+from typing import Self
 
 from facscale.progress import Progress, print_line
 from facscale.report import figures
@@ -20,14 +23,49 @@ from facscale.train.events import (
     WorkersLost,
 )
 
+REPORT_S = 30.0
 Curves = dict[str, tuple[list[float], list[float]]]
+
+
+class StartReporter:
+    """Prints a line every REPORT_S in which a training has no workers that train yet, or none again.
+
+    They start, or wait for nodes, other jobs, or a compiler, and nothing else would be printed. For the block of a `with`.
+    """
+
+    def __init__(self, title: str, *, every_s: float = REPORT_S) -> None:
+        self._title, self._every_s = title, every_s
+        self._is_waiting, self._has_ended = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._report, name="start", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._is_waiting.set()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._has_ended.set()
+        self._is_waiting.set()  # so that the thread sees it
+
+    def receive(self, event: Event) -> None:
+        """Note whether the training has workers that train."""
+        if isinstance(event, WorkersLost):
+            self._is_waiting.set()
+        elif isinstance(event, StepProgress):
+            self._is_waiting.clear()
+
+    def _report(self) -> None:
+        while self._is_waiting.wait() and not self._has_ended.is_set():
+            began = time.monotonic()
+            while not self._has_ended.wait(self._every_s) and self._is_waiting.is_set():
+                print_line(f"{self._title}: waiting for workers to start, {time.monotonic() - began:.0f} s so far")
 
 
 class TrainingRecorder:
     """`receive` takes the events of one training; `finish` draws its curves."""
 
     def __init__(self, run: RunLogger, *, title: str) -> None:
-        self._run, self._title = run, title
+        self._run, self.title = run, title
         self._bar: Progress | None = None
         self._series: dict[str, dict[int, float]] = defaultdict(dict)
         self.errors: list[str] = []
@@ -38,29 +76,29 @@ class TrainingRecorder:
             case StepMetrics(step, values):
                 self._record_metrics(values, step=step)
             case StepProgress(step, steps, note):
-                self._bar = self._bar or Progress(self._title, total=steps, unit="steps")
+                self._bar = self._bar or Progress(self.title, total=steps, unit="steps")
                 self._bar.update(step, note=note)
             case SampleImages(step, columns):
                 if columns:
-                    sheet = figures.plot_sample_sheet(dict(columns), title=f"{self._title}: step {step}")
+                    sheet = figures.plot_sample_sheet(dict(columns), title=f"{self.title}: step {step}")
                     self._run.log_figure(sheet, f"pictures/step{step:07d}")
             case NonFiniteStepsCounted(step, count):
                 subject = f"{count} steps" if count > 1 else "a step"
-                print_line(f"{self._title}: {subject} until step {step} had losses or gradients that are not finite")
+                print_line(f"{self.title}: {subject} until step {step} had losses or gradients that are not finite")
             case WorkersLost(reason) | CheckpointPassedOver(reason):
-                print_line(f"{self._title}: {reason}")
+                print_line(f"{self.title}: {reason}")
             case TrainingResumed(step, workers):
                 plural = "s" if workers > 1 else ""
-                print_line(f"{self._title}: resumes from step {step} with {workers} worker{plural}")
+                print_line(f"{self.title}: resumes from step {step} with {workers} worker{plural}")
             case SamplesSkipped(rank, errors):
                 self.errors += [f"worker {rank}: {error}" for error in errors]
 
     def finish(self) -> None:
         """Log the curves, and the list of everything that could not be read."""
         if losses := self._collect_curves("loss/"):
-            self._run.log_figure(figures.plot_curves(losses, title=f"{self._title}: losses"), "losses")
+            self._run.log_figure(figures.plot_curves(losses, title=f"{self.title}: losses"), "losses")
         if diagnostics := self._collect_curves("online/"):
-            panels = figures.plot_panels(diagnostics, title=f"{self._title}: online probe")
+            panels = figures.plot_panels(diagnostics, title=f"{self.title}: online probe")
             self._run.log_figure(panels, "online_probe")
         if self.errors:
             self._run.log_text("\n".join(self.errors) + "\n", "skipped.txt")

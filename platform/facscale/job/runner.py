@@ -20,7 +20,7 @@ from facscale.job.exports import log_encoder_model, log_export, register_encoder
 from facscale.job.measure import measure
 from facscale.job.model_plots import plot_attention, plot_embedding
 from facscale.job.plan import EvalNode, Plan, TrainNode, VariantPlan, make_task, name_detector
-from facscale.job.recorder import TrainingRecorder
+from facscale.job.recorder import StartReporter, TrainingRecorder
 from facscale.job.results import (
     VariantResult,
     report_au_relations,
@@ -137,10 +137,12 @@ class JobRunner:
         def receive(event: Event) -> None:
             if isinstance(event, TrainingStarted):
                 training.set_abort(event.abort)
+            reporter.receive(event)
             recorder.receive(event)
 
         try:
-            return self.trainer.fit(replace(task, is_abortable=slots.count > 1), name=name, receive=receive)
+            with StartReporter(recorder.title) as reporter:
+                return self.trainer.fit(replace(task, is_abortable=slots.count > 1), name=name, receive=receive)
         except UserError as error:
             if is_permanent(error) and slots.fail(training) and slots.count > 1:
                 print_line(

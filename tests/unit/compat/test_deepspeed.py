@@ -37,6 +37,23 @@ def test_deepspeed_does_not_load_mlflow_which_stays_importable():
     assert done.stdout.splitlines()[-1] == "False True"
 
 
+def test_another_ninja_on_the_path_does_not_compile_the_operator_again(tmp_path):
+    """Another version would not know what has been compiled."""
+    other = tmp_path / "ninja"
+    other.write_text("#!/bin/sh\nexit 1\n")
+    other.chmod(0o755)
+    environment = {
+        **os.environ, "DS_ACCELERATOR": "cpu", "TORCHDYNAMO_DISABLE": "1",
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+    }  # fmt: skip
+    code = "import os; from facscale.compat.deepspeed import compile_operator; compile_operator(); print(os.environ['PATH'])"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == environment["PATH"], "it is restored"
+
+
 def test_a_killed_compiler_frees_the_lock(tmp_path, caplog):
     path = tmp_path / "facscale.lock"
     arguments = [sys.executable, "-c", COMPILER, str(path)]

@@ -7,7 +7,9 @@ loads torch and DeepSpeed anew. Trainings that fit in one process need neither.
 from __future__ import annotations
 
 import gc
+import math
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -19,6 +21,7 @@ import ray
 import torch
 from ray.exceptions import RayActorError, RayTaskError
 
+from facscale.compat.ray import is_own_node_draining
 from facscale.spec import Job
 from facscale.train.errors import TrainError, is_permanent
 from facscale.train.events import Event, TrainingStarted, WorkersLost
@@ -29,6 +32,8 @@ from facscale.train.ray.worker_failures import get_cause
 from facscale.train.state import TrainState
 from facscale.train.task import TrainingTask
 from facscale.train.trainer import Receiver, TrainedArtifact, Trainer, load_or_initialize
+
+DRAIN_POLL_S = 5.0
 
 
 class PooledTrainer(Trainer):
@@ -186,7 +191,15 @@ class ActorSession(LocalSession):
     def __init__(self, task: TrainingTask, training: str) -> None:
         super().__init__(task, training)
         self._exporter = GaugeExporter(training=task.name or task.job.name, method=task.job.method.name)
+        self._asked_at, self._is_draining = -math.inf, False
 
     def export_gauges(self, state: TrainState, values: Mapping[str, float]) -> None:
         """Export to Prometheus, as `RaySession` does."""
         self._exporter.export(state, values)
+
+    def is_preempted(self) -> bool:
+        """Whether Ray knows that this node is about to be taken away. Asks every DRAIN_POLL_S."""
+        now = time.monotonic()
+        if not self._is_draining and now - self._asked_at >= DRAIN_POLL_S:
+            self._asked_at, self._is_draining = now, is_own_node_draining()
+        return self._is_draining
