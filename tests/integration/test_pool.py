@@ -123,6 +123,14 @@ def test_a_training_whose_process_is_killed_resumes_from_its_checkpoint(trainer,
     assert resumed.step in {10, 15}
 
 
+def test_a_process_that_died_between_trainings_is_no_failure_of_the_next(trainer, make_task):
+    task = make_task(cluster={"max_failures": 0})
+    trainer.fit(task, name="first")
+    os.kill(next(iter(find_processes())), signal.SIGKILL)
+    wait_for(lambda: not find_processes())
+    assert trainer.fit(task, name="second").export
+
+
 def test_a_process_that_dies_again_and_again_ends_the_training(trainer, make_task):
     def receive(event):
         if isinstance(event, StepProgress) and event.note in {"started", "resumed"}:

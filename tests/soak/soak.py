@@ -30,7 +30,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -43,7 +43,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "platform")]
 
 from faces import write_face_data_set  # noqa: E402
 from facscale.progress import parse_bar  # noqa: E402
-from facscale.track.server import ensure_server, stop_server  # noqa: E402
+from facscale.track.server import ServerError, ensure_server, stop_server  # noqa: E402
 from ports import free_run  # noqa: E402
 from s3 import S3Server  # noqa: E402
 
@@ -237,8 +237,9 @@ class Driver:
 class Soak:
     """Servers, a cluster and a job, and the rounds."""
 
-    def __init__(self, folder: Path, *, seed: int) -> None:
-        self.folder, self.seed = folder, seed
+    def __init__(self, folder: Path, *, seed: int, kinds: Sequence[str] = ()) -> None:
+        """`kinds` of faults; without any, all."""
+        self.folder, self.seed, self.kinds = folder, seed, tuple(kinds)
         self.servers = folder / "servers"
         for name in (self.servers, folder / "home", folder / "output"):
             shutil.rmtree(name, ignore_errors=True)
@@ -268,6 +269,7 @@ class Soak:
         self.reference: Outcome | None = None
         self.reference_s = 0.0
         self._driver: Driver | None = None  # the latest
+        self._restart: threading.Timer | None = None  # of the tracker
 
     def close(self) -> None:
         """End all processes."""
@@ -290,7 +292,7 @@ class Soak:
             "store away": self._take_store_away,
             "tracker away": self._take_tracker_away,
         }
-        fault = chance.choice(list(faults)) if number else ""
+        fault = chance.choice(self.kinds or list(faults)) if number else ""
         record, output = Round(number, fault), self.folder / "output" / f"{number:04d}.log"
         due = chance.uniform(0, self.reference_s) if number else None
         began, step_before = time.monotonic(), 0
@@ -334,6 +336,8 @@ class Soak:
 
     def _compare(self, number: int) -> list[str]:
         """List in what this round's outcome differs from the first one's."""
+        if self._restart:
+            self._restart.join()
         outcome = self._read_outcome(f"round-{number}")
         problems = [
             f"{name} has step {step} {count} times"
@@ -389,8 +393,20 @@ class Soak:
     def _take_tracker_away(self, _: Driver, chance: random.Random) -> None:
         port = int(self.mlflow.url.rpartition(":")[2])
         stop_server(self.servers / "mlflow", wait=0)
-        restart = threading.Timer(chance.uniform(*PAUSE_S), ensure_server, (self.servers / "mlflow", port))
-        restart.start()
+        self._restart = threading.Timer(chance.uniform(*PAUSE_S), self._start_tracker, (port,))
+        self._restart.start()
+
+    def _start_tracker(self, port: int) -> None:
+        """Start the tracker again, as soon as the one before has given its port back."""
+        end = time.monotonic() + START_S
+        while True:
+            try:
+                ensure_server(self.servers / "mlflow", port)
+                break
+            except ServerError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(1)
 
 
 def pause(pid: int, chance: random.Random) -> None:
@@ -462,11 +478,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "soak")
+    parser.add_argument("--faults", nargs="+", metavar="KIND", default=[], help="such as 'node killed'; by default all")
     parser.add_argument("--first", type=int, default=1, help="the number of the first round with a fault, to continue")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that what was started is ended
-    soak, rounds, leftovers = Soak(options.folder.absolute(), seed=options.seed), list[Round](), list[dict[str, int]]()
+    soak = Soak(options.folder.absolute(), seed=options.seed, kinds=options.faults)
+    rounds, leftovers = list[Round](), list[dict[str, int]]()
     try:
         with (options.folder / "rounds.jsonl").open("a") as log:
             for number in (0, *range(options.first, options.first + options.rounds)):

@@ -22,6 +22,7 @@ import torch
 from ray.exceptions import RayActorError, RayTaskError
 
 from facscale.compat.ray import is_own_node_draining
+from facscale.errors import UserError
 from facscale.spec import Job
 from facscale.train.errors import TrainError, is_permanent
 from facscale.train.events import Event, TrainingStarted, WorkersLost
@@ -64,16 +65,16 @@ class PooledTrainer(Trainer):
             try:
                 with self._pool.lease(task.job) as process:
                     return process.train(task, name=name, receive=receive)
-            except RayTaskError as error:
-                if isinstance(error.cause, Exception) and is_permanent(error.cause):
-                    raise name_error(error.cause, name=name) from None
-                reason, is_counted = get_cause(error), True
-            except RayActorError as error:
-                reason, is_counted = get_cause(error), not error.preempted
+            except RayTaskError as failure:
+                error, is_counted = failure.cause, True
+            except RayActorError as failure:
+                error, is_counted = failure, not failure.preempted
             failures += is_counted
-            if 0 <= task.job.cluster.max_failures < failures:
-                raise TrainError(f"{name}: training failed, also after restarts: {reason}")
-            receive(WorkersLost(f"worker 0: {reason}; resumes from the latest checkpoint"))
+            if is_permanent(error) or 0 <= task.job.cluster.max_failures < failures:
+                if isinstance(error, UserError):
+                    raise name_error(error, name=name)
+                raise TrainError(f"{name}: training failed, also after restarts: {get_cause(error)}") from error
+            receive(WorkersLost(f"worker 0: {get_cause(error)}; resumes from the latest checkpoint"))
 
 
 def ignore(event: Event) -> None:
@@ -98,7 +99,7 @@ class ProcessPool:
         with self._lock:
             idle = self._idle[repr(options)]
             process = idle.pop() if idle else None
-        if process is None:
+        if process is None or not process.is_alive():
             self.release()  # they may hold what the new one needs
             process = TrainingProcess(options)
         try:
@@ -152,6 +153,14 @@ class TrainingProcess:
             raise
         assert artifact is not None, "a training that yields nothing raises"
         return artifact
+
+    def is_alive(self) -> bool:
+        """Whether the process still runs, and its node; waits until it has started."""
+        try:
+            ray.get(self._actor.__ray_ready__.remote())
+        except RayActorError:
+            return False
+        return True
 
     def kill(self) -> None:
         """End the process at once, whatever it does."""
