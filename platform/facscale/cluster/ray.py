@@ -8,8 +8,10 @@ import os
 import re
 import socket
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,6 +44,7 @@ RETURN_S = 300.0  # in which lost nodes may come back
 JOINING_S = 120.0  # after a node has joined, in which the next one may
 REPORT_S = 30.0
 CAPACITY_POLL_S = 2.0
+HEAD_POLL_S = 10.0
 MEMORY_OF_TRAINING = 1.1e9  # Ray Train's controller and its helpers, and ours (tests/benchmarks/start.py)
 log = logging.getLogger(__name__)
 
@@ -77,6 +80,34 @@ def join() -> None:
             ) from None
         raise unreachable from None
     log_choice(address)
+
+
+@contextmanager
+def watch_head(address: str, *, every_s: float = HEAD_POLL_S) -> Iterator[None]:
+    """Within the block, warn once where the head of the cluster at host:port stops answering, and when it answers again.
+
+    Ray waits for it for a minute without a word, then ends this process.
+    """
+    has_ended = threading.Event()
+
+    def watch() -> None:
+        is_lost = False
+        while not has_ended.wait(every_s):
+            if is_lost != (not is_reachable(address)):
+                is_lost = not is_lost
+                log.warning(
+                    "the head of the Ray cluster at %s %s",
+                    address,
+                    "does not answer: Ray waits for it for a minute, then this process ends; the job continues from its "
+                    "checkpoints when it is submitted again" if is_lost else "answers again",
+                )  # fmt: skip
+
+    thread = threading.Thread(target=watch, name="head", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        has_ended.set()
 
 
 def connect(address: str) -> None:

@@ -14,7 +14,7 @@ import ray
 from rich.console import Console
 
 from facscale.cluster.claim import ClaimedError, claim, describe_process
-from facscale.cluster.ray import count_parallel_trainings, describe_cluster, join, wait_for_capacity
+from facscale.cluster.ray import count_parallel_trainings, describe_cluster, join, wait_for_capacity, watch_head
 from facscale.data.storage import is_remote
 from facscale.errors import UserError
 from facscale.evaluate.expression import ExpressionDataset
@@ -155,7 +155,11 @@ def hold_job(main: Variant, *, key: str) -> Iterator[None]:
     try:
         with hold_spool(get_spool(main, key=key), owner=owner):
             join()
-            with claim(f"job-{key}", description=f"{owner} (Ray job {ray.get_runtime_context().get_job_id()})"):
+            ray_context = ray.get_runtime_context()
+            with (
+                watch_head(ray_context.gcs_address),
+                claim(f"job-{key}", description=f"{owner} (Ray job {ray_context.get_job_id()})"),
+            ):
                 yield
     except (ClaimedError, SpoolInUseError) as error:
         raise JobRunningError(
