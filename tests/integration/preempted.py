@@ -19,14 +19,11 @@ import ray
 from ray.cluster_utils import Cluster
 
 from faces import write_face_data_set
-from facscale import methods
-from facscale.methods import DataFacts
-from facscale.spec import Document
 from facscale.train.checkpoint_record import read_record
 from facscale.train.events import StepMetrics, TrainingResumed, WorkersLost
 from facscale.train.ray.launch import RayTrainer
 from facscale.train.ray.pool import PooledTrainer
-from facscale.train.task import TrainingTask
+from tasks import build_task
 
 STEPS = 1000
 TRAINERS = {"PooledTrainer": PooledTrainer, "RayTrainer": RayTrainer}
@@ -46,7 +43,6 @@ def main(folder, trainer):
             "storage": str(folder),
         },
     }
-    job, _, config = methods.configure(Document(spec, {}))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     first = cluster.add_node(num_cpus=1)
     ray.init(address=cluster.address, log_to_driver=False)
@@ -70,9 +66,7 @@ def main(folder, trainer):
             has_begun.set()
 
     with ThreadPoolExecutor(1) as executor:  # Ray starts nodes in the main thread alone
-        fitted = executor.submit(
-            TRAINERS[trainer]().fit, TrainingTask(job, config, DataFacts()), name="run", receive=receive
-        )
+        fitted = executor.submit(TRAINERS[trainer]().fit, build_task(spec), name="run", receive=receive)
         while not has_begun.wait(1):
             assert not fitted.done(), fitted.result()
         take_node_away()

@@ -13,10 +13,8 @@ from safetensors.torch import load
 from torch import multiprocessing
 
 from faces import write_face_data_set
-from facscale import methods
 from facscale.data import DataError
 from facscale.job.run import run_job
-from facscale.methods import DataFacts
 from facscale.spec import Document, merge, read_spec, yaml_io
 from facscale.sweep import run_sweep
 from facscale.train.checkpoint import EXPORT, STATE
@@ -25,9 +23,9 @@ from facscale.train.errors import DivergedError, TrainError
 from facscale.train.events import CheckpointPassedOver, NonFiniteStepsCounted, StepProgress
 from facscale.train.local import LocalTrainer
 from facscale.train.ray.launch import RayTrainer
-from facscale.train.task import TrainingTask
 from integration import local_worker
 from ports import free_port
+from tasks import build_task
 
 pytestmark = [pytest.mark.slow("trains, some of it on Ray", minutes=4), pytest.mark.usefixtures("plugins")]
 
@@ -51,11 +49,7 @@ def data(tmp_path_factory):
 def make_task(data, tmp_path):
     def make(**changes):
         fixed = {"data": {"unlabelled": data, "image_size": 32, "threads": 1}, "cluster": {"storage": str(tmp_path)}}
-        document = Document({}, {})
-        for part in (TINY, fixed, changes):
-            document = merge(document, Document(part, {}))
-        job, _, config = methods.configure(document)
-        return TrainingTask(job, config, DataFacts())
+        return build_task(TINY, fixed, changes)
 
     return make
 

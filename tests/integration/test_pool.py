@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import psutil
@@ -15,16 +14,14 @@ import torch
 from safetensors.torch import load
 
 from faces import write_face_data_set
-from facscale import methods
-from facscale.methods import DataFacts
-from facscale.spec import Document, merge
 from facscale.train.checkpoint import EXPORT
 from facscale.train.errors import DivergedError, TrainError
 from facscale.train.events import StepMetrics, StepProgress, TrainingResumed, TrainingStarted, WorkersLost
 from facscale.train.local import LocalTrainer
 from facscale.train.ray.launch import RayTrainer
 from facscale.train.ray.pool import PooledTrainer
-from facscale.train.task import TrainingTask
+from tasks import build_task
+from waiting import wait_for
 
 pytestmark = [
     pytest.mark.slow("trains in processes of Ray", minutes=3),
@@ -50,11 +47,7 @@ def data(tmp_path_factory):
 def make_task(data, tmp_path):
     def make(**changes):
         fixed = {"data": {"unlabelled": data, "image_size": 32, "threads": 1}, "cluster": {"storage": str(tmp_path)}}
-        document = Document({}, {})
-        for part in (SPEC, fixed, {"method": CLP} | changes):
-            document = merge(document, Document(part, {}))
-        job, _, config = methods.configure(document)
-        return TrainingTask(job, config, DataFacts())
+        return build_task(SPEC, fixed, {"method": CLP} | changes)
 
     return make
 
@@ -175,10 +168,3 @@ def test_each_trainer_continues_what_the_other_has_begun(trainer, make_task, tmp
     events = []
     two.fit(make_task(train={"epochs": 2}, cluster={"workers": workers[1]}), name="run", receive=events.append)
     assert [event.step for event in events if isinstance(event, StepMetrics)] == list(range(6, 11))
-
-
-def wait_for(condition, *, limit=60):
-    end = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.1)

@@ -12,12 +12,11 @@ from torch import multiprocessing
 from faces import write_face_data_set
 from facscale import methods
 from facscale.methods import DataFacts
-from facscale.spec import Document, merge
 from facscale.train.checkpoint import EXPORT
 from facscale.train.local import LocalTrainer
-from facscale.train.task import TrainingTask
 from integration import local_worker
 from ports import free_port
+from tasks import build_task
 from watching import Watcher, watched
 
 pytestmark = pytest.mark.slow("each training starts and ends on Ray", minutes=5)
@@ -40,11 +39,7 @@ def data(tmp_path_factory):
 
 def a_task(data, storage, changes=None):
     fixed = {"data": {"unlabelled": data, "image_size": 32, "threads": 1}, "cluster": {"storage": str(storage)}}
-    document = Document({}, {})
-    for part in (TINY, fixed, changes or {}):
-        document = merge(document, Document(part, {}))
-    job, _, config = methods.configure(document)
-    return TrainingTask(job, config, DataFacts())
+    return build_task(TINY, fixed, changes or {})
 
 
 def run(data, storage, *, name, kill_at=None, changes=None):

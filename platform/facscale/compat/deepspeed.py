@@ -16,7 +16,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stdout, suppress
 from functools import lru_cache
 from io import StringIO
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any
 
 import psutil
 
-from facscale.compat import load_private, replace_module
+from facscale.compat import load_private, replace_module, set_variables
 from facscale.files import LockedError, hold_lock
 
 BUILDER = "ShareMemCommBuilder"
@@ -95,8 +95,7 @@ def compile_operator() -> None:
             builder.load(verbose=False)
 
 
-@contextmanager
-def put_own_ninja_first() -> Iterator[None]:
+def put_own_ninja_first() -> AbstractContextManager[None]:
     """Within the block the first ninja on the path is this environment's.
 
     Torch runs the first one each time. Versions of ninja note differently what they have done, so that one does not see
@@ -104,15 +103,7 @@ def put_own_ninja_first() -> Iterator[None]:
     """
     import ninja
 
-    before = os.environ.get("PATH")
-    os.environ["PATH"] = os.pathsep.join([ninja.BIN_DIR, *filter(None, [before])])
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PATH"]
-        else:
-            os.environ["PATH"] = before
+    return set_variables({"PATH": os.pathsep.join([ninja.BIN_DIR, *filter(None, [os.environ.get("PATH")])])})
 
 
 @contextmanager

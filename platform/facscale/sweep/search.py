@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -25,6 +23,7 @@ from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher,
 from ray.tune.search.optuna import OptunaSearch
 
 from facscale.cluster.ray import get_worker_resources
+from facscale.compat import set_variables
 from facscale.data.storage import Folder
 from facscale.spec import Job
 from facscale.spec.sweep import Sweep
@@ -134,21 +133,6 @@ class ProposedTrials(SearchGenerator):
         if trial := super().next_trial():
             self._plan.begin(trial)
         return trial
-
-
-@contextmanager
-def set_variables(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for the block, and restore them after it."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ |= variables
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def name_trial(trial: Any) -> str:

@@ -74,6 +74,15 @@ def write(state: TrainState, metrics: Mapping[str, float] | None = None) -> Path
     return folder
 
 
+def sort_newest_first(stored: Sequence[StoredCheckpoint]) -> list[StoredCheckpoint]:
+    """Checkpoints in the order in which they were kept, the newest first; of one step, the later one.
+
+    Of one step there can be two, if the first of them was damaged.
+    """
+    latest_first = list(reversed(stored))
+    return sorted(latest_first, key=lambda item: item.step, reverse=True)
+
+
 def restore(stored: Sequence[StoredCheckpoint], *, report: Callable[[str], None]) -> dict[str, Any]:
     """Read the first checkpoint that every worker finds undamaged; `report` is told of those that are passed over.
 

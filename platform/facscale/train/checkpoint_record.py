@@ -10,7 +10,7 @@ from typing import Any
 
 from facscale.compat.ray_checkpoints import CHECKPOINT_PREFIX, SNAPSHOT, build_snapshot, parse_snapshot
 from facscale.data.storage import Folder, open_fsspec
-from facscale.train.checkpoint import CHECKSUMS, METRICS, CheckpointError, StoredCheckpoint, fetch
+from facscale.train.checkpoint import CHECKSUMS, METRICS, CheckpointError, StoredCheckpoint, fetch, sort_newest_first
 from facscale.train.task import ResumePoint
 
 Entry = tuple[str, Mapping[str, Any]]  # the name of a checkpoint's folder, and the metrics that it was kept with
@@ -31,10 +31,10 @@ def write_record(training: str, entries: Sequence[Entry]) -> None:
 def list_stored(training: str) -> list[StoredCheckpoint]:
     """The checkpoints of the training in the folder at a URL, the newest first. Raises ValueError for a damaged record."""
     stored = []
-    for name, metrics in reversed(read_record(training)):  # of one step there can be two, if the first was damaged
+    for name, metrics in read_record(training):
         url = f"{training}/{name}"
         stored.append(StoredCheckpoint(url, partial(fetch, url), int(metrics.get("step", 0))))
-    return sorted(stored, key=lambda item: -item.step)
+    return sort_newest_first(stored)
 
 
 def list_resumable(point: ResumePoint) -> list[StoredCheckpoint]:

@@ -7,6 +7,7 @@ import socket
 import time
 
 from facscale.cluster.ray import watch_head
+from waiting import wait_for
 
 
 def test_a_lost_head_is_told_once_and_so_is_its_return(caplog):
@@ -23,10 +24,3 @@ def test_a_lost_head_is_told_once_and_so_is_its_return(caplog):
         with socket.create_server(("127.0.0.1", port)):
             wait_for(lambda: len(caplog.messages) == 2)
         assert caplog.messages[1].endswith("answers again")
-
-
-def wait_for(condition):
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)

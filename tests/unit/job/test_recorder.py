@@ -7,13 +7,7 @@ import time
 from facscale.job import recorder
 from facscale.job.recorder import StartReporter
 from facscale.train.events import StepMetrics, StepProgress, WorkersLost
-
-
-def wait_for(condition):
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
+from waiting import wait_for
 
 
 def test_a_line_comes_until_workers_train_and_again_when_they_are_lost(monkeypatch):

@@ -47,14 +47,14 @@ class RaySession:
         stored: list[checkpoint.StoredCheckpoint] = []
         if ray.train.get_checkpoint() is not None:
             reported = ray.train.get_all_reported_checkpoints(CheckpointConsistencyMode.COMMITTED, timeout_s=LIST_S)
-            latest_first = reversed(reported)  # of one step there can be two, if the first of them was damaged
-            stored = [
-                checkpoint.StoredCheckpoint(
-                    item.checkpoint.path, item.checkpoint.as_directory, int(item.metrics["step"])
-                )
-                for item in latest_first
-            ]
-            stored.sort(key=lambda item: -item.step)
+            stored = checkpoint.sort_newest_first(
+                [
+                    checkpoint.StoredCheckpoint(
+                        kept.checkpoint.path, kept.checkpoint.as_directory, int(kept.metrics["step"])
+                    )
+                    for kept in reported
+                ]
+            )
         elif self._task.resume_from:
             stored = list_resumable(self._task.resume_from)
         return checkpoint.restore(stored, report=self._report_damage)
