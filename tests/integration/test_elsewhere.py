@@ -60,6 +60,7 @@ def lab(data):
         "FACSCALE_RUNS": str(data / "runs"),
         "MLFLOW_TRACKING_URI": f"sqlite:///{data / 'lab.db'}",
         "PYTHONPATH": str(ROOT / "platform"),
+        "XDG_CACHE_HOME": str(data / "cache"),  # else the job of relative paths would find its journal of another day
     }
     kept = dict(os.environ)
     os.environ.update(own)

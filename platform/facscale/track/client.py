@@ -47,6 +47,10 @@ class RecordRefusedError(Exception):
     """The tracker answers and will never accept this record."""
 
 
+class LostFileError(RecordRefusedError):
+    """Neither the spool nor the tracker has the file of a record."""
+
+
 class RunDeletedError(Exception):
     """The tracker no longer has a run that records were sent to before."""
 
@@ -76,7 +80,7 @@ class RecordClient:
                 self._connect()
                 return self._send(records, files=files)
             except FileNotFoundError as error:
-                raise RecordRefusedError(f"the spool has lost a file: {error}") from error
+                raise LostFileError(f"the spool has lost a file: {error}") from error
             except MlflowException as error:
                 if is_race(error) and (pause := next(pauses, None)) is not None:
                     time.sleep(pause)

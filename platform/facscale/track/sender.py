@@ -16,7 +16,7 @@ from itertools import islice
 from mlflow.exceptions import MlflowException
 
 from facscale.redact import redact
-from facscale.track.client import RecordClient, RecordRefusedError, RunDeletedError
+from facscale.track.client import LostFileError, RecordClient, RecordRefusedError, RunDeletedError
 from facscale.track.fetch import fetch_files
 from facscale.track.journal import LANES, MINOR_KINDS, REFUSED, Delivery, Journal, JournalEntry, Record, SpoolError
 from facscale.track.login import LOGIN_HINT, is_login_refused, restore_password
@@ -46,7 +46,8 @@ class Sender:
         self._has_new, self._is_stopping, self._is_delivered = threading.Event(), threading.Event(), False
         self._has_warned = False
         self._refetched: set[str] = set()  # file folders that were fetched from another tracker
-        self.refused: list[str] = []  # why the tracker has not accepted single records, without params and tags
+        self._refused: list[Record] = []  # without params and tags, and without those that a later one has replaced
+        self._has_warned_of_lost_files = False
         self.rejection = ""  # why it accepts none at all
 
     @classmethod
@@ -61,6 +62,11 @@ class Sender:
         own_uri, experiment = runs[-1]["uri"], runs[-1]["experiment"]
         is_copy = uri is not None and redact(uri.rstrip("/")) != own_uri
         return cls(journal, uri=uri or restore_password(own_uri), experiment=experiment, is_copy=is_copy)
+
+    @property
+    def refused(self) -> list[str]:
+        """Why the tracker has not accepted single records, without params and tags."""
+        return [record["error"].splitlines()[0][:200] for record in self._refused]
 
     @property
     def target(self) -> dict[str, str]:
@@ -129,7 +135,7 @@ class Sender:
         own = [record for record in records if record.get("target") == self._delivery.target]
         if not own:
             return True
-        self.refused.clear()
+        self._refused.clear()
         self._journal.save_refused([record for record in records if record not in own])
         for position, refused in enumerate(own):
             try:
@@ -193,19 +199,43 @@ class Sender:
                 return
             if records[0]["do"] == "run" and not isinstance(error, SpoolError):
                 raise RunRefusedError(str(error)) from error
-            self._keep_refused(records[0], reason=redact(str(error)))
+            self._keep_refused(records[0], error)
             return
         for record in records:
+            self._drop_replaced(record)
             if "file" in record and (not self._is_copy or record["file"] in self._refetched):
                 self._journal.remove_file(record["file"])
 
-    def _keep_refused(self, record: Record, *, reason: str) -> None:
+    def _keep_refused(self, record: Record, error: Exception) -> None:
         """Keep a refused record and its file, and go on with the others."""
+        reason = redact(str(error))
         self._journal.add_refused(record, target=self._delivery.target, reason=reason)
         if record["do"] not in MINOR_KINDS:
-            self.refused.append(reason.splitlines()[0][:200])
+            self._refused.append({**record, "error": reason})
         kept = self._journal.spool / REFUSED
-        log.warning("MLflow refuses a record (%s), which is kept in %s: %s", record["do"], kept, reason)
+        if not isinstance(error, LostFileError):
+            log.warning("MLflow refuses a record (%s), which is kept in %s: %s", record["do"], kept, reason)
+        elif not self._has_warned_of_lost_files:
+            message = (
+                "what this job sent before to another tracker (%s and more) is neither there any more nor here: MLflow "
+                "at %s gets what the job writes again; %s names the rest"
+            )
+            log.warning(message, record["name"], self._uri, kept)
+            self._has_warned_of_lost_files = True
+
+    def _drop_replaced(self, record: Record) -> None:
+        """Forget the refused records that this one, which the tracker has accepted, replaces: a job wrote them again."""
+        if record["lane"] != "files":
+            return
+        refused = self._journal.read_refused()
+        target = self._delivery.target
+        replaced = [one for one in refused if one.get("target") == target and _replaces(record, one)]
+        if replaced:
+            self._journal.save_refused([one for one in refused if one not in replaced])
+            self._refused = [one for one in self._refused if not _replaces(record, one)]
+        for name in [one["file"] for one in replaced if "file" in one and not self._is_copy]:
+            with suppress(SpoolError):  # where the name was why it was refused
+                self._journal.remove_file(name)
 
     def _refetch_file(self, record: Record) -> None:
         """Fetch a file from a tracker that it was delivered to, since the spool has deleted it then."""
@@ -243,6 +273,11 @@ class Sender:
             message = "MLflow at %s %s: the run goes on; its records are kept in %s and sent when it answers (%s)"
             log.warning(message, self._uri, problem, self._journal.spool, reason)
         self._has_warned = True
+
+
+def _replaces(record: Record, other: Record) -> bool:
+    """Whether two records carry the same file or model of the same run."""
+    return all(record.get(key) == other.get(key) for key in ("do", "lane", "run", "folder", "name", "model"))
 
 
 def _group_batches(entries: Sequence[JournalEntry]) -> Iterator[list[JournalEntry]]:
