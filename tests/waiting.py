@@ -6,8 +6,9 @@ import time
 
 
 def wait_for(condition, *, limit=60):
-    """Return once `condition()` is true; fail after `limit` seconds."""
+    """What `condition()` returns once that is true; fails after `limit` seconds."""
     end = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    while not (seen := condition()):
+        assert time.monotonic() < end, f"not in {limit} s"
+        time.sleep(0.05)
+    return seen

@@ -25,10 +25,10 @@ from facscale.track.identity import CLAIM_PARAM
 from facscale.track.journal import Journal
 from facscale.track.server import ServerError, ensure_server, find_server, stop_server
 from ports import free_port
+from waiting import wait_for
 
 pytestmark = pytest.mark.slow("MLflow servers start and end")
-
-TICK = threading.Event()  # never set: waits without busy looping
+PATIENCE_S = 600
 
 
 @pytest.fixture
@@ -45,14 +45,6 @@ def experiment(request):
 def short_pauses(monkeypatch):
     monkeypatch.setattr(sender, "COLLECT_S", 0.05)
     monkeypatch.setattr(sender, "MAX_PAUSE_S", 0.5)
-
-
-def wait_until(condition, *, seconds=600):
-    for _ in range(int(seconds / 0.1)):
-        if condition():
-            return
-        TICK.wait(0.1)
-    pytest.fail("it did not happen")
 
 
 def runs(client, experiment, **options):
@@ -84,7 +76,9 @@ def test_down_at_the_start_up_down_and_up_again(tmp_path, experiment):
     try:
         ensure_server(folder, port)
         client = MlflowClient(url)
-        wait_until(lambda: runs(client, experiment) and len(history(url, get_run(url, experiment))) == 50)
+        wait_for(
+            lambda: runs(client, experiment) and len(history(url, get_run(url, experiment))) == 50, limit=PATIENCE_S
+        )
         stop_server(folder)
         for step in range(50, 100):
             tracker.log_metrics({"loss": step / 2, "std": 1.0}, step)
@@ -133,7 +127,7 @@ def test_killed_in_the_middle_of_sending(tmp_path, server, experiment):
         with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout.readline() == "written\n"
             start = count_delivered_bytes(spool)
-            wait_until(lambda: count_delivered_bytes(spool) > start)  # noqa: B023
+            wait_for(lambda: count_delivered_bytes(spool) > start, limit=PATIENCE_S)  # noqa: B023
             os.kill(process.pid, signal.SIGKILL)
     assert flush(spool)
     assert sorted(history(server.url, get_run(server.url, experiment))) == [(step, float(step)) for step in range(201)]
@@ -156,7 +150,7 @@ def test_an_answer_that_is_lost_is_not_sent_twice(tmp_path, server, experiment, 
         tracker.log_metrics({"loss": float(step)}, step)
     tracker.log_dataset("bp4d", url="s3://faces/bp4d", fingerprint="f" * 64)
     tracker.log_text("a", "a.txt")
-    wait_until(lambda: set(lost_kinds) == {"run", "metrics", "dataset", "artifact"})
+    wait_for(lambda: set(lost_kinds) == {"run", "metrics", "dataset", "artifact"}, limit=PATIENCE_S)
     assert tracker.close()  # the answer to "close" is lost too, at first
     assert "close" in lost_kinds
     run = get_run(server.url, experiment)

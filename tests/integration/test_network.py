@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
 
 from conftest import ROOT
 from hosts import NAMESPACES, Network, missing, remove_stale
+from waiting import wait_for
 
 pytestmark = [pytest.mark.slow("hosts of network namespaces"), pytest.mark.skipif(bool(missing()), reason=missing())]
 
@@ -27,7 +27,7 @@ def network():
         for name in "abc":
             log = network[name].folder / "server.log"
             network[name].start(sys.executable, "-m", "http.server", PORT, variables=os.environ, log=log)
-        until(lambda: all(reaches(network, "a", name) for name in "abc"))
+        wait_for(lambda: all(reaches(network, "a", name) for name in "abc"))
         yield network
 
 
@@ -39,13 +39,6 @@ def reaches(network, first, second):
     return True
 
 
-def until(seen):
-    end = time.monotonic() + 30
-    while not seen():
-        assert time.monotonic() < end
-        time.sleep(0.1)
-
-
 @pytest.mark.parametrize("how", ["cut", "silence"])
 def test_a_host_that_is_cut_off_is_alone_until_it_is_restored(network, how):
     getattr(network["b"], how)()
@@ -53,7 +46,7 @@ def test_a_host_that_is_cut_off_is_alone_until_it_is_restored(network, how):
     assert not reaches(network, "b", "c")
     assert reaches(network, "a", "c")
     network["b"].restore()
-    until(lambda: reaches(network, "a", "b") and reaches(network, "b", "c"))
+    wait_for(lambda: reaches(network, "a", "b") and reaches(network, "b", "c"))
 
 
 def test_two_hosts_can_lose_each_other_alone(network):
@@ -61,7 +54,7 @@ def test_two_hosts_can_lose_each_other_alone(network):
     assert not reaches(network, "a", "b")
     assert reaches(network, "c", "b")
     network["a"].find(network["b"])
-    until(lambda: reaches(network, "a", "b"))
+    wait_for(lambda: reaches(network, "a", "b"))
 
 
 def test_what_a_killed_test_run_leaves_is_removed_by_the_next():
@@ -74,4 +67,4 @@ def test_what_a_killed_test_run_leaves_is_removed_by_the_next():
     assert len(list(NAMESPACES.glob(f"*-{run.pid}-*"))) == 2
     remove_stale()
     assert not list(NAMESPACES.glob(f"*-{run.pid}-*"))
-    until(lambda: not any(process.is_running() for process in first))
+    wait_for(lambda: not any(process.is_running() for process in first))

@@ -8,7 +8,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import mlflow
@@ -22,6 +21,7 @@ from facscale.sweep import run_sweep
 from facscale.sweep.search import SweepError
 from facscale.train.local import LocalTrainer
 from facscale.train.ray.launch import RayTrainer
+from waiting import wait_for
 
 pytestmark = pytest.mark.slow("each trial trains on Ray", minutes=6)
 
@@ -189,7 +189,9 @@ def test_a_killed_sweep_goes_on_where_it_was(ray_cluster, folder, tmp_path):
     ]
     first = started(job, words, address=ray_cluster)
     try:
-        seen = until(lambda: [place for place in trainings(tmp_path) if len(_steps(place)) > 3 and unfinished(place)])
+        seen = wait_for(
+            lambda: [place for place in trainings(tmp_path) if len(_steps(place)) > 3 and unfinished(place)], limit=1200
+        )
     finally:
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
@@ -236,16 +238,6 @@ def started(job, words, *, address):
     command = [sys.executable, "-m", "facscale.cli", "run", str(job), *words]
     log = Path(job).with_suffix(".log").open("ab")
     return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-
-
-def until(found, *, limit=1200):
-    """What `found` returns once it is something."""
-    end = time.monotonic() + limit
-    while time.monotonic() < end:
-        if something := found():
-            return something
-        time.sleep(0.2)
-    raise TimeoutError
 
 
 def trainings(storage):

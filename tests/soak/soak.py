@@ -41,6 +41,8 @@ from mlflow import MlflowClient
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "platform")]
 
+from summary import list_recoveries  # noqa: E402
+
 from faces import write_face_data_set  # noqa: E402
 from facscale.progress import parse_bar  # noqa: E402
 from facscale.track.server import ServerError, ensure_server, stop_server  # noqa: E402
@@ -463,7 +465,7 @@ def set_environment(variables: dict[str, str]) -> Iterator[None]:
 def summarise(rounds: list[Round], leftovers: list[dict[str, int]], *, resets: int) -> str:
     """The last lines of the terminal."""
     faulty = [record for record in rounds if record.fault_at is not None]
-    recovery = [record.recovered_at - record.fault_at for record in faulty if record.recovered_at and record.fault_at]
+    recovery = list_recoveries([asdict(record) for record in faulty])
     failed = [record for record in rounds if record.problems]
     lines = [f"{len(rounds)} rounds, {len(faulty)} faults, {resets} connections reset: {len(failed)} rounds failed"]
     if recovery:

@@ -11,7 +11,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def summarise(rounds: Sequence[dict[str, Any]]) -> list[tuple[str | float | None
 
 def describe(name: str, group: Sequence[dict[str, Any]]) -> tuple[str | float | None, ...]:
     """The row of some rounds."""
-    recovery = [record["recovered_at"] - record["fault_at"] for record in group if record["fault_at"] is not None]
+    recovery = list_recoveries(group)
     return (
         name,
         len(group),
@@ -55,6 +55,11 @@ def describe(name: str, group: Sequence[dict[str, Any]]) -> tuple[str | float | 
         max(record["tries"] for record in group),
         max(record["silence"] for record in group),
     )
+
+
+def list_recoveries(rounds: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Seconds from the fault to the recovery, of the rounds with a fault."""
+    return [record["recovered_at"] - record["fault_at"] for record in rounds if record["fault_at"] is not None]
 
 
 def main() -> None:

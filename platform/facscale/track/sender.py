@@ -217,8 +217,8 @@ class Sender:
             log.warning("MLflow refuses a record (%s), which is kept in %s: %s", record["do"], kept, reason)
         elif not self._has_warned_of_lost_files:
             message = (
-                "what this job sent before to another tracker (%s and more) is neither there any more nor here: MLflow "
-                "at %s gets what the job writes again; %s names the rest"
+                "what this job sent before (%s and more) is neither at a tracker that we know any more nor here: MLflow at %s "
+                "gets what the job writes again; %s names the rest"
             )
             log.warning(message, record["name"], self._uri, kept)
             self._has_warned_of_lost_files = True

@@ -154,27 +154,42 @@ def test_an_address_that_mlflow_cannot_write_to_is_refused_before_a_job_starts(t
             check_store_kind(uri)
 
 
-def test_what_only_a_lost_tracker_had_is_replaced_by_what_the_job_writes_again(tmp_path, make_store, caplog):
+@pytest.mark.parametrize("lost", ["database", "run"])
+def test_what_only_a_lost_run_had_is_replaced_by_what_the_job_writes_again(tmp_path, make_store, caplog, lost):
     """The same job, run again once its tracker's database was gone, ended with 1 for files that it had just sent."""
-    spool, gone, store = tmp_path / "spool", make_store("gone"), make_store("store")
-    first = Tracker(gone, "bp4d", key="job", name="job", spool=spool)
+    spool, store = tmp_path / "spool", make_store("first")
+    first = Tracker(store, "bp4d", key="job", name="job", spool=spool)
     log_everything(first)
     first.log_text("once", "once.txt")
     assert first.close()
-    shutil.rmtree(gone.removeprefix("sqlite:///").rpartition("/")[0])
+    if lost == "database":
+        shutil.rmtree(tmp_path / "first")
+        store = make_store("second")
+    else:
+        client = MlflowClient(store)
+        (run,) = client.search_runs([client.get_experiment_by_name("bp4d").experiment_id])
+        client.delete_run(run.info.run_id)
     second = Tracker(store, "bp4d", key="job", name="job", spool=spool)
     log_everything(second)
     second.log_text("again", "once.txt")
     assert second.close()
     assert second.explain_losses() == ""
-    assert caplog.text.count("is neither there any more nor here") == 1
+    assert caplog.text.count("gets what the job writes again") == 1
     assert not (spool / "refused.jsonl").exists()
     client = MlflowClient(store)
     (run,) = client.search_runs([client.get_experiment_by_name("bp4d").experiment_id])
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"notes", "once.txt"}
-    shutil.rmtree(store.removeprefix("sqlite:///").rpartition("/")[0])
-    third = Tracker(make_store("third"), "bp4d", key="job", name="job", spool=spool)
-    third.log_text("kept", "notes/kept.txt")
-    assert third.close()
-    assert third.explain_losses().startswith("MLflow refused 2 records (the spool has lost a file")
-    assert {record["name"] for record in Journal(spool).read_refused()} == {"once.txt"}
+
+
+def test_what_only_a_lost_run_had_and_nobody_writes_again_is_named(tmp_path, make_store):
+    spool, gone = tmp_path / "spool", make_store("gone")
+    first = Tracker(gone, "bp4d", key="job", name="job", spool=spool)
+    log_everything(first)
+    first.log_text("once", "once.txt")
+    assert first.close()
+    shutil.rmtree(tmp_path / "gone")
+    second = Tracker(make_store("other"), "bp4d", key="job", name="job", spool=spool)
+    second.log_text("kept", "notes/kept.txt")
+    assert second.close()
+    assert second.explain_losses().startswith("MLflow refused a record (the spool has lost a file")
+    assert [record["name"] for record in Journal(spool).read_refused()] == ["once.txt"]
