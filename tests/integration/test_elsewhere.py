@@ -203,7 +203,9 @@ class Pod:
         self.ray = tempfile.mkdtemp(prefix="ray-")  # Ray's sockets want a short path
         self._log = (folder / "log").open("w")
         command = [sys.executable, "-c", "from facscale.cli import main; main()", "run", job]
-        own = {"HOME": str(folder), "RAY_TMPDIR": self.ray}
+        scratch = folder / ("job_of_the_queue_" * 6)  # too long for sockets, as Slurm makes it
+        scratch.mkdir()
+        own = {"HOME": str(folder), "RAY_TMPDIR": self.ray, "TMPDIR": str(scratch)}
         self.process = subprocess.Popen(
             [str(word) for word in command], cwd=folder, env=variables | own, stdout=self._log, stderr=self._log,
             start_new_session=True,

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from facscale.cluster.ray import is_reachable, make_temp_dir
+from facscale.cluster.ray import build_socket_variables, is_reachable, make_temp_dir
 from facscale.compat.ray import get_loopback_variables
 from facscale.errors import UserError
 from facscale.log_filter import SUBMIT_NOISE
@@ -110,7 +110,7 @@ def start_ray(
     }
     command = [str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats"]
     command += [str(word) for option in options.items() for word in option]
-    variables = build_environment(get_ray_credentials(folder) | get_loopback_variables())
+    variables = build_environment(get_ray_credentials(folder) | get_loopback_variables() | build_socket_variables())
     with log_file.open("w") as log:
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True, env=variables, umask=PRIVATE_UMASK

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import AuthenticationError
 
+from facscale.compat import set_variables
 from facscale.compat.ray import (
     enable_token_authentication,
     find_latest_address_file,
@@ -37,9 +38,9 @@ Result = TypeVar("Result")
 HOST_AND_PORT = re.compile(r"[\w.\-\[\]:]+:\d+")
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 CLUSTER, DASHBOARD = "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"  # read by Ray's own clients; the second has precedence
-MAX_TEMP_DIR = 107 - len(
-    "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1"
-)  # a socket's path has 107
+MAX_SOCKET = 107  # bytes of a socket's path
+MAX_RAY_DIR = MAX_SOCKET - len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1")
+MAX_TMPDIR = MAX_SOCKET - len("/pymp-01234567/listener-01234567")  # of multiprocessing, which Ray's dashboard uses
 RETURN_S = 300.0  # in which lost nodes may come back
 JOINING_S = 120.0  # after a node has joined, in which the next one may
 REPORT_S = 30.0
@@ -115,7 +116,12 @@ def connect(address: str) -> None:
     quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
     if address == "local":
         variables = listen_on_loopback()
-        with restrict_new_files():  # Ray's session, what its workers write, and the token that Ray makes at home
+        if short := build_socket_variables():
+            variables["TMPDIR"] = tempfile.gettempdir()  # workers write where the user wants them to
+        with (
+            set_variables(short),
+            restrict_new_files(),  # Ray's session, what its workers write, and the token that Ray makes at home
+        ):
             context = ray.init(
                 address=address, _temp_dir=str(make_temp_dir("ray")), **build_dashboard_options(variables), **quiet
             )
@@ -238,13 +244,23 @@ def make_temp_dir(name: str) -> Path:
     """
     for parent in (os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "/tmp"):  # noqa: S108 - checked below
         folder = Path(parent).expanduser().absolute() / f"facscale-{os.geteuid()}" / name
-        if len(os.fsencode(folder)) <= MAX_TEMP_DIR:
+        if len(os.fsencode(folder)) <= MAX_RAY_DIR:
             break
     else:
-        raise SpecError(f"{folder} is too long for Ray's sockets, at most {MAX_TEMP_DIR} characters: set RAY_TMPDIR")
+        raise SpecError(f"{folder} is too long for Ray's sockets, at most {MAX_RAY_DIR} characters: set RAY_TMPDIR")
     make_private_folder(folder.parent).chmod(PRIVATE_FOLDER)
     folder.mkdir(exist_ok=True)
     return folder
+
+
+def build_socket_variables() -> dict[str, str]:
+    """Environment of the servers of a Ray that we start: a short TMPDIR where this process's is too long for their sockets.
+
+    Raises as `make_temp_dir`.
+    """
+    if len(os.fsencode(tempfile.gettempdir())) <= MAX_TMPDIR:
+        return {}
+    return {"TMPDIR": str(make_temp_dir("tmp"))}
 
 
 def log_choice(address: str) -> None:

@@ -1,7 +1,7 @@
 """Reading label files as people leave them: decoding, tables, numbers, and rows or columns that occur twice.
 
-What a spreadsheet or an editor adds is tolerated: blanks, `1.0` for `1`, empty cells and lines, a byte order mark, Windows
-line ends. A label that contradicts another one is stored as not labelled. Both are noted; anything else is a ValueError
+What a spreadsheet or an editor adds is tolerated: blanks, `7.0` for frame 7, empty cells and lines, a byte order mark,
+Windows line ends. A label that contradicts another one is stored as not labelled. Both are noted; anything else is a ValueError
 that names file and line.
 """
 
@@ -51,12 +51,20 @@ def parse_whole(word: str, place: str) -> int:
     return int(match[1])
 
 
-def parse_code(word: str, codes: Mapping[str, int], place: str) -> int | None:
-    """Translate a label by `codes`; None for an empty cell. Raises ValueError with the place for any other word."""
+def parse_code(word: str, codes: Mapping[str, int], place: str, *, takes_decimals: bool = False) -> int | None:
+    """Translate a label by `codes`; None for an empty cell. Raises ValueError with the place for any other word.
+
+    Only with `takes_decimals` is `1.0` taken for `1`: in a file that is published with whole numbers, a point shows that a
+    program has rewritten it, which may have changed more.
+    """
     word = word.strip()
     if not word:
         return None
     match = WHOLE_NUMBER.fullmatch(word)
+    if match and match[2] and not takes_decimals:
+        raise ValueError(
+            f"{place}: {word[:40]!r} is not a whole number, as the published codes are; unpack the file again"
+        )
     code = codes.get(str(int(match[1])) if match else word)
     if code is None:
         raise ValueError(f"{place}: {word[:40]!r} is none of {', '.join(codes)}")

@@ -176,7 +176,7 @@ def read_aus(record: Record) -> dict[int, int]:
         if au is not None:
             if au in result:
                 raise ValueError(f"{record.place}: AU{au} has two fields, one of them {name}; remove one of them")
-            code = parse_code(_format_value(value), OCCURRENCE, f"{record.place}, {name}")
+            code = parse_code(_format_value(value), OCCURRENCE, f"{record.place}, {name}", takes_decimals=True)
             result[au] = -1 if code is None else code
     return result
 

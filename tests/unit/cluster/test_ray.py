@@ -246,9 +246,14 @@ def test_the_folder_of_a_ray_that_we_start_is_closed_and_short_enough(monkeypatc
     assert folder.parent.name == f"facscale-{os.geteuid()}"
     assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
     monkeypatch.delenv("RAY_TMPDIR")
-    monkeypatch.setenv("TMPDIR", str(tmp_path / ("long" * 30)))  # as Slurm and CI make them
+    long = tmp_path / ("long" * 30)  # as Slurm and CI make them
+    long.mkdir()
+    monkeypatch.setenv("TMPDIR", str(long))
     monkeypatch.setattr(local.tempfile, "tempdir", None)
     assert local.make_temp_dir("test") == folder
+    assert local.build_socket_variables() == {"TMPDIR": str(folder.parent / "tmp")}
+    monkeypatch.setattr(local.tempfile, "tempdir", "/scratch/anna")
+    assert local.build_socket_variables() == {}
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path)[:1] + "x")
     with pytest.raises(SpecError, match=r"too long for Ray's sockets, at most \d+ characters: set RAY_TMPDIR"):
         local.make_temp_dir("n" * 60)

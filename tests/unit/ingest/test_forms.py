@@ -91,7 +91,7 @@ def test_disfaplus_has_a_file_per_au_and_trial():
     trial = "SN001/A1_AU1_TrailNo_1"
     files = {f"Images/{trial}/{n:03d}.jpg": "" for n in range(3)}
     files |= {f"Labels/{trial}/AU1.txt": "frame intensity\n000.jpg 0\n001.jpg\t5\n002.jpg, 1\n"}
-    files |= {f"Labels/{trial}/AU12.txt": "000.jpg 2\n001.jpg 1.0\n"}
+    files |= {f"Labels/{trial}/AU12.txt": "000.jpg 2\n001.jpg 1\n"}
     (item,) = list_items("disfaplus", files)
     assert (item.identity, item.video, item.numbers) == ("SN001", "A1_AU1_TrailNo_1", (0, 1, 2))
     labels, notes = read_labels("disfaplus", item, files)

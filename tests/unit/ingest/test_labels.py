@@ -125,7 +125,7 @@ def test_labels_of_a_video_file_that_are_shifted_are_an_error(tmp_path):
 
 
 def test_what_a_spreadsheet_adds_costs_nothing(tmp_path):
-    text = "\ufeff0, 1, 12\r\n0001, 1, 0.0\r\n2,1.0,\r\n\r\n3.0,0,1\r\n3,0,1\r\n"
+    text = "\ufeff0, 1, 12\r\n0001, 1, 0\r\n2,1,\r\n\r\n3.0,0,1\r\n3,0,1\r\n"
     write_task(tmp_path, range(1, 6), text)
     labels, notes = layouts.find("bp4d").read_labels(Item("F001", "T1", "", (), labels=("x",)), lambda _: text.encode())
     rows = {number: labels.get_frame(number)[0].tolist() for number in range(1, 5)}

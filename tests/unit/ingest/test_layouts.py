@@ -89,6 +89,7 @@ def test_bp4d_labels_match_numerically_and_9_is_not_labelled():
         ("1,2,4\n1,0,0\n", "occ, line 1: the first column is 1, an AU, where 0 heads the frame numbers"),
         ("0,1,2\n1,0\n", "occ, line 2: 2 values under a header of 3"),
         ("0,1\n1,7\n", "occ, line 2: '7' is none of 0, 1, 9"),
+        ("0,1\n1,0.0\n", "occ, line 2: '0.0' is not a whole number, as the published codes are"),
         ("0,1\nx,1\n", "occ, line 2: 'x' is not a number"),
         ("0,AU1\n1,1\n", "occ, line 1: 'AU1' is not a number"),
     ],
