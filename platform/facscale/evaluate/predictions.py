@@ -196,7 +196,7 @@ class Predictions:
 
     @classmethod
     def _read_parquet(cls, data: bytes) -> Predictions:
-        table = pq.ParquetFile(pa.BufferReader(data)).read()
+        table = pq.read_table(pa.BufferReader(data))
         metadata = TypeAdapter(_Metadata).validate_json((table.schema.metadata or {})[METADATA_KEY])
         aus, folds = metadata["aus"], metadata["folds"]
         columns = {**KEY_TYPES, **{f"AU{au}": pa.int8() for au in aus}, **{f"p{au}": pa.float32() for au in aus}}

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow.parquet as pq
 
 from facscale.data import DataError
 from facscale.data.manifest import MANIFEST
-from facscale.data.parquet import read_parquet
 from facscale.data.published_sizes import SIZES, find_counts
 from facscale.data.storage import Folder
 from facscale.ingest import layouts
@@ -299,7 +299,7 @@ def _read_frame_count(root: str, name: str) -> float:
 
 def _measure_tracks(path: Path) -> tuple[float, ...]:
     """Return the bytes of each track in a file of faces: those of its JPEGs, and a share of all else."""
-    table = read_parquet(path, columns=["track", "jpeg"])
+    table = pq.read_table(path, columns=["track", "jpeg"])
     tracks, lengths = table["track"].to_numpy(), np.array([len(jpeg) for jpeg in table["jpeg"].to_pylist()])
     rest = (path.stat().st_size - lengths.sum()) / len(lengths)
     return tuple(float((lengths[tracks == track] + rest).sum()) for track in np.unique(tracks))
