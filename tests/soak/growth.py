@@ -63,10 +63,11 @@ for _ in sys.stdin:
     print(json.dumps(counts), flush=True)
 """
 CPUS = 2  # of soak.Cluster
-WARM_UP = 10  # jobs that the slope leaves out, where there are enough of them
+WARM_UP = 3  # jobs that the slope leaves out, where there are enough of them
 GROWTH = 5.0  # in fifty jobs
 IDLE_S = 60.0  # in which the cluster gives back what a job held
 NOT_JUDGED = {"log files", "memory, MB"}
+Row = tuple[str, float, float, float, float, float]
 COLUMNS = {"count": None, "after the first": 0, "after the last": 0, "least": 0, "most": 0, "in 50 jobs": 0}
 
 
@@ -127,7 +128,7 @@ def compute_slope(values: Sequence[float]) -> float:
     return statistics.median((later - earlier) / (end - start) for (start, earlier), (end, later) in pairs)
 
 
-def summarise(history: Sequence[dict[str, float]]) -> list[tuple[str, float, float, float, float, float]]:
+def summarise(history: Sequence[dict[str, float]]) -> list[Row]:
     """For each count: after the first job, after the last, the least, the most, and the growth in fifty jobs."""
     rows = []
     for name in history[0]:
@@ -138,17 +139,17 @@ def summarise(history: Sequence[dict[str, float]]) -> list[tuple[str, float, flo
     return rows
 
 
-def find_growing(history: Sequence[dict[str, float]]) -> list[str]:
+def find_growing(rows: Sequence[Row]) -> list[str]:
     """The names of the counts that grow from job to job."""
-    return [name for name, *_, growth in summarise(history) if growth > GROWTH and name not in NOT_JUDGED]
+    return [name for name, *_, growth in rows if growth > GROWTH and name not in NOT_JUDGED]
 
 
-def build_table(history: Sequence[dict[str, float]]) -> Table:
-    """The table of all counts; those that grow are red."""
-    table, growing = Table(title=f"{len(history)} jobs on one cluster", title_justify="left"), find_growing(history)
+def build_table(rows: Sequence[Row], *, growing: Sequence[str], title: str) -> Table:
+    """The table of all counts; those of `growing` are red."""
+    table = Table(title=title, title_justify="left")
     for name in COLUMNS:
         table.add_column(name, justify="left" if name == "count" else "right")
-    for name, *values in summarise(history):
+    for name, *values in rows:
         table.add_row(name, *(f"{value:.0f}" for value in values), style="red" if name in growing else "")
     return table
 
@@ -212,13 +213,14 @@ def main() -> None:
     else:
         history = run_jobs(options.folder.absolute(), jobs=options.jobs, minutes=options.minutes)
         (options.folder / "counts.json").write_text(json.dumps(history, indent=1))
-    Console(width=110).print(build_table(history))
+    rows = summarise(history)
+    growing = find_growing(rows)
     title = f"{len(history)} jobs, one after the other on one Ray cluster: what it holds after each"
+    Console(width=110).print(build_table(rows, growing=growing, title=title))
     versions = read_versions("deepspeed", "ray", "torch")
     with ResultWriter(options.out, title=title, columns=COLUMNS, versions=versions, commands=["make growth"]) as table:
-        for row in summarise(history):
+        for row in rows:
             table.add(*row)
-    growing = find_growing(history)
     sys.exit(f"grows from job to job: {', '.join(growing)}" if growing else 0)
 
 

@@ -468,7 +468,7 @@ def set_environment(variables: dict[str, str]) -> Iterator[None]:
 def summarise(rounds: list[Round], leftovers: list[dict[str, int]], *, resets: int) -> str:
     """The last lines of the terminal."""
     faulty = [record for record in rounds if record.fault_at is not None]
-    recovery = list_recoveries([asdict(record) for record in faulty])
+    recovery = list_recoveries([asdict(record) for record in rounds])
     failed = [record for record in rounds if record.problems]
     lines = [f"{len(rounds)} rounds, {len(faulty)} faults, {resets} connections reset: {len(failed)} rounds failed"]
     if recovery:

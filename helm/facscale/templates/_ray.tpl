@@ -127,7 +127,7 @@ template:
           {{- include "facscale.security" . | nindent 10 }}
         env:
           - {name: HOME, value: /home/facscale}
-          # dead actors that Ray's head remembers: a job leaves about ten, and Ray's own limit, 100,000, is above the head's memory
+          # dead actors that Ray's head remembers: a job leaves about ten; Ray's own limit is 100,000
           - {name: RAY_maximum_gcs_destroyed_actor_cached_count, value: "1000"}
           {{- if and .autoscale (eq .lifetime "standing") }}
           - {name: FACSCALE_CLUSTER_LIMITS, value: {{ include "facscale.ray.limits" .root | quote }}}

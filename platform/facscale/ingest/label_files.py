@@ -1,8 +1,8 @@
 """Reading label files as people leave them: decoding, tables, numbers, and rows or columns that occur twice.
 
 What a spreadsheet or an editor adds is tolerated: blanks, `7.0` for frame 7, empty cells and lines, a byte order mark,
-Windows line ends. A label that contradicts another one is stored as not labelled. Both are noted; anything else is a ValueError
-that names file and line.
+Windows line ends. A label that contradicts another one is stored as not labelled. Both are noted; anything else is a
+ValueError that names file and line.
 """
 
 from __future__ import annotations

@@ -154,14 +154,18 @@ def test_an_address_that_mlflow_cannot_write_to_is_refused_before_a_job_starts(t
             check_store_kind(uri)
 
 
+def send_first_job(spool, store):
+    tracker = Tracker(store, "bp4d", key="job", name="job", spool=spool)
+    log_everything(tracker)
+    tracker.log_text("once", "once.txt")
+    assert tracker.close()
+
+
 @pytest.mark.parametrize("lost", ["database", "run"])
 def test_what_only_a_lost_run_had_is_replaced_by_what_the_job_writes_again(tmp_path, make_store, caplog, lost):
     """The same job, run again once its tracker's database was gone, ended with 1 for files that it had just sent."""
     spool, store = tmp_path / "spool", make_store("first")
-    first = Tracker(store, "bp4d", key="job", name="job", spool=spool)
-    log_everything(first)
-    first.log_text("once", "once.txt")
-    assert first.close()
+    send_first_job(spool, store)
     if lost == "database":
         shutil.rmtree(tmp_path / "first")
         store = make_store("second")
@@ -183,10 +187,7 @@ def test_what_only_a_lost_run_had_is_replaced_by_what_the_job_writes_again(tmp_p
 
 def test_what_only_a_lost_run_had_and_nobody_writes_again_is_named(tmp_path, make_store):
     spool, gone = tmp_path / "spool", make_store("gone")
-    first = Tracker(gone, "bp4d", key="job", name="job", spool=spool)
-    log_everything(first)
-    first.log_text("once", "once.txt")
-    assert first.close()
+    send_first_job(spool, gone)
     shutil.rmtree(tmp_path / "gone")
     second = Tracker(make_store("other"), "bp4d", key="job", name="job", spool=spool)
     second.log_text("kept", "notes/kept.txt")
