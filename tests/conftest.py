@@ -91,11 +91,11 @@ def ray_cluster() -> Iterator[str]:
     """
     import ray
 
-    from facscale.cluster.ray import build_dashboard_options
+    from facscale.cluster.ray import build_dashboard_options, build_dashboard_variables
 
-    own = build_dashboard_options({})  # without it Ray Train ends each training 12 s later
+    own = build_dashboard_options()  # without it Ray Train ends each training 12 s later
     paths = [str(PLUGINS), str(ROOT / "platform"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    variables = own.pop("runtime_env")["env_vars"] | {
+    variables = build_dashboard_variables(own) | {
         "PYTHONPATH": os.pathsep.join(paths),
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # else an end, or a death, is seen after 2 s
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process more at each start; tests/e2e has it

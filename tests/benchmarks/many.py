@@ -62,17 +62,18 @@ sweep:
 RUN = """
 import sys
 import ray
+from facscale.job.context import prepare_job
 from facscale.job.run import run_job
 from facscale.spec import read_spec
-from facscale.sweep import run_sweep
+from facscale.sweep import prepare_sweep, run_sweep
 from facscale.train.ray.launch import RayTrainer
 
 ray.init(address="local", num_cpus=2, log_to_driver=False)
 document = read_spec(sys.argv[1])
 if "sweep" in document.data:
-    status = run_sweep(document, name="many")
+    status = run_sweep(prepare_sweep(document, name="many"))
 else:
-    status = run_job(document, name="many", trainer=RayTrainer() if sys.argv[2] == "Ray Train" else None)
+    status = run_job(prepare_job(document, name="many"), trainer=RayTrainer() if sys.argv[2] == "Ray Train" else None)
 sys.exit(status)
 """
 

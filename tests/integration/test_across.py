@@ -10,6 +10,7 @@ import mlflow
 import pytest
 
 from faces import write_face_data_set
+from facscale.job.context import prepare_job
 from facscale.job.run import run_job
 from facscale.job.verify import verify_card
 from facscale.spec import read_spec
@@ -32,7 +33,7 @@ def test_two_sets_test_each_other(tmp_path, capsys):
         write_face_data_set(str(tmp_path / name), [8] * 6, au=aus, name=name)
     job = tmp_path / "job.yaml"
     job.write_text(JOB.format(folder=tmp_path))
-    assert run_job(read_spec(job), name="both") == 0
+    assert run_job(prepare_job(read_spec(job), name="both")) == 0
     printed = capsys.readouterr().out
     assert "learned on" in printed
     assert "the unlabelled data hold 6 of the 6 people of one: pre-training sees the faces" in printed

@@ -14,9 +14,10 @@ from torch import multiprocessing
 
 from faces import write_face_data_set
 from facscale.data import DataError
+from facscale.job.context import prepare_job
 from facscale.job.run import run_job
 from facscale.spec import Document, merge, read_spec, yaml_io
-from facscale.sweep import run_sweep
+from facscale.sweep import prepare_sweep, run_sweep
 from facscale.train.checkpoint import EXPORT, STATE
 from facscale.train.checkpoint_record import list_stored, read_record
 from facscale.train.errors import DivergedError, TrainError
@@ -173,13 +174,14 @@ def write_job(folder, storage, text, **values):
 
 def test_of_a_diverged_job_nothing_is_evaluated_or_registered(ray_cluster, folder, tmp_path, capfd):
     """The job's second row would train for days: it is aborted."""
-    assert run_job(write_job(folder, tmp_path, JOB, name="good", broken=[]), name="job", trainer=LocalTrainer()) == 0
+    good = write_job(folder, tmp_path, JOB, name="good", broken=[])
+    assert run_job(prepare_job(good, name="job"), trainer=LocalTrainer()) == 0
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     best = client.get_model_version_by_alias("tiny-unstable", "best-coded")
     bad = write_job(folder, tmp_path, JOB, name="bad", broken=list(range(8, 99)))
     bad = merge(bad, Document({"evaluate": {"baselines": {"endless": ENDLESS}}}, {}))
     with pytest.raises(DivergedError, match="from step 8 on, for 5 steps, its loss pull is not finite"):
-        run_job(bad, name="job")
+        run_job(prepare_job(bad, name="job"))
     assert "so the job ends: no other training begins, and those that run are aborted" in capfd.readouterr().err
     assert client.get_model_version_by_alias("tiny-unstable", "best-coded").version == best.version
     assert len(client.search_model_versions("name = 'tiny-unstable'")) == 1
@@ -199,7 +201,7 @@ def test_a_trial_that_diverges_is_marked_and_another_one_is_best(ray_cluster, fo
     document = write_job(folder, tmp_path, JOB, name="search", broken=list(range(8, 99)))
     document = merge(document, Document(yaml_io.load(SWEEP), {}))
     with pytest.raises(DivergedError):  # the job's own row diverges too, after the search
-        run_sweep(document, name="job", trainer=LocalTrainer())
+        run_sweep(prepare_sweep(document, name="job"), trainer=LocalTrainer())
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     (experiment,) = [item for item in client.search_experiments() if item.name == "coded"]
     runs = client.search_runs([experiment.experiment_id], "tags.row = 'trial'")

@@ -17,6 +17,7 @@ from safetensors.torch import load
 
 from faces import write_expression_data_set, write_face_data_set
 from facscale.evaluate.predictions import Predictions
+from facscale.job.context import prepare_job
 from facscale.job.run import run_job
 from facscale.job.verify import verify_card
 from facscale.spec import read_spec
@@ -61,7 +62,7 @@ def printed(ray_cluster, folder):
     job = folder / "job.yaml"
     job.write_text(JOB.format(folder=folder))
     with redirect_stdout(StringIO()) as output:
-        assert run_job(read_spec(job), name="tiny", trainer=LocalTrainer()) == 0
+        assert run_job(prepare_job(read_spec(job), name="tiny"), trainer=LocalTrainer()) == 0
     return output.getvalue()
 
 

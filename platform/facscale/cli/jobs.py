@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,14 +70,35 @@ def run_command(spec: Path, *, overrides: tuple[str, ...], retry_failed: bool) -
         )
     if "source" in document.data:
         run_pipeline(document, name=spec.stem, should_retry=retry_failed)
-    elif document.data.get("sweep"):
-        from facscale.sweep import run_sweep
-
-        sys.exit(run_sweep(document, name=spec.stem))
     else:
-        from facscale.job.run import run_job
+        sys.exit(run_training(document, name=spec.stem))
 
-        sys.exit(run_job(document, name=spec.stem))
+
+def run_training(document: Document, *, name: str) -> int:
+    """Run a job, with its sweep if it has one, and return the exit status.
+
+    The job is prepared while the cluster is joined: to import what it needs takes as long as to start a Ray here.
+    """
+    from facscale.cluster.ray import join
+    from facscale.compat.ray import import_for_start
+
+    import_for_start()
+    with ThreadPoolExecutor(1, thread_name_prefix="prepare") as executor:
+        run = executor.submit(prepare_training, document, name=name)
+        join()
+    return run.result()()
+
+
+def prepare_training(document: Document, *, name: str) -> Callable[[], int]:
+    """Check a job, and return what runs it. Raises SpecError or DataError for one that cannot run."""
+    if document.data.get("sweep"):
+        from facscale.sweep import prepare_sweep, run_sweep
+
+        return partial(run_sweep, prepare_sweep(document, name=name))
+    from facscale.job.context import prepare_job
+    from facscale.job.run import run_job
+
+    return partial(run_job, prepare_job(document, name=name))
 
 
 def run_pipeline(document: Document, *, name: str, should_retry: bool = False) -> None:

@@ -113,25 +113,26 @@ def watch_head(address: str, *, every_s: float = HEAD_POLL_S) -> Iterator[None]:
 
 def connect(address: str) -> None:
     """Connect to the cluster at `address`, in the form of RAY_ADDRESS; "local" starts one on this machine."""
-    quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
+    options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
     if address == "local":
-        variables = listen_on_loopback()
-        if short := build_socket_variables():
-            variables["TMPDIR"] = tempfile.gettempdir()  # workers write where the user wants them to
+        # The servers of the new Ray hand their environment on to all workers. A runtime environment would do so too, but Ray
+        # starts two processes for each worker then, and has none ready.
+        dashboard = build_dashboard_options()
+        variables = listen_on_loopback() | build_dashboard_variables(dashboard)
+        if short := build_socket_variables():  # workers write where the user wants them to
+            options["runtime_env"] = {"env_vars": {"TMPDIR": tempfile.gettempdir()}}
         with (
-            set_variables(short),
+            set_variables(variables | short),
             restrict_new_files(),  # Ray's session, what its workers write, and the token that Ray makes at home
         ):
-            context = ray.init(
-                address=address, _temp_dir=str(make_temp_dir("ray")), **build_dashboard_options(variables), **quiet
-            )
+            context = ray.init(address=address, _temp_dir=str(make_temp_dir("ray")), **dashboard, **options)
     else:
         os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")  # `ray job submit` may have set these variables too
         if not is_cluster_named():
             enable_token_authentication()  # as Ray does where no cluster is named
         if is_on_loopback_alone(address):
             listen_on_loopback()  # Ray would replace 127.0.0.1 by the machine's own address, where nobody answers
-        context = ray.init(address=address, runtime_env={"env_vars": build_address_variables(address)}, **quiet)
+        context = ray.init(address=address, runtime_env={"env_vars": build_address_variables(address)}, **options)
         if is_submitted():
             os.environ[CLUSTER] = address  # for the programs that the driver starts
     if context.dashboard_url:
@@ -186,16 +187,19 @@ def build_address_variables(address: str) -> dict[str, str]:
     return {CLUSTER: f"[{host}]:{port}" if ":" in host else f"{host}:{port}", DASHBOARD: ""}
 
 
-def build_dashboard_options(variables: Mapping[str, str]) -> dict[str, Any]:
-    """Options of `ray.init` for a new cluster with a dashboard whose address all its processes know, and `variables`.
+def build_dashboard_options() -> dict[str, Any]:
+    """Options of `ray.init` for a new cluster with a dashboard, on a port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return {"include_dashboard": True, "dashboard_port": probe.getsockname()[1]}
+
+
+def build_dashboard_variables(options: Mapping[str, Any]) -> dict[str, str]:
+    """Environment in which all processes of a new cluster with these options find its dashboard.
 
     Its address as a cluster is known only after the start, so that one cannot be passed on.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    env_vars = {**variables, DASHBOARD: f"http://127.0.0.1:{port}"}
-    return {"include_dashboard": True, "dashboard_port": port, "runtime_env": {"env_vars": env_vars}}
+    return {DASHBOARD: f"http://127.0.0.1:{options['dashboard_port']}"}
 
 
 def run_on_worker(function: Callable[..., Result], *arguments: Any) -> Result:

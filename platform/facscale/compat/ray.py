@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -16,11 +17,27 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 TRIED = "2.60.0"
+IMPORTED_AT_START = (
+    "ray._common.usage.usage_lib",
+    "ray._private.runtime_env.uv_runtime_env_hook",
+    "ray.autoscaler.v2.utils",
+    "ray.dashboard.optional_deps",
+)
 
 
 def load(module: str, name: str) -> Any:
     """Import a private name of Ray. Raises IncompatibleVersionError where it is absent."""
     return load_private(module, name, distribution="ray", tried=TRIED)
+
+
+def import_for_start() -> None:
+    """Import what `ray.init` imports to start a cluster, so that another thread may import other packages meanwhile.
+
+    Python raises an error where two threads import parts of one package in opposite orders.
+    """
+    for module in IMPORTED_AT_START:
+        with suppress(ImportError):  # of another version
+            importlib.import_module(module)
 
 
 def is_own_node_draining() -> bool:

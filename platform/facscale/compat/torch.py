@@ -49,7 +49,7 @@ def without_compiler() -> Iterator[None]:
 
 
 class _CompilerStandIn(ModuleType):
-    """Has the one function of torch._dynamo that `torch._disable_dynamo` calls."""
+    """Has the functions of torch._dynamo that torch calls where nothing is compiled."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -59,6 +59,9 @@ class _CompilerStandIn(ModuleType):
         """Return the function as it is: nothing is compiled."""
         self.functions.append(fn)
         return fn
+
+    def graph_break(self, *_: Any, **__: Any) -> None:
+        """Do nothing: there is no graph. Each step of an optimizer calls it twice."""
 
     def remove(self) -> None:
         """Make room for the compiler, and let torch ask it again about each function."""

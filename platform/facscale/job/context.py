@@ -49,6 +49,26 @@ class JobRunningError(UserError):
 
 
 @dataclass(frozen=True)
+class PreparedJob:
+    """A job that can run, as far as its file and its data tell."""
+
+    variants: tuple[Variant, ...]  # the job's own first, then its baselines
+    data: JobData
+
+    @property
+    def main(self) -> Variant:
+        """The job's own variant."""
+        return self.variants[0]
+
+    @property
+    def key(self) -> str:
+        """The key of the job's run in MLflow."""
+        tested = [dataset.fingerprint for dataset in self.data.expressions]  # no training depends on them
+        fingerprints = [*self.data.fingerprints, *tested]
+        return make_run_key(self.variants, fingerprints=fingerprints, cluster=get_cluster_name(self.main.job))
+
+
+@dataclass(frozen=True)
 class JobContext:
     """One job while it runs."""
 
@@ -103,26 +123,31 @@ class JobContext:
         log_report(report, run)
 
 
-@contextmanager
-def open_context(document: Document, *, name: str) -> Iterator[JobContext]:
-    """Read the spec, open its data, join the cluster and open the tracker; at the end of the block, close the tracker.
-
-    Raises SpecError or DataError before anything costly starts, and JobRunningError where the same job runs already.
-    """
+def prepare_job(document: Document, *, name: str) -> PreparedJob:
+    """Read the spec and open its data; nothing is written. Raises SpecError or DataError for a job that cannot run."""
     variants = check_spec(document, name=str(document.data.get("name") or name))
-    main, data = variants[0], JobData.open(variants)
+    data = JobData.open(variants)
     for variant in variants:
         fetch_inputs(variant)
     check_methods(variants, data)
+    return PreparedJob(tuple(variants), data)
+
+
+@contextmanager
+def open_context(prepared: PreparedJob) -> Iterator[JobContext]:
+    """Join the cluster, unless this process has, and open the tracker; at the end of the block, close the tracker.
+
+    Raises SpecError before anything costly starts, and JobRunningError where the same job runs already.
+    """
+    variants, main, data, key = prepared.variants, prepared.main, prepared.data, prepared.key
     overlap = describe_overlap(data)
     make_storage(main.job)
-    key = make_key(variants, data)
     is_resumed = (get_spool(main, key=key) / JOURNAL).exists()
     with hold_job(main, key=key):
         wait_for_capacity(main.job, is_resumed=is_resumed)
         check_worker_access([storage_url(main.job), *find_remote_urls(variants)])
         context = JobContext(
-            tuple(variants),
+            variants,
             data,
             key=key,
             tracker=open_tracker(main, data, key=key),
@@ -196,12 +221,6 @@ def find_remote_urls(variants: Sequence[Variant]) -> list[str]:
     ]
     urls += [*job.evaluate.transfer, *job.evaluate.expressions, *find_stage_urls(variants)]
     return [url for url in dict.fromkeys(urls) if is_remote(url)]
-
-
-def make_key(variants: Sequence[Variant], data: JobData) -> str:
-    """The key of the job's run in MLflow."""
-    tested = [dataset.fingerprint for dataset in data.expressions]  # no training depends on them
-    return make_run_key(variants, fingerprints=[*data.fingerprints, *tested], cluster=get_cluster_name(variants[0].job))
 
 
 def open_tracker(main: Variant, data: JobData, *, key: str) -> Tracker:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from facscale.job.context import JobContext, open_context
+from facscale.job.context import JobContext, PreparedJob, open_context
 from facscale.job.evaluator import Evaluator
 from facscale.job.plan import build_plan
 from facscale.job.results import Rows, build_f1_tables, describe_job, group_results, report_job
 from facscale.job.runner import JobRunner
 from facscale.job.variants import Variant, expand_seeds
-from facscale.spec import Document
 from facscale.train.ray.launch import RayTrainer
 from facscale.train.ray.pool import PooledTrainer
 from facscale.train.trainer import Trainer
@@ -27,15 +26,15 @@ class Search(Protocol):
         """Report what the variant has become on the test subjects; `rows`: all results of the job by row."""
 
 
-def run_job(document: Document, *, name: str, search: Search | None = None, trainer: Trainer | None = None) -> int:
-    """Run a job to its end and return the exit status. Raises SpecError or DataError before anything costly starts.
+def run_job(prepared: PreparedJob, *, search: Search | None = None, trainer: Trainer | None = None) -> int:
+    """Run a job to its end and return the exit status. Raises as `open_context`, and what ends a training.
 
     The status is 0, or 1 where MLflow did not accept the results, which then stay in the journal.
 
     `search`: a sweep, which runs first; the variant that it returns becomes the second row. `trainer` of the job's own
     trainings: by default Ray Train, or for several trainings with one worker each processes that they share.
     """
-    with open_context(document, name=name) as context:
+    with open_context(prepared) as context:
         variants: Sequence[Variant] = context.variants
         registered = [expand_seeds(context.main)[0].title]
         if search:

@@ -13,7 +13,7 @@ from facscale.data.storage import Folder
 from facscale.evaluate.predictions import align_predictions
 from facscale.evaluate.significance import compare_methods
 from facscale.job.check import check_methods, open_or_outline, resolve_yaml
-from facscale.job.context import JobContext
+from facscale.job.context import JobContext, PreparedJob, prepare_job
 from facscale.job.evaluator import Evaluator
 from facscale.job.plan import build_plan
 from facscale.job.results import Rows
@@ -37,13 +37,18 @@ BEST = "best of sweep"
 PAGE = "sweep.html"
 
 
-def run_sweep(document: Document, *, name: str, trainer: Trainer | None = None) -> int:
-    """Search, then run the job with its best row, to the end; the exit status. Raises SpecError before anything starts.
+def prepare_sweep(document: Document, *, name: str) -> PreparedJob:
+    """As `prepare_job`, of a job with a `sweep:`. Raises SpecError for one that cannot run."""
+    check_sweep_spec(document, name=name)
+    return prepare_job(document, name=name)
+
+
+def run_sweep(prepared: PreparedJob, *, trainer: Trainer | None = None) -> int:
+    """Search, then run the job with its best row, to the end; the exit status. Raises as `run_job`.
 
     `trainer` of the rows, after the search: by default Ray Train, with which the trials are trained in any case.
     """
-    check_sweep_spec(document, name=name)
-    return run_job(document, name=name, search=SweepSearch(), trainer=trainer)
+    return run_job(prepared, search=SweepSearch(), trainer=trainer)
 
 
 def check_sweep_spec(document: Document, *, name: str) -> Sweep:

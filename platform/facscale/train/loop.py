@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 
 import torch
 
+from facscale.compat.torch import without_compiler
 from facscale.data.feed import BatchFeed
 from facscale.data.stream import Stream
 from facscale.data.views import Batch
@@ -40,7 +41,8 @@ from facscale.train.validation import Validation
 
 def train(task: TrainingTask, session: Session) -> None:
     """Train a task to the end of its schedule in this worker. Raises TrainError for what no restart can mend."""
-    with explain_errors(task.job, rank=session.rank, world=session.world):
+    compiler = nullcontext() if task.job.train.compile else without_compiler()
+    with explain_errors(task.job, rank=session.rank, world=session.world), compiler:
         TrainLoop(task, session).run()
 
 

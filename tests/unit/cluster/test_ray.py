@@ -156,9 +156,9 @@ def joined(monkeypatch, tmp_path):
     """What Ray is asked for, address and variables; as on a machine without any cluster."""
     asked = []
 
-    def init(*, address, runtime_env, **_):
+    def init(*, address, runtime_env=None, **_):
         assert (address == "local") == ("_temp_dir" in _)
-        asked.append((address, runtime_env["env_vars"]))
+        asked.append((address, (runtime_env or {}).get("env_vars", {})))
         return SimpleNamespace(dashboard_url="127.0.0.1:8265")
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
@@ -199,13 +199,17 @@ def test_without_any_cluster_one_is_started(joined):
 
 
 def test_what_is_started_here_is_told_where_its_dashboard_is(joined, monkeypatch):
-    options = {}
-    init = ray.init
-    monkeypatch.setattr(ray, "init", lambda **given: options.update(given) or init(**given))
+    given, init = {}, ray.init
+
+    def start(**options):
+        given.update(options, variable=os.environ["RAY_API_SERVER_ADDRESS"])
+        return init(**options)
+
+    monkeypatch.setattr(ray, "init", start)
     join()
-    variables = options["runtime_env"]["env_vars"]
-    assert options["include_dashboard"]
-    assert variables["RAY_API_SERVER_ADDRESS"] == f"http://127.0.0.1:{options['dashboard_port']}"
+    assert given["include_dashboard"]
+    assert given["variable"] == f"http://127.0.0.1:{given['dashboard_port']}"
+    assert "runtime_env" not in given  # its workers inherit the variable
 
 
 def test_the_cluster_of_this_machine_is_joined_only_while_it_answers(joined, listener, silence, tmp_path):
