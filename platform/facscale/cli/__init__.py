@@ -6,6 +6,8 @@ command runs, so that the help and the shell's completion take a fraction of a s
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +17,8 @@ import click
 from facscale import __version__
 from facscale.cli import clusters, data, jobs, models, results
 from facscale.errors import UserError
+
+atexit.register(gc.freeze)  # what is left then is not searched for cycles: 0.4 s less until a process with torch has ended
 
 SECTIONS: Mapping[str, Sequence[click.Command]] = {  # in each, the most used commands come first
     "Jobs": (

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from types import ModuleType
 from typing import Any
@@ -15,7 +16,11 @@ from torch.distributed import distributed_c10d as c10d
 
 from facscale.compat import replace_module
 
-DYNAMO = "torch._dynamo"
+logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)  # it misses Triton, whose kernels it could count
+with replace_module("triton", None):  # to import it takes 0.2 s
+    from torch.utils.flop_counter import flop_registry
+
+__all__ = ["flop_registry", "set_collective_timeouts", "without_compiler"]
 
 
 def set_collective_timeouts(seconds: float) -> None:
@@ -30,30 +35,73 @@ def set_collective_timeouts(seconds: float) -> None:
             set_timeout(timedelta(seconds=seconds), group)
 
 
+def keep(value: Any, *_: Any) -> Any:
+    """Return a number as it is."""
+    return value
+
+
+CONCRETE_NUMBERS: dict[str, Callable[..., Any]] = {  # what torch.fx.experimental.symbolic_shapes says of them
+    "expect_true": keep,
+    "free_unbacked_symbols": lambda *_: frozenset(),
+    "guard_or_false": keep,
+    "guard_or_true": keep,
+    "guard_size_oblivious": keep,
+    "guarding_hint_or_throw": keep,
+    "has_guarding_hint": lambda *_: True,
+    "is_nested_int": lambda *_: False,
+    "statically_known_true": keep,
+    "sym_and": lambda *values: all(values),
+    "sym_eq": lambda one, other: (*one,) == (*other,) if isinstance(one, list | tuple) else one == other,
+    "sym_or": lambda *values: any(values),
+}
+
+
 @contextmanager
 def without_compiler() -> Iterator[None]:
-    """Within the block, torch's dispatch modes and Python kernels run without importing torch's compiler.
+    """Within the block, torch's optimizers, dispatch modes and Python kernels run without importing torch's compiler.
 
     They are decorated with `torch._disable_dynamo`, which imports `torch._dynamo` on the first call, only to tell the
     compiler to leave the function alone. That takes two seconds, in a process that compiles nothing. In the block, a
-    stand-in whose `disable` returns the function itself takes its place; anything else that is read from the stand-in
-    imports the compiler after all. Afterwards nothing of the stand-in is left. Not for a process with other threads
-    that compile.
+    stand-in whose `disable` returns the function itself takes its place. Others take that of what the kernels import (0.5 s)
+    to ask whether a number is symbolic. Anything else that is read from a stand-in imports the module after all. Afterwards
+    nothing of the stand-ins is left. Not for a process with other threads that compile.
     """
-    stand_in = _CompilerStandIn(DYNAMO)
-    with replace_module(DYNAMO, stand_in):
-        try:
-            yield
-        finally:
-            stand_in.remove()
+    stand_ins = (
+        CompilerStandIn("torch._dynamo"),
+        StandIn("sympy", Basic=type("Basic", (), {})),  # of which nothing is an instance
+        StandIn("torch.fx.experimental.symbolic_shapes", **CONCRETE_NUMBERS),
+    )
+    with ExitStack() as stack:
+        for module in stand_ins:
+            stack.enter_context(replace_module(module.__name__, module))
+            stack.callback(module.remove)
+        yield
 
 
-class _CompilerStandIn(ModuleType):
-    """Has the functions of torch._dynamo that torch calls where nothing is compiled."""
+class StandIn(ModuleType):
+    """Has a few names of a module, which is imported when any other name is read."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.functions = list[Any]()  # which torch keeps an attribute on
+    def __init__(self, module: str, **names: Any) -> None:
+        super().__init__(module)
+        vars(self).update(names)
+
+    def remove(self) -> None:
+        """Make room for the module itself."""
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # such as __path__, which the import system looks for
+            raise AttributeError(name)
+        self.remove()
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+class CompilerStandIn(StandIn):
+    """The functions of torch._dynamo that torch calls where nothing is compiled."""
+
+    def __init__(self, module: str) -> None:
+        super().__init__(module, functions=list[Any]())  # which torch keeps an attribute on
 
     def disable(self, fn: Any, *_: Any, **__: Any) -> Any:
         """Return the function as it is: nothing is compiled."""
@@ -65,16 +113,9 @@ class _CompilerStandIn(ModuleType):
 
     def remove(self) -> None:
         """Make room for the compiler, and let torch ask it again about each function."""
-        if sys.modules.get(DYNAMO) is self:
-            del sys.modules[DYNAMO]
+        super().remove()
         if vars(torch).get("_dynamo") is self:
-            delattr(torch, "_dynamo")
+            del torch._dynamo
         for function in self.functions:
             function.__dict__.pop("__dynamo_disable", None)
         self.functions.clear()
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # such as __path__, which the import system looks for
-            raise AttributeError(name)
-        self.remove()
-        return getattr(importlib.import_module(DYNAMO), name)

@@ -23,7 +23,6 @@ from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-from requests.utils import get_environ_proxies
 
 from facscale.errors import UserError
 
@@ -119,6 +118,8 @@ def _connect(
 
 def find_proxy() -> str:
     """The proxy to S3's endpoint by the usual variables (HTTPS_PROXY, HTTP_PROXY, NO_PROXY); "" for none."""
+    from requests.utils import get_environ_proxies  # not before somebody uses S3: it takes 0.08 s
+
     endpoint = get_endpoint() or "https://s3.amazonaws.com"
     proxies = get_environ_proxies(endpoint)
     proxy = str(proxies.get(urlsplit(endpoint).scheme) or proxies.get("all") or "")
