@@ -18,7 +18,8 @@ from facscale import __version__
 from facscale.cli import clusters, data, jobs, models, results
 from facscale.errors import UserError
 
-atexit.register(gc.freeze)  # what is left then is not searched for cycles: 0.4 s less until a process with torch has ended
+# What is left at the end is not searched for cycles, which takes 0.4 s of a process with torch.
+atexit.register(gc.freeze)
 
 SECTIONS: Mapping[str, Sequence[click.Command]] = {  # in each, the most used commands come first
     "Jobs": (

@@ -5,13 +5,12 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch.distributed import distributed_c10d as c10d
 
 from facscale.compat import replace_module
@@ -66,56 +65,56 @@ def without_compiler() -> Iterator[None]:
     to ask whether a number is symbolic. Anything else that is read from a stand-in imports the module after all. Afterwards
     nothing of the stand-ins is left. Not for a process with other threads that compile.
     """
+    undecorated: list[Any] = []  # functions on which torch keeps an attribute
+
+    def disable(fn: Any, *_: Any, **__: Any) -> Any:
+        undecorated.append(fn)
+        return fn
+
+    def give_way() -> None:
+        for module in stand_ins:
+            module.remove()
+        for function in undecorated:
+            function.__dict__.pop("__dynamo_disable", None)
+        undecorated.clear()
+
     stand_ins = (
-        CompilerStandIn("torch._dynamo"),
-        StandIn("sympy", Basic=type("Basic", (), {})),  # of which nothing is an instance
-        StandIn("torch.fx.experimental.symbolic_shapes", **CONCRETE_NUMBERS),
+        # An optimizer's step calls `graph_break`: there is no graph.
+        StandIn("torch._dynamo", give_way, {"disable": disable, "graph_break": lambda *_, **__: None}),
+        StandIn("sympy", give_way, {"Basic": type("Basic", (), {})}),  # of which nothing is an instance
+        StandIn("torch.fx.experimental.symbolic_shapes", give_way, CONCRETE_NUMBERS, is_package=False),
     )
     with ExitStack() as stack:
+        stack.callback(give_way)
         for module in stand_ins:
             stack.enter_context(replace_module(module.__name__, module))
-            stack.callback(module.remove)
         yield
 
 
 class StandIn(ModuleType):
-    """Has a few names of a module, which is imported when any other name is read."""
+    """Has a few names of a module. When another name, or a module below it, is asked for, `give_way` is called first.
 
-    def __init__(self, module: str, **names: Any) -> None:
+    After `remove` it has no names of its own, for modules that keep it.
+    """
+
+    def __init__(
+        self, module: str, give_way: Callable[[], None], names: Mapping[str, Any], *, is_package: bool = True
+    ) -> None:
         super().__init__(module)
-        vars(self).update(names)
+        vars(self).update(names, _give_way=give_way, _names=tuple(names), _is_package=is_package)
 
     def remove(self) -> None:
         """Make room for the module itself."""
         if sys.modules.get(self.__name__) is self:
             del sys.modules[self.__name__]
+        parent, _, child = self.__name__.rpartition(".")
+        if parent in sys.modules and vars(sys.modules[parent]).get(child) is self:
+            delattr(sys.modules[parent], child)
+        for name in self._names:
+            vars(self).pop(name, None)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # such as __path__, which the import system looks for
+        if name.startswith("__") and not (name == "__path__" and self._is_package):
             raise AttributeError(name)
-        self.remove()
+        self._give_way()
         return getattr(importlib.import_module(self.__name__), name)
-
-
-class CompilerStandIn(StandIn):
-    """The functions of torch._dynamo that torch calls where nothing is compiled."""
-
-    def __init__(self, module: str) -> None:
-        super().__init__(module, functions=list[Any]())  # which torch keeps an attribute on
-
-    def disable(self, fn: Any, *_: Any, **__: Any) -> Any:
-        """Return the function as it is: nothing is compiled."""
-        self.functions.append(fn)
-        return fn
-
-    def graph_break(self, *_: Any, **__: Any) -> None:
-        """Do nothing: there is no graph. Each step of an optimizer calls it twice."""
-
-    def remove(self) -> None:
-        """Make room for the compiler, and let torch ask it again about each function."""
-        super().remove()
-        if vars(torch).get("_dynamo") is self:
-            del torch._dynamo
-        for function in self.functions:
-            function.__dict__.pop("__dynamo_disable", None)
-        self.functions.clear()

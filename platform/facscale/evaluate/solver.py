@@ -76,6 +76,7 @@ def _prepare_batches(
     labels, (negative, positive) = y.T.contiguous(), weights[:, :, None]
     assert norm.momentum is not None
     assert norm.num_batches_tracked is not None
+    gathered = x.new_empty(min(len(x), probe.batch_size), x.shape[1])  # once: new pages take longer than the copy
     for _ in range(probe.epochs):
         order = torch.randperm(len(x), generator=random).to(x.device)
         au = labels.index_select(1, order)
@@ -86,7 +87,7 @@ def _prepare_batches(
             if len(rows) == 1:
                 continue
             features = functional.batch_norm(
-                x.index_select(0, rows),
+                torch.index_select(x, 0, rows, out=gathered[: len(rows)]),
                 norm.running_mean,
                 norm.running_var,
                 training=True,

@@ -39,6 +39,7 @@ SAMPLES = 2  # samples of the small step: BatchNorm needs more than one
 CONTRACT_SIDES = (32, 64)  # pixels, sides of the images on which the contract is tried before the job's own
 OPTIMIZER_TENSORS = {"sgd": 1, "lars": 1, "adam": 2, "adamw": 2}  # tensors that the optimizer keeps for each parameter
 
+RANDOM_FILLS = (torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default)
 GRADIENT_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0}  # of a number of a gradient, as it is sent
 
 
@@ -181,17 +182,17 @@ def describe_layout(value: Any) -> Hashable:
     return type(value), value  # 1 equals 1.0 and True
 
 
-class RepeatedInitialisation(TorchFunctionMode):
+class RepeatedInitialisation(TorchDispatchMode):
     """Within the block, weights repeat a few thousand random numbers, which takes a tenth of the time of drawing them."""
 
     def __init__(self, *, count: int = 4099) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count = count
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Fill a large tensor with repetitions of its beginning."""
         kwargs = kwargs or {}
-        if func not in (Tensor.normal_, Tensor.uniform_) or args[0].numel() <= self.count or not args[0].is_contiguous():
+        if func not in RANDOM_FILLS or args[0].numel() <= self.count or not args[0].is_contiguous():
             return func(*args, **kwargs)
         flat, filled = args[0].view(-1), self.count
         func(flat[:filled], *args[1:], **kwargs)

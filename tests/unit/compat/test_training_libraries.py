@@ -66,21 +66,59 @@ from facscale.compat.torch import without_compiler
 
 layers = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).to("meta")
 with without_compiler(), FlopCounterMode(display=False) as counter:
-    layers(torch.rand(2, 3, 8, 8, device="meta"))
-assert counter.get_total_flops() == 2 * 2 * 4 * 3 * 9 * 36, counter.get_total_flops()
-assert "torch._dynamo" not in sys.modules and "_dynamo" not in vars(torch)
+    faces = torch.cat([torch.rand(1, 3, 8, 8, device="meta")] * 2)
+    (layers(faces) - 1).square().mean().backward()
+assert counter.get_total_flops() == 2 * (2 * 2 * 4 * 3 * 9 * 36), counter.get_total_flops()
+real = torch.nn.Linear(3, 2)
 with without_compiler():
-    assert torch._dynamo.config is not None  # what the stand-in lacks is the compiler's own
+    for kind in (torch.optim.SGD, torch.optim.AdamW):
+        optimizer, before = kind(real.parameters(), lr=0.1), real.weight.clone()
+        real(torch.rand(4, 3)).square().sum().backward()
+        optimizer.step()
+        assert not torch.equal(real.weight, before)
+for name in ("torch._dynamo", "sympy", "torch.fx.experimental.symbolic_shapes"):
+    assert name not in sys.modules, name
+assert "_dynamo" not in vars(torch)
+"""
+COMPILER_AFTER_ALL = """
+import torch
+from facscale.compat.torch import without_compiler
+
+with without_compiler():
+    torch.optim.SGD([torch.zeros(1)])
+    {use}
 import torch._dynamo as dynamo
 assert dynamo.disable.__module__.startswith("torch._dynamo")
-assert dynamo.explain(layers.to_empty(device="cpu"))(torch.rand(2, 3, 8, 8)).graph_count == 1
+layers = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+assert dynamo.explain(layers)(torch.rand(2, 3, 8, 8)).graph_count == 1
+torch.optim.SGD(layers.parameters()).step()
+import sympy
+assert (sympy.Symbol("x") + 1).subs("x", 2) == 3
 """
 
 
-def test_torch_counts_operations_without_importing_its_compiler():
+def run_python(code):
     """In a process of its own: this one may have the compiler."""
-    done = subprocess.run([sys.executable, "-c", WITHOUT_COMPILER], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_torch_counts_operations_and_trains_without_importing_its_compiler():
+    run_python(WITHOUT_COMPILER)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "pass",
+        "assert torch._dynamo.config is not None",  # what the stand-in lacks is the compiler's own
+        "from torch._dynamo.utils import counters",
+        "from torch._dynamo import config",
+        "from sympy import Symbol; from torch.fx.experimental.symbolic_shapes import ShapeEnv; ShapeEnv()",
+    ],
+)
+def test_torchs_compiler_works_in_the_block_and_after_it(use):
+    run_python(COMPILER_AFTER_ALL.format(use=use))
 
 
 @pytest.mark.skipif(distributed.is_initialized(), reason="another test of this process has a process group")
