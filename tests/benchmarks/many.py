@@ -62,7 +62,7 @@ sweep:
 RUN = """
 import sys
 import ray
-from facscale.job.context import prepare_job
+from facscale.job.prepared import prepare_job
 from facscale.job.run import run_job
 from facscale.spec import read_spec
 from facscale.sweep import prepare_sweep, run_sweep

@@ -14,7 +14,7 @@ from torch import multiprocessing
 
 from faces import write_face_data_set
 from facscale.data import DataError
-from facscale.job.context import prepare_job
+from facscale.job.prepared import prepare_job
 from facscale.job.run import run_job
 from facscale.spec import Document, merge, read_spec, yaml_io
 from facscale.sweep import prepare_sweep, run_sweep

@@ -17,7 +17,7 @@ from safetensors.torch import load
 
 from faces import write_expression_data_set, write_face_data_set
 from facscale.evaluate.predictions import Predictions
-from facscale.job.context import prepare_job
+from facscale.job.prepared import prepare_job
 from facscale.job.run import run_job
 from facscale.job.verify import verify_card
 from facscale.spec import read_spec

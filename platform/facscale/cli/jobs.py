@@ -28,6 +28,7 @@ from facscale.cli.arguments import (
 from facscale.errors import UserError
 
 if TYPE_CHECKING:
+    from facscale.job.prepared import PreparedJob
     from facscale.profile import Price
     from facscale.spec import Document
 
@@ -79,28 +80,36 @@ def run_command(spec: Path, *, overrides: tuple[str, ...], retry_failed: bool) -
 def run_training(document: Document, *, name: str) -> int:
     """Run a job, with its sweep if it has one, and return the exit status.
 
-    The job is prepared while the cluster is joined: to import what it needs takes as long as to start a Ray here.
+    Mistakes in the file, and data that cannot be used, are reported before anything starts. The rest is prepared while the
+    cluster is joined: to import what a job needs, and to try its methods, takes as long as to start a Ray here.
     """
     from facscale.cluster.ray import join
     from facscale.compat.ray import import_for_start
+    from facscale.job.prepared import open_job
 
+    prepared = open_job(document, name=name)
     import_for_start()
     with ThreadPoolExecutor(1, thread_name_prefix="prepare") as executor:
-        run = executor.submit(prepare_training, document, name=name)
+        run = executor.submit(prepare_training, prepared)
         join()
     return run.result()()
 
 
-def prepare_training(document: Document, *, name: str) -> Callable[[], int]:
-    """Check a job, and return what runs it. Raises SpecError or DataError for one that cannot run."""
-    if document.data.get("sweep"):
-        from facscale.sweep import prepare_sweep, run_sweep
+def prepare_training(prepared: PreparedJob) -> Callable[[], int]:
+    """Try a job, and return what runs it. Raises SpecError for one that cannot run."""
+    from facscale.job.prepared import try_job
 
-        return partial(run_sweep, prepare_sweep(document, name=name))
-    from facscale.job.context import prepare_job
+    main = prepared.main
+    if main.job.sweep:
+        from facscale.sweep import check_sweep_spec, run_sweep
+
+        check_sweep_spec(main.document, name=main.name)
+        try_job(prepared)
+        return partial(run_sweep, prepared)
     from facscale.job.run import run_job
 
-    return partial(run_job, prepare_job(document, name=name))
+    try_job(prepared)
+    return partial(run_job, prepared)
 
 
 def run_pipeline(document: Document, *, name: str, should_retry: bool = False) -> None:

@@ -20,17 +20,16 @@ from facscale.errors import UserError
 from facscale.evaluate.expression import ExpressionDataset
 from facscale.evaluate.protocol import LabelledDataset
 from facscale.inference.worker_access import check_worker_access
-from facscale.job.check import check_methods, check_spec
 from facscale.job.datasets import JobData, find_stage_urls
-from facscale.job.inputs import fetch_inputs
 from facscale.job.overlap import describe_overlap
+from facscale.job.prepared import PreparedJob
 from facscale.job.provenance import get_commit, get_user
 from facscale.job.slots import TrainingSlots
-from facscale.job.variants import Variant, get_cluster_name, make_run_key
+from facscale.job.variants import Variant, get_cluster_name
 from facscale.names import sanitize_filename
 from facscale.ownership import PRIVATE_FILE, create_folders
 from facscale.report.bundle import Report
-from facscale.spec import Document, Job
+from facscale.spec import Job
 from facscale.track import Tracker
 from facscale.track.journal import JOURNAL, SPOOL_ROOT, SpoolInUseError, hold_spool
 from facscale.track.login import check_credentials_target, check_store_kind
@@ -46,26 +45,6 @@ UNTRACKED = 1  # exit status of a complete job whose results MLflow did not acce
 
 class JobRunningError(UserError):
     """The same job runs already."""
-
-
-@dataclass(frozen=True)
-class PreparedJob:
-    """A job that can run, as far as its file and its data tell."""
-
-    variants: tuple[Variant, ...]  # the job's own first, then its baselines
-    data: JobData
-
-    @property
-    def main(self) -> Variant:
-        """The job's own variant."""
-        return self.variants[0]
-
-    @property
-    def key(self) -> str:
-        """The key of the job's run in MLflow."""
-        tested = [dataset.fingerprint for dataset in self.data.expressions]  # no training depends on them
-        fingerprints = [*self.data.fingerprints, *tested]
-        return make_run_key(self.variants, fingerprints=fingerprints, cluster=get_cluster_name(self.main.job))
 
 
 @dataclass(frozen=True)
@@ -121,16 +100,6 @@ class JobContext:
         for table in report.tables:
             self.console.print(table.to_rich())
         log_report(report, run)
-
-
-def prepare_job(document: Document, *, name: str) -> PreparedJob:
-    """Read the spec and open its data; nothing is written. Raises SpecError or DataError for a job that cannot run."""
-    variants = check_spec(document, name=str(document.data.get("name") or name))
-    data = JobData.open(variants)
-    for variant in variants:
-        fetch_inputs(variant)
-    check_methods(variants, data)
-    return PreparedJob(tuple(variants), data)
 
 
 @contextmanager

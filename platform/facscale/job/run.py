@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from facscale.job.context import JobContext, PreparedJob, open_context
+from facscale.job.context import JobContext, open_context
 from facscale.job.evaluator import Evaluator
 from facscale.job.plan import build_plan
+from facscale.job.prepared import PreparedJob
 from facscale.job.results import Rows, build_f1_tables, describe_job, group_results, report_job
 from facscale.job.runner import JobRunner
 from facscale.job.variants import Variant, expand_seeds

@@ -13,9 +13,10 @@ from facscale.data.storage import Folder
 from facscale.evaluate.predictions import align_predictions
 from facscale.evaluate.significance import compare_methods
 from facscale.job.check import check_methods, open_or_outline, resolve_yaml
-from facscale.job.context import JobContext, PreparedJob, prepare_job
+from facscale.job.context import JobContext
 from facscale.job.evaluator import Evaluator
 from facscale.job.plan import build_plan
+from facscale.job.prepared import PreparedJob, prepare_job
 from facscale.job.results import Rows
 from facscale.job.run import run_job
 from facscale.job.runner import JobRunner, VariantLog
