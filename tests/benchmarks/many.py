@@ -62,18 +62,18 @@ sweep:
 RUN = """
 import sys
 import ray
-from facscale.job.prepared import prepare_job
 from facscale.job.run import run_job
 from facscale.spec import read_spec
-from facscale.sweep import prepare_sweep, run_sweep
+from facscale.sweep import run_sweep
 from facscale.train.ray.launch import RayTrainer
+from prepared import prepare_job
 
 ray.init(address="local", num_cpus=2, log_to_driver=False)
-document = read_spec(sys.argv[1])
-if "sweep" in document.data:
-    status = run_sweep(prepare_sweep(document, name="many"))
+prepared = prepare_job(read_spec(sys.argv[1]), name="many")
+if prepared.main.job.sweep:
+    status = run_sweep(prepared)
 else:
-    status = run_job(prepare_job(document, name="many"), trainer=RayTrainer() if sys.argv[2] == "Ray Train" else None)
+    status = run_job(prepared, trainer=RayTrainer() if sys.argv[2] == "Ray Train" else None)
 sys.exit(status)
 """
 
@@ -83,7 +83,7 @@ def run(spec: str, how: str, folder: Path) -> tuple[float, float, dict[str, floa
     (folder / "job.yaml").write_text(spec)
     environment = os.environ | {
         "HOME": str(folder),
-        "PYTHONPATH": str(HERE.parents[1] / "platform"),
+        "PYTHONPATH": os.pathsep.join([str(HERE.parents[1] / "platform"), str(HERE.parent)]),
         "OMP_NUM_THREADS": "1",
     }
     environment.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))

@@ -10,10 +10,10 @@ import mlflow
 import pytest
 
 from faces import write_face_data_set
-from facscale.job.prepared import prepare_job
 from facscale.job.run import run_job
 from facscale.job.verify import verify_card
 from facscale.spec import read_spec
+from prepared import prepare_job
 
 pytestmark = pytest.mark.slow("a whole job on Ray")
 

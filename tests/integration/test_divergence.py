@@ -14,10 +14,9 @@ from torch import multiprocessing
 
 from faces import write_face_data_set
 from facscale.data import DataError
-from facscale.job.prepared import prepare_job
 from facscale.job.run import run_job
 from facscale.spec import Document, merge, read_spec, yaml_io
-from facscale.sweep import prepare_sweep, run_sweep
+from facscale.sweep import run_sweep
 from facscale.train.checkpoint import EXPORT, STATE
 from facscale.train.checkpoint_record import list_stored, read_record
 from facscale.train.errors import DivergedError, TrainError
@@ -26,6 +25,7 @@ from facscale.train.local import LocalTrainer
 from facscale.train.ray.launch import RayTrainer
 from integration import local_worker
 from ports import free_port
+from prepared import prepare_job
 from tasks import build_task
 
 pytestmark = [pytest.mark.slow("trains, some of it on Ray", minutes=4), pytest.mark.usefixtures("plugins")]
@@ -201,7 +201,7 @@ def test_a_trial_that_diverges_is_marked_and_another_one_is_best(ray_cluster, fo
     document = write_job(folder, tmp_path, JOB, name="search", broken=list(range(8, 99)))
     document = merge(document, Document(yaml_io.load(SWEEP), {}))
     with pytest.raises(DivergedError):  # the job's own row diverges too, after the search
-        run_sweep(prepare_sweep(document, name="job"), trainer=LocalTrainer())
+        run_sweep(prepare_job(document, name="job"), trainer=LocalTrainer())
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     (experiment,) = [item for item in client.search_experiments() if item.name == "coded"]
     runs = client.search_runs([experiment.experiment_id], "tags.row = 'trial'")

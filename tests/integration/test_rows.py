@@ -17,11 +17,11 @@ from safetensors.torch import load
 
 from faces import write_expression_data_set, write_face_data_set
 from facscale.evaluate.predictions import Predictions
-from facscale.job.prepared import prepare_job
 from facscale.job.run import run_job
 from facscale.job.verify import verify_card
 from facscale.spec import read_spec
 from facscale.train.local import LocalTrainer
+from prepared import prepare_job
 
 pytestmark = pytest.mark.slow("seven trainings in this process; faces are embedded on Ray", minutes=1.5)
 

@@ -17,10 +17,11 @@ from conftest import ROOT
 from faces import write_face_data_set
 from facscale.job.variants import expand_variants
 from facscale.spec import read_spec
-from facscale.sweep import prepare_sweep, run_sweep
+from facscale.sweep import run_sweep
 from facscale.sweep.search import SweepError
 from facscale.train.local import LocalTrainer
 from facscale.train.ray.launch import RayTrainer
+from prepared import prepare_job
 from waiting import wait_for
 
 pytestmark = pytest.mark.slow("each trial trains on Ray", minutes=6)
@@ -59,7 +60,7 @@ def sweep(ray_cluster, folder, tmp_path):
     def run(*words, trainer=None):
         path = tmp_path / "job.yaml"
         path.write_text(JOB.format(folder=folder, storage=tmp_path))
-        assert run_sweep(prepare_sweep(read_spec(path, words), name="tiny"), trainer=trainer or LocalTrainer()) == 0
+        assert run_sweep(prepare_job(read_spec(path, words), name="tiny"), trainer=trainer or LocalTrainer()) == 0
         return told(tmp_path)
 
     return run
@@ -199,7 +200,7 @@ def test_a_killed_sweep_goes_on_where_it_was(ray_cluster, folder, tmp_path):
     done = {place: place.stat().st_mtime for place in tmp_path.glob("best-of-sweep-*/method.safetensors")}
     replaced = forge_pickles(next(tmp_path.glob("sweep-*")), harm=tmp_path / "harm")
     assert "tuner.pkl" in {file.name for file in replaced}
-    assert run_sweep(prepare_sweep(read_spec(job, words), name="job"), trainer=LocalTrainer()) == 0
+    assert run_sweep(prepare_job(read_spec(job, words), name="job"), trainer=LocalTrainer()) == 0
     assert not (tmp_path / "harm").exists(), "nothing in the folder of a sweep is unpickled"
     assert len(trainings(tmp_path)) == 2, "no trial began anew"
     assert {place: place.stat().st_mtime for place in done} == done

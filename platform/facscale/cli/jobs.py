@@ -97,15 +97,12 @@ def run_training(document: Document, *, name: str) -> int:
 
 def prepare_training(prepared: PreparedJob) -> Callable[[], int]:
     """Try a job, and return what runs it. Raises SpecError for one that cannot run."""
-    from facscale.job.prepared import try_job
+    if prepared.main.job.sweep:
+        from facscale.sweep import run_sweep, try_sweep
 
-    main = prepared.main
-    if main.job.sweep:
-        from facscale.sweep import check_sweep_spec, run_sweep
-
-        check_sweep_spec(main.document, name=main.name)
-        try_job(prepared)
+        try_sweep(prepared)
         return partial(run_sweep, prepared)
+    from facscale.job.prepared import try_job
     from facscale.job.run import run_job
 
     try_job(prepared)

@@ -31,13 +31,6 @@ class PreparedJob:
         return make_run_key(self.variants, fingerprints=fingerprints, cluster=get_cluster_name(self.main.job))
 
 
-def prepare_job(document: Document, *, name: str) -> PreparedJob:
-    """Read the spec, open its data and try its methods; nothing is written. Raises as `open_job` and `try_job`."""
-    prepared = open_job(document, name=name)
-    try_job(prepared)
-    return prepared
-
-
 def open_job(document: Document, *, name: str) -> PreparedJob:
     """Read the spec and open its data. Raises SpecError, or DataError for data that cannot be used."""
     variants = check_spec(document, name=str(document.data.get("name") or name))

@@ -16,7 +16,7 @@ from facscale.job.check import check_methods, open_or_outline, resolve_yaml
 from facscale.job.context import JobContext
 from facscale.job.evaluator import Evaluator
 from facscale.job.plan import build_plan
-from facscale.job.prepared import PreparedJob, prepare_job
+from facscale.job.prepared import PreparedJob, try_job
 from facscale.job.results import Rows
 from facscale.job.run import run_job
 from facscale.job.runner import JobRunner, VariantLog
@@ -38,10 +38,10 @@ BEST = "best of sweep"
 PAGE = "sweep.html"
 
 
-def prepare_sweep(document: Document, *, name: str) -> PreparedJob:
-    """As `prepare_job`, of a job with a `sweep:`. Raises SpecError for one that cannot run."""
-    check_sweep_spec(document, name=name)
-    return prepare_job(document, name=name)
+def try_sweep(prepared: PreparedJob) -> None:
+    """As `try_job`, of a job with a `sweep:`, whose search is checked too. Raises SpecError for one that cannot run."""
+    check_sweep_spec(prepared.main.document, name=prepared.main.name)
+    try_job(prepared)
 
 
 def run_sweep(prepared: PreparedJob, *, trainer: Trainer | None = None) -> int:
