@@ -35,12 +35,6 @@ def all_gather_with_gradient(values: Tensor) -> Tensor:
     return result
 
 
-def all_reduce_sum(values: Tensor) -> Tensor:
-    """Sum [...] over all workers, with gradient."""
-    result: Tensor = _AllReduceSum.apply(values) if get_world_size() > 1 else values
-    return result
-
-
 class _AllGather(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, values: Tensor) -> Tensor:
@@ -52,20 +46,6 @@ class _AllGather(torch.autograd.Function):
         gradient = gradients[0].contiguous().clone()
         dist.all_reduce(gradient)
         return gradient[get_rank() * context.rows : (get_rank() + 1) * context.rows]
-
-
-class _AllReduceSum(torch.autograd.Function):
-    @staticmethod
-    def forward(_: Any, values: Tensor) -> Tensor:
-        result = values.contiguous().clone()
-        dist.all_reduce(result)
-        return result
-
-    @staticmethod
-    def backward(_: Any, *gradients: Tensor) -> Tensor:
-        gradient = gradients[0].contiguous().clone()
-        dist.all_reduce(gradient)
-        return gradient
 
 
 @torch.no_grad()
