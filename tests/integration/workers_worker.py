@@ -26,7 +26,12 @@ def batch():
 def network():
     torch.manual_seed(1)
     layers = nn.Sequential(
-        nn.Conv1d(4, 6, 2), nn.BatchNorm1d(6), nn.Tanh(), nn.Flatten(), nn.Linear(12, 5), nn.BatchNorm1d(5, affine=False)
+        nn.Conv1d(4, 6, 2),
+        nn.BatchNorm1d(6),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(12, 5),
+        nn.BatchNorm1d(5, affine=False),
     )
     nn.init.uniform_(layers[1].weight)
     return layers

@@ -45,6 +45,8 @@ class Engine:
                 dist_init_required=False,
             )
         self._is_plain = isinstance(self._deepspeed.optimizer, torch.optim.Optimizer)  # and not DeepSpeed's around it
+        if self._is_plain and world == 1:
+            self._deepspeed.enable_backward_allreduce = False  # it copies all gradients, also to exchange them with nobody
         set_collective_timeouts(job.cluster.collective_timeout_s)  # also of DeepSpeed's own process groups
 
     def _group_parameters(self, method: Method) -> list[dict[str, Any]]:
@@ -71,13 +73,21 @@ class Engine:
         """
         self._norm = self._has_finite_gradient = None
         if self._is_plain and self._deepspeed.is_gradient_accumulation_boundary():
-            gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
+            gradients = self._collect_gradients()
             if gradients:
                 self._norm = nn.utils.get_total_norm(gradients)
                 self._has_finite_gradient = self._norm.isfinite()
-                for gradient in gradients:
-                    gradient.masked_fill_(~self._has_finite_gradient, 0)
+                if self._norm.is_cuda or not self._has_finite_gradient:  # on the CPU there is nothing to wait for
+                    for gradient in gradients:
+                        gradient.masked_fill_(~self._has_finite_gradient, 0)
         self._deepspeed.step()
+
+    def _collect_gradients(self) -> list[Tensor]:
+        """The gradients of all parameters: 0 for one that the losses do not depend on, which may move by momentum or decay."""
+        for parameter in self.parameters.values():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
 
     @property
     def has_finite_gradient(self) -> Tensor | None:

@@ -39,9 +39,8 @@ def test_a_step_has_the_same_shapes_and_operations_from_memory(monkeypatch, layo
     network, images = make_network(), torch.rand(2, 3, 4, 4).contiguous(memory_format=layout)
     real, _ = take_step(network, images)
     network, images = network.to("meta"), images.to("meta")
-    with torch.device("meta"):
-        with FlopCounterMode(display=False) as counter:
-            expected, gradients = take_step(network, images)
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        expected, gradients = take_step(network, images)
     for _ in range(2):
         with OperationCounter() as own:
             outputs, found = take_step(network, images)
