@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
-import torch
 
 from facscale.data.folds import Split
 from facscale.evaluate.f1 import ConfusionCounts, count_confusions
@@ -28,7 +27,6 @@ def cross_validate(
     probe: Probe | None = None,
     threshold: float = 0.5,
     seed: int = 0,
-    device: torch.device | str = "cpu",
 ) -> F1Table:
     """Train and test a linear probe on every fold.
 
@@ -42,7 +40,7 @@ def cross_validate(
             raise ValueError(
                 f"{fold.name} has {len(train)} frames to train on and {len(test)} to test on; it needs both"
             )
-        fit = partial(fit_probe, probe=probe or Probe(), seed=seed + fold.index, device=device)
+        fit = partial(fit_probe, probe=probe or Probe(), seed=seed + fold.index)
         model = fit(features[train], au=au[train])
         counts.append(
             count_confusions(

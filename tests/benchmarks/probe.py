@@ -15,7 +15,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -28,7 +28,7 @@ from results import ResultWriter, add_out_option  # noqa: E402
 from facscale.data.folds import Split, make_folds  # noqa: E402
 from facscale.data.labels import compute_label_weights  # noqa: E402
 from facscale.evaluate import Predictions, count_confusions, count_positives, find_frames  # noqa: E402
-from facscale.evaluate.probe import fit_folds, fit_probe, predict_probabilities  # noqa: E402
+from facscale.evaluate.probe import fit_probes, predict_probabilities  # noqa: E402
 from facscale.nn.heads import LinearProbe  # noqa: E402
 from facscale.nn.losses import masked_bce  # noqa: E402
 from facscale.spec.models import Probe  # noqa: E402
@@ -43,7 +43,8 @@ COLUMNS = {
     "processor time, s": 2,
     "us a step, processor time": 0,
 }
-Fit = Callable[..., LinearProbe]
+Probes = dict[int, LinearProbe]  # by fold
+Fit = Callable[..., Probes]
 
 
 class Faces(NamedTuple):
@@ -87,7 +88,14 @@ def make_faces(options: argparse.Namespace) -> Faces:
     return Faces(features, au, np.array([f"F{person:03d}" for person in range(PEOPLE)])[identity])
 
 
-def plain(features: np.ndarray, *, au: np.ndarray, probe: Probe, seed: int) -> LinearProbe:
+def fit_plainly(features: np.ndarray, *, au: np.ndarray, rows: Mapping[int, np.ndarray], probe: Probe) -> Probes:
+    """As `fit_probes`, one after the other."""
+    return {
+        seed: fit_one_plainly(features[chosen], au=au[chosen], probe=probe, seed=seed) for seed, chosen in rows.items()
+    }
+
+
+def fit_one_plainly(features: np.ndarray, *, au: np.ndarray, probe: Probe, seed: int) -> LinearProbe:
     """The probe as a plain loop: autograd, nn.BatchNorm1d and torch.optim.Adam, the batches gathered by indexing."""
     x, y = torch.from_numpy(features), torch.from_numpy(au)
     weights = torch.from_numpy(compute_label_weights(au, weighting="class"))
@@ -109,16 +117,10 @@ def plain(features: np.ndarray, *, au: np.ndarray, probe: Probe, seed: int) -> L
 
 
 def evaluated(fit: Fit, faces: Faces, *, split: Split, probe: Probe) -> Run:
-    """Cross-validate it; ours as an evaluation does, with as many folds at a time as there are cores for."""
-    rows = [find_frames(fold.train, identity=faces.identity) for fold in split]
-
-    def fit_fold(number: int) -> LinearProbe:
-        train = rows[number]
-        return fit(faces.features[train], au=faces.au[train], probe=probe, seed=number)
-
-    folds = range(len(rows))
+    """Cross-validate it, the probes of all folds at once where `fit` can."""
+    rows = {number: find_frames(fold.train, identity=faces.identity) for number, fold in enumerate(split)}
     with Watch() as fitting:
-        models = fit_folds(fit_fold, folds) if fit is fit_probe else {number: fit_fold(number) for number in folds}
+        models = fit(faces.features, au=faces.au, rows=rows, probe=probe)
     testing, probability, f1 = 0.0, [], []
     for number, fold in enumerate(split):
         test = find_frames(fold.test, identity=faces.identity)
@@ -132,24 +134,24 @@ def evaluated(fit: Fit, faces: Faces, *, split: Split, probe: Probe) -> Run:
 def choose_threads(fit: Fit, faces: Faces, *, probe: Probe) -> int:
     """The number of torch's threads with which `fit` takes the least time for an epoch of all frames."""
     cores = len(os.sched_getaffinity(0))
-    seconds = {}
+    seconds, everything = {}, {0: np.arange(len(faces.au))}
     for threads in sorted({1, 2, 4, cores // 2, cores} & set(range(1, cores + 1))):
         torch.set_num_threads(threads)
         with Watch() as watch:
-            fit(faces.features, au=faces.au, probe=probe.model_copy(update={"epochs": 1}), seed=0)
+            fit(faces.features, au=faces.au, rows=everything, probe=probe.model_copy(update={"epochs": 1}))
         seconds[threads] = watch.clock
     best = min(seconds, key=lambda threads: seconds[threads])
     times = ", ".join(f"{clock:.2f} s with {threads}" for threads, clock in seconds.items())
-    print(f"{'facscale' if fit is fit_probe else 'plain loop'}: an epoch in {times}: {best} threads of torch are used")
+    print(f"{'facscale' if fit is fit_probes else 'plain loop'}: an epoch in {times}: {best} threads of torch are used")
     return best
 
 
 def compare(faces: Faces, *, split: Split, probe: Probe, threads: tuple[int, int], table: ResultWriter) -> Run:
     """Print and write one round, and return ours; `threads` of the plain loop and of ours."""
     torch.set_num_threads(threads[0])
-    theirs = evaluated(plain, faces, split=split, probe=probe)
+    theirs = evaluated(fit_plainly, faces, split=split, probe=probe)
     torch.set_num_threads(threads[1])
-    ours = evaluated(fit_probe, faces, split=split, probe=probe)
+    ours = evaluated(fit_probes, faces, split=split, probe=probe)
     steps = probe.epochs * sum(
         -(-len(find_frames(fold.train, identity=faces.identity)) // probe.batch_size) for fold in split
     )
@@ -183,9 +185,6 @@ def rest(faces: Faces, run: Run, *, split: Split) -> None:
     predictions = joined()
     data = predictions.to_parquet()
     parts: dict[str, Callable[[], Any]] = {
-        "choosing the folds' frames": lambda: [
-            faces.features[find_frames(f.train, identity=faces.identity)] for f in split
-        ],
         "building the predictions": joined,
         "F1 by fold and AU": lambda: predictions.score(0.5),
         "predictions to Parquet": predictions.to_parquet,
@@ -211,10 +210,10 @@ def main() -> None:
         faces.identity, k=options.folds, seed=0, positives=count_positives(faces.au, identity=faces.identity)
     )
     print(f"{options.frames} frames; {len(os.sched_getaffinity(0))} cores; torch {torch.__version__}")
-    for fit in (plain, fit_probe):  # what happens once in a process
-        fit(faces.features[:1000], au=faces.au[:1000], probe=Probe(epochs=1), seed=0)
+    for fit in (fit_plainly, fit_probes):  # what happens once in a process
+        fit(faces.features, au=faces.au, rows={0: np.arange(1000)}, probe=Probe(epochs=1))
     probe = Probe(epochs=options.epochs)
-    threads = (choose_threads(plain, faces, probe=probe), choose_threads(fit_probe, faces, probe=probe))
+    threads = (choose_threads(fit_plainly, faces, probe=probe), choose_threads(fit_probes, faces, probe=probe))
     title = f"Cross-validated probe: {options.frames:,} x {options.features} features, {options.aus} AUs, {options.folds} folds"
     with ResultWriter(options.out, title=title, columns=COLUMNS, threads=threads[1]) as table:
         for _ in range(options.rounds):

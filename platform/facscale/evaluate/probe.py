@@ -11,7 +11,7 @@ hardly changes this probe; "class" is the default because it is the reading that
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 
@@ -20,42 +20,47 @@ import torch
 from torch import Tensor, nn
 
 from facscale.data.labels import compute_label_weights
-from facscale.evaluate.solver import train_probe
+from facscale.evaluate.solver import ProbeFit, train_probes
 from facscale.nn.heads import LinearProbe
 from facscale.spec.models import Probe
 
 RANDOM_LOCK = Lock()  # torch draws first weights from the process's generator
 
 
-def fit_probe(
-    features: np.ndarray | Tensor,
-    *,
-    au: np.ndarray,
-    probe: Probe,
-    seed: int,
-    device: torch.device | str = "cpu",
-) -> LinearProbe:
+def fit_probe(features: np.ndarray | Tensor, *, au: np.ndarray, probe: Probe, seed: int) -> LinearProbe:
     """Train a probe on features [N, D] and labels [N, n] with Adam on shuffled minibatches; the same seed, the same probe.
 
     Frames without any label are left out. Returns the probe in evaluation mode. Raises ValueError for fewer than 2 frames.
     """
-    labelled = torch.from_numpy((au >= 0).any(axis=1))
-    x = torch.as_tensor(features)[labelled].to(device, torch.float32)
-    y = torch.from_numpy(np.ascontiguousarray(au)).to(torch.int8)[labelled].to(device)
-    if len(x) < 2:
-        raise ValueError(f"a probe needs at least 2 labelled frames, here are {len(x)}")
-    random = torch.Generator().manual_seed(seed)
-    model = _create_probe(dim=x.shape[1], aus=y.shape[1], seed=seed).to(device)
-    weights = torch.from_numpy(compute_label_weights(au, weighting=probe.weighting)).to(device)
-    train_probe(model, x=x, y=y, weights=weights, probe=probe, random=random)
-    return model.eval()
+    return fit_probes(features, au=au, rows={seed: np.arange(len(au))}, probe=probe)[seed]
 
 
-def fit_folds(fit: Callable[[int], LinearProbe], folds: Collection[int]) -> dict[int, LinearProbe]:
-    """Fit the probes of several folds, as many at a time as there are cores for: each takes two. By number of the fold."""
-    workers = max(1, min(len(folds), len(os.sched_getaffinity(0)) // 2))
-    with ThreadPoolExecutor(workers) as pool:
-        return dict(zip(folds, pool.map(fit, folds), strict=True))
+def fit_probes(
+    features: np.ndarray | Tensor, *, au: np.ndarray, rows: Mapping[int, np.ndarray], probe: Probe
+) -> dict[int, LinearProbe]:
+    """Train several probes as `fit_probe`, each on some frames of the same features.
+
+    rows: the numbers of the frames of each probe, by its seed, as are the results. The probes take their steps together,
+    in as many groups at a time as there are cores for: each takes two.
+    """
+    x = torch.as_tensor(features).to(torch.float32)
+    y = torch.from_numpy(np.ascontiguousarray(au)).to(torch.int8)
+    fits = {seed: _begin(x, au=au, rows=chosen, probe=probe, seed=seed) for seed, chosen in rows.items()}
+    groups = max(1, min(len(fits), len(os.sched_getaffinity(0)) // 2))
+    parts = [list(fits.values())[group::groups] for group in range(groups)]
+    with ThreadPoolExecutor(groups) as pool:
+        list(pool.map(lambda part: train_probes(part, x=x, y=y, probe=probe), parts))
+    return {seed: fit.model.eval() for seed, fit in fits.items()}
+
+
+def _begin(x: Tensor, *, au: np.ndarray, rows: np.ndarray, probe: Probe, seed: int) -> ProbeFit:
+    """An untrained probe and what it is trained on. Raises ValueError for fewer than 2 labelled frames."""
+    labelled = rows[(au[rows] >= 0).any(axis=1)]
+    if len(labelled) < 2:
+        raise ValueError(f"a probe needs at least 2 labelled frames, here are {len(labelled)}")
+    weights = torch.from_numpy(compute_label_weights(au[labelled], weighting=probe.weighting))
+    model = _create_probe(dim=x.shape[1], aus=au.shape[1], seed=seed)
+    return ProbeFit(model, torch.from_numpy(labelled), weights, torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()

@@ -36,7 +36,7 @@ from facscale.inference.embed import Embeddings
 from facscale.inference.export import load_export
 from facscale.inference.models import FrameEncoder
 from facscale.job.card import get_versions, to_plain
-from facscale.job.evaluator import embed_sets, fit_fold_intensities, fit_fold_probe
+from facscale.job.evaluator import embed_sets, fit_fold_intensities, fit_fold_probes
 from facscale.job.plan import DETECTORS, EvalNode, name_detector
 from facscale.methods import Method, find_owner
 from facscale.names import sanitize_filename
@@ -187,7 +187,7 @@ def _make_probed(
     folds: Sequence[int | None],
     labels: Mapping[str, IntensityLabels],
 ) -> ProbedMember:
-    probes = [fit_fold_probe(embeddings, node, fold=fold) for fold in folds]
+    probes = fit_fold_probes(embeddings, node, folds=folds)
     rated = [fit_fold_intensities(embeddings, labels, node, fold) for fold in folds] if labels else []
     return ProbedMember(method, probes, [probe for probe in rated if probe is not None])
 

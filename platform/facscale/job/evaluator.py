@@ -17,7 +17,7 @@ from facscale.evaluate.expression import (
 )
 from facscale.evaluate.intensity import IntensityPredictions, fit_intensity_probe, predict_intensities
 from facscale.evaluate.predictions import Predictions
-from facscale.evaluate.probe import fit_folds, fit_probe, predict_probabilities
+from facscale.evaluate.probe import fit_probes, predict_probabilities
 from facscale.evaluate.protocol import LabelledDataset
 from facscale.evaluate.subjects import find_frames
 from facscale.inference.embed import Embeddings, embed_dataset
@@ -74,7 +74,7 @@ class Evaluator:
         if node.has_own_head:
             return SupervisedModel(method)
         embeddings = embed_sets(FrameEncoder(method.encoder), node.group.sets, job=node.variant.job)
-        return ProbedEncoder(method.encoder, fit_fold_probe(embeddings, node, fold=0))
+        return ProbedEncoder(method.encoder, *fit_fold_probes(embeddings, node, folds=[0]))
 
     def _make_fold_predictors(self, node: EvalNode, exports: Mapping[str, bytes]) -> Callable[[int], FoldPredictor]:
         job = node.variant.job
@@ -94,7 +94,8 @@ class Evaluator:
         encoder = FrameEncoder(load_export(exports[node.models[0]]).encoder)
         embeddings = embed_sets(encoder, (*node.group.sets, *node.group.transfer), job=job)
 
-        probes = fit_folds(lambda fold: fit_fold_probe(embeddings, node, fold=fold), node.group.folds)
+        folds = list(node.group.folds)
+        probes = dict(zip(folds, fit_fold_probes(embeddings, node, folds=folds), strict=True))
 
         def make_probe(fold: int) -> FoldPredictor:
             probe = probes[fold]
@@ -225,13 +226,25 @@ def select_training_parts(
     return [select_people(embeddings[dataset.url], dataset.split[fold].train) for dataset in node.group.sets]
 
 
-def fit_fold_probe(embeddings: Mapping[str, Embeddings], node: EvalNode, *, fold: int | None) -> LinearProbe:
-    """Fit a linear probe on a fold's training people, or on everybody. `embeddings`: by data set URL."""
-    evaluate, group = node.variant.job.evaluate, node.group
-    parts = select_training_parts(embeddings, node, fold=fold)
-    au = [reindex_labels(part.au, given=part.aus, wanted=group.aus) for part in parts]
-    features = np.concatenate([part.features for part in parts])
-    return fit_probe(features, au=np.concatenate(au), probe=evaluate.probe, seed=evaluate.seed + (fold or 0))
+def fit_fold_probes(
+    embeddings: Mapping[str, Embeddings], node: EvalNode, *, folds: Sequence[int | None]
+) -> list[LinearProbe]:
+    """Fit a linear probe on the training people of each fold; None: on everybody. `embeddings`: by data set URL."""
+    evaluate, sets = node.variant.job.evaluate, node.group.sets
+    parts = [embeddings[dataset.url] for dataset in sets]
+    au = np.concatenate([reindex_labels(part.au, given=part.aus, wanted=node.group.aus) for part in parts])
+    features = parts[0].features if len(parts) == 1 else np.concatenate([part.features for part in parts])
+
+    def find_rows(fold: int | None) -> np.ndarray:
+        if fold is None:
+            return np.arange(len(features))
+        masks = [
+            np.isin(part.identity, sorted(dataset.split[fold].train)) for part, dataset in zip(parts, sets, strict=True)
+        ]
+        return np.flatnonzero(np.concatenate(masks))
+
+    rows = {evaluate.seed + (fold or 0): find_rows(fold) for fold in folds}
+    return list(fit_probes(features, au=au, rows=rows, probe=evaluate.probe).values())
 
 
 def evaluate_expressions(

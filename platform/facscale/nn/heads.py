@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -49,3 +50,13 @@ class LinearProbe(nn.Sequential):
 
     def __init__(self, *, dim: int, aus: int) -> None:
         super().__init__(nn.BatchNorm1d(dim), nn.Linear(dim, aus, bias=False))
+
+    @property
+    def norm(self) -> nn.BatchNorm1d:
+        """The first layer."""
+        return cast("nn.BatchNorm1d", self[0])
+
+    @property
+    def linear(self) -> nn.Linear:
+        """The last layer."""
+        return cast("nn.Linear", self[1])

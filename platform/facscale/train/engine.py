@@ -46,7 +46,9 @@ class Engine:
             )
         self._is_plain = isinstance(self._deepspeed.optimizer, torch.optim.Optimizer)  # and not DeepSpeed's around it
         if self._is_plain and world == 1:
-            self._deepspeed.enable_backward_allreduce = False  # it copies all gradients, also to exchange them with nobody
+            self._deepspeed.enable_backward_allreduce = (
+                False  # it copies all gradients, also to exchange them with nobody
+            )
         set_collective_timeouts(job.cluster.collective_timeout_s)  # also of DeepSpeed's own process groups
 
     def _group_parameters(self, method: Method) -> list[dict[str, Any]]:

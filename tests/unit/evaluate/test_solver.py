@@ -7,7 +7,7 @@ import torch
 
 from facscale.data.labels import compute_label_weights
 from facscale.evaluate.probe import fit_probe, predict_probabilities
-from facscale.evaluate.solver import ProbeBatch, ProbeParameters, _differentiate, train_probe
+from facscale.evaluate.solver import ProbeFit, ProbeParameters, _differentiate, train_probes
 from facscale.nn.heads import LinearProbe
 from facscale.nn.losses import masked_bce
 from facscale.spec.models import Probe
@@ -42,9 +42,14 @@ def problem(frames, *, dim=10, aus=4, dtype=torch.float64, seed=0):
     return model.to(dtype), {"x": x.to(dtype), "y": y.to(torch.int8), "weights": weights.to(dtype)}
 
 
+def train_alone(model, *, x, y, weights, probe, random):
+    """The solver, on all frames."""
+    train_probes([ProbeFit(model, torch.arange(len(x)), weights, random)], x=x, y=y, probe=probe)
+
+
 def both(model, data, *, probe, seed=3):
     ours, theirs = copy.deepcopy(model), copy.deepcopy(model)
-    train_probe(ours, **data, probe=probe, random=torch.Generator().manual_seed(seed))
+    train_alone(ours, **data, probe=probe, random=torch.Generator().manual_seed(seed))
     plain(theirs, **data, probe=probe, random=torch.Generator().manual_seed(seed))
     return ours.eval(), theirs.eval()
 
@@ -108,29 +113,36 @@ def test_single_precision_far_from_zero():
 
 
 def test_gradients_are_those_of_central_differences():
+    """Of two probes, each on frames of its own."""
     model, data = problem(9, dim=3, aus=2)
-    x = torch.nn.functional.batch_norm(data["x"], None, None, training=True)
-    table = torch.cat(
+    parts = [torch.arange(9), torch.tensor([8, 2, 2, 5, 0, 7, 1, 3, 3])]
+    start = torch.cat(
         [model[1].weight.detach(), torch.tensor([[1.3, 0.7, -0.4], [0.2, -0.1, 0.5]], dtype=torch.float64)]
     )
-    known = data["y"] >= 0
-    weight = torch.where(data["y"] == 1, data["weights"][1], data["weights"][0]) * known / known.sum()
+    table = torch.stack([start, start.flip(1)])
 
-    def loss(at):
-        parts = ProbeParameters.view(at)
-        return masked_bce((x * parts.gain + parts.shift) @ parts.weight.T, au=data["y"], weights=data["weights"])
+    def loss(at, rows):
+        x = torch.nn.functional.batch_norm(data["x"][rows], None, None, training=True)
+        logits = (x * at[-2] + at[-1]) @ at[:-2].T
+        return masked_bce(logits, au=data["y"][rows], weights=data["weights"])
 
+    features = torch.stack([data["x"][rows] for rows in parts])
+    au = torch.stack([data["y"][rows].T for rows in parts])
+    weight = torch.where(au == 1, data["weights"][1][:, None], data["weights"][0][:, None]) * (au >= 0)
     found = torch.zeros_like(table)
     _differentiate(
-        ProbeBatch(x, (data["y"] == 1).double().T, weight.T),
+        features - features.mean(1, keepdim=True),
+        (features.var(1, correction=0) + 1e-5).rsqrt(),
+        (au == 1).double(),
+        weight / (au >= 0).sum((1, 2), keepdim=True),
         parameters=ProbeParameters.view(table),
         out=ProbeParameters.view(found),
     )
     for place in np.ndindex(*table.shape):
-        step = torch.zeros_like(table)
-        step[place] = 1e-6
-        slope = (loss(table + step) - loss(table - step)) / 2e-6
-        assert found[place].item() == pytest.approx(slope.item(), abs=1e-8)
+        rows, step = parts[place[0]], torch.zeros_like(start)
+        step[place[1:]] = 1e-6
+        slope = (loss(table[place[0]] + step, rows) - loss(table[place[0]] - step, rows)) / 2e-6
+        assert found[place].item() == pytest.approx(slope.item(), abs=1e-7)
 
 
 def test_a_fitted_probe_says_what_the_usual_one_says():
@@ -160,7 +172,7 @@ def test_the_process_keeps_its_cores():
     torch.set_num_threads(3)
     try:
         model, data = problem(40)
-        train_probe(model, **data, probe=Probe(epochs=1), random=torch.Generator())
+        train_alone(model, **data, probe=Probe(epochs=1), random=torch.Generator())
         assert torch.get_num_threads() == 3
         with ThreadPoolExecutor(1) as pool:  # threads that begin later as well
             assert pool.submit(torch.get_num_threads).result() == 3
@@ -170,5 +182,5 @@ def test_the_process_keeps_its_cores():
 
 def test_an_error_in_the_preparing_thread_reaches_the_caller():
     model, data = problem(40)
-    with pytest.raises(RuntimeError, match="7 elements"):
-        train_probe(model, **{**data, "x": data["x"][:, :7]}, probe=Probe(epochs=1), random=torch.Generator())
+    with pytest.raises(RuntimeError, match="7"):
+        train_alone(model, **{**data, "x": data["x"][:, :7]}, probe=Probe(epochs=1), random=torch.Generator())
