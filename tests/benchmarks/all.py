@@ -61,8 +61,12 @@ BENCHMARKS = (
         ratio="processor time, of plain",
     ),
     Benchmark(
-        "probe", "probe.py --frames 20000 --epochs 5 --rounds 3", "--frames 1000 --epochs 1 --rounds 1",
-        ("round", "program"), of_first="processor time, s",
+        "probe", "probe.py --frames 60000 --epochs 5 --rounds 3", "--frames 1000 --epochs 1 --rounds 1",
+        ("round", "program"), of_first="s",
+    ),
+    Benchmark(
+        "workers", "workers.py --width 16 --batch 16 --rounds 7 --steps 10", "--batch 4 --rounds 1 --steps 1",
+        ("case",), ratio="of one worker",
     ),
     Benchmark("start", "start.py --rounds 3", "--rounds 1", ("program",), of_first="first step, s"),
     Benchmark("many", "many.py", "--trials 2", ("trainings", "how")),

@@ -144,6 +144,15 @@ def test_the_process_generator_is_left_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_read_only_features_are_taken_and_left_as_they_are():
+    """As Ray hands them over."""
+    features, au, _ = separable(100)
+    features.flags.writeable = au.flags.writeable = False
+    before = features.copy()
+    fit_probe(features, au=au, probe=Probe(epochs=1), seed=0)
+    assert np.array_equal(features, before)
+
+
 def test_a_last_batch_of_one_is_no_error():
     features, au, _ = separable(100)
     fit_probe(features[:65], au=au[:65], probe=Probe(epochs=1, batch_size=64), seed=0)
