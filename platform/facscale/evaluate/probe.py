@@ -44,7 +44,11 @@ def fit_probes(
     in as many groups at a time as there are cores for: each takes two.
     """
     # What Ray hands over is read-only, which torch does not take: such features are copied, once for all probes.
-    x = features.float() if isinstance(features, Tensor) else torch.from_numpy(np.require(features, np.float32, ["C", "W"]))
+    x = (
+        features.float()
+        if isinstance(features, Tensor)
+        else torch.from_numpy(np.require(features, np.float32, ["C", "W"]))
+    )
     y = torch.from_numpy(np.require(au, np.int8, ["C", "W"]))
     fits = {seed: _begin(x, au=au, rows=chosen, probe=probe, seed=seed) for seed, chosen in rows.items()}
     groups = max(1, min(len(fits), len(os.sched_getaffinity(0)) // 2))
