@@ -73,7 +73,7 @@ CASES = (
     Case("one worker", workers=1),
     Case("apart, the whole batch each", is_shared=False, exchanges=False),
     Case("apart, a share each", exchanges=False),
-    Case("workers", exchanges=True),
+    Case("workers"),
     Case("workers, ZeRO 1", stage=1),
     Case("workers, sync_batchnorm", sync_batchnorm=True),
     Case("one worker, decoding", workers=1, streams=True),

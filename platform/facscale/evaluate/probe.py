@@ -41,20 +41,21 @@ def fit_probes(
     """Train several probes as `fit_probe`, each on some frames of the same features.
 
     rows: the numbers of the frames of each probe, by its seed, as are the results. The probes take their steps together,
-    in as many groups at a time as there are cores for: each takes two.
+    in as many groups at a time as there are cores for: each takes two. Raises ValueError as `fit_probe`.
     """
     # What Ray hands over is read-only, which torch does not take: such features are copied, once for all probes.
-    x = (
-        features.float()
-        if isinstance(features, Tensor)
-        else torch.from_numpy(np.require(features, np.float32, ["C", "W"]))
-    )
+    if not isinstance(features, Tensor):
+        features = torch.from_numpy(np.require(features, np.float32, ["C", "W"]))
+    x = features.to(torch.float32)
     y = torch.from_numpy(np.require(au, np.int8, ["C", "W"]))
     fits = {seed: _begin(x, au=au, rows=chosen, probe=probe, seed=seed) for seed, chosen in rows.items()}
     groups = max(1, min(len(fits), len(os.sched_getaffinity(0)) // 2))
     parts = [list(fits.values())[group::groups] for group in range(groups)]
-    with ThreadPoolExecutor(groups) as pool:
-        list(pool.map(lambda part: train_probes(part, x=x, y=y, probe=probe), parts))
+    try:
+        with ThreadPoolExecutor(groups) as pool:
+            list(pool.map(lambda part: train_probes(part, x=x, y=y, probe=probe), parts))
+    finally:  # the number of cores belongs to a thread, but new threads start with the number that was set last
+        torch.set_num_threads(torch.get_num_threads())
     return {seed: fit.model.eval() for seed, fit in fits.items()}
 
 

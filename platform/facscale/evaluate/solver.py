@@ -30,7 +30,7 @@ from torch import Generator, Tensor, nn
 from facscale.nn.heads import LinearProbe
 from facscale.spec.models import Probe
 
-GATHERED = 16  # batches that are gathered at once: 8 MB of 512 features, which stay in the processor's cache
+GATHERED = 2**23  # bytes of features that are gathered at once: they stay in the processor's cache
 
 
 class ProbeFit(NamedTuple):
@@ -68,14 +68,12 @@ class ProbeParameters(NamedTuple):
 def train_probes(fits: Sequence[ProbeFit], *, x: Tensor, y: Tensor, probe: Probe) -> None:
     """Train models in place on some of the features x [N, D] with labels y [N, n] in {0, 1, -1}, on the CPU.
 
-    A last batch of one frame is left out: BatchNorm has no variance to divide by.
+    A last batch of one frame is left out: BatchNorm has no variance to divide by. Threads that begin afterwards use one core
+    in torch, until `torch.set_num_threads` is called again.
     """
     gatherer = BatchGatherer(fits, x=x, y=y, probe=probe)
-    try:
-        with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            pool.submit(_descend, fits, _prefetch(gatherer.gather, pool=pool), probe=probe).result()
-    finally:  # the number of cores belongs to a thread, but new threads start with the number that was set last
-        torch.set_num_threads(torch.get_num_threads())
+    with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        pool.submit(_descend, fits, _prefetch(gatherer.gather, pool=pool), probe=probe).result()
     gatherer.store_statistics()
 
 
@@ -83,14 +81,15 @@ class BatchGatherer:
     """Gathers the batches of probes that are trained together, and keeps BatchNorm's running statistics."""
 
     def __init__(self, fits: Sequence[ProbeFit], *, x: Tensor, y: Tensor, probe: Probe) -> None:
-        self._x, self._y, self._size = x, y, probe.batch_size
+        self._x, self._y = x, y
+        self._size = min(probe.batch_size, max(len(fit.rows) for fit in fits))  # of the largest batch
         self._batches = [_draw_batches(fit, probe=probe) for fit in fits]
         self._norms = [fit.model.norm for fit in fits]
         self._epsilon, self._momentum = self._norms[0].eps, self._norms[0].momentum or 0.0  # all are alike
         self._negative, self._positive = torch.stack([fit.weights for fit in fits]).unbind(1)  # [F, n] each
-        self._steps = max(1, GATHERED // len(fits))
+        self._steps = max(1, GATHERED // (len(fits) * self._size * x.shape[1] * x.itemsize))
         # Room for two: one is filled while the other is in use. New memory would cost more than the copy.
-        self._rooms = itertools.cycle(x.new_empty(2, self._steps, len(fits), probe.batch_size, x.shape[1]))
+        self._rooms = itertools.cycle(x.new_empty(2, self._steps, len(fits), self._size, x.shape[1]))
         self._batches_seen = torch.zeros(len(fits), dtype=torch.int64)
         self._running = torch.stack([torch.stack(_get_statistics(norm)) for norm in self._norms], 1)  # [2, F, D]
 

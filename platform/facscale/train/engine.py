@@ -45,10 +45,8 @@ class Engine:
                 dist_init_required=False,
             )
         self._is_plain = isinstance(self._deepspeed.optimizer, torch.optim.Optimizer)  # and not DeepSpeed's around it
-        if self._is_plain and world == 1:
-            self._deepspeed.enable_backward_allreduce = (
-                False  # it copies all gradients, also to exchange them with nobody
-            )
+        if self._is_plain and world == 1:  # to exchange gradients with nobody, DeepSpeed copies them all
+            self._deepspeed.enable_backward_allreduce = False
         set_collective_timeouts(job.cluster.collective_timeout_s)  # also of DeepSpeed's own process groups
 
     def _group_parameters(self, method: Method) -> list[dict[str, Any]]:
@@ -79,7 +77,7 @@ class Engine:
             if gradients:
                 self._norm = nn.utils.get_total_norm(gradients)
                 self._has_finite_gradient = self._norm.isfinite()
-                if self._norm.is_cuda or not self._has_finite_gradient:  # on the CPU there is nothing to wait for
+                if self._norm.device.type != "cpu" or not self._has_finite_gradient:  # a CPU needs no waiting to tell
                     for gradient in gradients:
                         gradient.masked_fill_(~self._has_finite_gradient, 0)
         self._deepspeed.step()

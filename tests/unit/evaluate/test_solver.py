@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from facscale.data.labels import compute_label_weights
-from facscale.evaluate.probe import fit_probe, predict_probabilities
+from facscale.evaluate.probe import fit_probe, fit_probes, predict_probabilities
 from facscale.evaluate.solver import ProbeFit, ProbeParameters, _differentiate, train_probes
 from facscale.nn.heads import LinearProbe
 from facscale.nn.losses import masked_bce
@@ -167,12 +167,15 @@ def test_a_fitted_probe_says_what_the_usual_one_says():
     np.testing.assert_allclose(ours, predict_probabilities(theirs.eval(), features=features), atol=1e-3)
 
 
-def test_the_process_keeps_its_cores():
+@pytest.mark.parametrize("available", [2, 8])
+def test_the_process_keeps_its_cores(monkeypatch, available):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(available)))
     cores = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        model, data = problem(40)
-        train_alone(model, **data, probe=Probe(epochs=1), random=torch.Generator())
+        _, data = problem(40, dtype=torch.float32)
+        rows = {seed: np.arange(40) for seed in range(3)}
+        fit_probes(data["x"], au=data["y"].numpy(), rows=rows, probe=Probe(epochs=1))
         assert torch.get_num_threads() == 3
         with ThreadPoolExecutor(1) as pool:  # threads that begin later as well
             assert pool.submit(torch.get_num_threads).result() == 3
