@@ -33,6 +33,7 @@ from facscale.data.manifest import (
     compute_checksum,
     compute_fingerprint,
 )
+from facscale.data.parquet import read_parquet
 from facscale.data.storage import Folder
 
 MB = 1_000_000
@@ -99,7 +100,7 @@ class WrittenTracks:
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Parse the output of `to_bytes`."""
-        table = pq.read_table(pa.BufferReader(data))
+        table = read_parquet(data)
         metadata = table.schema.metadata
         return cls(
             shards=TypeAdapter(tuple[Shard, ...]).validate_json(metadata[b"shards"]),

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
+from facscale.data.parquet import read_parquet
 from facscale.errors import UserError
 from facscale.evaluate.f1 import ConfusionCounts, count_confusions
 from facscale.evaluate.scores import MethodScores
@@ -196,7 +197,7 @@ class Predictions:
 
     @classmethod
     def _read_parquet(cls, data: bytes) -> Predictions:
-        table = pq.read_table(pa.BufferReader(data))
+        table = read_parquet(data)
         metadata = TypeAdapter(_Metadata).validate_json((table.schema.metadata or {})[METADATA_KEY])
         aus, folds = metadata["aus"], metadata["folds"]
         columns = {**KEY_TYPES, **{f"AU{au}": pa.int8() for au in aus}, **{f"p{au}": pa.float32() for au in aus}}

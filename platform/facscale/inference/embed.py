@@ -27,6 +27,7 @@ import torch
 
 from facscale.data import CorruptError, DataError, Dataset, augment, pixels
 from facscale.data.errors import NoSpaceError
+from facscale.data.parquet import read_parquet
 from facscale.data.rows import to_numpy
 from facscale.data.storage import open_fsspec
 from facscale.data.views import View
@@ -115,7 +116,7 @@ def embed_dataset(
                 "then run this again"
             ) from None
     with storage.open(path, "rb") as file:
-        return _from_table(pq.read_table(file), aus=dataset.manifest.au)
+        return _from_table(read_parquet(file), aus=dataset.manifest.au)
 
 
 def cache_key(model: FrameModel, *, fingerprint: str, settings: Mapping[str, Any]) -> str:

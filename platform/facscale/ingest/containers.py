@@ -94,7 +94,7 @@ def read_columns(system: Any, base: str, name: str, *, image: str) -> tuple[list
             with system.open(f"{base}/{name}", "rb") as file:
                 parquet = pq.ParquetFile(file)
                 schema = parquet.schema_arrow
-                rows = parquet.read(columns=_select_plain(schema, image)).to_pylist()
+                rows = parquet.read(columns=_select_plain(schema, image), use_threads=False).to_pylist()
         else:
             table = _open_arrow(_File.locate(system, f"{base}/{name}"))
             schema = table.schema
@@ -170,7 +170,7 @@ def _list_row_groups(file: _File) -> list[int]:
 @lru_cache(maxsize=2)  # images are read in order, so the last row group is used again
 def _read_row_group(file: _File, group: int, column: str) -> Any:
     with file.system.open(file.path, "rb") as content:
-        return pq.ParquetFile(content).read_row_group(group, columns=[column])[column]
+        return pq.ParquetFile(content).read_row_group(group, columns=[column], use_threads=False)[column]
 
 
 @lru_cache(maxsize=2)

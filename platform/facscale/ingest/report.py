@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from facscale.data import DataError
 from facscale.data.manifest import ABOUT
+from facscale.data.parquet import read_parquet
 from facscale.data.storage import Folder
 from facscale.ingest.items import Fault
 from facscale.ingest.people import MixedIdentity
@@ -188,7 +189,7 @@ def read_statuses(output: str) -> list[ItemStatus] | None:
     except FileNotFoundError:
         return None
     try:
-        return [ItemStatus.from_row(row) for row in pq.read_table(pa.BufferReader(data)).to_pylist()]
+        return [ItemStatus.from_row(row) for row in read_parquet(data).to_pylist()]
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{output}/{ITEMS} is damaged: {error}") from None
 
