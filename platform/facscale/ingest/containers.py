@@ -17,8 +17,9 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
+
+from facscale.data.parquet import open_parquet
 
 TAR_PLACE = re.compile(r"(.+\.tar)::(\d+)\+(\d+)::(.+)", re.IGNORECASE | re.DOTALL)
 ROW_PLACE = re.compile(r"(.+\.(?:parquet|arrow))::(\d+)::(.+)", re.IGNORECASE | re.DOTALL)
@@ -92,7 +93,7 @@ def read_columns(system: Any, base: str, name: str, *, image: str) -> tuple[list
     try:
         if name.lower().endswith(".parquet"):
             with system.open(f"{base}/{name}", "rb") as file:
-                parquet = pq.ParquetFile(file)
+                parquet = open_parquet(file)
                 schema = parquet.schema_arrow
                 rows = parquet.read(columns=_select_plain(schema, image), use_threads=False).to_pylist()
         else:
@@ -115,7 +116,7 @@ def read_columns(system: Any, base: str, name: str, *, image: str) -> tuple[list
 def _count_rows(system: Any, base: str, name: str) -> int:
     if name.lower().endswith(".parquet"):
         with system.open(f"{base}/{name}", "rb") as file:
-            return int(pq.ParquetFile(file).metadata.num_rows)
+            return int(open_parquet(file).metadata.num_rows)
     return int(_open_arrow(_File.locate(system, f"{base}/{name}")).num_rows)
 
 
@@ -161,7 +162,7 @@ def _list_row_groups(file: _File) -> list[int]:
     """List the first row of each row group, then the number of rows."""
     edges = [0]
     with file.system.open(file.path, "rb") as content:
-        metadata = pq.ParquetFile(content).metadata
+        metadata = open_parquet(content).metadata
         for number in range(metadata.num_row_groups):
             edges.append(edges[-1] + metadata.row_group(number).num_rows)
     return edges
@@ -170,7 +171,7 @@ def _list_row_groups(file: _File) -> list[int]:
 @lru_cache(maxsize=2)  # images are read in order, so the last row group is used again
 def _read_row_group(file: _File, group: int, column: str) -> Any:
     with file.system.open(file.path, "rb") as content:
-        return pq.ParquetFile(content).read_row_group(group, columns=[column], use_threads=False)[column]
+        return open_parquet(content).read_row_group(group, columns=[column], use_threads=False)[column]
 
 
 @lru_cache(maxsize=2)

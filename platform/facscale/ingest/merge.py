@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from facscale.data import DataError, Dataset
 from facscale.data.manifest import compute_checksum
+from facscale.data.parquet import open_parquet
 from facscale.data.storage import Folder
 from facscale.data.writer import TrackWriter
 from facscale.ingest import layouts, quality
@@ -215,7 +215,7 @@ def _read_row_group(dataset: Dataset, shard: int, row_group: int) -> pa.Table:
 
 def _read_tracks(file: Any) -> Iterator[pa.Table]:
     """Yield each track in a file of the work store as one table."""
-    yield from _split_tracks(pq.ParquetFile(file).iter_batches(batch_size=ROWS, use_threads=False), "track")
+    yield from _split_tracks(open_parquet(file).iter_batches(batch_size=ROWS, use_threads=False), "track")
 
 
 def _split_tracks(batches: Iterator[pa.RecordBatch], column: str) -> Iterator[pa.Table]:
