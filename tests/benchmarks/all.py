@@ -68,6 +68,10 @@ BENCHMARKS = (
         "workers", "workers.py --width 16 --batch 16 --rounds 7 --steps 10", "--batch 4 --rounds 1 --steps 1",
         ("case",), ratio="of one worker",
     ),
+    Benchmark(
+        "modes", "modes.py --rounds 9", "--width 4 --size 32 --batch 4 --rounds 1 --steps 1",
+        ("precision", "compile", "channels_last"), ratio="of the first",
+    ),
     Benchmark("start", "start.py --rounds 3", "--rounds 1", ("program",), of_first="first step, s"),
     Benchmark("many", "many.py", "--trials 2", ("trainings", "how")),
     Benchmark("compare", "compare.py", "--runs 10 --rounds 1", ("program", "store"), of_first="s"),
