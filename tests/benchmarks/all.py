@@ -57,7 +57,7 @@ BENCHMARKS = (
     Benchmark("stream_scale", "stream_scale.py --only scale", "--millions 0.1", ("frames, M", "epoch")),
     Benchmark("stream_cache", "stream_scale.py --only cache", "", ("nodes", "room on each, %")),
     Benchmark(
-        "step", "step.py --size 64 --batch 16 --rounds 5", "--size 32 --batch 4 --rounds 1", ("method", "program"),
+        "step", "step.py --size 64 --batch 16 --rounds 9", "--size 32 --batch 4 --rounds 1", ("method", "program"),
         ratio="processor time, of plain",
     ),
     Benchmark(
@@ -65,7 +65,7 @@ BENCHMARKS = (
         ("round", "program"), of_first="s",
     ),
     Benchmark(
-        "workers", "workers.py --width 16 --batch 16 --rounds 7 --steps 10", "--batch 4 --rounds 1 --steps 1",
+        "workers", "workers.py --width 16 --batch 16 --rounds 9 --steps 10", "--batch 4 --rounds 1 --steps 1",
         ("case",), ratio="of one worker",
     ),
     Benchmark(

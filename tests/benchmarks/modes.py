@@ -3,8 +3,8 @@
     python tests/benchmarks/modes.py [--width 16] [--size 64] [--batch 16] [--rounds 7] [--steps 2] [--out FILE]
 
 CLP's step as `facscale run` takes it, with batches in memory, by all combinations of `train.precision`, `train.compile` and
-`train.channels_last`. They take turns, and a ratio is that of
-neighbouring measurements: the median of the rounds. For a GPU there is gpu_step.py.
+`train.channels_last`. They take turns, and a ratio is that of neighbouring measurements: the median of the rounds. For a
+GPU there is gpu_step.py.
 """
 
 from __future__ import annotations
@@ -26,12 +26,9 @@ sys.path[:0] = [str(HERE.parents[1] / "platform"), str(HERE.parent)]
 
 import torch  # noqa: E402
 from results import ResultWriter, add_out_option  # noqa: E402
-from workers import CASES, PEOPLE, TRACK, make_task  # noqa: E402
+from workers import CASES, begin_steps, make_task, write_faces  # noqa: E402
 
-from faces import make_track, write_tracks  # noqa: E402
 from facscale.train.local import join_process_group  # noqa: E402
-from facscale.train.loop import take_steps  # noqa: E402
-from facscale.train.setup import build_state, merge_streams, open_streams  # noqa: E402
 from facscale.train.state import TrainState  # noqa: E402
 
 COLUMNS = {
@@ -62,12 +59,7 @@ def begin(mode: Mode, options: argparse.Namespace) -> Iterator[TrainState]:
     task = make_task(CASES[0], options, samples=options.batch)
     train = task.job.train.model_copy(update=mode._asdict())
     task = replace(task, job=task.job.model_copy(update={"train": train}))
-    streams = open_streams(task, rank=0, world=1, pin=False)
-    state = build_state(task, streams, rank=0, world=1, device=torch.device("cpu"))
-    batches = merge_streams(streams, 0)
-    kept = list(itertools.islice(batches, 2))
-    batches.close()
-    return take_steps(state, itertools.cycle(kept))
+    return begin_steps(task)
 
 
 def measure(steps: Iterator[TrainState], *, count: int) -> float:
@@ -108,8 +100,7 @@ def main() -> None:
     join_process_group(has_gpu=False)
     with tempfile.TemporaryDirectory() as folder:
         options.folder = f"{folder}/faces"
-        tracks = (make_track(person, frames=range(TRACK), size=options.size, quality=92) for person in range(PEOPLE))
-        write_tracks(options.folder, tracks, size=options.size)
+        write_faces(options.folder, side=options.size)
         title = f"CLP, ResNet-{options.depth} of width {options.width}, {options.batch} clips of {options.size} pixels, on a CPU"
         with ResultWriter(options.out, title=title, columns=COLUMNS, threads=options.threads) as table:
             compare(options, table)

@@ -36,11 +36,11 @@ from results import ResultWriter, add_out_option, read_versions  # noqa: E402
 from torch import distributed  # noqa: E402
 
 from faces import make_track, write_tracks  # noqa: E402
-from facscale.data.views import Batch  # noqa: E402
 from facscale.methods import DataFacts, find_method  # noqa: E402
 from facscale.spec import Job  # noqa: E402
 from facscale.train.loop import take_steps  # noqa: E402
 from facscale.train.setup import build_state, merge_streams, open_streams  # noqa: E402
+from facscale.train.state import TrainState  # noqa: E402
 from facscale.train.task import TrainingTask  # noqa: E402
 
 PEOPLE, TRACK = 40, 100
@@ -109,7 +109,27 @@ def make_task(case: Case, options: argparse.Namespace, *, samples: int) -> Train
     return TrainingTask(job, find_method("clp").Config.model_validate(values), DataFacts(identities=PEOPLE))
 
 
-class Watch:
+def begin_steps(
+    task: TrainingTask, *, rank: int = 0, world: int = 1, is_decoding: bool = False
+) -> Iterator[TrainState]:
+    """The steps of a training on the CPU, on two batches that stay in memory unless `is_decoding`."""
+    streams = open_streams(task, rank=rank, world=world, pin=False)
+    state = build_state(task, streams, rank=rank, world=world, device=torch.device("cpu"))
+    batches = merge_streams(streams, 0)
+    if is_decoding:
+        return take_steps(state, batches)
+    kept = list(itertools.islice(batches, 2))
+    batches.close()
+    return take_steps(state, itertools.cycle(kept))
+
+
+def write_faces(folder: str, *, side: int) -> None:
+    """Write the data set that the trainings read."""
+    tracks = (make_track(person, frames=range(TRACK), size=side, quality=92) for person in range(PEOPLE))
+    write_tracks(folder, tracks, size=side)
+
+
+class CollectiveTimer:
     """Takes the time of every collective of torch.distributed that this process calls, until its result is there."""
 
     NAMES = ("all_reduce", "all_gather", "all_gather_into_tensor", "all_to_all_single", "broadcast", "reduce")
@@ -137,26 +157,19 @@ def run_worker(case: Case, options: argparse.Namespace, *, rank: int, store: str
     processes = case.workers or options.workers
     rank, world = (rank, processes) if case.exchanges else (0, 1)
     torch.set_num_threads(1)
-    watch = Watch()
+    timer = CollectiveTimer()
     distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
     samples = options.batch // processes * world if case.is_shared else options.batch
     task = make_task(case, options, samples=samples)
-    streams = open_streams(task, rank=rank, world=world, pin=False)
-    state = build_state(task, streams, rank=rank, world=world, device=torch.device("cpu"))
-    batches: Iterator[Batch] = merge_streams(streams, 0)
-    if not case.streams:
-        kept = list(itertools.islice(batches, 2))
-        batches.close()  # type: ignore[attr-defined]
-        batches = itertools.cycle(kept)
-    steps = take_steps(state, batches)
+    steps = begin_steps(task, rank=rank, world=world, is_decoding=case.streams)
     next(steps)
     print("ready", flush=True)
     for _ in sys.stdin:
         next(steps)  # the processes have begun, and their memory is in use again
-        watch.seconds, clock, processor = 0.0, time.perf_counter(), time.process_time()
+        timer.seconds, clock, processor = 0.0, time.perf_counter(), time.process_time()
         for _ in range(options.steps):
             next(steps)
-        pace = Pace(time.perf_counter() - clock, time.process_time() - processor, watch.seconds)
+        pace = Pace(time.perf_counter() - clock, time.process_time() - processor, timer.seconds)
         print(json.dumps([value / options.steps for value in pace]), flush=True)
 
 
@@ -242,8 +255,7 @@ def main() -> None:
     options.arguments = [f"--{name}={getattr(options, name)}" for name in defaults]
     with tempfile.TemporaryDirectory() as folder:
         options.folder = f"{folder}/faces"
-        tracks = (make_track(person, frames=range(TRACK), size=options.size, quality=92) for person in range(PEOPLE))
-        write_tracks(options.folder, tracks, size=options.size)
+        write_faces(options.folder, side=options.size)
         title = f"{options.workers} workers beside one: CLP, ResNet-{options.depth} of width {options.width}"
         title += f", {options.batch} clips of {options.size} pixels"
         versions = read_versions("deepspeed", "torch")

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from facscale.data.errors import CorruptError, DataError, DatasetNotFoundError
 from facscale.data.frame_table import FrameTable
 from facscale.data.manifest import INDEX, MANIFEST, Manifest, Runs, compute_checksum
+from facscale.data.parquet import read_parquet
 from facscale.data.parquet_checks import check_columns, check_row_groups, check_table_size
 from facscale.data.storage import Folder
 from facscale.data.writer import BASE_SCHEMA, INDEX_SCHEMA, ShardWriter
@@ -85,7 +86,7 @@ class Dataset:
         try:
             check_columns(pq.read_schema(io.BytesIO(data)), required=INDEX_SCHEMA)
             check_table_size(pq.read_metadata(io.BytesIO(data)), max_rows=self.manifest.counts["frames"])
-            return pq.read_table(io.BytesIO(data))
+            return read_parquet(data)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise CorruptError(f"corrupt index {self.url}/{INDEX}: {error}") from None
 

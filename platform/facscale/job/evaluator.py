@@ -235,13 +235,16 @@ def fit_fold_probes(
     au = np.concatenate([reindex_labels(part.au, given=part.aus, wanted=node.group.aus) for part in parts])
     features = parts[0].features if len(parts) == 1 else np.concatenate([part.features for part in parts])
 
+    firsts = np.cumsum([0, *map(len, parts[:-1])])
+
     def find_rows(fold: int | None) -> np.ndarray:
         if fold is None:
             return np.arange(len(features))
-        masks = [
-            np.isin(part.identity, sorted(dataset.split[fold].train)) for part, dataset in zip(parts, sets, strict=True)
+        chosen = [
+            first + find_frames(dataset.split[fold].train, identity=part.identity)
+            for first, part, dataset in zip(firsts, parts, sets, strict=True)
         ]
-        return np.flatnonzero(np.concatenate(masks))
+        return np.concatenate(chosen)
 
     rows = {evaluate.seed + (fold or 0): find_rows(fold) for fold in folds}
     return list(fit_probes(features, au=au, rows=rows, probe=evaluate.probe).values())

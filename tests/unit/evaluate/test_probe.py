@@ -10,6 +10,8 @@ from facscale.data.folds import make_folds
 from facscale.data.labels import compute_label_weights
 from facscale.evaluate import count_positives, find_frames
 from facscale.evaluate.probe import fit_probe, fit_probes, predict_probabilities
+from facscale.evaluate.solver import ProbeFit, train_probes
+from facscale.nn.heads import LinearProbe
 from facscale.nn.losses import masked_bce
 from facscale.spec.models import Probe
 
@@ -77,10 +79,17 @@ def test_weights_by_class_make_both_classes_equal():
 
 @pytest.mark.parametrize("weighting", ["class", "au", "none"])
 def test_the_spec_chooses_the_weights_of_the_labels(weighting):
-    """Without weights, probabilities are as frequent as positives."""
+    """The same as the solver with these weights; without weights, probabilities are as frequent as positives."""
     features, au, _ = separable(aus=3)
     probe = Probe(epochs=10, batch_size=64, weighting=weighting)
     found = predict_probabilities(fit_probe(features, au=au, probe=probe, seed=3), features=features)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = LinearProbe(dim=features.shape[1], aus=3)
+    weights = torch.from_numpy(compute_label_weights(au, weighting=weighting))
+    fit = ProbeFit(model, torch.arange(len(features)), weights, torch.Generator().manual_seed(3))
+    train_probes([fit], x=torch.from_numpy(features), y=torch.from_numpy(au), probe=probe)
+    assert np.array_equal(found, predict_probabilities(model.eval(), features=features))
     excess = found[:, 2].mean() - au[:, 2].mean()  # of a rare AU
     assert excess > 0.05 if weighting == "class" else abs(excess) < 0.03
 
