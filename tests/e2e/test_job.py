@@ -1,12 +1,14 @@
-"""The main job as a user runs it: `ray job submit` on a running cluster, MLflow on a real server."""
+"""The main job as a user runs it: `ray job submit` on a running cluster with secrets in its environment, MLflow on a real server."""
 
 from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import mlflow
 import numpy as np
@@ -14,14 +16,22 @@ import pytest
 
 from conftest import PLUGINS, ROOT
 from faces import write_expression_data_set, write_face_data_set
-from facscale.cli.demo import get_ray_credentials, start_ray, stop_ray
+from facscale.cli.demo import choose_temp_dir, get_ray_credentials, start_ray, stop_ray
 from facscale.track import server
 from ports import free_port, free_run
 
 pytestmark = pytest.mark.slow("a job on Ray, as a user submits it; test_rows.py has rows of other kinds", minutes=3)
 
 BIN = Path(sys.executable).parent
+PATH = f"{BIN}{os.pathsep}{os.environ['PATH']}"
 AUS = (1, 2, 4, 6, 12)
+SECRETS = {
+    "AWS_ACCESS_KEY_ID": "AKIA-of-the-job-itself",
+    "AWS_SECRET_ACCESS_KEY": "storage-hunter2",
+    "MLFLOW_TRACKING_PASSWORD": "tracker-hunter2",
+    "PGPASSWORD": "database-hunter2",
+}
+IN_THE_ADDRESS = "address-hunter2"
 JOB = """\
 #!/usr/bin/env -S facscale run
 # A tiny job for the tests.
@@ -56,10 +66,18 @@ def world(tmp_path_factory):
     job.chmod(0o755)
     port = free_run(4)  # the dashboard's is followed by those of two helpers
     dashboard = port + 1
-    start_ray(folder, port=port, dashboard=dashboard)
     tracker = server.ensure_server(folder / "mlflow", free_port())
+    variables = SECRETS | {
+        "MLFLOW_TRACKING_URI": tracker.url.replace("http://", f"http://anna:{IN_THE_ADDRESS}@"),
+        "MLFLOW_TRACKING_USERNAME": "anna", "HOME": str(folder),
+    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        start_ray(folder, port=port, dashboard=dashboard)
     yield {
         "folder": folder,
+        "session": choose_temp_dir(folder),
         "job": job,
         "address": f"http://127.0.0.1:{dashboard}",
         "mlflow": tracker.url,
@@ -69,33 +87,28 @@ def world(tmp_path_factory):
     stop_ray(folder / "ray.pid")
 
 
-def submit(world, *words, cwd=ROOT):
-    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    variables = {"PATH": path, "MLFLOW_TRACKING_URI": world["mlflow"], "PYTHONPATH": f"{ROOT / 'platform'}:{PLUGINS}"}
-    command = [
-        BIN / "ray",
-        "job",
-        "submit",
-        "--address",
-        world["address"],
-        "--runtime-env-json",
-        json.dumps({"env_vars": variables}),
-    ]
-    command = [*command, *words]
+def submit(world, *words):
+    variables = {"PATH": PATH, "PYTHONPATH": f"{ROOT / 'platform'}:{PLUGINS}"}
+    return call(world, "submit", "--runtime-env-json", json.dumps({"env_vars": variables}), *words)
+
+
+def call(world, action, *words):
+    """`ray job ACTION`."""
+    command = [BIN / "ray", "job", action, "--address", world["address"], *words]
     return subprocess.run(
         [str(word) for word in command],
-        cwd=cwd,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
         timeout=1800,
-        env=os.environ | {"PATH": path} | world["token"],
+        env=os.environ | {"PATH": PATH} | world["token"],
     )
 
 
 @pytest.fixture(scope="module")
 def submitted(world):
-    return submit(world, "--", world["job"])
+    return submit(world, "--submission-id", "tiny", "--", world["job"])
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +131,36 @@ def test_ray_job_submit_literally(submitted):
     assert "linear probe on the frozen encoder: tiny, random encoder" in notes
     assert "Intensities, 0 to 5, on labelled" in submitted.stdout
     assert "Accuracy x 100 of expressions on moods, 12 test faces" in submitted.stdout
+
+
+def test_the_secrets_of_a_job_are_written_nowhere(submitted, world):
+    token = world["token"]["RAY_AUTH_TOKEN"]
+    told = {"ray job submit": submitted.stdout + submitted.stderr}
+    for words in (["list"], ["logs", "tiny"]):
+        done = call(world, *words)
+        told[f"ray job {words[0]}"] = done.stdout + done.stderr
+    for path in ("api/jobs/", "api/v0/tasks"):
+        request = Request(f"{world['address']}/{path}", headers={"Authorization": f"Bearer {token}"})
+        told[path] = urlopen(request, timeout=30).read().decode()
+    assert all("tiny" in told[place] for place in ("ray job list", "ray job logs", "api/jobs/"))
+    files = [path for top in ("folder", "session") for path in world[top].rglob("*") if path.is_file()]
+    written = {str(path): path.read_bytes() for path in files if path.name != "ray.token"}
+    assert any("mlflow.db" in name for name in written)
+    assert any(name.endswith("journal.jsonl") for name in written)
+    assert any(name.endswith("card.json") for name in written)
+    assert any("session_" in name and name.endswith(".log") for name in written)
+    told = {place: text.encode() for place, text in told.items()} | written
+    leaks = [
+        f"{secret} in {place}"
+        for place, text in told.items()
+        for secret in (*SECRETS.values(), IN_THE_ADDRESS, token)
+        if secret.encode() in text
+    ]
+    assert not leaks
+
+
+def test_no_other_user_reads_the_database_of_the_tracker(world):
+    assert stat.S_IMODE((world["folder"] / "mlflow/mlflow.db").stat().st_mode) == 0o600
 
 
 def test_one_run_with_everything_in_it(submitted, client):

@@ -1,7 +1,8 @@
 """Every job of ours, tiny: trained, ended on the way, gone on with, exported, judged.
 
-Most train in this process, for Ray Train takes 15 s to start and end; the loop is the same. The job with two sources of
-data trains on Ray with two workers, of which one is killed; test_train.py does that with CLP, and compares the weights.
+They train in this process, for Ray Train takes 15 s to start and end; the loop is the same. The job with two sources of
+data also trains on Ray with two workers, of which one is killed, at night; test_train.py does that with CLP, and compares
+the weights.
 """
 
 from __future__ import annotations
@@ -40,10 +41,9 @@ from ports import free_port
 from tiny import get_tiny_options
 from watching import interrupted, watched
 
-pytestmark = pytest.mark.slow("27 trainings", minutes=5)
+pytestmark = pytest.mark.slow("28 trainings", minutes=5)
 
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
-ON_RAY = {"rtatl"}
 STAGES = [(ROOT / "jobs" / "aunet.yaml", "labels")]  # trained as jobs are, for they are never a job of their own
 STEPS, BATCH, VALIDATE = 12, 8, 5
 RAY_STEPS = 60  # Ray registers a checkpoint some steps after it was written, and the kill comes after that
@@ -114,7 +114,7 @@ def a_task(path, stage, *, weights, storage, steps=STEPS):
 
 @pytest.mark.parametrize(
     ("path", "stage"),
-    [*((path, "") for path in JOBS if path.stem not in ON_RAY), *STAGES],
+    [*((path, "") for path in JOBS), *STAGES],
     ids=lambda part: getattr(part, "stem", part),
 )
 def test_a_job_trains_is_interrupted_goes_on_and_is_judged(data, weights, tmp_path, monkeypatch, path, stage):
@@ -125,7 +125,7 @@ def test_a_job_trains_is_interrupted_goes_on_and_is_judged(data, weights, tmp_pa
 
 
 def test_two_workers_hold_the_same_method(data, weights, tmp_path, monkeypatch):
-    """One job of each method that does not train on Ray here: what workers exchange leaves all of them the same weights."""
+    """One job of each method: what workers exchange leaves all of them the same weights."""
     monkeypatch.setenv("FACSCALE_DATA", str(data))
     tasks = {path.stem: a_task(path, "", weights=weights, storage=tmp_path) for path in first_of_each_method()}
     (tmp_path / "tasks").write_bytes(pickle.dumps({name: shortened(task) for name, task in tasks.items()}))
@@ -138,11 +138,9 @@ def test_two_workers_hold_the_same_method(data, weights, tmp_path, monkeypatch):
 
 
 def first_of_each_method():
-    """Of the jobs that do not train on Ray here."""
     by_method = {}
     for path in JOBS:
-        if path.stem not in ON_RAY:
-            by_method.setdefault(read_spec(path).data["method"]["name"], path)
+        by_method.setdefault(read_spec(path).data["method"]["name"], path)
     return list(by_method.values())
 
 
@@ -152,10 +150,9 @@ def shortened(task):
     return replace(task, job=task.job.model_copy(update={"train": train}))
 
 
-@pytest.mark.parametrize("name", sorted(ON_RAY))
-def test_a_job_on_ray_survives_the_loss_of_a_worker_and_is_judged(
-    ray_cluster, data, weights, tmp_path, monkeypatch, name
-):
+@pytest.mark.nightly("60 steps on Ray", minutes=2)
+def test_a_job_on_ray_survives_the_loss_of_a_worker_and_is_judged(ray_cluster, data, weights, tmp_path, monkeypatch):
+    name = "rtatl"  # two sources of data
     monkeypatch.setenv("FACSCALE_DATA", str(data))
     task = a_task(ROOT / "jobs" / f"{name}.yaml", "", weights=weights, storage=tmp_path, steps=RAY_STEPS)
     watcher, exported = watched(task, name=name, kill_at=KILL_AT)

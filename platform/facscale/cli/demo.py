@@ -8,6 +8,8 @@ import secrets
 import subprocess
 import sys
 import time
+import urllib.request
+from http import HTTPStatus
 from pathlib import Path
 
 from facscale.cluster.ray import build_socket_variables, is_reachable, make_temp_dir
@@ -24,7 +26,7 @@ BIN = Path(sys.executable).parent
 RAY_PORT, DASHBOARD_PORT, MLFLOW_PORT = 6389, 8275, 5005  # Ray also takes the two ports after the dashboard's
 PIPELINES = ("synthetic.yaml", "synthetic_bp4d.yaml")
 DATA = "synthetic_bp4d"  # the data set of the evaluation, and so the MLflow experiment
-START_ATTEMPTS = 120  # one a second
+START_S, START_POLL_S = 120.0, 0.2
 STOP_WAIT_S = 5.0
 
 
@@ -117,17 +119,26 @@ def start_ray(
         )
     pid_file.write_text(str(process.pid))
     address = f"http://127.0.0.1:{dashboard}"
-    list_jobs = [str(BIN / "ray"), "job", "list", "--address", address]
-    for _ in range(START_ATTEMPTS):
+    until = time.monotonic() + START_S
+    while time.monotonic() < until:
         if process.poll() is not None:
             raise SystemExit(f"error: Ray did not start; the reason is in {log_file}")
-        is_listed = subprocess.run(list_jobs, capture_output=True, check=False, env=variables).returncode == 0
-        if is_listed and is_reachable(
+        if lists_jobs(address, token=variables["RAY_AUTH_TOKEN"]) and is_reachable(
             f"127.0.0.1:{dashboard + 1}"
         ):  # the agent, which starts jobs, is up after the list
             return
-        time.sleep(1)
+        time.sleep(START_POLL_S)
     raise SystemExit(f"error: Ray does not answer at {address}; see {log_file}")
+
+
+def lists_jobs(address: str, *, token: str) -> bool:
+    """Whether the dashboard at this http address lists its jobs to whoever has the token."""
+    request = urllib.request.Request(f"{address}/api/jobs/", headers={"Authorization": f"Bearer {token}"})  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310  # our own http address
+            return bool(answer.status == HTTPStatus.OK)
+    except OSError:  # no answer yet, or one that is an error
+        return False
 
 
 def stop_ray(pid_file: Path) -> None:
