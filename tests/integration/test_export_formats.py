@@ -17,12 +17,14 @@ pytestmark = pytest.mark.slow("converts the network of every method", minutes=2.
 
 
 def list_families():
-    """Every method that has a head of its own, and every encoder with a probe on it."""
+    """Every method that has a head of its own, and every encoder with a probe on it, once where methods share it."""
+    seen = set()
     for name in methods.list_methods():
         if not name.startswith("tiny-"):  # plug-ins of other tests
             kind = methods.find_method(name)
             config = kind.Config(**get_tiny_options(kind.Config))
-            if kind.has_image_encoder:
+            if kind.has_image_encoder and (network := repr(make_detector(name, probe=True).members)) not in seen:
+                seen.add(network)
                 yield pytest.param(name, {}, True, id=f"{name} probed")
             if (
                 kind.has_image_encoder

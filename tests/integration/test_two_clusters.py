@@ -19,7 +19,7 @@ from faces import write_face_data_set
 from facscale.cli.demo import BIN, build_environment, get_ray_credentials, start_ray, stop_ray
 from ports import free_run
 
-pytestmark = pytest.mark.slow("two heads start, and a job trains while they do", minutes=3)
+pytestmark = pytest.mark.nightly("two heads start, and jobs train; tests/unit/cluster chooses the cluster", minutes=4)
 STEPS = 300
 JOB = """\
 method: {{name: clp, depth: 18, width: 8, hidden: 8, embedding: 8, length: 3, queue_size: 32}}
@@ -154,7 +154,6 @@ def test_a_second_cluster_in_mid_training_changes_nothing(first, job, tmp_path):
     assert foreign(text, second) == []
 
 
-@pytest.mark.nightly("a sweep beside a second head; tests/unit/cluster chooses the cluster", minutes=4)
 def test_a_sweep_that_is_submitted_beside_a_newer_cluster_runs_on_its_own(first, job, tmp_path):
     """Ray's job supervisor gives the driver the address of the newest cluster. The user's runtime environment stays."""
     path = job(steps=10, more=SWEEP)

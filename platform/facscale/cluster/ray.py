@@ -46,7 +46,7 @@ JOINING_S = 120.0  # after a node has joined, in which the next one may
 REPORT_S = 30.0
 CAPACITY_POLL_S = 2.0
 HEAD_POLL_S = 10.0
-MEMORY_OF_TRAINING = 1.1e9  # Ray Train's controller and its helpers, and ours (tests/benchmarks/start.py)
+MEMORY_OF_TRAINING = 1.0e9  # Ray Train's controller and its helpers, and ours (tests/benchmarks/start.py)
 log = logging.getLogger(__name__)
 
 

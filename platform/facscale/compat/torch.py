@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
@@ -63,32 +64,57 @@ def without_compiler() -> Iterator[None]:
     compiler to leave the function alone. That takes two seconds, in a process that compiles nothing. In the block, a
     stand-in whose `disable` returns the function itself takes its place. Others take that of what the kernels import (0.5 s)
     to ask whether a number is symbolic. Anything else that is read from a stand-in imports the module after all. Afterwards
-    nothing of the stand-ins is left. Not for a process with other threads that compile.
+    nothing of the stand-ins is left. Threads may be in such blocks at the same time, and then share the stand-ins. Not
+    for a process with other threads that compile.
     """
-    undecorated: list[Any] = []  # functions on which torch keeps an attribute
-
-    def disable(fn: Any, *_: Any, **__: Any) -> Any:
-        undecorated.append(fn)
-        return fn
-
-    def give_way() -> None:
-        for module in stand_ins:
-            module.remove()
-        for function in undecorated:
-            function.__dict__.pop("__dynamo_disable", None)
-        undecorated.clear()
-
-    stand_ins = (
-        # An optimizer's step calls `graph_break`: there is no graph.
-        StandIn("torch._dynamo", give_way, {"disable": disable, "graph_break": lambda *_, **__: None}),
-        StandIn("sympy", give_way, {"Basic": type("Basic", (), {})}),  # of which nothing is an instance
-        StandIn("torch.fx.experimental.symbolic_shapes", give_way, CONCRETE_NUMBERS, is_package=False),
-    )
-    with ExitStack() as stack:
-        stack.callback(give_way)
-        for module in stand_ins:
-            stack.enter_context(replace_module(module.__name__, module))
+    with _lock:
+        if not _stand_ins.users:
+            _stand_ins.install()
+        _stand_ins.users += 1
+    try:
         yield
+    finally:
+        with _lock:
+            _stand_ins.users -= 1
+            if not _stand_ins.users:
+                _stand_ins.remove()
+
+
+class StandIns:
+    """The stand-ins of all blocks of `without_compiler` in this process."""
+
+    def __init__(self) -> None:
+        self.users = 0  # blocks
+        self._stack = ExitStack()
+        self._modules: tuple[StandIn, ...] = ()
+        self._undecorated: list[Any] = []  # functions on which torch keeps an attribute
+
+    def install(self) -> None:
+        """Put a stand-in where each module that is not loaded yet would be."""
+        self._modules = (
+            # An optimizer's step calls `graph_break`: there is no graph.
+            StandIn("torch._dynamo", self.give_way, {"disable": self._disable, "graph_break": lambda *_, **__: None}),
+            StandIn("sympy", self.give_way, {"Basic": type("Basic", (), {})}),  # of which nothing is an instance
+            StandIn("torch.fx.experimental.symbolic_shapes", self.give_way, CONCRETE_NUMBERS, is_package=False),
+        )
+        for module in self._modules:
+            self._stack.enter_context(replace_module(module.__name__, module))
+
+    def give_way(self) -> None:
+        """Make room for the modules themselves."""
+        for module in self._modules:
+            module.remove()
+        while self._undecorated:
+            self._undecorated.pop().__dict__.pop("__dynamo_disable", None)
+
+    def remove(self) -> None:
+        """Leave nothing."""
+        self.give_way()
+        self._stack.close()
+
+    def _disable(self, fn: Any, *_: Any, **__: Any) -> Any:
+        self._undecorated.append(fn)
+        return fn
 
 
 class StandIn(ModuleType):
@@ -118,3 +144,6 @@ class StandIn(ModuleType):
             raise AttributeError(name)
         self._give_way()
         return getattr(importlib.import_module(self.__name__), name)
+
+
+_stand_ins, _lock = StandIns(), threading.Lock()

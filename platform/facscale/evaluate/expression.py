@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
+from facscale.compat.torch import without_compiler
 from facscale.data import DataError, Dataset
 from facscale.evaluate.f1 import nanmean
 from facscale.nn.heads import LinearProbe
@@ -101,6 +102,7 @@ class ConfusionMatrix:
         return {name: value for name, value in metrics.items() if not np.isnan(value)}
 
 
+@without_compiler()
 def fit_expression_probe(
     features: np.ndarray, *, expression: np.ndarray, classes: int, probe: Probe, seed: int
 ) -> LinearProbe:

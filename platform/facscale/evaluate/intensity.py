@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from facscale.compat.torch import without_compiler
 from facscale.evaluate.bootstrap import (
     RESAMPLES,
     Interval,
@@ -120,6 +121,7 @@ def score_intensities(
     return IntensityScores(predictions.name, predictions.aus, mean, by_au, len(names), frames, predictions.protocol)
 
 
+@without_compiler()
 def fit_intensity_probe(features: np.ndarray, *, intensity: np.ndarray, probe: Probe, seed: int) -> LinearProbe:
     """Train BatchNorm and a linear layer on features [N, D] and intensities [N, n], -1 where missing.
 

@@ -27,6 +27,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
+from facscale.compat.torch import without_compiler
 from facscale.nn.heads import LinearProbe
 from facscale.spec.models import Probe
 
@@ -163,6 +164,7 @@ def _draw_batches(fit: ProbeFit, *, probe: Probe) -> Iterator[Tensor]:
         yield from (rows for rows in order.split(probe.batch_size) if len(rows) > 1)
 
 
+@without_compiler()
 @torch.no_grad()
 def _descend(fits: Sequence[ProbeFit], steps: Iterator[ProbeSteps], *, probe: Probe) -> None:
     """Run Adam on these steps, in place."""

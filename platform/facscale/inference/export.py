@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from typing import Any
@@ -20,6 +21,7 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from facscale.compat.torch import without_compiler
 from facscale.methods import DataFacts, Method, find_method, list_methods
 from facscale.nn.allocation import AllocationLimit
 from facscale.spec import Job, SpecError
@@ -123,9 +125,11 @@ def _find_recipe(metadata: Mapping[str, str]) -> str | None:
     return json.dumps(content.get("recipe"))
 
 
-def limit_size(data: bytes) -> AllocationLimit:
-    """Limit what is built to the size of the file whose weights it is for: a recipe may name any width."""
-    return AllocationLimit(BUILD_FACTOR * len(data) + BUILD_BYTES)
+@contextmanager
+def limit_size(data: bytes) -> Iterator[None]:
+    """Within the block, limit what is built to the size of the file whose weights it is for: a recipe may name any width."""
+    with without_compiler(), AllocationLimit(BUILD_FACTOR * len(data) + BUILD_BYTES):
+        yield
 
 
 def _read_torch_file(data: bytes, *, source: str) -> Any:

@@ -8,7 +8,9 @@ from datetime import timedelta
 
 import pytest
 import torch
-from ray.train.torch import TorchConfig
+from ray.train import RunConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from torch import distributed
@@ -22,6 +24,14 @@ from facscale.compat.torch import set_collective_timeouts
 def test_ray_train_has_the_backend_that_forms_the_process_group():
     assert TorchConfig().backend_cls is ray_train.TORCH_BACKEND
     assert callable(ray_train.TORCH_BACKEND.on_start)
+
+
+def test_ray_train_starts_no_actor_for_data_sets_that_nobody_reads(tmp_path):
+    def kinds(trainer):
+        made = trainer(print, run_config=RunConfig(storage_path=str(tmp_path)))._create_default_callbacks()
+        return [type(callback) for callback in made]
+
+    assert [kind for kind in kinds(TorchTrainer) if kind not in kinds(ray_train.LeanTorchTrainer)] == [DatasetsCallback]
 
 
 def test_ray_trains_worker_group_can_be_forgotten():

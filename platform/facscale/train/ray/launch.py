@@ -19,10 +19,10 @@ from ray.train import (
     ScalingConfig,
     TrainingFailedError,
 )
-from ray.train.torch import TorchTrainer
 
 from facscale.cluster.claim import ClaimedError, claim, describe_process
 from facscale.cluster.ray import get_worker_resources
+from facscale.compat.ray_train import LeanTorchTrainer
 from facscale.data.s3 import DRIVER_VARIABLE, list_variables
 from facscale.data.storage import Folder
 from facscale.errors import UserError
@@ -133,10 +133,10 @@ def dispatch_events(task: TrainingTask, receive: Receiver | None) -> Iterator[Tr
         dispatcher.close()
 
 
-def make_ray_trainer(task: TrainingTask, settings: dict[str, Any], *, name: str, loop: WorkerLoop) -> TorchTrainer:
+def make_ray_trainer(task: TrainingTask, settings: dict[str, Any], *, name: str, loop: WorkerLoop) -> LeanTorchTrainer:
     """Ray Train's trainer, which runs `loop(settings)` in the workers that the task asks for."""
     cluster = task.job.cluster
-    return TorchTrainer(
+    return LeanTorchTrainer(
         loop,
         train_loop_config=settings,
         torch_config=RetryingTorchConfig(
