@@ -16,7 +16,7 @@ Intervals are over people, who are drawn with replacement within their fold, as 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from facscale.compat.torch import without_compiler
 from facscale.evaluate.bootstrap import (
     RESAMPLES,
     Interval,
@@ -33,8 +32,9 @@ from facscale.evaluate.bootstrap import (
     draw_subjects,
 )
 from facscale.evaluate.f1 import nanmean
+from facscale.evaluate.probe import fit_together
+from facscale.evaluate.solver import slope_squared_error
 from facscale.nn.heads import MAX_INTENSITY, LinearProbe, to_intensities
-from facscale.nn.losses import masked_mse
 from facscale.spec.models import Probe
 
 MEASURES = {"icc": "ICC(3,1)", "pcc": "PCC", "mse": "MSE", "mae": "MAE"}
@@ -121,7 +121,6 @@ def score_intensities(
     return IntensityScores(predictions.name, predictions.aus, mean, by_au, len(names), frames, predictions.protocol)
 
 
-@without_compiler()
 def fit_intensity_probe(features: np.ndarray, *, intensity: np.ndarray, probe: Probe, seed: int) -> LinearProbe:
     """Train BatchNorm and a linear layer on features [N, D] and intensities [N, n], -1 where missing.
 
@@ -129,25 +128,24 @@ def fit_intensity_probe(features: np.ndarray, *, intensity: np.ndarray, probe: P
     has no effect. Adam on shuffled minibatches; the same seed, the same probe. Returns it in evaluation mode. Raises
     ValueError for fewer than 2 labelled frames.
     """
-    labelled = (intensity >= 0).any(axis=1)
-    x = torch.from_numpy(features[labelled].astype(np.float32))
-    y = torch.from_numpy(intensity[labelled].astype(np.float32))
-    if len(x) < 2:
-        raise ValueError(f"a probe needs at least 2 frames with an intensity, here are {len(x)}")
-    random = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):  # leaves the process's own generator alone
-        torch.manual_seed(seed)
-        model = LinearProbe(dim=x.shape[1], aus=y.shape[1])
-    optimizer = torch.optim.Adam(model.parameters(), lr=probe.lr, weight_decay=probe.weight_decay)
-    for _ in range(probe.epochs):
-        for rows in torch.split(torch.randperm(len(x), generator=random), probe.batch_size):
-            if len(rows) == 1:  # BatchNorm has no variance to divide by
-                continue
-            loss = masked_mse(to_intensities(model(x[rows])), target=y[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    return model.eval()
+    return fit_intensity_probes(features, intensity=intensity, rows={seed: np.arange(len(intensity))}, probe=probe)[
+        seed
+    ]
+
+
+def fit_intensity_probes(
+    features: np.ndarray, *, intensity: np.ndarray, rows: Mapping[int, np.ndarray], probe: Probe
+) -> dict[int, LinearProbe]:
+    """Train several probes as `fit_intensity_probe`, each on some frames of the same features, as `probe.fit_probes`."""
+    return fit_together(
+        features,
+        labels=intensity,
+        rows=rows,
+        probe=probe,
+        weigh=lambda labels: np.ones((2, labels.shape[1]), np.float32),
+        slope=slope_squared_error,
+        kind="frames with an intensity",
+    )
 
 
 @torch.no_grad()

@@ -11,8 +11,9 @@ hardly changes this probe; "class" is the default because it is the reading that
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from threading import Lock
 
 import numpy as np
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from facscale.data.labels import compute_label_weights
-from facscale.evaluate.solver import ProbeFit, train_probes
+from facscale.evaluate.solver import ProbeFit, Slope, slope_cross_entropy, train_probes
 from facscale.nn.heads import LinearProbe
 from facscale.spec.models import Probe
 
@@ -43,30 +44,48 @@ def fit_probes(
     rows: the numbers of the frames of each probe, by its seed, as are the results. The probes take their steps together,
     in as many groups at a time as there are cores for: each takes two. Raises ValueError as `fit_probe`.
     """
+    weigh = partial(compute_label_weights, weighting=probe.weighting)
+    return fit_together(features, labels=au, rows=rows, probe=probe, weigh=weigh, slope=slope_cross_entropy)
+
+
+def fit_together(
+    features: np.ndarray | Tensor,
+    *,
+    labels: np.ndarray,
+    rows: Mapping[int, np.ndarray],
+    probe: Probe,
+    weigh: Callable[[np.ndarray], np.ndarray],
+    slope: Slope,
+    kind: str = "labelled frames",
+) -> dict[int, LinearProbe]:
+    """As `fit_probes`, for labels [N, n] of any kind, below 0 where there is none.
+
+    weigh: the weights [2, n] of negatives and positives, from the labels of a probe; slope: of the loss; kind: how the
+    error calls what is labelled.
+    """
     # What Ray hands over is read-only, which torch does not take: such features are copied, once for all probes.
     if not isinstance(features, Tensor):
         features = torch.from_numpy(np.require(features, np.float32, ["C", "W"]))
     x = features.to(torch.float32)
-    y = torch.from_numpy(np.require(au, np.int8, ["C", "W"]))
-    fits = {seed: _begin(x, au=au, rows=chosen, probe=probe, seed=seed) for seed, chosen in rows.items()}
+    y = torch.from_numpy(np.require(labels, None, ["C", "W"]))
+
+    def begin(seed: int, chosen: np.ndarray) -> ProbeFit:
+        labelled = chosen[(labels[chosen] >= 0).any(axis=1)]
+        if len(labelled) < 2:
+            raise ValueError(f"a probe needs at least 2 {kind}, here are {len(labelled)}")
+        weights = torch.from_numpy(weigh(labels[labelled]))
+        model = _create_probe(dim=x.shape[1], aus=labels.shape[1], seed=seed)
+        return ProbeFit(model, torch.from_numpy(labelled), weights, torch.Generator().manual_seed(seed))
+
+    fits = {seed: begin(seed, chosen) for seed, chosen in rows.items()}
     groups = max(1, min(len(fits), len(os.sched_getaffinity(0)) // 2))
     parts = [list(fits.values())[group::groups] for group in range(groups)]
     try:
         with ThreadPoolExecutor(groups) as pool:
-            list(pool.map(lambda part: train_probes(part, x=x, y=y, probe=probe), parts))
+            list(pool.map(lambda part: train_probes(part, x=x, y=y, probe=probe, slope=slope), parts))
     finally:  # the number of cores belongs to a thread, but new threads start with the number that was set last
         torch.set_num_threads(torch.get_num_threads())
     return {seed: fit.model.eval() for seed, fit in fits.items()}
-
-
-def _begin(x: Tensor, *, au: np.ndarray, rows: np.ndarray, probe: Probe, seed: int) -> ProbeFit:
-    """An untrained probe and what it is trained on. Raises ValueError for fewer than 2 labelled frames."""
-    labelled = rows[(au[rows] >= 0).any(axis=1)]
-    if len(labelled) < 2:
-        raise ValueError(f"a probe needs at least 2 labelled frames, here are {len(labelled)}")
-    weights = torch.from_numpy(compute_label_weights(au[labelled], weighting=probe.weighting))
-    model = _create_probe(dim=x.shape[1], aus=au.shape[1], seed=seed)
-    return ProbeFit(model, torch.from_numpy(labelled), weights, torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()

@@ -2,9 +2,11 @@
 
 With a batch of B frames, c [B, D] the features less their mean, r [D] one by their standard deviation, x^ = c r the
 features after BatchNorm (which depend on no parameter), W [n, D] the linear layer, γ and β [D] BatchNorm's gain and
-shift, L `nn.losses.masked_bce` and g = dL/dlogits [n, B]:
+shift, and g = dL/dlogits [n, B], which is 0 where there is no label:
 
-    logits = (W γ r) c^T + W β      g = w (sigmoid(logits) - y) / labelled entries, 0 where there is no label
+    logits = (W γ r) c^T + W β      p = sigmoid(logits)
+    g = w (p - y) / labelled entries                  for L = `nn.losses.masked_bce`, labels y
+    g = 10 (5 p - t) p (1 - p) / labelled entries     for L = `nn.losses.masked_mse` of 5 p, intensities t
     M = (g c) r [n, D]              s = sum of g over the frames [n]
     dL/dW = M γ + s β^T             dL/dγ = sum of W M over the AUs             dL/dβ = W^T s
 
@@ -28,7 +30,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from facscale.compat.torch import without_compiler
-from facscale.nn.heads import LinearProbe
+from facscale.nn.heads import MAX_INTENSITY, LinearProbe
 from facscale.spec.models import Probe
 
 GATHERED = 2**23  # bytes of features that are gathered at once: they stay in the processor's cache
@@ -39,7 +41,7 @@ class ProbeFit(NamedTuple):
 
     model: LinearProbe
     rows: Tensor  # int64, the frames to train on
-    weights: Tensor  # [2, n] of negatives and positives
+    weights: Tensor  # [2, n] of negatives and positives; of intensities, 1
     random: Generator  # draws the order of each epoch
 
 
@@ -48,7 +50,7 @@ class ProbeSteps(NamedTuple):
 
     features: Tensor  # c [K, F, B, D]
     scale: Tensor  # r [K, F, D]
-    positive: Tensor  # y [K, F, n, B], 1 or 0
+    target: Tensor  # y or t [K, F, n, B]
     weight: Tensor  # [K, F, n, B], w / labelled entries; 0 where there is no label
     frames: Tensor  # [K, F], how many there are; 0 for a probe that has been trained
 
@@ -66,15 +68,33 @@ class ProbeParameters(NamedTuple):
         return cls(table[:, :-2], table[:, -2:-1], table[:, -1:])
 
 
-def train_probes(fits: Sequence[ProbeFit], *, x: Tensor, y: Tensor, probe: Probe) -> None:
-    """Train models in place on some of the features x [N, D] with labels y [N, n] in {0, 1, -1}, on the CPU.
+Slope = Callable[
+    [Tensor, Tensor], Tensor
+]  # of logits, which it may overwrite, and targets: the derivative of each loss
+
+
+def slope_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """The derivative of binary cross-entropy by the logits; targets in {0, 1}."""
+    return logits.sigmoid_().sub_(target)
+
+
+def slope_squared_error(logits: Tensor, target: Tensor) -> Tensor:
+    """The derivative of (5 sigmoid(logit) - t)^2 by the logits; targets t in [0, 5]."""
+    p = logits.sigmoid_()
+    return (p * MAX_INTENSITY).sub_(target).mul_(p).mul_(p.neg().add_(1)).mul_(2 * MAX_INTENSITY)
+
+
+def train_probes(
+    fits: Sequence[ProbeFit], *, x: Tensor, y: Tensor, probe: Probe, slope: Slope = slope_cross_entropy
+) -> None:
+    """Train models in place on some of the features x [N, D] with labels y [N, n], below 0 where there is none, on the CPU.
 
     A last batch of one frame is left out: BatchNorm has no variance to divide by. Threads that begin afterwards use one core
     in torch, until `torch.set_num_threads` is called again.
     """
     gatherer = BatchGatherer(fits, x=x, y=y, probe=probe)
     with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        pool.submit(_descend, fits, _prefetch(gatherer.gather, pool=pool), probe=probe).result()
+        pool.submit(_descend, fits, _prefetch(gatherer.gather, pool=pool), probe=probe, slope=slope).result()
     gatherer.store_statistics()
 
 
@@ -135,9 +155,8 @@ class BatchGatherer:
         """Labels and weights [K, F, n, B] of frames [K, F, B]."""
         au = self._y.index_select(0, rows.flatten()).unflatten(0, rows.shape).mT.contiguous()
         labelled = (au >= 0) & (torch.arange(self._size) < count[..., None])[:, :, None]
-        active = au == 1
-        weight = torch.where(active, self._positive[..., None], self._negative[..., None]) * labelled
-        return active.to(self._x.dtype), weight / labelled.sum((2, 3), keepdim=True).clamp(min=1)
+        weight = torch.where(au == 1, self._positive[..., None], self._negative[..., None]) * labelled
+        return au.to(self._x.dtype), weight / labelled.sum((2, 3), keepdim=True).clamp(min=1)
 
     @torch.no_grad()
     def store_statistics(self) -> None:
@@ -166,7 +185,7 @@ def _draw_batches(fit: ProbeFit, *, probe: Probe) -> Iterator[Tensor]:
 
 @without_compiler()
 @torch.no_grad()
-def _descend(fits: Sequence[ProbeFit], steps: Iterator[ProbeSteps], *, probe: Probe) -> None:
+def _descend(fits: Sequence[ProbeFit], steps: Iterator[ProbeSteps], *, probe: Probe, slope: Slope) -> None:
     """Run Adam on these steps, in place."""
     table = torch.stack([_join_parameters(fit.model) for fit in fits])
     table.grad = torch.zeros_like(table)
@@ -177,7 +196,7 @@ def _descend(fits: Sequence[ProbeFit], steps: Iterator[ProbeSteps], *, probe: Pr
         for frames, *batch in zip(several.frames.tolist(), *several[:-1], strict=True):
             for number in [number for number in training if not frames[number]]:
                 _store_parameters(training.pop(number).model, table[number])
-            _differentiate(*batch, parameters=values, out=slopes)
+            _differentiate(*batch, parameters=values, out=slopes, slope=slope)
             adam.step()
     for number, fit in training.items():
         _store_parameters(fit.model, table[number])
@@ -186,17 +205,18 @@ def _descend(fits: Sequence[ProbeFit], steps: Iterator[ProbeSteps], *, probe: Pr
 def _differentiate(
     features: Tensor,
     scale: Tensor,
-    positive: Tensor,
+    target: Tensor,
     weight: Tensor,
     *,
     parameters: ProbeParameters,
     out: ProbeParameters,
+    slope: Slope,
 ) -> None:
     """Write the gradients of the losses of one batch of each probe to `out`."""
     w, gain, shift = parameters
     r = scale[:, None]
     logits = torch.baddbmm(w @ shift.mT, w * (gain * r), features.mT)
-    g = logits.sigmoid_().sub_(positive).mul_(weight)
+    g = slope(logits, target).mul_(weight)
     s, m = g.sum(dim=2, keepdim=True), torch.bmm(g, features).mul_(r)
     torch.mul(m, gain, out=out.weight).addcmul_(s, shift)
     torch.sum(m.mul_(w), dim=1, keepdim=True, out=out.gain)

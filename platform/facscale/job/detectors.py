@@ -188,7 +188,7 @@ def _make_probed(
     labels: Mapping[str, IntensityLabels],
 ) -> ProbedMember:
     probes = fit_fold_probes(embeddings, node, folds=folds)
-    rated = [fit_fold_intensities(embeddings, labels, node, fold) for fold in folds] if labels else []
+    rated = fit_fold_intensities(embeddings, labels, node, folds=folds) if labels else []
     return ProbedMember(method, probes, [probe for probe in rated if probe is not None])
 
 

@@ -15,7 +15,7 @@ from facscale.evaluate.expression import (
     evaluate_expression_probe,
     fit_expression_probe,
 )
-from facscale.evaluate.intensity import IntensityPredictions, fit_intensity_probe, predict_intensities
+from facscale.evaluate.intensity import IntensityPredictions, fit_intensity_probes, predict_intensities
 from facscale.evaluate.predictions import Predictions
 from facscale.evaluate.probe import fit_probes, predict_probabilities
 from facscale.evaluate.protocol import LabelledDataset
@@ -61,9 +61,9 @@ class Evaluator:
             return predict_intensities_out_of_fold(node, labels, make_own)
         encoder = FrameEncoder(methods[node.models[0]].encoder)
         embeddings = embed_sets(encoder, tuple(sets.values()), job=node.variant.job)
-        return predict_intensities_out_of_fold(
-            node, labels, partial(make_intensity_predictor, embeddings, labels, node)
-        )
+        folds = list(node.group.folds)
+        probes = dict(zip(folds, fit_fold_intensities(embeddings, labels, node, folds=folds), strict=True))
+        return predict_intensities_out_of_fold(node, labels, partial(make_intensity_predictor, embeddings, probes))
 
     def build_first_model(self, node: EvalNode, export: bytes) -> FrameModel:
         """What predicts the AUs of the first fold's test people: a method itself, or a probe on the frozen encoder.
@@ -170,10 +170,10 @@ def predict_intensities_out_of_fold(
 
 
 def make_intensity_predictor(
-    embeddings: Mapping[str, Embeddings], labels: Mapping[str, IntensityLabels], node: EvalNode, fold: int
+    embeddings: Mapping[str, Embeddings], probes: Mapping[int, LinearProbe | None], fold: int
 ) -> FoldPredictor | None:
-    """Predict intensities by the probe of `fit_fold_intensities`; None where there is none."""
-    probe = fit_fold_intensities(embeddings, labels, node, fold)
+    """Predict intensities by the probe of a fold; None where there is none."""
+    probe = probes[fold]
     if probe is None:
         return None
 
@@ -185,25 +185,32 @@ def make_intensity_predictor(
 
 
 def fit_fold_intensities(
-    embeddings: Mapping[str, Embeddings], labels: Mapping[str, IntensityLabels], node: EvalNode, fold: int | None
-) -> LinearProbe | None:
-    """Fit a probe for intensities on a fold's training people, or on everybody; `embeddings` and `labels`: by data set URL.
+    embeddings: Mapping[str, Embeddings],
+    labels: Mapping[str, IntensityLabels],
+    node: EvalNode,
+    *,
+    folds: Sequence[int | None],
+) -> list[LinearProbe | None]:
+    """Fit a probe for intensities as `fit_fold_probes` does; `embeddings` and `labels`: by data set URL.
 
-    None, and a line in the terminal, where fewer than two of their frames have an intensity.
+    None, and a line in the terminal, where fewer than two frames of a fold's training people have an intensity.
     """
     evaluate, group = node.variant.job.evaluate, node.group
-    parts = select_training_parts(embeddings, node, fold=fold)
     intensity = np.concatenate(
         [
-            reindex_labels(find_intensities(labels[dataset.url], part), given=dataset.aus, wanted=group.aus)
-            for dataset, part in zip(group.sets, parts, strict=True)
+            reindex_labels(
+                find_intensities(labels[dataset.url], embeddings[dataset.url]), given=dataset.aus, wanted=group.aus
+            )
+            for dataset in group.sets
         ]
     )
-    if (intensity >= 0).any(axis=1).sum() < 2:
-        print_line(f"{name_fold(node.variant, group, fold)}: no intensities among its training people; left out")
-        return None
-    features, seed = np.concatenate([part.features for part in parts]), evaluate.seed + (fold or 0)
-    return fit_intensity_probe(features, intensity=intensity, probe=evaluate.probe, seed=seed)
+    features, rows = gather_training_rows(embeddings, node, folds=folds)
+    fitting = {seed: chosen for seed, chosen in rows.items() if (intensity[chosen] >= 0).any(axis=1).sum() >= 2}
+    for fold, seed in zip(folds, rows, strict=True):
+        if seed not in fitting:
+            print_line(f"{name_fold(node.variant, group, fold)}: no intensities among its training people; left out")
+    probes = fit_intensity_probes(features, intensity=intensity, rows=fitting, probe=evaluate.probe) if fitting else {}
+    return [probes.get(seed) for seed in rows]
 
 
 def find_intensities(labels: IntensityLabels, frames: Embeddings) -> np.ndarray:
@@ -217,24 +224,22 @@ def embed_people(model: FrameModel, dataset: LabelledDataset, people: Collection
     return frames, frames.features
 
 
-def select_training_parts(
-    embeddings: Mapping[str, Embeddings], node: EvalNode, *, fold: int | None
-) -> list[Embeddings]:
-    """The frames of a fold's training people, or of everybody, in each set that is learned from."""
-    if fold is None:
-        return [embeddings[dataset.url] for dataset in node.group.sets]
-    return [select_people(embeddings[dataset.url], dataset.split[fold].train) for dataset in node.group.sets]
-
-
 def fit_fold_probes(
     embeddings: Mapping[str, Embeddings], node: EvalNode, *, folds: Sequence[int | None]
 ) -> list[LinearProbe]:
     """Fit a linear probe on the training people of each fold; None: on everybody. `embeddings`: by data set URL."""
-    evaluate, sets = node.variant.job.evaluate, node.group.sets
-    parts = [embeddings[dataset.url] for dataset in sets]
+    parts = [embeddings[dataset.url] for dataset in node.group.sets]
     au = np.concatenate([reindex_labels(part.au, given=part.aus, wanted=node.group.aus) for part in parts])
-    features = parts[0].features if len(parts) == 1 else np.concatenate([part.features for part in parts])
+    features, rows = gather_training_rows(embeddings, node, folds=folds)
+    return list(fit_probes(features, au=au, rows=rows, probe=node.variant.job.evaluate.probe).values())
 
+
+def gather_training_rows(
+    embeddings: Mapping[str, Embeddings], node: EvalNode, *, folds: Sequence[int | None]
+) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """The features [N, D] of all sets that are learned from, and the rows of each fold's training people by its seed."""
+    parts = [embeddings[dataset.url] for dataset in node.group.sets]
+    features = parts[0].features if len(parts) == 1 else np.concatenate([part.features for part in parts])
     firsts = np.cumsum([0, *map(len, parts[:-1])])
 
     def find_rows(fold: int | None) -> np.ndarray:
@@ -242,12 +247,11 @@ def fit_fold_probes(
             return np.arange(len(features))
         chosen = [
             first + find_frames(dataset.split[fold].train, identity=part.identity)
-            for first, part, dataset in zip(firsts, parts, sets, strict=True)
+            for first, part, dataset in zip(firsts, parts, node.group.sets, strict=True)
         ]
         return np.concatenate(chosen)
 
-    rows = {evaluate.seed + (fold or 0): find_rows(fold) for fold in folds}
-    return list(fit_probes(features, au=au, rows=rows, probe=evaluate.probe).values())
+    return features, {node.variant.job.evaluate.seed + (fold or 0): find_rows(fold) for fold in folds}
 
 
 def evaluate_expressions(

@@ -12,6 +12,7 @@ import pytest
 from facscale.evaluate.intensity import (
     IntensityPredictions,
     fit_intensity_probe,
+    fit_intensity_probes,
     predict_intensities,
     score_intensities,
 )
@@ -143,3 +144,18 @@ def test_the_probe_learns_intensities_from_labelled_entries_alone():
     assert np.array_equal(predict_intensities(before, features=features), predict_intensities(after, features=features))
     with pytest.raises(ValueError, match="at least 2 frames with an intensity, here are 0"):
         fit_intensity_probe(features, intensity=np.full_like(intensity, -1), probe=QUICK, seed=0)
+
+
+def test_probes_of_several_folds_learn_together_what_each_learns_alone():
+    random = np.random.default_rng(0)
+    features, intensity = (
+        random.normal(size=(300, 8)).astype(np.float32),
+        random.integers(-1, 6, (300, 3)).astype(np.int8),
+    )
+    rows = {4: np.arange(0, 200), 5: np.arange(100, 300)}
+    together = fit_intensity_probes(features, intensity=intensity, rows=rows, probe=QUICK)
+    for seed, chosen in rows.items():
+        alone = fit_intensity_probe(features[chosen], intensity=intensity[chosen], probe=QUICK, seed=seed)
+        assert np.array_equal(
+            predict_intensities(together[seed], features=features), predict_intensities(alone, features=features)
+        )

@@ -7,13 +7,33 @@ import torch
 
 from facscale.data.labels import compute_label_weights
 from facscale.evaluate.probe import fit_probe, fit_probes, predict_probabilities
-from facscale.evaluate.solver import ProbeFit, ProbeParameters, _differentiate, train_probes
-from facscale.nn.heads import LinearProbe
-from facscale.nn.losses import masked_bce
+from facscale.evaluate.solver import (
+    ProbeFit,
+    ProbeParameters,
+    _differentiate,
+    slope_cross_entropy,
+    slope_squared_error,
+    train_probes,
+)
+from facscale.nn.heads import LinearProbe, to_intensities
+from facscale.nn.losses import masked_bce, masked_mse
 from facscale.spec.models import Probe
 
 
-def plain(model, *, x, y, weights, probe, random):
+def cross_entropy(logits, *, y, weights):
+    return masked_bce(logits, au=y, weights=weights)
+
+
+def squared_error(logits, *, y, weights):
+    """Of intensities, which have no weights."""
+    assert (weights == 1).all()
+    return masked_mse(to_intensities(logits), target=y)
+
+
+SLOPES = {cross_entropy: slope_cross_entropy, squared_error: slope_squared_error}
+
+
+def plain(model, *, x, y, weights, probe, random, loss_of=cross_entropy):
     """The usual loop: autograd, nn.BatchNorm1d and torch.optim.Adam."""
     optimizer = torch.optim.Adam(model.parameters(), lr=probe.lr, weight_decay=probe.weight_decay)
     model.train()
@@ -21,7 +41,7 @@ def plain(model, *, x, y, weights, probe, random):
         for rows in torch.split(torch.randperm(len(x), generator=random), probe.batch_size):
             if len(rows) == 1:
                 continue
-            loss = masked_bce(model(x[rows]), au=y[rows], weights=weights)
+            loss = loss_of(model(x[rows]), y=y[rows], weights=weights)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -42,15 +62,16 @@ def problem(frames, *, dim=10, aus=4, dtype=torch.float64, seed=0):
     return model.to(dtype), {"x": x.to(dtype), "y": y.to(torch.int8), "weights": weights.to(dtype)}
 
 
-def train_alone(model, *, x, y, weights, probe, random):
+def train_alone(model, *, x, y, weights, probe, random, loss_of=cross_entropy):
     """The solver, on all frames."""
-    train_probes([ProbeFit(model, torch.arange(len(x)), weights, random)], x=x, y=y, probe=probe)
+    fit = ProbeFit(model, torch.arange(len(x)), weights, random)
+    train_probes([fit], x=x, y=y, probe=probe, slope=SLOPES[loss_of])
 
 
-def both(model, data, *, probe, seed=3):
+def both(model, data, *, probe, seed=3, loss_of=cross_entropy):
     ours, theirs = copy.deepcopy(model), copy.deepcopy(model)
-    train_alone(ours, **data, probe=probe, random=torch.Generator().manual_seed(seed))
-    plain(theirs, **data, probe=probe, random=torch.Generator().manual_seed(seed))
+    train_alone(ours, **data, probe=probe, random=torch.Generator().manual_seed(seed), loss_of=loss_of)
+    plain(theirs, **data, probe=probe, random=torch.Generator().manual_seed(seed), loss_of=loss_of)
     return ours.eval(), theirs.eval()
 
 
@@ -68,6 +89,17 @@ def test_it_is_the_usual_loop_to_rounding(frames, weight_decay):
             ours.state_dict()[name], value, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}"
         )
     torch.testing.assert_close(ours(data["x"]).sigmoid(), theirs(data["x"]).sigmoid(), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("frames", [340, 321])
+def test_intensities_are_learned_as_by_the_usual_loop(frames):
+    model, data = problem(frames)
+    random = torch.Generator().manual_seed(1)
+    graded = torch.randint(0, 6, data["y"].shape, generator=random)
+    data |= {"y": torch.where(data["y"] < 0, -1, graded).to(torch.int8), "weights": torch.ones_like(data["weights"])}
+    ours, theirs = both(model, data, probe=Probe(epochs=12, batch_size=64), loss_of=squared_error)
+    assert not torch.allclose(ours[1].weight, model[1].weight, atol=0.05)
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=1e-9, atol=1e-9)
 
 
 def test_more_batches_than_are_prepared_at_once_keep_their_order():
@@ -137,6 +169,7 @@ def test_gradients_are_those_of_central_differences():
         weight / (au >= 0).sum((1, 2), keepdim=True),
         parameters=ProbeParameters.view(table),
         out=ProbeParameters.view(found),
+        slope=slope_cross_entropy,
     )
     for place in np.ndindex(*table.shape):
         rows, step = parts[place[0]], torch.zeros_like(start)
