@@ -1,5 +1,5 @@
 # make demo: the main job, small.  make test: everything that CI runs.  Both make their own environment first.
-# Tiers of tests: test-fast (seconds each), test-slow (servers, clusters), test-nightly (lost hosts, long sweeps).
+# Tiers of tests: test-fast (seconds each), test-slow (servers, clusters), test-nightly (lost hosts, several clusters, long sweeps).
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 VENV := .venv
