@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from http import HTTPStatus
+from http.client import HTTPException
 from pathlib import Path
 
 from facscale.cluster.ray import build_socket_variables, is_reachable, make_temp_dir
@@ -137,7 +138,7 @@ def lists_jobs(address: str, *, token: str) -> bool:
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310  # our own http address
             return bool(answer.status == HTTPStatus.OK)
-    except OSError:  # no answer yet, or one that is an error
+    except (OSError, HTTPException):  # no answer yet, or one that is an error
         return False
 
 

@@ -104,8 +104,9 @@ class StandIns:
         """Make room for the modules themselves."""
         for module in self._modules:
             module.remove()
-        while self._undecorated:
-            self._undecorated.pop().__dict__.pop("__dynamo_disable", None)
+        undecorated, self._undecorated = self._undecorated, []
+        for function in undecorated:
+            function.__dict__.pop("__dynamo_disable", None)
 
     def remove(self) -> None:
         """Leave nothing."""

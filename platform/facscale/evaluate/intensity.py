@@ -128,9 +128,8 @@ def fit_intensity_probe(features: np.ndarray, *, intensity: np.ndarray, probe: P
     has no effect. Adam on shuffled minibatches; the same seed, the same probe. Returns it in evaluation mode. Raises
     ValueError for fewer than 2 labelled frames.
     """
-    return fit_intensity_probes(features, intensity=intensity, rows={seed: np.arange(len(intensity))}, probe=probe)[
-        seed
-    ]
+    everything = {seed: np.arange(len(intensity))}
+    return fit_intensity_probes(features, intensity=intensity, rows=everything, probe=probe)[seed]
 
 
 def fit_intensity_probes(

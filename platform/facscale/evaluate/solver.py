@@ -68,9 +68,8 @@ class ProbeParameters(NamedTuple):
         return cls(table[:, :-2], table[:, -2:-1], table[:, -1:])
 
 
-Slope = Callable[
-    [Tensor, Tensor], Tensor
-]  # of logits, which it may overwrite, and targets: the derivative of each loss
+# The derivative of each loss by its logit, from the logits, which it may overwrite, and the targets.
+Slope = Callable[[Tensor, Tensor], Tensor]
 
 
 def slope_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
