@@ -13,7 +13,6 @@ import tomllib
 
 import pytest
 from packaging.markers import default_environment
-from packaging.utils import canonicalize_name
 
 from conftest import ROOT
 from lock import read_entries, read_pins
@@ -52,7 +51,7 @@ def resolve(version, *, constraints, into):
 def test_the_lock_is_what_is_resolved_and_all_of_it_are_wheels(constraints, tmp_path, version):
     packages = resolve(version, constraints=constraints, into=tmp_path / "pylock.toml")
     there = default_environment() | {"python_version": version, "python_full_version": f"{version}.0"}
-    versions = {canonicalize_name(package["name"]): package["version"] for package in packages}
+    versions = {package["name"]: package["version"] for package in packages}
     assert versions == read_pins(environment=there)
     assert {package["name"] for package in packages if "wheels" not in package} == SOURCES.keys()
     hashes = {line.partition(" ;")[0]: known for line, known in read_entries().items()}
@@ -68,18 +67,8 @@ def test_sources_become_wheels_without_a_compiler(constraints, tmp_path, name):
     for program in ("bash", "sh"):  # DeepSpeed asks for its commit in a shell
         (tmp_path / program).symlink_to(shutil.which(program))
     environment = {**os.environ, **PLAIN, "PATH": str(tmp_path), "CC": "/bin/false", "CXX": "/bin/false"}
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-cache-dir",
-        "--wheel-dir",
-        tmp_path / "wheels",
-    ]
-    command += ["--constraint", constraints, name]
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-cache-dir"]
+    command += ["--wheel-dir", tmp_path / "wheels", "--constraint", constraints, name]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     (wheel,) = (tmp_path / "wheels").iterdir()

@@ -8,11 +8,12 @@ import secrets
 import subprocess
 import sys
 import time
-import urllib.request
-from http import HTTPStatus
-from http.client import HTTPException
+from contextlib import suppress
 from pathlib import Path
 
+from facscale.cluster.kubernetes import RayTarget
+from facscale.cluster.kubernetes.errors import JobNotFoundError
+from facscale.cluster.kubernetes.ray_client import RayError, RayJobsClient
 from facscale.cluster.ray import build_socket_variables, is_reachable, make_temp_dir
 from facscale.compat.ray import get_loopback_variables
 from facscale.errors import UserError
@@ -120,26 +121,17 @@ def start_ray(
         )
     pid_file.write_text(str(process.pid))
     address = f"http://127.0.0.1:{dashboard}"
+    jobs = RayJobsClient(RayTarget("demo", address, token_file=str(folder / "ray.token")))
     until = time.monotonic() + START_S
     while time.monotonic() < until:
         if process.poll() is not None:
             raise SystemExit(f"error: Ray did not start; the reason is in {log_file}")
-        if lists_jobs(address, token=variables["RAY_AUTH_TOKEN"]) and is_reachable(
-            f"127.0.0.1:{dashboard + 1}"
-        ):  # the agent, which starts jobs, is up after the list
-            return
+        with suppress(RayError, JobNotFoundError):  # it does not answer yet, or without its pages
+            jobs.list_jobs()
+            if is_reachable(f"127.0.0.1:{dashboard + 1}"):  # the agent, which starts jobs, is up after the list
+                return
         time.sleep(START_POLL_S)
     raise SystemExit(f"error: Ray does not answer at {address}; see {log_file}")
-
-
-def lists_jobs(address: str, *, token: str) -> bool:
-    """Whether the dashboard at this http address lists its jobs to whoever has the token."""
-    request = urllib.request.Request(f"{address}/api/jobs/", headers={"Authorization": f"Bearer {token}"})  # noqa: S310
-    try:
-        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310  # our own http address
-            return bool(answer.status == HTTPStatus.OK)
-    except (OSError, HTTPException):  # no answer yet, or one that is an error
-        return False
 
 
 def stop_ray(pid_file: Path) -> None:

@@ -11,7 +11,6 @@ from facscale.compat import load_private
 # The class that forms torch's process group. Ray Train offers no hook around it: `TorchConfig.backend_cls` is documented
 # as an attribute, its class is not public.
 TORCH_BACKEND: Any = TorchConfig().backend_cls
-DATASETS_CALLBACK = "DatasetsCallback"
 
 
 class LeanTorchTrainer(TorchTrainer):
@@ -23,7 +22,7 @@ class LeanTorchTrainer(TorchTrainer):
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks: list[Any] = super()._create_default_callbacks()
-        return [callback for callback in callbacks if type(callback).__name__ != DATASETS_CALLBACK]
+        return [callback for callback in callbacks if type(callback).__name__ != "DatasetsCallback"]
 
 
 def forget_worker_group(worker_group: Any) -> None:

@@ -7,7 +7,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import timedelta
 from types import ModuleType
 from typing import Any
@@ -77,7 +77,7 @@ def without_compiler() -> Iterator[None]:
         with _lock:
             _stand_ins.users -= 1
             if not _stand_ins.users:
-                _stand_ins.remove()
+                _stand_ins.give_way()
 
 
 class StandIns:
@@ -85,7 +85,6 @@ class StandIns:
 
     def __init__(self) -> None:
         self.users = 0  # blocks
-        self._stack = ExitStack()
         self._modules: tuple[StandIn, ...] = ()
         self._undecorated: list[Any] = []  # functions on which torch keeps an attribute
 
@@ -98,20 +97,15 @@ class StandIns:
             StandIn("torch.fx.experimental.symbolic_shapes", self.give_way, CONCRETE_NUMBERS, is_package=False),
         )
         for module in self._modules:
-            self._stack.enter_context(replace_module(module.__name__, module))
+            sys.modules.setdefault(module.__name__, module)
 
     def give_way(self) -> None:
-        """Make room for the modules themselves."""
+        """Make room for the modules themselves, and leave nothing."""
         for module in self._modules:
             module.remove()
         undecorated, self._undecorated = self._undecorated, []
         for function in undecorated:
             function.__dict__.pop("__dynamo_disable", None)
-
-    def remove(self) -> None:
-        """Leave nothing."""
-        self.give_way()
-        self._stack.close()
 
     def _disable(self, fn: Any, *_: Any, **__: Any) -> Any:
         self._undecorated.append(fn)

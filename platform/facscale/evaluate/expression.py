@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy
 from facscale.compat.torch import without_compiler
 from facscale.data import DataError, Dataset
 from facscale.evaluate.f1 import nanmean
+from facscale.evaluate.probe import create_probe
 from facscale.nn.heads import LinearProbe
 from facscale.spec.models import Probe
 
@@ -121,9 +122,7 @@ def fit_expression_probe(
     if probe.weighting == "none":
         weights = torch.ones(classes)
     random = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):  # leaves the process's own generator alone
-        torch.manual_seed(seed)
-        model = LinearProbe(dim=x.shape[1], aus=classes)
+    model = create_probe(dim=x.shape[1], aus=classes, seed=seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=probe.lr, weight_decay=probe.weight_decay)
     for _ in range(probe.epochs):
         for rows in torch.split(torch.randperm(len(x), generator=random), probe.batch_size):

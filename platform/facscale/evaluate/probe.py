@@ -74,7 +74,7 @@ def fit_together(
         if len(labelled) < 2:
             raise ValueError(f"a probe needs at least 2 {kind}, here are {len(labelled)}")
         weights = torch.from_numpy(weigh(labels[labelled]))
-        model = _create_probe(dim=x.shape[1], aus=labels.shape[1], seed=seed)
+        model = create_probe(dim=x.shape[1], aus=labels.shape[1], seed=seed)
         return ProbeFit(model, torch.from_numpy(labelled), weights, torch.Generator().manual_seed(seed))
 
     fits = {seed: begin(seed, chosen) for seed, chosen in rows.items()}
@@ -96,7 +96,7 @@ def predict_probabilities(model: nn.Module, *, features: np.ndarray | Tensor, ba
     return torch.cat([torch.sigmoid(model(batch.to(device, torch.float32))).cpu() for batch in batches]).numpy()
 
 
-def _create_probe(*, dim: int, aus: int, seed: int) -> LinearProbe:
+def create_probe(*, dim: int, aus: int, seed: int) -> LinearProbe:
     """An untrained probe. Leaves the process's own generator alone: probing a training must not change it."""
     with RANDOM_LOCK, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
